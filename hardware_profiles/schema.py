@@ -1,0 +1,148 @@
+"""What a hardware profile holds: quantities with their provenance, devices, nodes, clusters and prices.
+
+Everything here is a frozen value in SI units. Files are read and checked by :mod:`hardware_profiles.loader`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Status = Literal["datasheet", "measured", "fitted", "published", "assumption"]
+ProcessorKind = Literal["gpu", "npu", "pim", "cpu"]
+LinkName = Literal["scale_up", "scale_out", "host"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantity:
+    """One number of a profile with where it came from.
+
+    Attributes
+    ----------
+    value : float
+        Magnitude in the SI unit of its dimension (bytes, bytes/s, FLOP/s, s, W, J, USD, Hz or 1).
+    unit : str
+        The unit that the file states, kept for display.
+    stated : float
+        The magnitude that the file states, in ``unit``.
+    source : str
+        Where the number was published or measured.
+    status : Status
+        How much it can be trusted.
+    note : str
+        What a reader should know: conflicts between sources, derivations.
+    error : float or None
+        Relative error of a fitted or measured value [1], where known.
+    """
+
+    value: float
+    unit: str
+    stated: float
+    source: str
+    status: Status
+    note: str = ""
+    error: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """A link of a device, per direction: bandwidth [bytes/s] and the latency of a minimal message [s]."""
+
+    bandwidth: Quantity
+    latency: Quantity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Processor:
+    """A set of compute units over the memory of its device.
+
+    Attributes
+    ----------
+    name : str
+        Key of the processor in its device: ``xpu``, ``pim``.
+    kind : ProcessorKind
+        What it is.
+    units : Quantity
+        Streaming multiprocessors, AI cores or PIM units [1].
+    clock : Quantity
+        Sustained clock [Hz].
+    peak : Mapping of str to Quantity
+        Dense peak by dtype [FLOP/s]: ``bfloat16``, ``fp8``, ``int8``, ``fp4``, ``float32``.
+    memory_bandwidth : Quantity
+        What this processor can draw from the device memory [bytes/s]; PIM units see more than the xPU.
+    cache : Quantity or None
+        Last-level cache [bytes].
+    kernels : Mapping of str to Mapping of str to Quantity
+        Coefficients by kernel (``gemm.cublas``) and name.
+    kernels_from : str or None
+        Device whose kernel coefficients are borrowed because this one was never measured.
+    """
+
+    name: str
+    kind: ProcessorKind
+    units: Quantity
+    clock: Quantity
+    peak: Mapping[str, Quantity]
+    memory_bandwidth: Quantity
+    cache: Quantity | None = None
+    kernels: Mapping[str, Mapping[str, Quantity]] = field(default_factory=dict)
+    kernels_from: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """An accelerator or host processor: memory, one or more processors over it, links and power."""
+
+    id: str
+    name: str
+    vendor: str
+    architecture: str
+    memory_capacity: Quantity
+    processors: Mapping[str, Processor]
+    links: Mapping[LinkName, Link]
+    tdp: Quantity
+    idle_power: Quantity
+    aliases: tuple[str, ...] = ()
+    note: str = ""
+
+    @property
+    def main(self) -> Processor:
+        """The processor that runs everything which no policy sends elsewhere: the first of the file."""
+        return next(iter(self.processors.values()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """Devices that share a scale-up fabric and a host."""
+
+    id: str
+    name: str
+    device: str
+    devices: int
+    scale_up: Literal["switch", "full_mesh", "none"]
+    host: str | None
+    hosts: int
+    nics: int
+    all_in_power: Quantity
+    aliases: tuple[str, ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """Nodes on a scale-out fabric.
+
+    ``link`` is one NIC's rate per direction and the end-to-end latency of a minimal message;
+    ``oversubscription`` is downlink over uplink capacity at the leaf (1 = non-blocking).
+    """
+
+    id: str
+    name: str
+    node: str
+    nodes: int
+    fabric: Literal["infiniband", "roce", "unified_bus", "none"]
+    link: Link
+    oversubscription: Quantity
+    aliases: tuple[str, ...] = ()
+    note: str = ""

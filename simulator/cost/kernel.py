@@ -1,0 +1,118 @@
+"""What every kernel model shares: the silicon it runs on, the fabric it talks over, and the time it returns.
+
+A kernel model is a pure function of arrays. It takes shapes (numbers or arrays that broadcast), a
+:class:`Silicon` or a :class:`Fabric` (what belongs to the hardware) and a small frozen dataclass of coefficients
+(what belongs to the kernel), and returns a :class:`KernelTime`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hardware_profiles.errors import ProfileError
+from hardware_profiles.schema import Quantity
+
+FloatArray = NDArray[np.float64]
+
+#: Bytes per element by storage dtype, scales included [bytes].
+#: fp8_block: one float32 scale per 128x128 weights; mxfp4: one byte per 32; nvfp4: one byte per 16; int4: 2 per 32.
+DTYPE_BYTES: Mapping[str, float] = {
+    "float32": 4.0,
+    "bfloat16": 2.0,
+    "fp8": 1.0,
+    "fp8_block": 1.0 + 4.0 / 128**2,
+    "int8": 1.0,
+    "mxfp4": 0.5 + 1.0 / 32,
+    "nvfp4": 0.5 + 1.0 / 16,
+    "int4": 0.5 + 2.0 / 32,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Silicon:
+    """What belongs to a processor and its memory, in SI floats.
+
+    ``units`` are SMs or AI cores [1]; ``clock`` [Hz]; ``peak`` dense FLOP/s by arithmetic dtype (``bfloat16``,
+    ``fp8``, ``int8``, ``fp4``, ``float32``); ``memory_bandwidth`` [bytes/s]; ``cache`` [bytes].
+    """
+
+    units: float
+    clock: float
+    peak: Mapping[str, float]
+    memory_bandwidth: float
+    cache: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fabric:
+    """What belongs to the links between ranks, in SI floats, per direction and per rank.
+
+    ``scale_up_*`` within a scale-up domain of ``domain`` ranks (NVLink, HCCS, Unified Bus), ``scale_out_*`` between
+    domains (InfiniBand, RoCE). ``switched`` is false where ranks are joined pairwise (full mesh), so that one pair
+    sees only its own link.
+    """
+
+    domain: int
+    scale_up_bandwidth: float
+    scale_up_latency: float
+    scale_out_bandwidth: float
+    scale_out_latency: float
+    switched: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelTime:
+    """Predicted time of a kernel [s] and the terms that it was made of [s], by name.
+
+    Terms are what each bound alone would take (``compute``, ``memory``, ``launch``, ``link``, ``latency``); they
+    explain the time and need not add up to it.
+    """
+
+    seconds: FloatArray
+    terms: Mapping[str, FloatArray]
+
+
+T = TypeVar("T")
+
+
+def coefficients(kind: type[T], table: Mapping[str, Quantity], where: str) -> T:
+    """Fill a coefficient dataclass from a profile's table of quantities.
+
+    Parameters
+    ----------
+    kind : type
+        A dataclass whose fields are floats.
+    table : Mapping of str to Quantity
+        The profile's coefficients of this kernel.
+    where : str
+        Device and kernel, for the error message.
+
+    Raises
+    ------
+    ProfileError
+        A coefficient is missing or unknown.
+    """
+    fields: dict[str, Any] = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    required = {n for n, f in fields.items() if f.default is dataclasses.MISSING}
+    if missing := sorted(required - table.keys()):
+        raise ProfileError(f"{where}: missing coefficient {', '.join(missing)}")
+    if unknown := sorted(table.keys() - fields.keys()):
+        raise ProfileError(f"{where}: unknown coefficient {', '.join(unknown)}; allowed: {', '.join(sorted(fields))}")
+    return kind(**{name: quantity.value for name, quantity in table.items()})
+
+
+def smooth_max(a: ArrayLike, b: ArrayLike, sharpness: float) -> FloatArray:
+    """Blend two bounds [s]: the p-norm, above either and near the larger when they differ.
+
+    ``sharpness`` p is 1 for a plain sum (no overlap) and grows towards a hard maximum (perfect overlap).
+    """
+    x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    high, low = np.maximum(x, y), np.minimum(x, y)
+    ratio = np.divide(low, high, out=np.zeros_like(high + low), where=high > 0)
+    return np.asarray(high * (1.0 + ratio**sharpness) ** (1.0 / sharpness), dtype=np.float64)
