@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 DType = Literal["float32", "bfloat16", "fp8", "fp8_block", "int8", "mxfp4", "nvfp4", "int4"]
+ActiveConvention = Literal["all", "without_embedding"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +17,9 @@ class GroupedQueryAttention:
     """Softmax attention with ``num_kv_heads`` shared by ``num_heads`` queries (MHA when equal, MQA when 1).
 
     ``window`` limits attention to the last so many tokens; ``output_gate`` adds a gate projection as wide as the
-    queries; ``qk_norm`` and ``bias`` add their small parameters; ``sinks`` adds one learned logit per head.
+    queries; ``qk_norm`` and ``bias`` (of queries, keys and values) add their small parameters, as does
+    ``output_bias``; ``sinks`` adds one learned logit per head. Norm weights of queries and keys are shared by the
+    heads unless ``qk_norm_per_head``.
     """
 
     num_heads: int
@@ -27,6 +30,8 @@ class GroupedQueryAttention:
     qk_norm: bool = False
     bias: bool = False
     sinks: bool = False
+    output_bias: bool = False
+    qk_norm_per_head: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,13 +51,18 @@ class LatentAttention:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatedDeltaNet:
-    """Linear attention with a gated delta rule (Qwen3-Next); state of key_head_dim x value_head_dim per value head."""
+    """Linear attention with a gated delta rule (Qwen3-Next); state of key_head_dim x value_head_dim per value head.
+
+    With ``learned_decay`` false and ``conv_kernel`` 0 it is lightning attention (MiniMax-01): the same output gate and
+    state, a decay fixed per head, and no delta rule.
+    """
 
     num_key_heads: int
     num_value_heads: int
     key_head_dim: int
     value_head_dim: int
     conv_kernel: int
+    learned_decay: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +121,11 @@ class Layer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DTypes:
-    """Storage dtype of each part. ``experts`` covers routed and shared experts."""
+    """Storage dtype of each part.
+
+    ``experts`` covers routed and shared experts, ``embedding`` also the LM head, ``activation`` also router, norms
+    and biases, ``state`` the recurrent state of linear attention and Mamba.
+    """
 
     attention: DType = "bfloat16"
     experts: DType = "bfloat16"
@@ -119,11 +133,16 @@ class DTypes:
     embedding: DType = "bfloat16"
     kv_cache: DType = "bfloat16"
     activation: DType = "bfloat16"
+    state: DType = "float32"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
-    """A language model: layers in order, embeddings, multi-token-prediction heads and dtypes."""
+    """A language model: layers in order, embeddings, multi-token-prediction heads and dtypes.
+
+    ``published_active`` counts every parameter that a token meets, as most publishers do, or leaves out the input
+    embedding (a lookup) where ``published_active_convention`` says so. Each MTP layer repeats the last layer.
+    """
 
     name: str
     hidden: int
@@ -136,6 +155,7 @@ class ModelSpec:
     source: str = ""
     published_total: float | None = None
     published_active: float | None = None
+    published_active_convention: ActiveConvention = "all"
 
     @property
     def moe_layers(self) -> tuple[MoE, ...]:

@@ -17,21 +17,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from hardware_profiles.errors import ProfileError
 from hardware_profiles.schema import Quantity
+from workloads.dtypes import DTYPE_BYTES as DTYPE_BYTES
 
 FloatArray = NDArray[np.float64]
-
-#: Bytes per element by storage dtype, scales included [bytes].
-#: fp8_block: one float32 scale per 128x128 weights; mxfp4: one byte per 32; nvfp4: one byte per 16; int4: 2 per 32.
-DTYPE_BYTES: Mapping[str, float] = {
-    "float32": 4.0,
-    "bfloat16": 2.0,
-    "fp8": 1.0,
-    "fp8_block": 1.0 + 4.0 / 128**2,
-    "int8": 1.0,
-    "mxfp4": 0.5 + 1.0 / 32,
-    "nvfp4": 0.5 + 1.0 / 16,
-    "int4": 0.5 + 2.0 / 32,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
