@@ -1,0 +1,169 @@
+"""What comes out: summaries, findings, explanations and the result that carries them all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from simulator.scenario import Scenario
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from simulator.export.perfetto import Slice
+
+#: Parts of a step, in the order in which they are shown.
+COMPONENTS = (
+    "attention",
+    "gemm",
+    "experts",
+    "dispatch",
+    "combine",
+    "all_reduce",
+    "small_kernels",
+    "imbalance_wait",
+    "cpu_gap",
+    "idle",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that :func:`simulator.check` found.
+
+    ``error`` means that the scenario cannot run, ``warning`` that its answer needs care, ``note`` that a default
+    was chosen. ``where`` is the scenario key, ``remedy`` what would mend it.
+    """
+
+    level: Literal["error", "warning", "note"]
+    where: str
+    message: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Distribution:
+    """Mean and percentiles of a latency [s]; NaN where nothing was measured."""
+
+    mean: float
+    p50: float
+    p90: float
+    p99: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """The headline numbers of a run; latencies in seconds, rates per second.
+
+    ``interval_80`` gives low and high factors on times from the calibration errors of the kernels that made them.
+    """
+
+    ttft_s: Distribution
+    tpot_s: Distribution
+    itl_s: Distribution
+    e2el_s: Distribution
+    input_tokens_per_s_per_gpu: float
+    output_tokens_per_s_per_gpu: float
+    total_tokens_per_s_per_gpu: float
+    requests_completed: int
+    engine_steps: int
+    simulated_s: float
+    wall_s: float
+    goodput_rps: float
+    usd_per_million_output_tokens: float
+    request_throughput_rps: float
+    batch_size_mean: float
+    queue_length_mean: float
+    kv_use_mean: float
+    kv_use_max: float
+    preemptions: int
+    mfu: float
+    mbu: float
+    imbalance_mean: float
+    imbalance_p99: float
+    interval_80: tuple[float, float] = (float("nan"), float("nan"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """A closed-form answer: the steady state without events.
+
+    ``summary`` holds means in its distributions; percentiles, wall time and step count are NaN or 0.
+    """
+
+    scenario: Scenario
+    summary: Summary
+    breakdown: Mapping[str, float]
+    warnings: tuple[str, ...] = ()
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+    def document(self) -> dict[str, Any]:
+        """Return the JSON document of the CLI."""
+        return _document(self.scenario, self.summary, self.breakdown, self.warnings, self.provenance)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """One step, op by op.
+
+    ``ops`` has one row per op: name, kind, component, repeat [1/step], time_s (all repeats), share, bound, flops,
+    bytes, message_bytes, kernel, equation, inputs, source, evidence, error (relative, 1 sigma).
+    """
+
+    scenario: Scenario
+    phase: Literal["prefill", "decode"]
+    batch: int
+    context: int
+    step_s: float
+    ops: pd.DataFrame
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """A simulated run.
+
+    Attributes
+    ----------
+    requests : DataFrame
+        One row per request: request_id, instance, rank, arrival_s, admitted_s, first_token_s, finish_s,
+        input_tokens, output_tokens, preemptions, measured (inside the measured window).
+    steps : DataFrame
+        One row per engine step: instance, start_s, duration_s, prefill_tokens, decode_tokens, queue_length,
+        kv_use (share of the pool), imbalance (max/mean over ranks, mean over layers).
+    breakdown : Mapping of str to float
+        Seconds by component (see ``COMPONENTS``) over all steps of all instances.
+    slices : tuple of Slice
+        A sample of steps for the Perfetto trace.
+    """
+
+    scenario: Scenario
+    summary: Summary
+    breakdown: Mapping[str, float]
+    requests: pd.DataFrame
+    steps: pd.DataFrame
+    slices: tuple[Slice, ...] = ()
+    warnings: tuple[str, ...] = ()
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+    def document(self) -> dict[str, Any]:
+        """Return the JSON document of the CLI."""
+        return _document(self.scenario, self.summary, self.breakdown, self.warnings, self.provenance)
+
+
+def _document(
+    scenario: Scenario,
+    summary: Summary,
+    breakdown: Mapping[str, float],
+    warnings: tuple[str, ...],
+    provenance: Mapping[str, str],
+) -> dict[str, Any]:
+    return {
+        "scenario_hash": scenario.hash,
+        "scenario": scenario.name,
+        "summary": asdict(summary),
+        "breakdown": dict(breakdown),
+        "warnings": list(warnings),
+        "provenance": dict(provenance),
+    }
