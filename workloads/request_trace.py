@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+
+from workloads.errors import WorkloadError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# A length beyond this is a corrupt number, not a prompt; it also keeps sums of a million requests within int64.
+LONGEST = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +32,10 @@ class RequestTrace:
         Prefix-cache block ids per request, where the trace has them.
     block_tokens : int
         Tokens per hash block [tokens].
+    source : str
+        Where it came from: a path, or a generator with its parameters.
+    notes : tuple of str
+        What reading it had to assume or leave out; shown with the results.
     """
 
     arrival: NDArray[np.float64]
@@ -32,7 +44,177 @@ class RequestTrace:
     concurrency: int | None = None
     block_hashes: tuple[tuple[int, ...], ...] | None = None
     block_tokens: int = 512
+    source: str = ""
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Count the requests."""
         return len(self.arrival)
+
+
+def first_fault(
+    arrival: NDArray[np.float64], lengths: dict[str, NDArray[np.float64]], arrival_name: str = "arrival"
+) -> tuple[int, str] | None:
+    """Find the first row that no trace may have.
+
+    Parameters
+    ----------
+    arrival : float64 array, shape (requests,)
+        Arrival times [s].
+    lengths : dict of str to float array, shape (requests,)
+        Token counts [tokens] by column name.
+    arrival_name : str
+        Name of the arrival column, for the message.
+
+    Returns
+    -------
+    (int, str) or None
+        Index of the row and what is wrong with it.
+    """
+    faults: list[tuple[int, str]] = []
+    bad = ~np.isfinite(arrival)
+    if bad.any():
+        row = int(bad.argmax())
+        faults.append((row, f"{arrival_name}: got {arrival[row]}, expected a finite time"))
+    backwards = arrival[1:] < arrival[:-1]
+    if backwards.any():
+        row = int(backwards.argmax()) + 1
+        what = f"{arrival_name}: {arrival[row - 1] - arrival[row]:g} s earlier than the row before; rows must be in "
+        faults.append((row, what + "order of arrival"))
+    for name, column in lengths.items():
+        bad = ~((column >= 1) & (column <= LONGEST) & (column == np.floor(column)))
+        if bad.any():
+            row = int(bad.argmax())
+            faults.append((row, f"{name}: got {column[row]:g}, expected a whole number of tokens of at least 1"))
+    return min(faults) if faults else None
+
+
+def check_requests(trace: RequestTrace) -> None:
+    """Raise a ``WorkloadError`` that names the row where a trace breaks its own rules.
+
+    Parameters
+    ----------
+    trace : RequestTrace
+        A trace made by hand; the readers and generators return checked ones.
+    """
+    sizes = {len(trace.arrival), len(trace.input_tokens), len(trace.output_tokens)}
+    if trace.block_hashes is not None:
+        sizes.add(len(trace.block_hashes))
+    if len(sizes) > 1:
+        msg = f"request trace: its columns have different lengths {sorted(sizes)}"
+        raise WorkloadError(msg)
+    if not len(trace):
+        msg = "request trace: it has no requests"
+        raise WorkloadError(msg)
+    if trace.concurrency is not None and trace.concurrency < 1:
+        msg = f"request trace: concurrency: got {trace.concurrency}, expected at least 1"
+        raise WorkloadError(msg)
+    lengths = {name: np.asarray(getattr(trace, name), np.float64) for name in ("input_tokens", "output_tokens")}
+    fault = first_fault(trace.arrival, lengths)
+    if fault:
+        msg = f"request trace: request {fault[0]}: {fault[1]}"
+        raise WorkloadError(msg)
+
+
+def scale_rate(trace: RequestTrace, factor: float) -> RequestTrace:
+    """Speed a trace up: the same requests arrive ``factor`` times as fast.
+
+    Parameters
+    ----------
+    trace : RequestTrace
+        The trace.
+    factor : float
+        Ratio of the new arrival rate to the old one, above 0 [-].
+
+    Examples
+    --------
+    >>> trace = RequestTrace(arrival=np.array([0.0, 4.0]), input_tokens=np.ones(2, int), output_tokens=np.ones(2, int))
+    >>> scale_rate(trace, 2).arrival
+    array([0., 2.])
+    """
+    if not (np.isfinite(factor) and factor > 0):
+        msg = f"scale_rate: factor: got {factor}, expected a finite number above 0"
+        raise WorkloadError(msg)
+    return replace(trace, arrival=trace.arrival / factor)
+
+
+def slice_time(trace: RequestTrace, start: float, stop: float) -> RequestTrace:
+    """Keep the requests that arrive in ``[start, stop)`` and count time from ``start``.
+
+    Parameters
+    ----------
+    trace : RequestTrace
+        An open-loop trace.
+    start, stop : float
+        Bounds [s].
+    """
+    if trace.concurrency is not None:
+        msg = "slice_time: a closed-loop trace has no arrival times; use head"
+        raise WorkloadError(msg)
+    if not start < stop:
+        msg = f"slice_time: got start {start} and stop {stop} s, expected start before stop"
+        raise WorkloadError(msg)
+    first, last = np.searchsorted(trace.arrival, [start, stop], side="left")
+    if first == last:
+        msg = f"slice_time: no request arrives in [{start:g}, {stop:g}) s; the trace spans 0 to {trace.arrival[-1]:g} s"
+        raise WorkloadError(msg)
+    part = _rows(trace, int(first), int(last))
+    return replace(part, arrival=part.arrival - start)
+
+
+def head(trace: RequestTrace, requests: int) -> RequestTrace:
+    """Keep the first ``requests`` requests (all, if there are fewer)."""
+    _check_count("head", "requests", requests)
+    return _rows(trace, 0, requests)
+
+
+def repeat(trace: RequestTrace, times: int) -> RequestTrace:
+    """Play a trace ``times`` times over, end to end, at its own mean rate.
+
+    Parameters
+    ----------
+    trace : RequestTrace
+        The trace.
+    times : int
+        Copies, at least 1.
+
+    Notes
+    -----
+    One period lasts the trace's span plus its mean gap, so the mean rate stays. Each copy gets block hashes of its
+    own: within a copy requests share prefixes as recorded, and no copy finds the cache warmed by an earlier one.
+    """
+    _check_count("repeat", "times", times)
+    requests = len(trace)
+    span = float(trace.arrival[-1] - trace.arrival[0]) if requests else 0.0
+    period = span * requests / (requests - 1) if requests > 1 else span
+    hashes = trace.block_hashes
+    if hashes is not None:
+        offset = 1 + max((block for blocks in hashes for block in blocks), default=-1)
+        hashes = tuple(
+            tuple(block + copy * offset for block in blocks)
+            for copy in range(times)
+            for blocks in trace.block_hashes or ()
+        )
+    return replace(
+        trace,
+        arrival=(trace.arrival + period * np.arange(times)[:, None]).ravel(),
+        input_tokens=np.tile(trace.input_tokens, times),
+        output_tokens=np.tile(trace.output_tokens, times),
+        block_hashes=hashes,
+    )
+
+
+def _rows(trace: RequestTrace, first: int, last: int) -> RequestTrace:
+    return replace(
+        trace,
+        arrival=trace.arrival[first:last],
+        input_tokens=trace.input_tokens[first:last],
+        output_tokens=trace.output_tokens[first:last],
+        block_hashes=None if trace.block_hashes is None else trace.block_hashes[first:last],
+    )
+
+
+def _check_count(function: str, key: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        msg = f"{function}: {key}: got {value!r}, expected a whole number of at least 1"
+        raise WorkloadError(msg)
