@@ -1,0 +1,28 @@
+"""Write results for other tools: an output folder, a Perfetto trace, a ``vllm bench serve`` result.
+
+The writers know frames and plain values; nothing here knows the engine.
+"""
+
+from __future__ import annotations
+
+from simulator.export.bundle import Manifest, library_versions, write_bundle
+from simulator.export.files import check_output_folder, encode_json, output_folder, write_atomically
+from simulator.export.perfetto import Counter, Flow, Slice, check_nesting, encode_trace
+from simulator.export.vllm_bench import TokenGaps, vllm_bench_result
+
+__all__ = [
+    "Counter",
+    "Flow",
+    "Manifest",
+    "Slice",
+    "TokenGaps",
+    "check_nesting",
+    "check_output_folder",
+    "encode_json",
+    "encode_trace",
+    "library_versions",
+    "output_folder",
+    "vllm_bench_result",
+    "write_atomically",
+    "write_bundle",
+]
