@@ -24,7 +24,7 @@ def _seconds(value: object) -> float:
     """Read a duration with its unit; a bare number is refused because nobody knows what it means."""
     if isinstance(value, str):
         try:
-            return parse_quantity_text(value, "s")
+            return parse_quantity_text(value, "time", "duration")
         except MoesimError as error:
             raise ValueError(str(error)) from None
     msg = "a duration needs its unit, as in '50 ms' or '2 s'"

@@ -1,0 +1,221 @@
+"""The cost model: the time of every op of a step, from the kernels of a device and the choices of a stack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hardware_profiles.schema import Quantity
+from simulator.cost.attention import (
+    AttentionDecodeKernel,
+    AttentionPrefillKernel,
+    attention_decode_time,
+    attention_prefill_time,
+)
+from simulator.cost.collectives import (
+    AllGatherKernel,
+    AllReduceKernel,
+    ReduceScatterKernel,
+    all_gather_time,
+    all_reduce_time,
+    reduce_scatter_time,
+)
+from simulator.cost.elementwise import ElementwiseKernel, elementwise_time
+from simulator.cost.expert_exchange import ExchangeKernel, combine_time, dispatch_time
+from simulator.cost.gemm import GemmKernel, gemm_time
+from simulator.cost.kernel import KernelTime, coefficients
+from simulator.cost.linear_attention import linear_attention_time
+from simulator.cost.mla import MlaDecodeKernel, MlaPrefillKernel, mla_decode_time, mla_prefill_time
+from simulator.cost.moe import MoeKernel, balanced_counts, moe_time
+from simulator.hardware import Hardware
+from simulator.ops import Op
+from simulator.stack import StackProfile, kernel_table
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpTime:
+    """The predicted time of an op.
+
+    ``seconds`` covers all repeats of the step [s] and is that of the mean rank where ranks differ; ``wait`` is what
+    the slowest rank adds [s]. ``terms`` are the bounds of one repeat [s], ``table`` names the coefficients.
+    """
+
+    op: Op
+    seconds: FloatArray
+    wait: FloatArray
+    terms: Mapping[str, FloatArray]
+    table: str
+    coefficients: Mapping[str, Quantity]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostModel:
+    """Kernels of a device as a stack uses them."""
+
+    hardware: Hardware
+    stack: StackProfile
+    _cache: dict[tuple[str, str], tuple[str, Mapping[str, Quantity], Any]] = field(default_factory=dict, compare=False)
+
+    def time(self, op: Op) -> OpTime:
+        """Price one op; zero where it has no rows."""
+        kernel_time, wait, table, quantities = _PRICES[op.kind](self, op)
+        present = op.rows > 0
+        seconds = np.where(present, kernel_time.seconds, 0.0) * op.repeat
+        return OpTime(
+            op=op,
+            seconds=seconds,
+            wait=np.where(present, wait, 0.0) * op.repeat,
+            terms=kernel_time.terms,
+            table=table,
+            coefficients=quantities,
+        )
+
+    def times(self, ops: Sequence[Op]) -> tuple[OpTime, ...]:
+        """Price a step op by op."""
+        return tuple(self.time(op) for op in ops)
+
+    def kernel(
+        self, kind: type[Any], family: str, dtype: str | None, backends: tuple[str, ...] | None = None
+    ) -> tuple[Any, str, Mapping[str, Quantity]]:
+        """Return the coefficients of a kernel family on this device, their table's name and their provenance."""
+        wanted = backends or self.stack.backends.get(family, ())
+        key = (f"{family}.{'/'.join(wanted)}", dtype or "")
+        if key not in self._cache:
+            device = self.hardware.device.id
+            name, table = kernel_table(self.hardware.kernels, family, wanted, dtype, device)
+            self._cache[key] = (name, table, coefficients(kind, table, f"{device}: {name}"))
+        name, table, kernel = self._cache[key]
+        return kernel, name, table
+
+
+Priced = tuple[KernelTime, FloatArray | float, str, Mapping[str, Quantity]]
+
+
+def _math_dtype(model: CostModel, dtype: str) -> str:
+    """Arithmetic that a storage dtype runs with: weights of a dtype that the device lacks are widened."""
+    return dtype if dtype in {"float32", "bfloat16"} else dtype
+
+
+def _gemm(model: CostModel, op: Op) -> Priced:
+    kernel, name, table = model.kernel(GemmKernel, "gemm", op.dtype)
+    shape = {axis: np.maximum(op.shape[axis], 1.0) for axis in ("m", "n", "k")}
+    return gemm_time(**shape, dtype=op.dtype, silicon=model.hardware.silicon, kernel=kernel), 0.0, name, table
+
+
+def _elementwise(model: CostModel, op: Op) -> Priced:
+    kernel, name, table = model.kernel(ElementwiseKernel, "elementwise", None)
+    return elementwise_time(op.shape["bytes_moved"], silicon=model.hardware.silicon, kernel=kernel), 0.0, name, table
+
+
+def _attention_prefill(model: CostModel, op: Op) -> Priced:
+    kernel, name, table = model.kernel(AttentionPrefillKernel, "attention_prefill", op.dtype)
+    shape = _at_least_one(op.shape, "batch", "context")
+    time = attention_prefill_time(**shape, dtype=op.dtype, silicon=model.hardware.silicon, kernel=kernel)
+    return time, 0.0, name, table
+
+
+def _attention_decode(model: CostModel, op: Op) -> Priced:
+    kernel, name, table = model.kernel(AttentionDecodeKernel, "attention_decode", op.dtype)
+    shape = _at_least_one(op.shape, "batch", "kv_length")
+    time = attention_decode_time(**shape, dtype="bfloat16", silicon=model.hardware.silicon, kernel=kernel)
+    return time, 0.0, name, table
+
+
+def _mla_prefill(model: CostModel, op: Op) -> Priced:
+    kernel, name, table = model.kernel(MlaPrefillKernel, "mla_prefill", op.dtype)
+    shape = _at_least_one(op.shape, "batch", "context")
+    time = mla_prefill_time(**shape, dtype=op.dtype, silicon=model.hardware.silicon, kernel=kernel)
+    return time, 0.0, name, table
+
+
+def _mla_decode(model: CostModel, op: Op) -> Priced:
+    kernel, name, table = model.kernel(MlaDecodeKernel, "mla_decode", op.dtype)
+    shape = _at_least_one(op.shape, "batch", "kv_length")
+    return mla_decode_time(**shape, silicon=model.hardware.silicon, kernel=kernel), 0.0, name, table
+
+
+def _linear_attention(model: CostModel, op: Op) -> Priced:
+    time, name, table = linear_attention_time(op.shape, op.kind, model.hardware.silicon, model.hardware.kernels)
+    return time, 0.0, name, table
+
+
+def _moe(model: CostModel, op: Op) -> Priced:
+    """Price the routed experts of every rank; the layer ends when the slowest rank does."""
+    shape = op.shape
+    family = "moe_exchanged" if shape["exchanged"] else "moe"
+    phase = family + ("_prefill" if np.all(shape["prefill"]) else "_decode") if shape["exchanged"] else family
+    backends = model.stack.backends.get(phase, model.stack.backends.get("moe", ()))
+    kernel, name, table = model.kernel(MoeKernel, "moe", op.dtype, backends)
+    tokens = np.maximum(np.asarray(shape["num_tokens"], dtype=np.float64), 1.0)
+    counts = shape["counts"]
+    if counts is None:
+        counts = balanced_counts(tokens, shape["top_k"], shape["num_experts"], shape["ep"])[..., None, None, :]
+    time = moe_time(
+        counts,
+        num_tokens=tokens[..., None, None],
+        top_k=shape["top_k"],
+        num_experts=shape["num_experts"],
+        hidden=shape["hidden"],
+        intermediate=shape["intermediate"],
+        matrices=shape["matrices"],
+        dtype=op.dtype,
+        silicon=model.hardware.silicon,
+        kernel=kernel,
+    )
+    mean = time.seconds.mean(axis=(-1, -2))
+    slowest = time.seconds.max(axis=-1).mean(axis=-1)
+    terms = {term: np.broadcast_to(v, time.seconds.shape).mean(axis=(-1, -2)) for term, v in time.terms.items()}
+    return KernelTime(seconds=mean, terms=terms), slowest - mean, name, table
+
+
+def _all_reduce(model: CostModel, op: Op) -> Priced:
+    """Engines choose the faster of their own all-reduce and the library's for every size."""
+    fabric, ranks = model.hardware.fabric, op.shape["ranks"]
+    priced = []
+    for backend in model.stack.backends.get("all_reduce", ("nccl",)):
+        kernel, name, table = model.kernel(AllReduceKernel, "all_reduce", None, (backend,))
+        priced.append((all_reduce_time(op.shape["message_bytes"], ranks, fabric=fabric, kernel=kernel), name, table))
+    best = priced[int(np.argmin([np.mean(time.seconds) for time, _, _ in priced]))]
+    seconds = np.minimum.reduce([np.asarray(time.seconds) for time, _, _ in priced])
+    return KernelTime(seconds=seconds, terms=best[0].terms), 0.0, best[1], best[2]
+
+
+def _all_gather(model: CostModel, op: Op) -> Priced:
+    kernel, name, table = model.kernel(AllGatherKernel, "all_gather", None)
+    fabric = model.hardware.fabric
+    time = all_gather_time(op.shape["message_bytes"], op.shape["ranks"], fabric=fabric, kernel=kernel)
+    return time, 0.0, name, table
+
+
+def _reduce_scatter(model: CostModel, op: Op) -> Priced:
+    kernel, name, table = model.kernel(ReduceScatterKernel, "reduce_scatter", None)
+    fabric = model.hardware.fabric
+    time = reduce_scatter_time(op.shape["message_bytes"], op.shape["ranks"], fabric=fabric, kernel=kernel)
+    return time, 0.0, name, table
+
+
+_PRICES: Mapping[str, Callable[[CostModel, Op], Priced]] = {
+    "gemm": _gemm,
+    "elementwise": _elementwise,
+    "attention_prefill": _attention_prefill,
+    "attention_decode": _attention_decode,
+    "mla_prefill": _mla_prefill,
+    "mla_decode": _mla_decode,
+    "gated_delta_net": _linear_attention,
+    "mamba2": _linear_attention,
+    "moe": _moe,
+    "all_reduce": _all_reduce,
+    "all_gather": _all_gather,
+    "reduce_scatter": _reduce_scatter,
+}
+
+
+def _at_least_one(shape: Mapping[str, Any], *axes: str) -> dict[str, Any]:
+    """Keep kernel models away from empty shapes; the op's rows decide what counts."""
+    return {key: np.maximum(value, 1.0) if key in axes else value for key, value in shape.items()}

@@ -1,0 +1,151 @@
+"""What a device must hold: weights, activations, and the pool that is left for the KV cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hardware_profiles.units import format_bytes
+from simulator.errors import InfeasibleScenario
+from simulator.parallelism import Parallelism
+from workloads.dtypes import DTYPE_BYTES
+from workloads.model_sizes import weight_bytes
+from workloads.model_spec import GroupedQueryAttention, Layer, ModelSpec
+from workloads.model_work import kv_bytes_per_token_by_layer, state_bytes_per_sequence
+
+#: Elements of temporary storage per token in units of the hidden size: the residual stream, attention inputs and
+#: outputs, and FFN intermediates alive at once. An assumption; stacks measure theirs by a profiling run.
+ACTIVATION_WIDTHS = 24.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryBudget:
+    """Memory of one device [bytes].
+
+    ``capacity`` is what the stack may use; ``weights`` and ``activations`` come off it and ``pool`` remains, negative
+    where the model does not fit. A sequence takes ``kv_per_token`` for every token and ``kv_per_sequence`` once
+    (sliding windows and recurrent state).
+    """
+
+    capacity: float
+    weights: float
+    activations: float
+    kv_per_token: float
+    kv_per_sequence: float
+
+    @property
+    def pool(self) -> float:
+        """Memory left for the KV cache [bytes]."""
+        return self.capacity - self.weights - self.activations
+
+    def sequence_bytes(self, tokens: float) -> float:
+        """KV cache of one sequence of so many tokens [bytes]."""
+        return self.kv_per_sequence + tokens * self.kv_per_token
+
+
+def weight_bytes_per_device(model: ModelSpec, split: Parallelism, expert_slots: int | None = None) -> float:
+    """Weights on the fullest device [bytes].
+
+    Attention, dense FFN and shared experts are split over ``tp``, routed experts over ``ep * etp`` with redundant
+    slots counted, layers over ``pp``. Embedding and LM head are split over ``tp`` on one stage. The router and the
+    norms are on every device. Key and value heads that are fewer than ``tp`` are repeated.
+    """
+    parts = weight_bytes(model)
+    slots = 1.0
+    if expert_slots and model.moe_layers:
+        slots = expert_slots / model.moe_layers[0].num_experts
+    layers = (
+        (parts["attention"] + parts["dense_ffn"] + parts["shared_experts"]) / split.tp
+        + parts["routed_experts"] * slots / split.group
+        + parts["router"]
+        + parts["norms"]
+    )
+    ends = (parts["embedding"] + parts["lm_head"]) / split.tp
+    return layers / split.pp + (ends if split.pp == 1 else max(parts["embedding"], parts["lm_head"]) / split.tp)
+
+
+def kv_geometry(model: ModelSpec, split: Parallelism) -> tuple[float, float]:
+    """KV bytes per token, and per sequence, on one device; layers split over ``pp``, heads over ``tp``.
+
+    A sliding-window layer holds at most its window, charged once per sequence. A latent is repeated on every
+    tensor-parallel device, and so are key and value heads that are fewer than ``tp``.
+    """
+    per_token = per_sequence = 0.0
+    for layer, size in zip(model.layers, kv_bytes_per_token_by_layer(model), strict=True):
+        share = size * _kv_share(layer, split.tp)
+        window = layer.attention.window if isinstance(layer.attention, GroupedQueryAttention) else None
+        if window:
+            per_sequence += share * window
+        else:
+            per_token += share
+    per_sequence += state_bytes_per_sequence(model) / split.tp
+    return per_token / split.pp, per_sequence / split.pp
+
+
+def _kv_share(layer: Layer, tp: int) -> float:
+    if isinstance(layer.attention, GroupedQueryAttention):
+        return max(1.0 / tp, 1.0 / layer.attention.num_kv_heads)
+    return 1.0
+
+
+def memory_budget(
+    model: ModelSpec,
+    split: Parallelism,
+    *,
+    capacity: float,
+    token_budget: float,
+    reserve: float,
+    expert_slots: int | None = None,
+) -> MemoryBudget:
+    """Split a device's memory.
+
+    Parameters
+    ----------
+    capacity : float
+        What the stack may use [bytes].
+    token_budget : float
+        Tokens of the largest step, which set the activations [tokens].
+    reserve : float
+        CUDA graphs, communication buffers and the framework itself [bytes].
+    expert_slots : int or None
+        Expert slots per layer, redundant ones included.
+    """
+    activation = DTYPE_BYTES[model.dtypes.activation]
+    per_token, per_sequence = kv_geometry(model, split)
+    return MemoryBudget(
+        capacity=capacity,
+        weights=weight_bytes_per_device(model, split, expert_slots),
+        activations=reserve + token_budget * model.hidden * ACTIVATION_WIDTHS * activation,
+        kv_per_token=per_token,
+        kv_per_sequence=per_sequence,
+    )
+
+
+def require_fit(budget: MemoryBudget, model: ModelSpec, split: Parallelism, longest: int) -> None:
+    """Raise InfeasibleScenario where weights, or one sequence of ``longest`` tokens, do not fit, and say what would.
+
+    Raises
+    ------
+    InfeasibleScenario
+        With the missing bytes and the smallest number of devices that would hold the weights.
+    """
+    need = budget.weights + budget.activations
+    if budget.pool <= 0:
+        floor = max(budget.capacity - budget.activations, 1.0)
+        times = 1
+        while budget.weights / times > 0.9 * floor and times < 1024:
+            times *= 2
+        msg = (
+            f"{model.name} does not fit: each device needs {format_bytes(budget.weights)} of weights and "
+            f"{format_bytes(budget.activations)} of activations, {format_bytes(need - budget.capacity)} more than the "
+            f"{format_bytes(budget.capacity)} it may use; {split.devices * times} devices would hold it, "
+            f"or weights of fewer bits (model.weights)"
+        )
+        raise InfeasibleScenario(msg)
+    if budget.sequence_bytes(longest) > budget.pool:
+        room = int((budget.pool - budget.kv_per_sequence) / budget.kv_per_token) if budget.kv_per_token else 0
+        msg = (
+            f"the longest request, {longest} tokens, needs {format_bytes(budget.sequence_bytes(longest))} of KV cache "
+            f"and a device has {format_bytes(budget.pool)}: room for {max(room, 0)} tokens; use more devices, fewer "
+            f"bits (model.kv_cache) or shorter requests"
+        )
+        raise InfeasibleScenario(msg)

@@ -1,0 +1,199 @@
+"""Serving stacks as data: scheduling defaults, host overheads, and the kernels that they run.
+
+A stack names a backend per kernel family; which coefficients that means on a device is looked up in the device's
+profile, falling back to another backend or dtype of the same family where the device has none, and saying so.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from hardware_profiles.schema import Quantity
+from hardware_profiles.units import to_si
+from simulator.errors import ProfileError, nearest
+from simulator.scenario import Stack as StackChoice
+
+_FOLDER = Path(__file__).parent / "stacks"
+Exchange = Literal["all_to_all", "all_gather", "deepep_low_latency", "deepep_normal", "deepep"]
+
+#: Dimension of each number of a stack file.
+_DIMENSIONS: Mapping[str, str] = {
+    "token_budget": "one",
+    "max_running": "one",
+    "memory_fraction": "one",
+    "graph_max_batch": "one",
+    "graph_pad": "one",
+    "cpu_gap": "time",
+    "cpu_gap_per_request": "time",
+    "prefill_gap": "time",
+    "launch_eager": "time",
+    "activation_reserve": "bytes",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StackProfile:
+    """What a serving stack does between and inside the kernels.
+
+    Attributes
+    ----------
+    scheduler : {"mixed", "prefill_first"}
+        ``mixed`` puts decode tokens and prefill chunks into one step; ``prefill_first`` runs waiting prompts alone.
+    chunked : bool
+        Whether a prompt longer than the budget may be split.
+    exchange : str
+        How tokens travel to experts under data-parallel attention.
+    backends : Mapping of str to tuple of str
+        Kernel backends by family, preferred first.
+    fused : frozenset of str
+        Small ops that the stack fuses into their neighbours.
+    numbers : Mapping of str to Quantity
+        Everything with a provenance; also readable as attributes below.
+    """
+
+    id: str
+    name: str
+    scheduler: Literal["mixed", "prefill_first"]
+    chunked: bool
+    exchange: Exchange
+    backends: Mapping[str, tuple[str, ...]]
+    fused: frozenset[str]
+    numbers: Mapping[str, Quantity]
+    aliases: tuple[str, ...] = ()
+
+    def number(self, name: str) -> float:
+        """Return one number of the stack in SI."""
+        return self.numbers[name].value
+
+
+@lru_cache(maxsize=1)
+def _catalogue() -> Mapping[str, StackProfile]:
+    profiles = [_read(path) for path in sorted(_FOLDER.glob("*.toml"))]
+    return {profile.id: profile for profile in profiles}
+
+
+def stack_names() -> tuple[str, ...]:
+    """List the built-in serving stacks."""
+    return tuple(_catalogue())
+
+
+def load_stack(name: str) -> StackProfile:
+    """Return a serving stack by id or alias.
+
+    Raises
+    ------
+    ProfileError
+        No such stack; the message names the nearest.
+    """
+    wanted = name.lower()
+    for profile in _catalogue().values():
+        if wanted == profile.id or wanted in profile.aliases:
+            return profile
+    msg = f"stack.name: unknown serving stack {name!r}; {nearest(wanted, stack_names())}"
+    raise ProfileError(msg)
+
+
+def customised(choice: StackChoice) -> StackProfile:
+    """Load the stack that a scenario names and apply the scenario's changes, marked as such."""
+    profile = load_stack(choice.name)
+    numbers = dict(profile.numbers)
+    for key in ("token_budget", "max_running", "memory_fraction", "cpu_gap"):
+        value = getattr(choice, key)
+        if value is not None:
+            unit = numbers[key].unit if _DIMENSIONS[key] == "one" else "s"
+            numbers[key] = Quantity(
+                value=float(value), unit=unit, stated=float(value), source="scenario", status="assumption"
+            )
+    return replace(
+        profile,
+        numbers=numbers,
+        scheduler=choice.scheduler or profile.scheduler,
+        exchange=choice.exchange or profile.exchange,
+    )
+
+
+def kernel_table(
+    kernels: Mapping[str, Mapping[str, Quantity]], family: str, backends: tuple[str, ...], dtype: str | None, where: str
+) -> tuple[str, Mapping[str, Quantity]]:
+    """Find the coefficients of a kernel: preferred backends first, then any, the exact dtype before its relatives.
+
+    Parameters
+    ----------
+    kernels : Mapping
+        All kernel tables of a device, named ``family.backend`` or ``family.backend.dtype``.
+    family, backends, dtype : str, tuple of str, str or None
+        What is wanted.
+    where : str
+        The device, for the error message.
+
+    Returns
+    -------
+    tuple
+        Name of the table and its coefficients.
+
+    Raises
+    ------
+    ProfileError
+        The device has no kernel of that family at all.
+    """
+    others = tuple(dict.fromkeys(name.split(".")[1] for name in kernels if name.split(".")[0] == family))
+    for wanted in _dtype_relatives(dtype):
+        for backend in (*backends, *others):
+            name = f"{family}.{backend}.{wanted}" if wanted else f"{family}.{backend}"
+            if name in kernels:
+                return name, kernels[name]
+    msg = f"{where}: no coefficients of a {family} kernel" + (f" for {dtype}" if dtype else "")
+    raise ProfileError(msg)
+
+
+def _dtype_relatives(dtype: str | None) -> tuple[str | None, ...]:
+    """Order dtypes by how alike their kernels are; the last resort is a table without dtype."""
+    relatives: Mapping[str, tuple[str, ...]] = {
+        "fp8_block": ("fp8_block", "fp8", "int8", "bfloat16"),
+        "fp8": ("fp8", "fp8_block", "int8", "bfloat16"),
+        "int8": ("int8", "fp8", "fp8_block", "bfloat16"),
+        "nvfp4": ("nvfp4", "mxfp4", "fp8", "fp8_block", "bfloat16"),
+        "mxfp4": ("mxfp4", "int4", "nvfp4", "bfloat16"),
+        "int4": ("int4", "mxfp4", "bfloat16"),
+        "float32": ("float32", "bfloat16"),
+    }
+    return (*relatives.get(dtype or "", (dtype,) if dtype else ()), None)
+
+
+def _read(path: Path) -> StackProfile:
+    data = tomllib.loads(path.read_text(encoding="utf-8"))
+    numbers = data.get("numbers", {})
+    if missing := sorted(_DIMENSIONS.keys() - numbers.keys()):
+        raise ProfileError(f"{path.name}: numbers: missing {', '.join(missing)}")
+    if unknown := sorted(numbers.keys() - _DIMENSIONS.keys()):
+        raise ProfileError(f"{path.name}: numbers.{unknown[0]}: unknown key; {nearest(unknown[0], _DIMENSIONS)}")
+    return StackProfile(
+        id=data["id"],
+        name=data["name"],
+        aliases=tuple(data.get("aliases", ())),
+        scheduler=data["scheduler"],
+        chunked=data["chunked"],
+        exchange=data["exchange"],
+        backends={family: tuple(names) for family, names in data["backends"].items()},
+        fused=frozenset(data.get("fused", ())),
+        numbers={key: _quantity(value, key, path.name) for key, value in numbers.items()},
+    )
+
+
+def _quantity(table: Mapping[str, Any], key: str, file: str) -> Quantity:
+    where = f"{file}: numbers.{key}"
+    dimension = cast("Any", _DIMENSIONS[key])
+    value = to_si(table.get("value"), table.get("unit"), dimension, where, zero_allowed=True)
+    return Quantity(
+        value=value,
+        unit=table["unit"],
+        stated=float(table["value"]),
+        source=table["source"],
+        status=table["status"],
+        note=table.get("note", ""),
+    )
