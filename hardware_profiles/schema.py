@@ -34,6 +34,8 @@ class Quantity:
         What a reader should know: conflicts between sources, derivations.
     error : float or None
         Relative error of a fitted or measured value [1], where known.
+    date : str
+        When it was published, measured or fitted, where that matters: ``2026-07``.
     """
 
     value: float
@@ -43,6 +45,7 @@ class Quantity:
     status: Status
     note: str = ""
     error: float | None = None
+    date: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +117,13 @@ class Device:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """Devices that share a scale-up fabric and a host."""
+    """Devices that share a scale-up fabric and their hosts.
+
+    ``scale_up`` says how they are joined: through a switch, pairwise (``full_mesh``: a pair has the device's
+    scale-up bandwidth over ``devices - 1``), or only through the host (``none``). ``hosts`` and ``nics`` are counts
+    in the whole node. ``all_in_power`` is what the whole node draws from the wall under load, hosts, network and
+    cooling included [W].
+    """
 
     id: str
     name: str
@@ -145,4 +154,14 @@ class Cluster:
     link: Link
     oversubscription: Quantity
     aliases: tuple[str, ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """What one device costs per time [USD/s], by offer; ``default`` is the offer used where none is named."""
+
+    device: str
+    offers: Mapping[str, Quantity]
+    default: str
     note: str = ""

@@ -1,0 +1,234 @@
+"""Find profiles by name, in the built-in catalogue and in the user's folder, and load them.
+
+A catalogue is a folder with ``devices``, ``nodes``, ``clusters``, ``prices`` and ``kernels``, one TOML file per id.
+The user's folder is given as an argument or by the environment variable ``MOESIM_PROFILES``; its ids come before
+the built-in ones. Names are ids or aliases, in any case.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from hardware_profiles.errors import ProfileError, nearest
+from hardware_profiles.parse import (
+    Kernels,
+    Table,
+    parse_aliases,
+    parse_cluster,
+    parse_device,
+    parse_kernels,
+    parse_node,
+    parse_price,
+)
+from hardware_profiles.schema import Cluster, Device, Node, Price, Processor, Quantity
+
+#: Environment variable that names the user's folder of profiles.
+FOLDER_VARIABLE = "MOESIM_PROFILES"
+
+_BUILT_IN = Path(__file__).parent
+_Profile = TypeVar("_Profile")
+_Stamp = tuple[str, int, int]
+
+
+def device_names(folder: Path | None = None) -> list[str]:
+    """Ids of all devices, sorted."""
+    return _ids("devices", folder)
+
+
+def node_names(folder: Path | None = None) -> list[str]:
+    """Ids of all nodes, sorted."""
+    return _ids("nodes", folder)
+
+
+def cluster_names(folder: Path | None = None) -> list[str]:
+    """Ids of all clusters, sorted."""
+    return _ids("clusters", folder)
+
+
+def load_device(name: str, folder: Path | None = None) -> Device:
+    """Load a device with the kernel coefficients of its main processor.
+
+    Kernel tables come, per kernel and later ones first in rank, from the built-in ``kernels/<id>.toml``, the device
+    file, and ``kernels/<id>.toml`` in the user's folder.
+
+    Parameters
+    ----------
+    name : str
+        Id or alias, in any case.
+    folder : Path or None
+        The user's profiles; ``None`` looks at ``MOESIM_PROFILES``.
+
+    Raises
+    ------
+    ProfileError
+        No such device, or its file is malformed.
+
+    Examples
+    --------
+    >>> load_device("H100-SXM").memory_capacity.stated
+    80.0
+    """
+    path = _find("devices", "device", name, folder)
+    device = _load(parse_device, path)
+    for processor in device.processors.values():
+        if processor.kernels_from is not None:
+            _find(
+                "devices",
+                f"{path.name}: processors.{processor.name}.kernels_from: device",
+                processor.kernels_from,
+                folder,
+            )
+    *user, built_in = _roots(folder)
+    kernels = {**_kernel_file(built_in, device.id), **device.main.kernels}
+    for root in user:
+        kernels.update(_kernel_file(root, device.id))
+    main = dataclasses.replace(device.main, kernels=kernels)
+    return dataclasses.replace(device, processors={**device.processors, main.name: main})
+
+
+def load_node(name: str, folder: Path | None = None) -> Node:
+    """Load a node by id or alias; its device and host are given by their ids."""
+    path = _find("nodes", "node", name, folder)
+    node = _load(parse_node, path)
+    device = _find("devices", f"{path.name}: device: device", node.device, folder).stem
+    host = _find("devices", f"{path.name}: host: device", node.host, folder).stem if node.host else None
+    return dataclasses.replace(node, device=device, host=host)
+
+
+def load_cluster(name: str, folder: Path | None = None) -> Cluster:
+    """Load a cluster by id or alias; its node is given by its id."""
+    path = _find("clusters", "cluster", name, folder)
+    cluster = _load(parse_cluster, path)
+    return dataclasses.replace(cluster, node=_find("nodes", f"{path.name}: node: node", cluster.node, folder).stem)
+
+
+def load_price(device: str, folder: Path | None = None) -> Price | None:
+    """Load what a device costs; ``None`` where the catalogue states no price for it."""
+    device_id = _find("devices", "device", device, folder).stem
+    for root in _roots(folder):
+        path = root / "prices" / f"{device_id}.toml"
+        if path.is_file():
+            price = _load(parse_price, path)
+            if price.device != device_id:
+                raise ProfileError(f"{path}: device is {price.device!r}, but the file is named {path.name}")
+            return price
+    return None
+
+
+def resolve_kernels(
+    processor: Processor, folder: Path | None = None
+) -> tuple[Mapping[str, Mapping[str, Quantity]], str]:
+    """Kernel coefficients of a processor, with those of its relatives where it has none of its own.
+
+    Returns
+    -------
+    kernels : Mapping of str to Mapping of str to Quantity
+        Coefficients by kernel; the processor's own come before its relative's.
+    evidence : str
+        ``own``, ``relative's kernels: <id>``, both, or ``none``.
+
+    Raises
+    ------
+    ProfileError
+        The relatives form a circle.
+    """
+    kernels: dict[str, Mapping[str, Quantity]] = dict(processor.kernels)
+    evidence = ["own"] if kernels else []
+    seen: list[str] = []
+    relative = processor.kernels_from
+    while relative is not None:
+        device = load_device(relative, folder)
+        if device.id in seen:
+            raise ProfileError(f"kernels_from goes in a circle: {' -> '.join([*seen, device.id])}")
+        seen.append(device.id)
+        borrowed = {k: t for k, t in device.main.kernels.items() if k not in kernels}
+        if borrowed:
+            evidence.append(f"relative's kernels: {device.id}")
+        kernels.update(borrowed)
+        relative = device.main.kernels_from
+    return kernels, "; ".join(evidence) or "none"
+
+
+def _roots(folder: Path | None) -> tuple[Path, ...]:
+    """Catalogues in the order in which they are searched."""
+    if folder is None and os.environ.get(FOLDER_VARIABLE):
+        folder = Path(os.environ[FOLDER_VARIABLE])
+    if folder is None:
+        return (_BUILT_IN,)
+    if not folder.is_dir():
+        raise ProfileError(
+            f"profile folder {folder} is not a folder; it holds devices, nodes, clusters, prices, kernels"
+        )
+    return (folder, _BUILT_IN)
+
+
+def _ids(kind: str, folder: Path | None) -> list[str]:
+    return sorted({path.stem for root in _roots(folder) for path in (root / kind).glob("*.toml")})
+
+
+def _find(kind: str, what: str, name: str, folder: Path | None) -> Path:
+    """File of the profile with this id or alias; the error names the nearest ones."""
+    roots = _roots(folder)
+    names: set[str] = set()
+    for root in roots:
+        index = _index(tuple(_stamp(p) for p in sorted((root / kind).glob("*.toml"))))
+        if name.lower() in index:
+            return Path(index[name.lower()])
+        names.update(index)
+    place = f" in {roots[0]} and the built-in catalogue" if len(roots) > 1 else ""
+    raise ProfileError(f"unknown {what} {name!r}{place}; {nearest(name.lower(), names)}")
+
+
+def _load(parse: Callable[[Table, str], _Profile], path: Path) -> _Profile:
+    return _parsed(parse, _stamp(path))  # type: ignore[return-value]  # the cache drops the type variable
+
+
+@functools.lru_cache(maxsize=512)
+def _parsed(parse: Callable[[Table, str], object], stamp: _Stamp) -> object:
+    return parse(_read(stamp), Path(stamp[0]).name)
+
+
+def _kernel_file(root: Path, device_id: str) -> Kernels:
+    path = root / "kernels" / f"{device_id}.toml"
+    return _load(parse_kernels_file, path) if path.is_file() else {}
+
+
+def parse_kernels_file(table: Table, file: str) -> Kernels:
+    """Read ``kernels/<id>.toml``, whose top-level tables are kernels."""
+    return parse_kernels(table, f"kernels/{file}: ")
+
+
+def _stamp(path: Path) -> _Stamp:
+    """Identity of a file's content for the caches: path, time of change [ns] and size [bytes]."""
+    state = path.stat()
+    return str(path), state.st_mtime_ns, state.st_size
+
+
+@functools.lru_cache(maxsize=512)
+def _read(stamp: _Stamp) -> Table:
+    path = Path(stamp[0])
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ProfileError(f"{path}: not valid TOML: {error}") from error
+
+
+@functools.lru_cache(maxsize=64)
+def _index(stamps: tuple[_Stamp, ...]) -> dict[str, str]:
+    """Map every id and alias, in lower case, to its file."""
+    index: dict[str, str] = {}
+    for stamp in stamps:
+        path, table = Path(stamp[0]), _read(stamp)
+        if table.get("id") != path.stem:
+            raise ProfileError(f"{path}: id is {table.get('id')!r}; it must be the file's name, {path.stem!r}")
+        for name in (path.stem, *parse_aliases(table, path.name)):
+            taken = index.setdefault(name.lower(), str(path))
+            if taken != str(path):
+                raise ProfileError(f"{path}: the name {name!r} is also that of {Path(taken).name}")
+    return index
