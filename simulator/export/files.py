@@ -7,7 +7,7 @@ import math
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,8 @@ def write_atomically(path: str | Path, data: bytes | str) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         staging.replace(target)
     except OSError as error:
-        staging.unlink(missing_ok=True)
+        with suppress(OSError):
+            staging.unlink()
         raise _not_writable(path, error) from error
     return target
 
