@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+
+from workloads.errors import WorkloadError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,3 +48,83 @@ class RoutingTrace:
     def top_k(self) -> int:
         """Experts per token."""
         return int(self.expert_ids.shape[2])
+
+
+def check_routing(trace: RoutingTrace, num_experts: int, layers: int, top_k: int) -> None:
+    """Check that a routing trace fits a model.
+
+    Parameters
+    ----------
+    trace : RoutingTrace
+        The trace.
+    num_experts, layers, top_k : int
+        Routed experts per layer, MoE layers and experts per token of the model.
+
+    Raises
+    ------
+    WorkloadError
+        They differ; the message states both.
+    """
+    if (trace.num_experts, trace.layers, trace.top_k) != (num_experts, layers, top_k):
+        msg = (
+            f"routing trace {trace.source}: it has {trace.layers} MoE layers of {trace.num_experts} experts, "
+            f"top-{trace.top_k}; the model has {layers} MoE layers of {num_experts} experts, top-{top_k}"
+        )
+        raise WorkloadError(msg)
+
+
+def routing_fault(expert_ids: NDArray[np.integer], sequence_start: NDArray[np.integer], num_experts: int) -> str | None:
+    """Say what makes these arrays unfit to be a routing trace, naming the token and layer; ``None`` if nothing does.
+
+    Parameters
+    ----------
+    expert_ids : integer array, shape (tokens, layers, top_k)
+        Expert ids.
+    sequence_start : integer array, shape (sequences,)
+        First token of each sequence.
+    num_experts : int
+        Experts per layer.
+    """
+    if expert_ids.ndim != 3:
+        return f"expert_ids has shape {expert_ids.shape}, expected 3 axes (tokens, layers, top_k)"
+    if not np.issubdtype(expert_ids.dtype, np.integer):
+        return f"expert_ids holds {expert_ids.dtype}, expected integers"
+    if 0 in expert_ids.shape:
+        return f"expert_ids is empty: shape {expert_ids.shape}"
+    if expert_ids.min() < 0 or expert_ids.max() >= num_experts:
+        token, layer, slot = np.argwhere((expert_ids < 0) | (expert_ids >= num_experts))[0]
+        given = expert_ids[token, layer, slot]
+        return f"token {token}, layer {layer}: expert {given} does not exist, expected 0 to {num_experts - 1}"
+    repeated = _first_repeat(expert_ids)
+    if repeated is not None:
+        token, layer = repeated
+        return f"token {token}, layer {layer}: the same expert twice in {expert_ids[token, layer].tolist()}"
+    return _sequence_fault(sequence_start, expert_ids.shape[0])
+
+
+def _first_repeat(expert_ids: NDArray[np.integer]) -> tuple[int, int] | None:
+    """Find the first (token, layer) that names an expert twice. Sorting per chunk keeps the memory bounded."""
+    chunk = max(1, 2**22 // (expert_ids.shape[1] * expert_ids.shape[2]))
+    for start in range(0, expert_ids.shape[0], chunk):
+        ordered = np.sort(expert_ids[start : start + chunk], axis=2)
+        repeats = (ordered[:, :, 1:] == ordered[:, :, :-1]).any(axis=2)
+        if repeats.any():
+            token, layer = np.argwhere(repeats)[0]
+            return start + int(token), int(layer)
+    return None
+
+
+def _sequence_fault(sequence_start: NDArray[np.integer], tokens: int) -> str | None:
+    if sequence_start.ndim != 1 or not np.issubdtype(sequence_start.dtype, np.integer) or not len(sequence_start):
+        given = f"{sequence_start.dtype} of shape {sequence_start.shape}"
+        return f"sequence_start holds {given}, expected one whole number per sequence"
+    if sequence_start[0] != 0:
+        return f"sequence_start: sequence 0 starts at token {sequence_start[0]}, expected 0"
+    steps = np.diff(sequence_start.astype(np.int64))
+    if (steps <= 0).any():
+        row = int((steps <= 0).argmax()) + 1
+        before, start = sequence_start[row - 1 : row + 1]
+        return f"sequence_start: sequence {row} starts at token {start}, not after the one before ({before})"
+    if sequence_start[-1] >= tokens:
+        return f"sequence_start: the last sequence starts at token {sequence_start[-1]} of only {tokens} tokens"
+    return None
