@@ -1,0 +1,292 @@
+"""The commands: what each takes, what it calls, and how it answers."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from simulator.cli.answer import MENDABLE, answering, print_json
+
+if TYPE_CHECKING:
+    from simulator.scenario import Scenario
+
+app = typer.Typer(
+    name="moesim",
+    help="Simulate Mixture-of-Experts serving: a scenario in, throughput, latency and their reasons out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    # Plain help: rich's takes longer to import than everything else together.
+    rich_markup_mode=None,
+)
+
+
+class Catalogues(StrEnum):
+    """What ``list`` can list."""
+
+    DEVICES = "devices"
+    NODES = "nodes"
+    CLUSTERS = "clusters"
+    MODELS = "models"
+    STACKS = "stacks"
+    PRESETS = "presets"
+    KEYS = "keys"
+
+
+class Phases(StrEnum):
+    """Steps that ``explain`` can explain."""
+
+    PREFILL = "prefill"
+    DECODE = "decode"
+
+
+class _Command(TyperCommand):
+    """A command whose ``--set`` takes any number of assignments."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, spread_assignments(args))
+
+
+def spread_assignments(args: list[str]) -> list[str]:
+    """Repeat ``--set`` before each assignment that follows one.
+
+    Examples
+    --------
+    >>> spread_assignments(["a.toml", "--set", "seed=1", "parallelism.tp=2", "--json"])
+    ['a.toml', '--set', 'seed=1', '--set', 'parallelism.tp=2', '--json']
+    """
+    spread: list[str] = []
+    for arg in args:
+        follows = len(spread) > 1 and spread[-2] == "--set"
+        if follows and re.match(r"[A-Za-z_][\w.]*=", arg):
+            spread.append("--set")
+        spread.append(arg)
+    return spread
+
+
+File = Annotated[str, typer.Argument(metavar="FILE", help="Scenario file (TOML), or the name of a preset.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a key, as in parallelism.tp=8; may be repeated."),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(help="Run on this device instead; the file's node, cluster and price offer are then left out."),
+]
+Profiles = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of your own hardware profiles.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        _print_version()
+        raise typer.Exit
+
+
+@app.command(cls=_Command)
+def simulate(
+    file: File,
+    overrides: Set = None,
+    device: Device = None,
+    profiles: Profiles = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the result into this folder.")] = None,
+    as_json: Json = False,
+    no_progress: Annotated[bool, typer.Option("--no-progress", help="Show no progress bar.")] = False,
+) -> None:
+    """Simulate a scenario, event by event."""
+    with answering(as_json=as_json):
+        from simulator import api
+        from simulator.cli.console import console
+        from simulator.cli.progress import progress_bar
+        from simulator.cli.result_text import print_result
+
+        scenario = load_scenario(file, overrides or (), device, profiles)
+        with progress_bar("simulating", enabled=not no_progress) as progress:
+            result = api.simulate(scenario, progress=progress)
+        folder = None if out is None else api.save(result, out)
+        if as_json:
+            print_json(result.document())
+            return
+        text = console()
+        print_result(text, result)
+        if folder is not None:
+            text.print(f"written to {folder}")
+        text.print(f"next: {_again('explain', file, overrides, device, profiles)}", style="dim")
+
+
+@app.command(cls=_Command)
+def estimate(
+    file: File, overrides: Set = None, device: Device = None, profiles: Profiles = None, as_json: Json = False
+) -> None:
+    """Estimate the steady state in closed form, in milliseconds."""
+    with answering(as_json=as_json):
+        from simulator import api
+        from simulator.cli.console import console
+        from simulator.cli.result_text import print_estimate
+
+        answer = api.estimate(load_scenario(file, overrides or (), device, profiles))
+        if as_json:
+            print_json(answer.document())
+            return
+        text = console()
+        print_estimate(text, answer)
+        text.print(f"next: {_again('simulate', file, overrides, device, profiles)}", style="dim")
+
+
+@app.command(cls=_Command)
+def explain(
+    file: File,
+    overrides: Set = None,
+    device: Device = None,
+    profiles: Profiles = None,
+    phase: Annotated[Phases, typer.Option(help="Which kind of step.")] = Phases.DECODE,
+    batch: Annotated[int | None, typer.Option(min=1, help="Sequences in the step on each rank.")] = None,
+    context: Annotated[int | None, typer.Option(min=1, help="Tokens of each sequence.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Explain one step op by op: time, bound, equation, inputs and their sources."""
+    with answering(as_json=as_json):
+        from simulator import api
+        from simulator.cli.console import console
+        from simulator.cli.explain_text import explanation_document, print_explanation
+
+        scenario = load_scenario(file, overrides or (), device, profiles)
+        answer = api.explain(scenario, phase=phase.value, batch=batch, context=context)
+        if as_json:
+            print_json(explanation_document(answer))
+        else:
+            print_explanation(console(), answer)
+
+
+@app.command(cls=_Command)
+def check(
+    file: File, overrides: Set = None, device: Device = None, profiles: Profiles = None, as_json: Json = False
+) -> None:
+    """Check a scenario and show all findings at once; exit with 2 if one is an error."""
+    with answering(as_json=as_json):
+        from simulator import api
+        from simulator.cli.console import console
+        from simulator.cli.result_text import findings_document, print_findings
+        from simulator.errors import MoesimError
+        from simulator.results import Finding
+
+        findings: tuple[Finding, ...]
+        try:
+            scenario = load_scenario(file, overrides or (), device, profiles)
+        except MoesimError as error:
+            findings = tuple(Finding(level="error", where="", message=line) for line in str(error).splitlines())
+        else:
+            findings = tuple(api.check(scenario))
+        if as_json:
+            print_json(findings_document(file, findings))
+        else:
+            print_findings(console(), file, findings)
+        if any(finding.level == "error" for finding in findings):
+            raise typer.Exit(MENDABLE)
+
+
+@app.command("list")
+def list_(
+    what: Annotated[Catalogues, typer.Argument(metavar="WHAT", help=", ".join(Catalogues))],
+    profiles: Profiles = None,
+    as_json: Json = False,
+) -> None:
+    """List devices, nodes, clusters, models, stacks, presets, or the keys of a scenario."""
+    with answering(as_json=as_json):
+        from simulator.cli.catalogue import list_entries
+        from simulator.cli.catalogue_text import print_list
+        from simulator.cli.console import console
+
+        rows = list_entries(what.value, profiles)
+        if as_json:
+            print_json({what.value: rows})
+        else:
+            print_list(console(), what.value, rows)
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of anything listed, or a model's config.json.")],
+    profiles: Profiles = None,
+    as_json: Json = False,
+) -> None:
+    """Show one device, node, cluster, model, stack or preset, with the source of every number."""
+    with answering(as_json=as_json):
+        from simulator.cli.catalogue import show_entry
+        from simulator.cli.catalogue_text import print_entry
+        from simulator.cli.console import console
+
+        document = show_entry(name, profiles)
+        if as_json:
+            print_json(document)
+        else:
+            print_entry(console(), document)
+
+
+@app.command()
+def dashboard(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 8501,
+) -> None:
+    """Open the dashboard on this machine only."""
+    with answering():
+        from simulator.cli.serve import serve_dashboard
+
+        serve_dashboard(port)
+
+
+@app.command()
+def version() -> None:
+    """Show the version."""
+    _print_version()
+
+
+def load_scenario(
+    file: str, overrides: list[str] | tuple[str, ...], device: str | None, profiles: Path | None
+) -> Scenario:
+    """Read the scenario that a command means.
+
+    A ``device`` leaves out the file's node, cluster and price offer, which belong to the device that it replaces;
+    overrides can name others.
+    """
+    from simulator.presets import scenario_path
+    from simulator.scenario import Scenario
+
+    scenario = Scenario.load(scenario_path(file), overrides)
+    changes: dict[str, str | None] = {}
+    if device is not None and device != scenario.hardware.device:
+        assigned = {override.partition("=")[0].strip() for override in overrides}
+        changes = {key: None for key in ("node", "cluster", "price") if f"hardware.{key}" not in assigned}
+        changes["device"] = device
+    if profiles is not None:
+        changes["profiles"] = str(profiles)
+    hardware = scenario.hardware.model_copy(update=changes)
+    return scenario.model_copy(update={"hardware": hardware})
+
+
+def _again(command: str, file: str, overrides: list[str] | None, device: str | None, profiles: Path | None) -> str:
+    """Phrase another command on the same scenario."""
+    words = ["moesim", command, file]
+    for override in overrides or ():
+        words += ["--set", override]
+    if device is not None:
+        words += ["--device", device]
+    if profiles is not None:
+        words += ["--profiles", str(profiles)]
+    return shlex.join(words)
+
+
+def _print_version() -> None:
+    from importlib.metadata import version as installed
+
+    print(f"moesim {installed('moesim')}")
+    sys.stdout.flush()

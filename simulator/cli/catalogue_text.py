@@ -1,0 +1,119 @@
+"""Catalogues as text: tables of entries, and one entry in full."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from hardware_profiles.units import format_bytes, format_rate
+from simulator.cli.catalogue import Row
+from simulator.cli.console import number, pairs, table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+#: Heading and wording of the columns whose values have a unit; other columns are shown as they are.
+_COLUMNS: Mapping[str, tuple[str, Callable[[float], str]]] = {
+    "memory_bytes": ("memory", format_bytes),
+    "memory_bandwidth_bytes_per_s": ("bandwidth", format_rate),
+    "bfloat16_flops_per_s": ("peak bf16", lambda rate: format_rate(rate, "FLOP/s")),
+    "link_bytes_per_s": ("NIC", format_rate),
+    "parameters": ("parameters", lambda count: f"{number(count / 1e9)} B"),
+    "active_parameters": ("active", lambda count: f"{number(count / 1e9)} B"),
+    "kv_bytes_per_token": ("KV per token", format_bytes),
+    "weight_bytes": ("weights", format_bytes),
+}
+
+
+def print_list(out: Console, kind: str, rows: list[Row]) -> None:
+    """Print one catalogue as a table."""
+    if not rows:
+        out.print(f"no {kind}")
+        return
+    headings = {key: _COLUMNS[key][0] if key in _COLUMNS else key.replace("_", " ") for key in rows[0]}
+    right = {headings[key] for key in rows[0] if isinstance(rows[0][key], (int, float))}
+    result = table(*headings.values(), right=right)
+    for row in rows:
+        result.add_row(*(_cell(key, value) for key, value in row.items()))
+    out.print(result)
+
+
+def _cell(key: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if key in _COLUMNS:
+        return _COLUMNS[key][1](value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
+
+
+def print_entry(out: Console, document: Row) -> None:
+    """Print everything about one entry."""
+    out.print(f"{document['kind']} {document['name']}", style="bold")
+    if document["kind"] == "preset":
+        out.print(f"{document['file']}\n", style="dim")
+        out.print(document["toml"], end="")
+        return
+    out.print(pairs((key, _fact(value)) for key, value in document["facts"].items()))
+    if document["kind"] == "model":
+        _print_model(out, document)
+    else:
+        _print_quantities(out, document["quantities"])
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(str(item) for item in value)
+    return str(value)
+
+
+def _print_quantities(out: Console, rows: list[Row]) -> None:
+    result = table("quantity", "value", "status", "source", right=["value"])
+    for row in rows:
+        error = "" if row["error"] is None else f" ±{100 * row['error']:.0f} %"
+        unit = "" if row["unit"] == "1" else f" {row['unit']}"
+        source = f"{row['source']}; {row['note']}" if row["note"] else row["source"]
+        result.add_row(row["key"], f"{row['stated']:.6g}{unit}{error}", row["status"], source)
+    out.print(result)
+
+
+def _print_model(out: Console, document: Row) -> None:
+    shapes = table("layers", "attention", "ffn", right=["layers"])
+    for run in document["layers"]:
+        shapes.add_row(str(run["repeat"]), _block(run["attention"]), _block(run["ffn"]))
+    out.print(shapes)
+    parts = table("part", "parameters", "active", "weights", right=["parameters", "active", "weights"])
+    for part in document["parts"]:
+        parts.add_row(
+            part["part"].replace("_", " "),
+            f"{number(part['parameters'] / 1e9)} B",
+            f"{number(part['active_parameters'] / 1e9)} B",
+            format_bytes(part["weight_bytes"]),
+        )
+    out.print(parts)
+    flops, context = document["flops_per_token"], document["flops_context"]
+    out.print(
+        pairs(
+            [
+                ("total", f"{number(document['parameters'] / 1e9, 4)} B parameters (without MTP)"),
+                ("active", f"{number(document['active_parameters'] / 1e9, 4)} B parameters"),
+                (
+                    "active without embedding",
+                    f"{number(document['active_parameters_without_embedding'] / 1e9, 4)} B parameters",
+                ),
+                ("weights", format_bytes(document["weight_bytes"])),
+                ("KV cache", f"{format_bytes(document['kv_bytes_per_token'])} per token"),
+                ("state", f"{format_bytes(document['state_bytes_per_sequence'])} per sequence"),
+                (f"prefill of {context} tokens", f"{format_rate(flops['prefill'], 'FLOP')} per token"),
+                (f"decode at {context} tokens", f"{format_rate(flops['decode'], 'FLOP')} per token"),
+            ]
+        )
+    )
+
+
+def _block(block: Mapping[str, Any] | None) -> str:
+    if block is None:
+        return "-"
+    fields = ", ".join(f"{key} {value}" for key, value in block.items() if key != "kind" and value is not False)
+    return f"{block['kind']}: {fields}"

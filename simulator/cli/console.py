@@ -1,0 +1,85 @@
+"""Text on a terminal: one console, and numbers as people read them."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from hardware_profiles.units import format_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+#: Columns of text where nobody says how wide the reader's window is.
+_WIDTH_OF_FILES = 120
+_ABSENT = "-"
+
+
+def console() -> Console:
+    """Return a console on standard output: as wide as the terminal, without colours where there is none.
+
+    Brackets in messages are text, not markup.
+    """
+    sized = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(markup=False, emoji=False, highlight=False, width=None if sized else _WIDTH_OF_FILES)
+
+
+def table(*headings: str, title: str | None = None, right: Iterable[str] = ()) -> Table:
+    """Return an empty table with these headings, some of them right-aligned."""
+    result = Table(box=SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    for heading in headings:
+        result.add_column(heading, justify="right" if heading in right else "left", overflow="fold")
+    return result
+
+
+def pairs(rows: Iterable[tuple[str, str]]) -> Table:
+    """Return a grid of names and values."""
+    result = Table.grid(padding=(0, 2))
+    result.add_column(style="dim")
+    result.add_column(overflow="fold")
+    for name, value in rows:
+        result.add_row(name, value)
+    return result
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Write a number with three significant digits and thousands separators, without an exponent below 1e15.
+
+    Examples
+    --------
+    >>> number(12345.6), number(0.01234), number(float("nan"))
+    ('12,300', '0.0123', '-')
+    """
+    if not math.isfinite(value):
+        return _ABSENT
+    if value == 0:
+        return "0"
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    if decimals > 8 or abs(value) >= 1e15:
+        return f"{value:.{digits - 1}e}"
+    rounded = float(f"{value:.{digits - 1}e}")
+    text = f"{rounded:,.{decimals}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def seconds(value: float) -> str:
+    """Write a time [s] in the unit that suits it; a dash where there is none."""
+    return format_seconds(value) if math.isfinite(value) else _ABSENT
+
+
+def percent(share: float) -> str:
+    """Write a share [1] in percent."""
+    return f"{100 * share:.1f} %" if math.isfinite(share) else _ABSENT
+
+
+def bar(share: float, width: int = 20) -> Text:
+    """Draw a share [1] as a bar."""
+    filled = round(width * min(max(share, 0.0), 1.0)) if math.isfinite(share) else 0
+    return Text("█" * filled, style="cyan")
