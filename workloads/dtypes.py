@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 #: Bytes per element by storage dtype, scales included [bytes].
 #: fp8_block: one float32 scale per 128x128 weights; mxfp4: one byte per 32; nvfp4: one byte per 16; int4: 2 per 32.

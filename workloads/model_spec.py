@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 DType = Literal["float32", "bfloat16", "fp8", "fp8_block", "int8", "mxfp4", "nvfp4", "int4"]
-ActiveConvention = Literal["all", "without_embedding"]
+ActiveConvention = Literal["all", "without_embedding", "without_embedding_and_head"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +141,8 @@ class ModelSpec:
     """A language model: layers in order, embeddings, multi-token-prediction heads and dtypes.
 
     ``published_active`` counts every parameter that a token meets, as most publishers do, or leaves out the input
-    embedding (a lookup) where ``published_active_convention`` says so. Each MTP layer repeats the last layer.
+    embedding (a lookup), or the LM head as well, where ``published_active_convention`` says so. Each MTP layer
+    repeats the last layer.
     """
 
     name: str
