@@ -148,7 +148,7 @@ def active_experts(trace: RoutingTrace, batch: int) -> NDArray[np.int64]:
     touched = np.zeros((batches, trace.layers, trace.num_experts), bool)
     row = np.repeat(np.arange(batches), batch)[:, None, None]
     touched[row, np.arange(trace.layers)[None, :, None], trace.expert_ids[: batches * batch]] = True
-    return np.count_nonzero(touched, axis=2)
+    return np.asarray(touched.sum(axis=2), np.int64)
 
 
 def repeat_fraction(trace: RoutingTrace) -> NDArray[np.float64]:

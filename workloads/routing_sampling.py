@@ -1,0 +1,158 @@
+"""Drawing distinct experts: successive sampling without replacement, exact and vectorised.
+
+A router's choice is modelled as successive sampling: the first expert is drawn from the popularity, each next one
+from the popularity of those not yet chosen. That is the law of Gumbel top-k [1]_. Here it is drawn by rejection: draw
+every slot independently through the inverse cumulative popularity, then redraw each slot that repeats a lower one.
+The values below a slot only ever gain members while they settle, so a slot's last draw is a draw from the popularity
+restricted to what its lower slots left over, as it should be. With top_k far below the number of experts few rows
+need a second draw, which is much faster than one Gumbel variate per expert. Rows that still repeat after
+``MAX_REDRAWS`` rounds (a popularity so skewed that rejection stalls, or top_k near the number of experts) are settled
+by Gumbel top-k from their first unsettled slot on.
+
+References
+----------
+.. [1] W. Kool, H. van Hoof, M. Welling, "Stochastic Beams and Where to Find Them", ICML 2019, section 2.3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MAX_REDRAWS = 24
+# An expert that a generator gives (almost) no popularity can still be drawn once all others are taken.
+LEAST_POPULARITY = 1e-12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Popularity:
+    """Popularities ready to draw from.
+
+    Attributes
+    ----------
+    weights : float64 array, shape (rows, experts)
+        Probability of each expert; rows sum to 1.
+    cumulative : float64 array, shape (rows * experts,)
+        Cumulative probability of each row plus the row's index, so that one search serves all rows.
+    """
+
+    weights: NDArray[np.float64]
+    cumulative: NDArray[np.float64]
+
+
+def prepare_popularity(weights: NDArray[np.floating]) -> Popularity:
+    """Normalise rows of weights.
+
+    Parameters
+    ----------
+    weights : float array, shape (rows, experts)
+        Relative popularity of each expert, at least 0.
+    """
+    shares = np.asarray(weights, np.float64)
+    shares = np.maximum(shares / shares.sum(axis=1, keepdims=True), LEAST_POPULARITY)
+    shares /= shares.sum(axis=1, keepdims=True)
+    cumulative = np.cumsum(shares, axis=1)
+    cumulative[:, -1] = 1.0
+    rows = np.arange(len(shares))[:, None]
+    return Popularity(weights=shares, cumulative=(cumulative + rows).ravel())
+
+
+def draw_distinct(
+    rng: np.random.Generator,
+    popularity: Popularity,
+    row: NDArray[np.integer],
+    top_k: int,
+    held: NDArray[np.integer] | None = None,
+    held_count: NDArray[np.integer] | None = None,
+    allowed: NDArray[np.bool_] | None = None,
+) -> NDArray[Any]:
+    """Draw ``top_k`` distinct experts per item.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        The ``routing`` stream.
+    popularity : Popularity
+        Popularities.
+    row : integer array, shape (items,)
+        The row of the popularity that each item draws from.
+    top_k : int
+        Experts per item, at most the experts (or the allowed ones).
+    held, held_count : integer arrays, shapes (top_k, items) and (items,), optional
+        Distinct allowed experts that an item has already, in its first ``held_count`` slots.
+    allowed : bool array, shape (items, experts), optional
+        Experts that each item may choose; all by default.
+
+    Returns
+    -------
+    integer array, shape (top_k, items)
+        Expert ids in the order drawn.
+    """
+    experts = popularity.weights.shape[1]
+    ids = np.empty((top_k, len(row)), np.int16 if experts <= np.iinfo(np.int16).max else np.int32)
+    for slot in range(top_k):
+        if held is None or held_count is None:
+            ids[slot] = _draw(rng, popularity, row)
+        else:
+            missing = np.flatnonzero(held_count <= slot)
+            ids[slot] = held[slot]
+            ids[slot, missing] = _draw(rng, popularity, row[missing])
+    items: NDArray[np.integer] = np.arange(len(row))
+    for _ in range(MAX_REDRAWS):
+        items, wrong = _unsettled(ids, items, allowed)
+        if not len(items):
+            return ids
+        slot, item = np.nonzero(wrong)
+        ids[slot, items[item]] = _draw(rng, popularity, row[items[item]])
+    items, wrong = _unsettled(ids, items, allowed)
+    if len(items):
+        open_to = np.ones((len(items), experts), bool) if allowed is None else allowed[items].copy()
+        ids[:, items] = _gumbel(rng, popularity.weights[row[items]], ids[:, items], wrong, open_to)
+    return ids
+
+
+def _draw(rng: np.random.Generator, popularity: Popularity, row: NDArray[np.integer]) -> NDArray[np.integer]:
+    """One independent draw per item through the inverse cumulative popularity."""
+    experts = popularity.weights.shape[1]
+    found = np.searchsorted(popularity.cumulative, row + rng.random(len(row)), side="right")
+    # Adding the row can round a draw just below 1 up to the next row.
+    return np.asarray(np.minimum(found - row * experts, experts - 1))
+
+
+def _unsettled(
+    ids: NDArray[np.integer], items: NDArray[np.integer], allowed: NDArray[np.bool_] | None
+) -> tuple[NDArray[np.integer], NDArray[np.bool_]]:
+    """Find the items in play with a slot to redraw, and those slots, shape (top_k, items)."""
+    play = ids[:, items]
+    wrong = np.zeros(play.shape, bool)
+    for slot in range(1, len(play)):
+        for lower in range(slot):
+            wrong[slot] |= play[slot] == play[lower]
+    if allowed is not None:
+        wrong |= ~allowed[items, play]
+    again = wrong.any(axis=0)
+    return items[again], wrong[:, again]
+
+
+def _gumbel(
+    rng: np.random.Generator,
+    weights: NDArray[np.float64],
+    ids: NDArray[np.integer],
+    wrong: NDArray[np.bool_],
+    open_to: NDArray[np.bool_],
+) -> NDArray[np.integer]:
+    """Fill each item from its first wrong slot on with the Gumbel top-k of the experts still open to it."""
+    top_k, _items = ids.shape
+    first = wrong.argmax(axis=0)
+    slot = np.arange(top_k)[:, None]
+    settled = slot < first
+    open_to[np.nonzero(settled)[1], ids[settled]] = False
+    keys = np.where(open_to, np.log(weights) + rng.gumbel(size=weights.shape), -np.inf)
+    best = np.argsort(-keys, axis=1)[:, :top_k].T
+    filled = np.take_along_axis(best, np.maximum(slot - first, 0), axis=0)
+    return np.where(settled, ids, filled)
