@@ -58,8 +58,8 @@ def prepare_popularity(weights: NDArray[np.floating]) -> Popularity:
     shares /= shares.sum(axis=1, keepdims=True)
     cumulative = np.cumsum(shares, axis=1)
     cumulative[:, -1] = 1.0
-    rows = np.arange(len(shares))[:, None]
-    return Popularity(weights=shares, cumulative=(cumulative + rows).ravel())
+    cumulative += np.arange(len(shares))[:, None]
+    return Popularity(weights=shares, cumulative=cumulative.ravel())
 
 
 def draw_distinct(
@@ -107,8 +107,8 @@ def draw_distinct(
         items, wrong = _unsettled(ids, items, allowed)
         if not len(items):
             return ids
-        slot, item = np.nonzero(wrong)
-        ids[slot, items[item]] = _draw(rng, popularity, row[items[item]])
+        slots, position = np.nonzero(wrong)
+        ids[slots, items[position]] = _draw(rng, popularity, row[items[position]])
     items, wrong = _unsettled(ids, items, allowed)
     if len(items):
         open_to = np.ones((len(items), experts), bool) if allowed is None else allowed[items].copy()
