@@ -177,6 +177,10 @@ def _find(kind: str, what: str, name: str, folder: Path | None) -> Path:
     roots = _roots(folder)
     names: set[str] = set()
     for root in roots:
+        # An id is its file's name, so that only aliases need all files.
+        direct = root / kind / f"{name.lower()}.toml"
+        if direct.is_file():
+            return direct
         index = _index(tuple(_stamp(p) for p in sorted((root / kind).glob("*.toml"))))
         if name.lower() in index:
             return Path(index[name.lower()])
@@ -214,9 +218,12 @@ def _stamp(path: Path) -> _Stamp:
 def _read(stamp: _Stamp) -> Table:
     path = Path(stamp[0])
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ProfileError(f"{path}: not valid TOML: {error}") from error
+    if "id" in table and table["id"] != path.stem:
+        raise ProfileError(f"{path}: id is {table['id']!r}; it must be the file's name, {path.stem!r}")
+    return table
 
 
 @functools.lru_cache(maxsize=64)
@@ -225,8 +232,6 @@ def _index(stamps: tuple[_Stamp, ...]) -> dict[str, str]:
     index: dict[str, str] = {}
     for stamp in stamps:
         path, table = Path(stamp[0]), _read(stamp)
-        if table.get("id") != path.stem:
-            raise ProfileError(f"{path}: id is {table.get('id')!r}; it must be the file's name, {path.stem!r}")
         for name in (path.stem, *parse_aliases(table, path.name)):
             taken = index.setdefault(name.lower(), str(path))
             if taken != str(path):

@@ -1,0 +1,220 @@
+"""The hardware of a scenario: device, node, cluster and price, with what the cost model needs of them.
+
+Profiles keep provenance; :class:`Silicon` and :class:`Fabric` are the same facts as plain floats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from hardware_profiles.loader import (
+    cluster_names,
+    load_cluster,
+    load_device,
+    load_node,
+    load_price,
+    node_names,
+    resolve_kernels,
+)
+from hardware_profiles.schema import Cluster, Device, LinkName, Node, Processor, Quantity
+from simulator.cost.kernel import Fabric, Silicon
+from simulator.errors import ProfileError, nearest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hardware:
+    """Where a scenario runs.
+
+    Attributes
+    ----------
+    device, node : Device, Node
+        The accelerator and what holds it; a device without a node profile stands alone in one of its own.
+    cluster : Cluster or None
+        What joins nodes; ``None`` where there is but one.
+    nodes : int
+        Nodes at hand: the cluster's catalogue size unless the caller said otherwise.
+    silicon : Silicon
+        The main processor as floats.
+    fabric : Fabric
+        The links as floats.
+    price : Quantity or None
+        Cost of one device per time [USD/s]; ``None`` where the catalogue has no price.
+    kernels : Mapping of str to Mapping of str to Quantity
+        Coefficients by kernel, relatives' included.
+    evidence : str
+        Whose kernels they are: ``own`` or ``relative's kernels: <id>``.
+    """
+
+    device: Device
+    node: Node
+    cluster: Cluster | None
+    nodes: int
+    silicon: Silicon
+    fabric: Fabric
+    price: Quantity | None
+    kernels: Mapping[str, Mapping[str, Quantity]]
+    evidence: str
+
+    @property
+    def devices(self) -> int:
+        """Devices at hand over all nodes [1]."""
+        return self.node.devices * self.nodes
+
+
+def load_hardware(
+    device: str,
+    node: str | None = None,
+    cluster: str | None = None,
+    folder: Path | None = None,
+    *,
+    nodes: int | None = None,
+    offer: str | None = None,
+) -> Hardware:
+    """Load what a scenario names and check that it fits together.
+
+    Parameters
+    ----------
+    device : str
+        Id or alias of the device.
+    node : str or None
+        Node profile; where absent, the cluster's, else the first one with this device, else the device alone.
+    cluster : str or None
+        Cluster profile; where absent and more than one node is wanted, the first one with this node.
+    folder : Path or None
+        The user's profiles.
+    nodes : int or None
+        Nodes at hand; where absent, one, or the catalogue size of a cluster that was named.
+    offer : str or None
+        Price offer; the device's default where absent.
+
+    Raises
+    ------
+    ProfileError
+        A name is unknown, the node holds another device, the cluster joins other nodes, or no cluster joins these.
+    """
+    accelerator = load_device(device, folder)
+    joined = load_cluster(cluster, folder) if cluster is not None else None
+    home = _choose_node(accelerator, node or (joined.node if joined else None), folder)
+    if joined is None and nodes is not None and nodes > 1:
+        joined = _cluster_of(home, nodes, folder)
+    if joined is not None and joined.node != home.id:
+        raise ProfileError(f"cluster {joined.id} joins {joined.node} nodes, not {home.id}")
+    kernels, evidence = resolve_kernels(accelerator.main, folder)
+    return Hardware(
+        device=accelerator,
+        node=home,
+        cluster=joined,
+        nodes=nodes or (joined.nodes if joined else 1),
+        silicon=silicon_of(accelerator.main),
+        fabric=fabric_of(accelerator, home, joined),
+        price=_price(accelerator, offer, folder),
+        kernels=kernels,
+        evidence=evidence,
+    )
+
+
+def silicon_of(processor: Processor) -> Silicon:
+    """Take the floats of a processor; one without a cache has none to hit."""
+    return Silicon(
+        units=processor.units.value,
+        clock=processor.clock.value,
+        peak={dtype: quantity.value for dtype, quantity in processor.peak.items()},
+        memory_bandwidth=processor.memory_bandwidth.value,
+        cache=processor.cache.value if processor.cache else 0.0,
+    )
+
+
+def fabric_of(device: Device, node: Node, cluster: Cluster | None = None) -> Fabric:
+    """Take the floats of the links, per device and direction.
+
+    A device's share of the scale-out fabric is its share of the node's NICs, over the oversubscription of the leaf:
+    what it gets when every device sends to other nodes at once. Without a cluster it is the device's own port.
+
+    Raises
+    ------
+    ProfileError
+        The node joins its devices by a link that the device lacks, or a cluster joins nodes that have no NIC.
+    """
+    up = _scale_up_link(device, node)
+    if cluster is None:
+        out = device.links.get("scale_out")
+        out_bandwidth, out_latency = (out.bandwidth.value, out.latency.value) if out else up
+    else:
+        if node.nics == 0:
+            raise ProfileError(f"node {node.id} has no NIC, so that cluster {cluster.id} cannot join it to others")
+        share = node.nics / node.devices / cluster.oversubscription.value
+        out_bandwidth, out_latency = cluster.link.bandwidth.value * share, cluster.link.latency.value
+    return Fabric(
+        domain=node.devices if node.scale_up != "none" else 1,
+        scale_up_bandwidth=up[0],
+        scale_up_latency=up[1],
+        scale_out_bandwidth=out_bandwidth,
+        scale_out_latency=out_latency,
+        switched=node.scale_up != "full_mesh",
+    )
+
+
+def _scale_up_link(device: Device, node: Node) -> tuple[float, float]:
+    """Bandwidth [bytes/s] and latency [s] between devices of a node."""
+    name: LinkName = "host" if node.scale_up == "none" else "scale_up"
+    link = device.links.get(name)
+    if link is not None:
+        return link.bandwidth.value, link.latency.value
+    if node.devices > 1:
+        raise ProfileError(f"node {node.id} joins its devices by {name} links, but device {device.id} states none")
+    # A device alone exchanges data with nobody but itself, through its memory.
+    return device.main.memory_bandwidth.value, 0.0
+
+
+def _choose_node(device: Device, name: str | None, folder: Path | None) -> Node:
+    if name is not None:
+        node = load_node(name, folder)
+        if node.device != device.id:
+            fitting = ", ".join(n.id for n in _nodes_of(device, folder)) or "none in the catalogue"
+            raise ProfileError(f"node {node.id} holds {node.device}, not {device.id}; nodes of {device.id}: {fitting}")
+        return node
+    fitting_nodes = _nodes_of(device, folder)
+    return fitting_nodes[0] if fitting_nodes else _alone(device)
+
+
+def _nodes_of(device: Device, folder: Path | None) -> list[Node]:
+    nodes = (load_node(name, folder) for name in node_names(folder))
+    return [node for node in nodes if node.device == device.id]
+
+
+def _alone(device: Device) -> Node:
+    """A node of one device, for devices that the catalogue puts in none."""
+    return Node(
+        id=f"{device.id}-alone",
+        name=f"One {device.name}",
+        device=device.id,
+        devices=1,
+        scale_up="none",
+        host=None,
+        hosts=1,
+        nics=0,
+        all_in_power=device.tdp,
+        note="No node profile has this device; power is that of the device alone.",
+    )
+
+
+def _cluster_of(node: Node, nodes: int, folder: Path | None) -> Cluster:
+    clusters = (load_cluster(name, folder) for name in cluster_names(folder))
+    for cluster in clusters:
+        if cluster.node == node.id:
+            return cluster
+    raise ProfileError(f"{nodes} nodes are wanted, but no cluster joins {node.id} nodes; add a cluster profile")
+
+
+def _price(device: Device, offer: str | None, folder: Path | None) -> Quantity | None:
+    price = load_price(device.id, folder)
+    if price is None:
+        if offer is not None:
+            raise ProfileError(f"price offer {offer!r}: the catalogue has no price of {device.id}")
+        return None
+    wanted = offer or price.default
+    if wanted not in price.offers:
+        raise ProfileError(f"{device.id} has no price offer {wanted!r}; {nearest(wanted, price.offers)}")
+    return price.offers[wanted]
