@@ -1,0 +1,100 @@
+"""What the documents point at is there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), ROOT / "benchmarks" / "README.md", *PAGES]
+
+
+def nav_entries(nav: list[Any]) -> Iterator[str]:
+    for entry in nav:
+        target = next(iter(entry.values())) if isinstance(entry, dict) else entry
+        if isinstance(target, list):
+            yield from nav_entries(target)
+        else:
+            yield target
+
+
+def names(paths: list[Path]) -> list[str]:
+    return [path.relative_to(ROOT).as_posix() for path in paths]
+
+
+def without_code(text: str) -> str:
+    return re.sub(r"^```.*?^```|`[^`\n]*`", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def anchors(document: Path) -> set[str]:
+    """Headings as the site and code hosts link to them."""
+    headings = re.findall(r"^#+ +(.*)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[\s]+", "-", re.sub(r"[^\w\s-]", "", heading.lower()).strip()) for heading in headings}
+
+
+def test_the_navigation_names_every_page_once_and_no_other() -> None:
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    listed = list(nav_entries(site["nav"]))
+    assert sorted(listed) == sorted(path.relative_to(DOCS).as_posix() for path in PAGES)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=names(DOCUMENTS))
+def test_relative_links_lead_somewhere(document: Path) -> None:
+    broken = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", without_code(document.read_text(encoding="utf-8"))):
+        target, _, anchor = unquote(link).partition("#")
+        if re.match(r"[a-z]+:", target):
+            continue
+        place = document.parent / target if target else document
+        if not place.exists() or (anchor and anchor not in anchors(place)):
+            broken.append(link)
+    assert broken == []
+
+
+@pytest.mark.parametrize("document", PAGES, ids=names(PAGES))
+def test_pages_of_the_site_link_to_pages_of_the_site_alone(document: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s#]+)", without_code(document.read_text(encoding="utf-8"))):
+        if not re.match(r"[a-z]+:", link):
+            assert (document.parent / link).resolve().is_relative_to(DOCS), link
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=names(DOCUMENTS))
+def test_a_document_has_one_title_and_closes_its_code_blocks(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    assert text.startswith("# ")
+    assert len(re.findall(r"^```", text, re.MULTILINE)) % 2 == 0
+
+
+def test_readers_of_the_readme_find_the_files_that_it_names() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"examples/[\w.-]+\.toml", text)) | set(re.findall(r"^\| `(\w+/)` \|", text, re.MULTILINE))
+    assert len(named) > 5
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
+def test_the_changelog_lists_what_is_unreleased_and_what_changed_numbers() -> None:
+    headings = re.findall(r"^##+ .*$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert headings[0] == "## Unreleased"
+    assert "### Model changes" in headings
+
+
+def test_no_tracked_file_names_a_place_on_a_developers_disk() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, check=False, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip(f"not a git checkout: {listed.stderr.strip()}")
+    found = []
+    for name in listed.stdout.splitlines():
+        path = ROOT / name
+        if path.suffix in {".py", ".md", ".toml", ".yml", ".json", ".cff", ""} and path.is_file():
+            text = path.read_text(encoding="utf-8", errors="ignore")
+            found += [f"{name}: {match}" for match in re.findall(r"/(?:home|root|Users|work)/[\w.-]+/", text)]
+    assert found == []
