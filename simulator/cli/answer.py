@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import math
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -46,35 +42,7 @@ def say(message: str) -> None:
 
 
 def print_json(document: Mapping[str, Any]) -> None:
-    """Print one strict JSON document (RFC 8259): numbers that JSON cannot hold become null."""
-    print(json.dumps(plain(document), allow_nan=False, indent=2))
+    """Print one strict JSON document (RFC 8259) in UTF-8; numbers that JSON cannot hold become null."""
+    from simulator.export.files import encode_json
 
-
-def plain(value: Any) -> Any:
-    """Reduce a value to what JSON holds.
-
-    Dataclasses become objects, arrays and numpy scalars become lists and numbers, NaN and infinities become null.
-
-    Examples
-    --------
-    >>> plain({"a": (1, float("nan"))})
-    {'a': [1, None]}
-    """
-    if value is None or isinstance(value, (str, bool, int)):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if isinstance(value, (set, frozenset)):
-        return sorted(plain(item) for item in value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, Path):
-        return str(value)
-    if hasattr(value, "tolist"):
-        return plain(value.tolist())
-    msg = f"a {type(value).__name__} has no place in JSON"
-    raise TypeError(msg)
+    typer.echo(encode_json(document), nl=False)

@@ -109,8 +109,12 @@ def simulate(
         from simulator.cli.console import console
         from simulator.cli.progress import progress_bar
         from simulator.cli.result_text import print_result
+        from simulator.export.files import check_output_folder
 
         scenario = load_scenario(file, overrides or (), device, profiles)
+        if out is not None:
+            # Before the run, so that nobody waits for a result that cannot be kept.
+            check_output_folder(out)
         with progress_bar("simulating", enabled=not no_progress) as progress:
             result = api.simulate(scenario, progress=progress)
         folder = None if out is None else api.save(result, out)

@@ -6,7 +6,6 @@ import dataclasses
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +198,7 @@ def _show_model(name: str, _profiles: Path | None) -> Row:
         "kind": "model",
         "name": model.name,
         "facts": dict(facts(plain)),
-        "layers": _layer_runs(model),
+        "layers": _layer_kinds(model),
         "parts": [
             {"part": part, "parameters": total[part], "active_parameters": active[part], "weight_bytes": stored[part]}
             for part in total
@@ -218,10 +217,12 @@ def _show_model(name: str, _profiles: Path | None) -> Row:
     }
 
 
-def _layer_runs(model: ModelSpec) -> list[Row]:
-    """Fold equal neighbours into one row each."""
-    runs = ((layer, len(list(group))) for layer, group in groupby(model.layers))
-    return [{"repeat": repeat, **_layer(layer)} for layer, repeat in runs]
+def _layer_kinds(model: ModelSpec) -> list[Row]:
+    """Fold equal layers into one row each, in the order in which they first appear."""
+    places: dict[Layer, list[int]] = {}
+    for index, layer in enumerate(model.layers):
+        places.setdefault(layer, []).append(index)
+    return [{"layers": indices, **_layer(layer)} for layer, indices in places.items()]
 
 
 def _layer(layer: Layer) -> Row:

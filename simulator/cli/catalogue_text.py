@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hardware_profiles.units import format_bytes, format_rate
 from simulator.cli.catalogue import Row
-from simulator.cli.console import number, pairs, table
+from simulator.cli.console import count_text, pairs, table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,8 +18,8 @@ _COLUMNS: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "memory_bandwidth_bytes_per_s": ("bandwidth", format_rate),
     "bfloat16_flops_per_s": ("peak bf16", lambda rate: format_rate(rate, "FLOP/s")),
     "link_bytes_per_s": ("NIC", format_rate),
-    "parameters": ("parameters", lambda count: f"{number(count / 1e9)} B"),
-    "active_parameters": ("active", lambda count: f"{number(count / 1e9)} B"),
+    "parameters": ("parameters", count_text),
+    "active_parameters": ("active", count_text),
     "kv_bytes_per_token": ("KV per token", format_bytes),
     "weight_bytes": ("weights", format_bytes),
 }
@@ -31,7 +31,7 @@ def print_list(out: Console, kind: str, rows: list[Row]) -> None:
         out.print(f"no {kind}")
         return
     headings = {key: _COLUMNS[key][0] if key in _COLUMNS else key.replace("_", " ") for key in rows[0]}
-    right = {headings[key] for key in rows[0] if isinstance(rows[0][key], (int, float))}
+    right = {headings[key] for key in rows[0] if type(rows[0][key]) in (int, float)}
     result = table(*headings.values(), right=right)
     for row in rows:
         result.add_row(*(_cell(key, value) for key, value in row.items()))
@@ -65,7 +65,7 @@ def print_entry(out: Console, document: Row) -> None:
 def _fact(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(str(item) for item in value)
-    return str(value)
+    return number(value, 4) if isinstance(value, float) else str(value)
 
 
 def _print_quantities(out: Console, rows: list[Row]) -> None:
@@ -79,16 +79,17 @@ def _print_quantities(out: Console, rows: list[Row]) -> None:
 
 
 def _print_model(out: Console, document: Row) -> None:
-    shapes = table("layers", "attention", "ffn", right=["layers"])
-    for run in document["layers"]:
-        shapes.add_row(str(run["repeat"]), _block(run["attention"]), _block(run["ffn"]))
+    shapes = table("layers", "at", "attention", "ffn", right=["layers"])
+    for kind in document["layers"]:
+        places = _ranges(kind["layers"])
+        shapes.add_row(str(len(kind["layers"])), places, _block(kind["attention"]), _block(kind["ffn"]))
     out.print(shapes)
     parts = table("part", "parameters", "active", "weights", right=["parameters", "active", "weights"])
     for part in document["parts"]:
         parts.add_row(
             part["part"].replace("_", " "),
-            f"{number(part['parameters'] / 1e9)} B",
-            f"{number(part['active_parameters'] / 1e9)} B",
+            count_text(part["parameters"]),
+            count_text(part["active_parameters"]),
             format_bytes(part["weight_bytes"]),
         )
     out.print(parts)
@@ -96,11 +97,11 @@ def _print_model(out: Console, document: Row) -> None:
     out.print(
         pairs(
             [
-                ("total", f"{number(document['parameters'] / 1e9, 4)} B parameters (without MTP)"),
-                ("active", f"{number(document['active_parameters'] / 1e9, 4)} B parameters"),
+                ("total", f"{count_text(document['parameters'], 4)} parameters (without MTP)"),
+                ("active", f"{count_text(document['active_parameters'], 4)} parameters"),
                 (
                     "active without embedding",
-                    f"{number(document['active_parameters_without_embedding'] / 1e9, 4)} B parameters",
+                    f"{count_text(document['active_parameters_without_embedding'], 4)} parameters",
                 ),
                 ("weights", format_bytes(document["weight_bytes"])),
                 ("KV cache", f"{format_bytes(document['kv_bytes_per_token'])} per token"),
@@ -110,6 +111,18 @@ def _print_model(out: Console, document: Row) -> None:
             ]
         )
     )
+
+
+def _ranges(indices: Sequence[int], most: int = 3) -> str:
+    """Write sorted numbers as ranges, the first few of them."""
+    ranges: list[list[int]] = []
+    for index in indices:
+        if ranges and index == ranges[-1][-1] + 1:
+            ranges[-1] = [ranges[-1][0], index]
+        else:
+            ranges.append([index])
+    shown = [f"{r[0]}-{r[-1]}" if len(r) > 1 else str(r[0]) for r in ranges[:most]]
+    return ", ".join(shown) + (", ..." if len(ranges) > most else "")
 
 
 def _block(block: Mapping[str, Any] | None) -> str:

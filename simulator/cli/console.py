@@ -69,6 +69,20 @@ def number(value: float, digits: int = 3) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
+def count_text(count: float, digits: int = 3) -> str:
+    """Write a number of parameters in thousands, millions, billions or trillions.
+
+    Examples
+    --------
+    >>> count_text(671e9), count_text(882_000)
+    ('671 B', '882 k')
+    """
+    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{number(count / size, digits)} {letter}"
+    return number(count, digits)
+
+
 def seconds(value: float) -> str:
     """Write a time [s] in the unit that suits it; a dash where there is none."""
     return format_seconds(value) if math.isfinite(value) else _ABSENT

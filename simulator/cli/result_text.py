@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from simulator.cli.console import bar, number, pairs, percent, seconds, table
@@ -141,7 +142,7 @@ def findings_document(name: str, findings: Sequence[Finding]) -> dict[str, objec
     """Return the JSON document of a check."""
     return {
         "scenario": name,
-        "findings": list(findings),
+        "findings": [asdict(finding) for finding in findings],
         "errors": sum(finding.level == "error" for finding in findings),
         "warnings": sum(finding.level == "warning" for finding in findings),
     }
