@@ -1,0 +1,91 @@
+"""Estimates, explanations and results, each computed once per scenario hash and kept for later links."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Literal
+
+import streamlit as st
+
+from simulator import api
+from simulator.errors import MoesimError
+from simulator.results import Estimate, Explanation, Finding, Result
+from simulator.scenario import Scenario
+
+#: Results kept in memory; a result frame has a row per request and per step.
+_MOST_RESULTS = 8
+#: Seconds between two redraws of the progress bar.
+_REDRAW_S = 0.1
+
+
+def findings_of(scenario: Scenario) -> tuple[Finding, ...]:
+    """Check a scenario; an error of the check itself becomes a finding."""
+    try:
+        return api.check(scenario)
+    except MoesimError as error:
+        return (as_finding(error),)
+
+
+def as_finding(error: MoesimError) -> Finding:
+    """Turn an error that the user can mend into a finding."""
+    return Finding(level="error", where="scenario", message=str(error))
+
+
+# These are cached as they are, not pickled: answers are frozen values that the page only reads.
+@st.cache_resource(max_entries=256, show_spinner=False)
+def estimate_of(_hash: str, _scenario: Scenario) -> Estimate:
+    """Estimate a scenario, once per hash."""
+    return api.estimate(_scenario)
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def explanation_of(_hash: str, phase: Literal["prefill", "decode"], _scenario: Scenario) -> Explanation:
+    """Explain a step of a scenario, once per hash and phase."""
+    return api.explain(_scenario, phase=phase)
+
+
+class ResultStore:
+    """The latest results by scenario hash, shared by all tabs of the browser."""
+
+    def __init__(self, most: int = _MOST_RESULTS) -> None:
+        self._most = most
+        self._results: OrderedDict[str, Result] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, scenario: Scenario) -> Result | None:
+        """Return the result of a scenario if it is still kept."""
+        with self._lock:
+            return self._results.get(scenario.hash)
+
+    def put(self, result: Result) -> None:
+        """Keep a result and let go of the oldest."""
+        with self._lock:
+            self._results[result.scenario.hash] = result
+            while len(self._results) > self._most:
+                self._results.popitem(last=False)
+
+
+@st.cache_resource(show_spinner=False)
+def result_store() -> ResultStore:
+    """Return the store of this server."""
+    return ResultStore()
+
+
+def run(scenario: Scenario, show: Callable[[float], None]) -> Result:
+    """Simulate, showing the share done about ten times a second.
+
+    ``show`` draws on the page; Streamlit stops the script there when the user changes anything or cancels.
+    """
+    drawn = float("-inf")
+
+    def progress(share: float) -> None:
+        nonlocal drawn
+        now = time.monotonic()
+        if now - drawn >= _REDRAW_S or share >= 1:
+            drawn = now
+            show(min(max(share, 0.0), 1.0))
+
+    return api.simulate(scenario, progress=progress)

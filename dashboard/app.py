@@ -1,0 +1,245 @@
+"""The page: one form, an estimate at once, a simulation on demand, and a link to all of it.
+
+Run with ``moesim dashboard``.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+
+from dashboard import answers, form, panels
+from dashboard.catalogue import Catalogue, load_catalogue
+from dashboard.state import LATENCY, PRESET, TAB, TABS, PageState, from_params, to_params
+from simulator.errors import MoesimError
+from simulator.results import Estimate, Finding, Result
+
+if TYPE_CHECKING:
+    from streamlit.delta_generator import DeltaGenerator
+
+#: A click that was sent before the browser took over a new address still carries the old one [s].
+_ADDRESS_LAG_S = 2.0
+
+
+@st.cache_resource(show_spinner=False)
+def _catalogue() -> Catalogue:
+    return load_catalogue()
+
+
+def main() -> None:
+    """Draw the page."""
+    st.set_page_config(page_title="moesim", layout="wide")
+    st.title("Mixture-of-Experts serving, simulated")
+    try:
+        catalogue = _catalogue()
+    except MoesimError as error:
+        panels.findings([answers.as_finding(error)])
+        return
+    if not catalogue.presets:
+        panels.findings([Finding(level="error", where="examples", message="this installation has no presets")])
+        return
+    _take_link(catalogue)
+    with st.sidebar:
+        st.selectbox("Preset", list(catalogue.presets), key=PRESET, on_change=_take_preset, args=(catalogue,))
+        try:
+            scenario = form.edit(_page().scenario, catalogue)
+        except MoesimError as error:
+            panels.findings([answers.as_finding(error)])
+            return
+    _change(scenario=scenario)
+    _body(catalogue)
+    _write_link(catalogue)
+
+
+def _page() -> PageState:
+    page: PageState = st.session_state.page
+    return page
+
+
+def _change(**fields: Any) -> None:
+    """Replace fields of the page's state."""
+    st.session_state.page = replace(_page(), **fields)
+
+
+def _take_link(catalogue: Catalogue) -> None:
+    """Let the address decide the page when it is opened, and when it was changed by hand or by going back."""
+    params = st.query_params.to_dict()
+    if "page" in st.session_state:
+        lagging = time.monotonic() - st.session_state.written_at < _ADDRESS_LAG_S
+        if params == st.session_state.written or (lagging and params == st.session_state.written_before):
+            return
+    page, found = from_params(params, catalogue.names())
+    form.forget()
+    st.session_state.page = page
+    st.session_state[PRESET], st.session_state[LATENCY] = page.preset, page.latency
+    st.session_state[TAB] = TABS[page.tab]
+    st.session_state.wanted = page.simulated
+    st.session_state.link_findings = found
+    _remember(params)
+
+
+def _write_link(catalogue: Catalogue) -> None:
+    """Put the page's state into the address."""
+    params = to_params(_page(), catalogue.names())
+    if params != st.query_params.to_dict():
+        st.query_params.from_dict(params)
+    if params != st.session_state.written:
+        _remember(params)
+
+
+def _remember(params: dict[str, str]) -> None:
+    st.session_state.written_before = st.session_state.get("written", params)
+    st.session_state.written, st.session_state.written_at = params, time.monotonic()
+
+
+def _take_preset(catalogue: Catalogue) -> None:
+    preset = st.session_state[PRESET]
+    form.forget()
+    st.session_state.link_findings = ()
+    _change(preset=preset, scenario=catalogue.presets[preset])
+
+
+def _pin() -> None:
+    _change(baseline=_page().scenario, baseline_preset=_page().preset)
+
+
+def _unpin() -> None:
+    _change(baseline=None, baseline_preset="")
+
+
+def _want_simulation() -> None:
+    st.session_state.wanted = True
+
+
+def _body(catalogue: Catalogue) -> None:
+    """Draw everything beside the form."""
+    page = _page()
+    found = answers.findings_of(page.scenario)
+    estimate = None
+    if not any(finding.level == "error" for finding in found):
+        try:
+            estimate = answers.estimate_of(page.scenario.hash, page.scenario)
+        except MoesimError as error:
+            found = (*found, answers.as_finding(error))
+    panels.findings([*st.session_state.link_findings, *found])
+    if estimate is None:
+        st.session_state.wanted = False
+        _change(simulated=False)
+        st.info("This scenario cannot run. Change what the findings name, and the answer comes at once.")
+        panels.copies(page.preset, catalogue.presets[page.preset], page.scenario)
+        return
+    baseline_estimate = _baseline_estimate()
+    _buttons()
+    slot = st.empty()
+    with slot.container():
+        panels.headline(estimate, baseline_estimate)
+        panels.badges(estimate)
+    _simulate_if_wanted(estimate)
+    store = answers.result_store()
+    result = store.get(page.scenario)
+    baseline_result = store.get(page.baseline) if page.baseline else None
+    _change(simulated=result is not None)
+    if result is not None:
+        with slot.container():
+            panels.headline(result, baseline_result)
+            panels.badges(result)
+    _tabs(catalogue, estimate, result, baseline_estimate, baseline_result)
+
+
+def _baseline_estimate() -> Estimate | None:
+    """Estimate the pinned baseline; what is wrong with it is shown and costs only the deltas."""
+    baseline = _page().baseline
+    if baseline is None:
+        return None
+    try:
+        return answers.estimate_of(baseline.hash, baseline)
+    except MoesimError as error:
+        panels.findings([Finding(level="warning", where="baseline", message=str(error))])
+        return None
+
+
+def _buttons() -> None:
+    page = _page()
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.button("Simulate", type="primary", on_click=_want_simulation, icon=":material/play_arrow:")
+        st.button("Pin as baseline", on_click=_pin, icon=":material/keep:")
+        if page.baseline is not None:
+            st.button("Unpin baseline", on_click=_unpin, icon=":material/keep_off:")
+            same = page.baseline == page.scenario
+            st.caption("This is the baseline." if same else "Changes are against the pinned baseline.")
+
+
+def _simulate_if_wanted(estimate: Estimate) -> None:
+    """Simulate the scenario, and the baseline that it is compared with, where no result is kept.
+
+    Drawing the progress bar is where Streamlit stops this script when the user cancels or changes a value.
+    """
+    if st.session_state.pop("running", False) and not st.session_state.wanted:
+        st.warning("The simulation was stopped before its end. Press Simulate to start it again.")
+    if not st.session_state.wanted:
+        return
+    st.session_state.wanted = False
+    store = answers.result_store()
+    place = st.empty()
+    for label, scenario in (("baseline", _page().baseline), ("scenario", estimate.scenario)):
+        if scenario is None or store.get(scenario) is not None:
+            continue
+        with place.container(horizontal=True, vertical_alignment="center"):
+            bar = st.progress(0.0, text=f"Simulating the {label}")
+            st.button("Cancel", key=f"cancel-{label}", icon=":material/stop:")
+        st.session_state.running = True
+        try:
+            store.put(answers.run(scenario, partial(_draw_progress, bar, label)))
+        except MoesimError as error:
+            panels.findings([Finding(level="error", where=label, message=str(error))])
+        st.session_state.running = False
+    place.empty()
+
+
+def _draw_progress(bar: DeltaGenerator, label: str, share: float) -> None:
+    bar.progress(share, text=f"Simulating the {label}: {100 * share:.0f} % of its requests")
+
+
+def _tabs(
+    catalogue: Catalogue,
+    estimate: Estimate,
+    result: Result | None,
+    baseline_estimate: Estimate | None,
+    baseline_result: Result | None,
+) -> None:
+    """Draw the open tab."""
+    page = _page()
+    named = {
+        "Simulation": result,
+        "Estimate": estimate,
+        "Baseline, simulated": baseline_result,
+        "Baseline, estimated": baseline_estimate,
+    }
+    labelled = {label: answer for label, answer in named.items() if answer is not None}
+    tabs = dict(zip(TABS, st.tabs(list(TABS.values()), key=TAB, on_change="rerun"), strict=True))
+    for name, tab in tabs.items():
+        if not tab.open:
+            continue
+        with tab:
+            if name == "breakdown":
+                panels.breakdown(labelled)
+            elif name == "latency":
+                panels.latency(result, page)
+            elif name == "steps":
+                panels.steps(result)
+            elif name == "numbers":
+                panels.numbers(labelled)
+            elif name == "why":
+                panels.why(page.scenario)
+            else:
+                panels.downloads(page.scenario, estimate, result)
+                panels.copies(page.preset, catalogue.presets[page.preset], page.scenario)
+        _change(tab=name, latency=st.session_state.get(LATENCY, page.latency))
+
+
+if __name__ == "__main__":
+    main()

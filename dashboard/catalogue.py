@@ -1,0 +1,76 @@
+"""What the form offers: the names of the catalogues, and which nodes and clusters go with which device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dashboard.state import Names
+from hardware_profiles import loader
+from simulator.presets import preset_names, preset_path
+from simulator.scenario import Scenario
+from simulator.stack import stack_names
+from workloads.model_library import model_names
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Catalogue:
+    """Names by kind.
+
+    ``node_device`` gives the device of each node, ``cluster_node`` the node of each cluster; ``node_devices`` and
+    ``cluster_nodes`` count what they hold.
+    """
+
+    presets: Mapping[str, Scenario]
+    models: tuple[str, ...]
+    devices: tuple[str, ...]
+    stacks: tuple[str, ...]
+    node_device: Mapping[str, str]
+    node_devices: Mapping[str, int]
+    cluster_node: Mapping[str, str]
+    cluster_nodes: Mapping[str, int]
+    request_samples: tuple[str, ...] = ()
+    routing_samples: tuple[str, ...] = ()
+
+    def names(self) -> Names:
+        """Return what a link may name."""
+        by_key = {
+            "model.name": self.models,
+            "hardware.device": self.devices,
+            "hardware.node": tuple(self.node_device),
+            "hardware.cluster": tuple(self.cluster_node),
+            "stack.name": self.stacks,
+        }
+        return Names(presets=self.presets, by_key=by_key)
+
+    def nodes_of(self, device: str) -> tuple[str, ...]:
+        """List the nodes that hold a device."""
+        return tuple(node for node, held in self.node_device.items() if held == device)
+
+    def clusters_of(self, device: str, node: str | None) -> tuple[str, ...]:
+        """List the clusters of a node, or of any node with the device where no node is chosen."""
+        nodes = (node,) if node else self.nodes_of(device)
+        return tuple(cluster for cluster, held in self.cluster_node.items() if held in nodes)
+
+
+def load_catalogue() -> Catalogue:
+    """Read the catalogues that ship, and those of the user's profile folder.
+
+    Raises
+    ------
+    MoesimError
+        A profile or preset is malformed.
+    """
+    nodes = {name: loader.load_node(name) for name in loader.node_names()}
+    clusters = {name: loader.load_cluster(name) for name in loader.cluster_names()}
+    presets = {name: Scenario.load(preset_path(name)) for name in preset_names()}
+    return Catalogue(
+        presets=presets,
+        models=tuple(model_names()),
+        devices=tuple(loader.device_names()),
+        stacks=stack_names(),
+        node_device={name: node.device for name, node in nodes.items()},
+        node_devices={name: node.devices for name, node in nodes.items()},
+        cluster_node={name: cluster.node for name, cluster in clusters.items()},
+        cluster_nodes={name: cluster.nodes for name, cluster in clusters.items()},
+    )

@@ -1,0 +1,315 @@
+"""Charts as pure functions of frames: a Plotly figure, alt text that states the finding, and the table beside it.
+
+Colours are Okabe and Ito's, which colour-blind readers can tell apart; every series also has a pattern or dash.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+from plotly.subplots import make_subplots
+
+from dashboard.display import duration, in_unit, seconds_scale, significant
+from simulator.results import COMPONENTS
+
+#: Points that one figure may hold; beyond, browsers stutter.
+MOST_POINTS = 20_000
+
+MARGIN: Mapping[str, int] = {"l": 10, "r": 10, "t": 10, "b": 10}
+
+#: Instances drawn one by one in a time chart.
+MOST_INSTANCES = 4
+
+# Okabe & Ito, "Color Universal Design" (2008); black is a dark grey so that it shows on a dark page.
+_BLUE, _SKY, _ORANGE, _GREEN = "#0072B2", "#56B4E9", "#E69F00", "#009E73"
+_YELLOW, _VERMILLION, _PURPLE, _BLACK, _GREY = "#F0E442", "#D55E00", "#CC79A7", "#404040", "#B0B0B0"
+
+#: Colour and pattern of each component; the two exchanges share a colour and differ by pattern.
+COMPONENT_STYLE: Mapping[str, tuple[str, str]] = {
+    "attention": (_BLUE, ""),
+    "gemm": (_SKY, "-"),
+    "experts": (_ORANGE, ""),
+    "dispatch": (_GREEN, "/"),
+    "combine": (_GREEN, "\\"),
+    "all_reduce": (_PURPLE, "+"),
+    "small_kernels": (_YELLOW, "."),
+    "imbalance_wait": (_VERMILLION, "x"),
+    "cpu_gap": (_BLACK, "|"),
+    "idle": (_GREY, ""),
+}
+_LINES = ((_BLUE, "solid"), (_ORANGE, "dash"), (_GREEN, "dot"), (_PURPLE, "dashdot"))
+_METRICS = (("TTFT", _BLUE), ("TPOT", _ORANGE), ("E2EL", _GREEN))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chart:
+    """A figure with what it says in words and the numbers behind it."""
+
+    figure: go.Figure
+    alt: str
+    table: pd.DataFrame
+
+
+def component_label(component: str) -> str:
+    """Write a component's name for people.
+
+    Examples
+    --------
+    >>> component_label("imbalance_wait"), component_label("gemm")
+    ('imbalance wait', 'GEMM')
+    """
+    special = {"gemm": "GEMM", "cpu_gap": "CPU gap", "all_reduce": "all-reduce"}
+    return special.get(component, component.replace("_", " "))
+
+
+def component_marker(component: str) -> dict[str, object]:
+    """Return the fill of a component's bars: colour, pattern, and an outline that shows pale fills on white."""
+    colour, pattern = COMPONENT_STYLE[component]
+    return {"color": colour, "pattern": {"shape": pattern, "size": 6}, "line": {"color": _BLACK, "width": 1}}
+
+
+def breakdown_chart(breakdowns: Mapping[str, Mapping[str, float]]) -> Chart:
+    """Draw where the time goes, one stacked bar per answer.
+
+    Parameters
+    ----------
+    breakdowns : Mapping of str to Mapping of str to float
+        Seconds by component for each label; bars show shares, so that answers over different spans compare.
+    """
+    shares = {label: _shares(parts) for label, parts in breakdowns.items()}
+    present = [name for name in COMPONENTS if any(parts[name] > 0 for parts in shares.values())]
+    figure = go.Figure()
+    for name in present:
+        label = component_label(name)
+        figure.add_bar(
+            y=list(breakdowns),
+            x=[parts[name] for parts in shares.values()],
+            name=label,
+            orientation="h",
+            marker=component_marker(name),
+            customdata=[[duration(parts.get(name, 0.0))] for parts in breakdowns.values()],
+            hovertemplate=f"{label}: %{{x:.3g}} % (%{{customdata[0]}})<extra>%{{y}}</extra>",
+        )
+    figure.update_layout(
+        barmode="stack",
+        height=150 + 60 * max(len(breakdowns), 1),
+        margin=MARGIN,
+        legend={"orientation": "h", "traceorder": "normal", "y": -0.35, "yanchor": "top"},
+        xaxis={"title": "Share of time [%]", "range": [0, 100]},
+        yaxis={"autorange": "reversed"},
+    )
+    columns: dict[str, list[str]] = {"Component": [component_label(name) for name in present]}
+    for label, parts in breakdowns.items():
+        columns[f"{label} [%]"] = [significant(shares[label][name]) for name in present]
+        columns[f"{label}, time"] = [duration(parts.get(name, 0.0)) for name in present]
+    return Chart(figure=figure, alt=_breakdown_alt(shares), table=pd.DataFrame(columns))
+
+
+def _shares(parts: Mapping[str, float]) -> dict[str, float]:
+    """Turn seconds by component into percent of their sum."""
+    total = math.fsum(parts.values())
+    return {name: 100 * parts.get(name, 0.0) / total if total > 0 else 0.0 for name in COMPONENTS}
+
+
+def _breakdown_alt(shares: Mapping[str, Mapping[str, float]]) -> str:
+    sentences = []
+    for label, parts in shares.items():
+        largest = sorted((name for name in parts if parts[name] > 0), key=lambda name: -parts[name])[:3]
+        words = ", ".join(f"{component_label(name)} {significant(parts[name])} %" for name in largest)
+        sentences.append(f"{label}: {words}." if words else f"{label}: no time was spent.")
+    return "Share of time by component, largest first. " + " ".join(sentences)
+
+
+def request_latencies(requests: pd.DataFrame) -> dict[str, NDArray[np.float64]]:
+    """Return TTFT, TPOT and E2EL [s] of the requests that finished inside the measured window.
+
+    TPOT is the decode time over the tokens after the first, so one-token answers have none.
+    """
+    done = requests[requests["measured"].astype(bool) & requests["finish_s"].notna()]
+    arrival, first, finish = (done[key].to_numpy(np.float64) for key in ("arrival_s", "first_token_s", "finish_s"))
+    further = done["output_tokens"].to_numpy(np.int64) - 1
+    several = further > 0
+    return {
+        "TTFT": first - arrival,
+        "TPOT": (finish - first)[several] / further[several],
+        "E2EL": finish - arrival,
+    }
+
+
+def latency_chart(
+    requests: pd.DataFrame,
+    kind: Literal["cumulative", "histogram"] = "cumulative",
+    objectives: Mapping[str, float | None] | None = None,
+) -> Chart:
+    """Draw how TTFT, TPOT and E2EL are spread over the requests.
+
+    Parameters
+    ----------
+    requests : DataFrame
+        As in :class:`simulator.results.Result`.
+    kind : {"cumulative", "histogram"}
+        Share of requests at or below each latency, or per bin.
+    objectives : Mapping of str to float or None, optional
+        Service-level objective [s] by metric; what meets it is shaded.
+    """
+    latencies = request_latencies(requests)
+    figure = make_subplots(rows=1, cols=len(_METRICS), horizontal_spacing=0.08)
+    rows: list[list[str]] = []
+    for column, (name, colour) in enumerate(_METRICS, start=1):
+        values = np.sort(latencies[name])
+        rows.append([name, *(duration(_statistic(values, q)) for q in (None, 50, 90, 99, 100)), f"{values.size:,}"])
+        factor, unit = seconds_scale(_statistic(values, 50))
+        figure.update_xaxes(title_text=f"{name} [{unit}]", rangemode="tozero", row=1, col=column)
+        if not values.size:
+            continue
+        trace = _cumulative(values * factor) if kind == "cumulative" else _histogram(values * factor)
+        hover = f"%{{x:.3g}} {unit}: %{{y:.3g}} %<extra>{name}</extra>"
+        figure.add_trace(trace.update(name=name, marker_color=colour, hovertemplate=hover), row=1, col=column)
+        for share, dash in ((50, "dash"), (99, "dot")):
+            at = _statistic(values, share) * factor
+            figure.add_vline(x=at, line_dash=dash, line_color=_GREY, row=1, col=column)
+            label = {"x": at, "y": 1, "yref": "y domain", "yanchor": "bottom", "text": f"p{share}"}
+            figure.add_annotation(**label, showarrow=False, row=1, col=column)
+        objective = (objectives or {}).get(name)
+        if objective:
+            figure.add_vrect(x0=0, x1=objective * factor, fillcolor=_GREEN, opacity=0.12, row=1, col=column)
+    figure.update_yaxes(rangemode="tozero")
+    figure.update_yaxes(title_text="Requests at or below [%]" if kind == "cumulative" else "Requests [%]", col=1)
+    figure.update_layout(showlegend=False, height=340, margin={"l": 10, "r": 10, "t": 30, "b": 10})
+    table = pd.DataFrame(rows, columns=["Latency", "Mean", "p50", "p90", "p99", "Max", "Requests"])
+    return Chart(figure=figure, alt=_latency_alt(latencies, objectives or {}), table=table)
+
+
+def _cumulative(values: NDArray[np.float64]) -> go.Scatter:
+    """Draw the share of sorted values at or below each."""
+    most = MOST_POINTS // len(_METRICS)
+    keep = np.unique(np.linspace(0, values.size - 1, min(values.size, most)).round().astype(np.intp))
+    return go.Scatter(x=values[keep], y=100 * (keep + 1) / values.size, mode="lines", line_shape="hv")
+
+
+def _histogram(values: NDArray[np.float64]) -> go.Bar:
+    """Draw the share of values in each of up to 40 bins."""
+    counts, edges = np.histogram(values, bins=min(40, max(values.size // 2, 1)))
+    return go.Bar(x=(edges[:-1] + edges[1:]) / 2, y=100 * counts / values.size, width=np.diff(edges))
+
+
+def _statistic(values: NDArray[np.float64], percentile: int | None) -> float:
+    if not values.size:
+        return float("nan")
+    return float(np.mean(values) if percentile is None else np.percentile(values, percentile))
+
+
+def _latency_alt(latencies: Mapping[str, NDArray[np.float64]], objectives: Mapping[str, float | None]) -> str:
+    sentences = []
+    for name, values in latencies.items():
+        if not values.size:
+            sentences.append(f"{name}: no request has one.")
+            continue
+        half, tail = _statistic(values, 50), _statistic(values, 99)
+        sentence = f"{name}: half of the requests within {duration(half)}, 99 % within {duration(tail)}"
+        objective = objectives.get(name)
+        if objective:
+            met = 100 * float(np.mean(values <= objective))
+            sentence += f"; {significant(met)} % meet the objective of {duration(objective)}"
+        sentences.append(sentence + ".")
+    return "Distribution of latencies over requests. " + " ".join(sentences)
+
+
+def steps_chart(steps: pd.DataFrame) -> Chart:
+    """Draw tokens per step, KV use and queue over the run, a line per instance.
+
+    Long runs are thinned so that the lowest and highest step of every stretch stay.
+    """
+    instances = sorted(steps["instance"].unique())
+    drawn = instances[:MOST_INSTANCES]
+    panels = (
+        ("decode_tokens", "Decode [tokens/step]", 1.0),
+        ("prefill_tokens", "Prefill [tokens/step]", 1.0),
+        ("kv_use", "KV use [%]", 100.0),
+        ("queue_length", "Queue [requests]", 1.0),
+    )
+    figure = make_subplots(rows=len(panels), cols=1, shared_xaxes=True, vertical_spacing=0.05)
+    limit = MOST_POINTS // (len(panels) * max(len(drawn), 1))
+    for line, instance in enumerate(drawn):
+        part = steps[steps["instance"] == instance].sort_values("start_s")
+        colour, dash = _LINES[line]
+        for row, (key, title, factor) in enumerate(panels, start=1):
+            values = part[key].to_numpy(np.float64) * factor
+            keep = thinned(values, limit)
+            figure.add_trace(
+                go.Scatter(
+                    x=part["start_s"].to_numpy()[keep],
+                    y=values[keep],
+                    mode="lines",
+                    name=f"instance {instance}",
+                    legendgroup=str(instance),
+                    showlegend=row == 1 and len(drawn) > 1,
+                    line={"color": colour, "dash": dash, "width": 1.5, "shape": "hv"},
+                    hovertemplate=f"%{{x:.3g}} s: %{{y:.3g}}<extra>{title}, instance {instance}</extra>",
+                ),
+                row=row,
+                col=1,
+            )
+    for row, (_, title, _factor) in enumerate(panels, start=1):
+        figure.update_yaxes(title_text=title.replace(" [", "<br>["), rangemode="tozero", row=row, col=1)
+    figure.update_xaxes(title_text="Simulated time [s]", row=len(panels), col=1)
+    figure.update_layout(height=560, margin=MARGIN, legend={"orientation": "h", "y": 1.05})
+    table = pd.DataFrame(
+        [
+            [title, *(significant(factor * value) for value in _spread(steps[key]))]
+            for key, title, factor in (*panels, ("duration_s", "Step time [ms]", 1e3), ("imbalance", "Imbalance", 1.0))
+        ],
+        columns=["Per step", "Mean", "p50", "p99", "Max"],
+    )
+    return Chart(figure=figure, alt=_steps_alt(steps, len(drawn), len(instances)), table=table)
+
+
+def _spread(column: pd.Series) -> Sequence[float]:
+    values = column.to_numpy(np.float64)
+    values = values[np.isfinite(values)]
+    return [_statistic(values, q) for q in (None, 50, 99, 100)]
+
+
+def _steps_alt(steps: pd.DataFrame, drawn: int, instances: int) -> str:
+    if steps.empty:
+        return "No engine step was run."
+    end = float((steps["start_s"] + steps["duration_s"]).max())
+    shown = f" The first {drawn} of {instances} instances are drawn." if drawn < instances else ""
+    return (
+        f"{len(steps):,} engine steps over {duration(end)}. "
+        f"Decode tokens per step: {significant(float(steps['decode_tokens'].mean()))} on average. "
+        f"KV use peaks at {in_unit(float(steps['kv_use'].max()), '%')}. "
+        f"The queue holds {significant(float(steps['queue_length'].mean()))} requests on average "
+        f"and {significant(float(steps['queue_length'].max()))} at most.{shown}"
+    )
+
+
+def thinned(values: NDArray[np.float64], limit: int) -> NDArray[np.intp]:
+    """Choose at most ``limit`` positions that keep the first, the last, and every stretch's lowest and highest.
+
+    Parameters
+    ----------
+    values : float array, shape (points,)
+        A series in order of its x.
+    limit : int
+        Positions wanted, at least 4.
+
+    Returns
+    -------
+    intp array, shape (at most limit,)
+        Positions, increasing.
+    """
+    size = values.size
+    if size <= limit:
+        return np.arange(size)
+    stretches = np.array_split(np.arange(size), max((limit - 2) // 2, 1))
+    lowest = [stretch[np.argmin(values[stretch])] for stretch in stretches]
+    highest = [stretch[np.argmax(values[stretch])] for stretch in stretches]
+    return np.unique(np.array([0, size - 1, *lowest, *highest]))

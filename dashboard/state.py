@@ -1,0 +1,222 @@
+"""The page's state and its link: a preset, what was changed of it, the pinned baseline, and whether it was simulated.
+
+A link holds the preset's name and one parameter per changed key, spelled as on the command line
+(``parallelism.tp=8``); an empty value means that the preset's value is taken away. Links come from strangers: names
+must be in the catalogue, and no parameter can name a file.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from urllib.parse import parse_qsl, urlencode
+
+from simulator.errors import MoesimError, ScenarioError, nearest
+from simulator.results import Finding
+from simulator.scenario import Scenario
+
+#: Parameters that are not scenario keys.
+PRESET, BASELINE, SIMULATED, TAB, LATENCY = "preset", "baseline", "simulated", "tab", "latency"
+_OWN = (PRESET, BASELINE, SIMULATED, TAB, LATENCY)
+
+#: Tabs by their name in the link.
+TABS: Mapping[str, str] = {
+    "breakdown": "Where the time goes",
+    "latency": "Latencies",
+    "steps": "Over time",
+    "numbers": "All numbers",
+    "why": "Why",
+    "share": "Copy and download",
+}
+
+#: Keys whose text could be a path: only these names, ``sample:NAME`` where allowed, or the preset's own value.
+_NAMED = ("model.name", "hardware.device", "hardware.node", "hardware.cluster", "stack.name")
+_SAMPLED = ("requests.trace", "routing.trace")
+_FIXED = ("hardware.profiles",)
+_SAMPLE = re.compile(r"sample:[A-Za-z0-9_-]+")
+
+#: More than a scenario needs; what goes beyond is not read.
+_MOST_PARAMETERS = 100
+_LONGEST_VALUE = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageState:
+    """Everything that a link reproduces.
+
+    ``scenario`` is what the form shows, ``preset`` what it began as, ``baseline`` what the deltas compare with;
+    ``tab`` is the open one (see ``TABS``), ``latency`` how latencies are drawn.
+    """
+
+    preset: str
+    scenario: Scenario
+    baseline: Scenario | None = None
+    baseline_preset: str = ""
+    simulated: bool = False
+    tab: str = "breakdown"
+    latency: Literal["cumulative", "histogram"] = "cumulative"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Names:
+    """Names that a link may use: scenario files by preset name, and catalogue names by scenario key."""
+
+    presets: Mapping[str, Scenario]
+    by_key: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def differences(preset: Scenario, scenario: Scenario) -> dict[str, str]:
+    """List the dotted keys in which a scenario differs from its preset, with the new value as ``--set`` takes it.
+
+    Examples
+    --------
+    >>> base = Scenario.from_mapping({"model": {"name": "mixtral-8x7b"}, "hardware": {"device": "a100-sxm"}})
+    >>> differences(base, base.override("parallelism.tp=2", "slo.tpot=50 ms"))
+    {'parallelism.tp': '2', 'slo.tpot': '0.05 s'}
+    """
+    before, after = dict(_leaves(preset.model_dump())), dict(_leaves(scenario.model_dump()))
+    return {key: _text(value) for key, value in after.items() if value != before[key]}
+
+
+def apply(preset: Scenario, changes: Mapping[str, str]) -> Scenario:
+    """Change a preset by dotted keys; an empty value takes the key away.
+
+    Raises
+    ------
+    ScenarioError
+        A key or value is wrong.
+    """
+    data = preset.to_mapping()
+    for key, text in changes.items():
+        *path, last = key.split(".")
+        section = data
+        for part in path:
+            section = section.setdefault(part, {})
+            if not isinstance(section, dict):
+                msg = f"{key}: {part} is not a section"
+                raise ScenarioError(msg)
+        if text == "":
+            section.pop(last, None)
+        else:
+            section[last] = _value(text)
+    return Scenario.from_mapping(data, preset.name)
+
+
+def to_params(state: PageState, names: Names) -> dict[str, str]:
+    """Write the state as URL parameters."""
+    params = {PRESET: state.preset, **differences(names.presets[state.preset], state.scenario)}
+    if state.baseline is not None:
+        baseline = PageState(preset=state.baseline_preset, scenario=state.baseline)
+        params[BASELINE] = urlencode(to_params(baseline, names))
+    if state.simulated:
+        params[SIMULATED] = "1"
+    if state.tab != "breakdown":
+        params[TAB] = state.tab
+    if state.latency == "histogram":
+        params[LATENCY] = "histogram"
+    return params
+
+
+def from_params(params: Mapping[str, str], names: Names) -> tuple[PageState, tuple[Finding, ...]]:
+    """Read the state from URL parameters; what cannot be used is left out and reported.
+
+    Parameters
+    ----------
+    params : Mapping of str to str
+        Parameters as :func:`to_params` writes them; anything may be missing.
+    names : Names
+        What may be named. There is at least one preset.
+    """
+    preset, scenario, findings = _scenario(params, names)
+    baseline, baseline_preset = None, ""
+    if params.get(BASELINE):
+        nested = dict(parse_qsl(params[BASELINE], keep_blank_values=True, max_num_fields=_MOST_PARAMETERS))
+        baseline_preset, baseline, more = _scenario(nested, names)
+        findings += [Finding(level=f.level, where=f"baseline: {f.where}", message=f.message) for f in more]
+    state = PageState(
+        preset=preset,
+        scenario=scenario,
+        baseline=baseline,
+        baseline_preset=baseline_preset,
+        simulated=params.get(SIMULATED) == "1",
+        tab=params[TAB] if params.get(TAB) in TABS else "breakdown",
+        latency="histogram" if params.get(LATENCY) == "histogram" else "cumulative",
+    )
+    return state, tuple(findings)
+
+
+def _scenario(params: Mapping[str, str], names: Names) -> tuple[str, Scenario, list[Finding]]:
+    """Read one scenario: the preset, then one key after another so that one bad key spoils only itself."""
+    first = next(iter(names.presets))
+    preset = params.get(PRESET, first)
+    findings: list[Finding] = []
+    if preset not in names.presets:
+        findings.append(_refused(PRESET, f"there is no preset {preset!r}; {nearest(preset, names.presets)}"))
+        preset = first
+    scenario = names.presets[preset]
+    own = dict(_leaves(scenario.model_dump()))
+    for key, text in list(params.items())[:_MOST_PARAMETERS]:
+        if key in _OWN:
+            continue
+        reason = _why_refused(key, text, own, names)
+        if not reason:
+            try:
+                scenario = apply(scenario, {key: text})
+            except MoesimError as error:
+                reason = str(error)
+        if reason:
+            findings.append(_refused(key, reason))
+    return preset, scenario, findings
+
+
+def _why_refused(key: str, text: str, own: Mapping[str, Any], names: Names) -> str:
+    """Say why a link may not set this key to this text; empty if it may."""
+    if key not in own:
+        return f"unknown key; {nearest(key, own)}"
+    if len(text) > _LONGEST_VALUE:
+        return f"the value has {len(text)} characters; at most {_LONGEST_VALUE} are read"
+    if text in ("", own[key]):
+        return ""
+    allowed = names.by_key.get(key, ())
+    if key in _NAMED and text not in allowed:
+        return f"{text!r} is not in the catalogue; {nearest(text, allowed)}"
+    if key in _SAMPLED and not _SAMPLE.fullmatch(text):
+        return f"got {text!r}; a link can name only traces that ship, as 'sample:NAME'"
+    if key in _FIXED:
+        return "a link cannot choose a folder of profiles"
+    return ""
+
+
+def _refused(key: str, reason: str) -> Finding:
+    return Finding(level="warning", where=key, message=f"left out of the link: {reason}")
+
+
+def _leaves(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _text(value: object) -> str:
+    """Write a value so that :func:`_value` and ``--set`` read it back."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        bare = value and _value(value) == value
+        return value if bare else json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return repr(value)
+
+
+def _value(text: str) -> object:
+    try:
+        return tomllib.loads(f"value = {text.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text.strip()

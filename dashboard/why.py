@@ -1,0 +1,78 @@
+"""Why a step takes as long as it does: its ops as a chart and as a table of bounds, equations, inputs and sources."""
+
+from __future__ import annotations
+
+import pandas as pd
+import plotly.graph_objects as go
+
+from dashboard.display import duration, in_unit, seconds_scale, significant
+from dashboard.figures import MARGIN, Chart, component_label, component_marker
+from simulator.results import COMPONENTS, Explanation
+
+
+def ops_chart(explanation: Explanation, most: int = 12) -> Chart:
+    """Draw the most expensive ops of a step, coloured by component, and list all of them."""
+    ops = explanation.ops.sort_values("time_s", ascending=False)
+    top = ops.head(most)
+    factor, unit = seconds_scale(float(ops["time_s"].max()) if len(ops) else 0.0)
+    figure = go.Figure()
+    for component in COMPONENTS:
+        rows = top[top["component"] == component]
+        if rows.empty:
+            continue
+        figure.add_bar(
+            x=rows["time_s"] * factor,
+            y=rows["name"],
+            orientation="h",
+            name=component_label(component),
+            marker=component_marker(component),
+            customdata=rows[["bound"]].to_numpy(),
+            hovertemplate=f"%{{y}}: %{{x:.3g}} {unit}, bound by %{{customdata[0]}}<extra></extra>",
+        )
+    figure.update_layout(
+        height=120 + 26 * len(top),
+        margin=MARGIN,
+        legend={"orientation": "h", "y": -0.2, "yanchor": "top"},
+        xaxis={"title": f"Time in one step [{unit}]"},
+        yaxis={"categoryorder": "array", "categoryarray": top["name"].to_list()[::-1]},
+    )
+    return Chart(figure=figure, alt=_ops_alt(explanation, ops), table=_ops_table(ops))
+
+
+def _ops_alt(explanation: Explanation, ops: pd.DataFrame) -> str:
+    head = (
+        f"One {explanation.phase} step of batch {explanation.batch:,} at context {explanation.context:,} tokens takes "
+        f"{duration(explanation.step_s)}."
+    )
+    if ops.empty:
+        return head
+    first = ops.iloc[0]
+    return (
+        f"{head} The largest of {len(ops)} ops is {first['name']} with {in_unit(float(first['share']), '%')} of the "
+        f"time, bound by {first['bound']}."
+    )
+
+
+def _ops_table(ops: pd.DataFrame) -> pd.DataFrame:
+    def scaled(key: str, factor: float) -> list[str]:
+        return [significant(float(value) * factor) for value in ops[key]]
+
+    return pd.DataFrame(
+        {
+            "Op": ops["name"].to_list(),
+            "Component": [component_label(name) for name in ops["component"]],
+            "Repeat": ops["repeat"].to_list(),
+            "Time [µs]": scaled("time_s", 1e6),
+            "Share [%]": scaled("share", 100),
+            "Bound": ops["bound"].to_list(),
+            "Work [GFLOP]": scaled("flops", 1e-9),
+            "Memory [MB]": scaled("bytes", 1e-6),
+            "Message [MB]": scaled("message_bytes", 1e-6),
+            "Kernel": ops["kernel"].to_list(),
+            "Equation": ops["equation"].to_list(),
+            "Inputs": [str(value) for value in ops["inputs"]],
+            "Source": ops["source"].to_list(),
+            "Evidence": ops["evidence"].to_list(),
+            "Error, 1 sigma [%]": scaled("error", 100),
+        }
+    )
