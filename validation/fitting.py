@@ -25,6 +25,8 @@ from hardware_profiles.errors import MoesimError, nearest
 from simulator.cost.kernel import FloatArray
 
 T = TypeVar("T")
+#: Lower and upper bound by coefficient.
+Bounds = Mapping[str, tuple[float, float]]
 
 #: Log ratio above which a row counts as an outlier and its pull grows only linearly [1].
 OUTLIER = 0.1
@@ -91,7 +93,7 @@ def split(rows: int, seed: int, test_share: float = 0.2) -> tuple[NDArray[np.int
     return np.sort(order[test:]), np.sort(order[:test])
 
 
-def _check(kind: type[Any], measured: FloatArray, bounds: Mapping[str, tuple[float, float]], free: list[str]) -> None:
+def _check(kind: type[Any], measured: FloatArray, bounds: Bounds, free: list[str]) -> None:
     names = [f.name for f in dataclasses.fields(kind)]
     for name in bounds:
         if name not in names:
@@ -113,7 +115,7 @@ def fit(
     measured: FloatArray,
     *,
     start: T,
-    bounds: Mapping[str, tuple[float, float]],
+    bounds: Bounds,
     fixed: Collection[str] = (),
     outlier: float = OUTLIER,
 ) -> Fit[T]:

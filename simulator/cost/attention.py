@@ -1,0 +1,331 @@
+"""Time of flash attention: prefill over tiles of queries, decode over splits of the KV cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from hardware_profiles.errors import ProfileError, nearest
+from simulator.cost.kernel import DTYPE_BYTES, FloatArray, KernelTime, Silicon, smooth_max
+
+#: exp() per clock and SM: the special function units of every NVIDIA generation since Volta [1/clock].
+EXPONENTIALS_PER_CLOCK = 16.0
+#: Rows (query heads x tokens) and keys of one tile of the flash kernels [1].
+TILE_ROWS = 128.0
+TILE_KEYS = 128.0
+#: Share of the cache below which data that was just used is found again, and above which none of it is: the cache
+#: is two partitions, and a scan that does not fit evicts what it will need next.
+CACHE_HOLDS = (0.7, 1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionDecodeKernel:
+    """Coefficients of a split-KV decode kernel.
+
+    Attributes
+    ----------
+    launch : float
+        Time of the smallest call [s].
+    combine : float
+        Extra time where the KV cache is split and partial results are merged [s].
+    repack : float
+        Extra time where the query heads of several sequences are brought together per KV head [s].
+    tile : float
+        Fixed time of one tile on one SM [s].
+    stream : float
+        KV bytes that one SM takes in per clock [bytes].
+    memory : float
+        Share of the datasheet memory bandwidth that is reached [1].
+    max_splits : float
+        Largest number of splits of one sequence [1].
+    tiles_per_unit : float
+        Tiles that one SM runs at a time [1].
+    sharpness : float
+        Exponent of the blend of streaming and memory time [1].
+    """
+
+    launch: float = field(metadata={"unit": "s"})
+    combine: float = field(metadata={"unit": "s"})
+    repack: float = field(metadata={"unit": "s"})
+    tile: float = field(metadata={"unit": "s"})
+    stream: float = field(metadata={"unit": "B"})
+    memory: float
+    max_splits: float
+    tiles_per_unit: float
+    sharpness: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionPrefillKernel:
+    """Coefficients of a causal prefill kernel.
+
+    Attributes
+    ----------
+    launch : float
+        Time of the smallest call [s].
+    repack : float
+        Extra time where single-token queries of several sequences are brought together per KV head [s].
+    tile : float
+        Fixed time of one tile of queries on one SM [s].
+    block : float
+        Fixed time of one block of keys within a tile [s].
+    compute : float
+        Share of the peak matrix rate inside the main loop [1].
+    softmax : float
+        Share of the exponentials that the matrix work does not hide [1].
+    memory : float
+        Share of the datasheet memory bandwidth that is reached [1].
+    balance : float
+        Weight of the last, partly filled round of tiles: 0 spreads it evenly, 1 waits for a full round [1].
+    throttle : float
+        Loss of clock in kernels that run much longer than :data:`THROTTLE_TIME` [1].
+    sharpness : float
+        Exponent of the blend of compute and memory time [1].
+    """
+
+    launch: float = field(metadata={"unit": "s"})
+    repack: float = field(metadata={"unit": "s"})
+    tile: float = field(metadata={"unit": "s"})
+    block: float = field(metadata={"unit": "s"})
+    compute: float
+    softmax: float
+    memory: float
+    balance: float
+    throttle: float
+    sharpness: float
+
+
+#: Time after which a busy chip lowers its clock to stay within its power limit [s].
+THROTTLE_TIME = 5e-4
+
+
+def dtype_bytes(dtype: str) -> float:
+    """Bytes per element of a storage dtype; unknown names are refused with the nearest one."""
+    if dtype not in DTYPE_BYTES:
+        raise ProfileError(f"unknown dtype {dtype!r}; {nearest(dtype, DTYPE_BYTES)}")
+    return DTYPE_BYTES[dtype]
+
+
+def matrix_peak(dtype: str, silicon: Silicon) -> float:
+    """Dense peak [FLOP/s] of the arithmetic that ``dtype`` runs in."""
+    arithmetic = {"fp8_block": "fp8", "nvfp4": "fp4", "mxfp4": "bfloat16", "int4": "bfloat16"}.get(dtype, dtype)
+    if silicon.peak.get(arithmetic, 0.0) <= 0.0:
+        have = ", ".join(sorted(name for name, rate in silicon.peak.items() if rate > 0))
+        raise ProfileError(f"dtype {dtype!r} needs {arithmetic} arithmetic, which the device lacks; it has {have}")
+    return silicon.peak[arithmetic]
+
+
+def throttled(compute: FloatArray, throttle: float) -> FloatArray:
+    """Stretch compute time [s] where it is long enough for the clock to fall."""
+    return compute * (1.0 + throttle * compute / (compute + THROTTLE_TIME))
+
+
+def found_in_cache(size: FloatArray, silicon: Silicon) -> FloatArray:
+    """Share [1] of a working set of ``size`` [bytes] that stays in the cache from one call to the next."""
+    low, high = (share * silicon.cache for share in CACHE_HOLDS)
+    return np.clip((high - size) / max(high - low, 1.0), 0.0, 1.0)
+
+
+def attention_decode_time(
+    batch: ArrayLike,
+    kv_length: ArrayLike,
+    num_heads: ArrayLike,
+    num_kv_heads: ArrayLike,
+    head_dim: ArrayLike,
+    *,
+    window: ArrayLike | None = None,
+    dtype: str,
+    kv_dtype: str,
+    silicon: Silicon,
+    kernel: AttentionDecodeKernel,
+    cached: bool = False,
+) -> KernelTime:
+    """Time of one decode attention call, one query token per sequence.
+
+    Parameters
+    ----------
+    batch : array_like
+        Sequences [1].
+    kv_length : array_like
+        Keys per sequence, the new one included [1].
+    num_heads, num_kv_heads, head_dim : array_like
+        Query heads, KV heads and elements per head on this rank [1].
+    window : array_like or None
+        Sliding window [tokens]; longer histories are not read.
+    dtype, kv_dtype : str
+        Storage of queries and of the KV cache.
+    silicon, kernel
+        The processor and the kernel's coefficients.
+    cached : bool
+        Whether the KV cache was read just before, as in a benchmark that repeats one call: what fits in the
+        last-level cache then comes from there. In serving the other layers evict it.
+
+    Returns
+    -------
+    KernelTime
+        Terms: ``launch``, ``stream`` (SMs pulling KV), ``memory``.
+
+    Notes
+    -----
+    ``batch * num_kv_heads`` tiles are split along the keys into ``s`` parts until the SMs are full. A part takes
+    ``tile + keys * bytes / (stream * clock)``; parts run in rounds. Memory traffic bounds the whole from below.
+    """
+    batch, kv_length, heads, kv_heads, head_dim = (
+        np.asarray(x, dtype=np.float64) for x in (batch, kv_length, num_heads, num_kv_heads, head_dim)
+    )
+    keys = kv_length if window is None else np.minimum(kv_length, np.asarray(window, dtype=np.float64))
+    groups = heads / kv_heads
+    tiles = batch * kv_heads * np.ceil(groups / TILE_ROWS)
+    token_bytes = 2.0 * head_dim * dtype_bytes(kv_dtype)
+    query_bytes = 2.0 * batch * heads * head_dim * dtype_bytes(dtype)
+    traffic = batch * kv_heads * keys * token_bytes
+    repack = np.where((batch > 1) & (kv_heads > 1) & (groups > 1), kernel.repack, 0.0)
+    return streaming_time(
+        tiles, keys, token_bytes, traffic, query_bytes, repack=repack, silicon=silicon, kernel=kernel, cached=cached
+    )
+
+
+def streaming_time(
+    tiles: FloatArray,
+    keys: FloatArray,
+    token_bytes: FloatArray,
+    traffic: FloatArray,
+    query_bytes: FloatArray,
+    *,
+    repack: FloatArray,
+    silicon: Silicon,
+    kernel: AttentionDecodeKernel,
+    cached: bool,
+    key_time: float = 0.0,
+) -> KernelTime:
+    """Time of ``tiles`` independent scans over ``keys`` cached tokens each, split until the SMs are full [s].
+
+    ``token_bytes`` is what one tile reads per key, ``traffic`` what all tiles together draw from memory and
+    ``query_bytes`` queries and outputs [bytes]; ``key_time`` is the arithmetic of one key on one SM [s].
+    """
+    slots = silicon.units * kernel.tiles_per_unit
+    blocks = np.ceil(keys / TILE_KEYS)
+    splits = np.clip(np.floor(slots / tiles), 1.0, np.minimum(kernel.max_splits, blocks))
+    part = np.minimum(keys, np.ceil(blocks / splits) * TILE_KEYS)
+    rounds = np.maximum(1.0, tiles * splits / slots)
+    per_key = np.maximum(token_bytes / (kernel.stream * silicon.clock), key_time) * kernel.tiles_per_unit
+    stream = rounds * (kernel.tile + part * per_key)
+    missed = traffic * (1.0 - found_in_cache(traffic, silicon)) if cached else traffic
+    memory = (missed + query_bytes) / (silicon.memory_bandwidth * kernel.memory)
+    launch = kernel.launch + repack + np.where(splits > 1, kernel.combine, 0.0)
+    seconds = launch + smooth_max(stream, memory, kernel.sharpness)
+    return KernelTime(seconds=seconds, terms={"launch": launch, "stream": stream, "memory": memory})
+
+
+def attention_prefill_time(
+    batch: ArrayLike,
+    context: ArrayLike,
+    prefix: ArrayLike,
+    num_heads: ArrayLike,
+    num_kv_heads: ArrayLike,
+    head_dim: ArrayLike,
+    *,
+    window: ArrayLike | None = None,
+    dtype: str,
+    kv_dtype: str,
+    silicon: Silicon,
+    kernel: AttentionPrefillKernel,
+) -> KernelTime:
+    """Time of one causal prefill attention call.
+
+    Parameters
+    ----------
+    batch : array_like
+        Sequences [1].
+    context : array_like
+        New tokens per sequence [1].
+    prefix : array_like
+        Tokens per sequence that are cached already [1].
+    num_heads, num_kv_heads, head_dim : array_like
+        Query heads, KV heads and elements per head on this rank [1].
+    window : array_like or None
+        Sliding window [tokens].
+    dtype, kv_dtype : str
+        Storage of queries and of the KV cache.
+    silicon, kernel
+        The processor and the kernel's coefficients.
+
+    Returns
+    -------
+    KernelTime
+        Terms: ``launch``, ``compute``, ``memory``.
+
+    Notes
+    -----
+    The query heads of one KV head share tiles of :data:`TILE_ROWS` rows; a tile visits blocks of
+    :data:`TILE_KEYS` keys up to its own diagonal. See :func:`causal_time`.
+    """
+    batch, context, prefix, heads, kv_heads, head_dim = (
+        np.asarray(x, dtype=np.float64) for x in (batch, context, prefix, num_heads, num_kv_heads, head_dim)
+    )
+    groups = heads / kv_heads
+    repack = np.where((context == 1) & (batch > 1) & (kv_heads > 1) & (groups > 1), kernel.repack, 0.0)
+    element, kv_element = dtype_bytes(dtype), dtype_bytes(kv_dtype)
+    keys = prefix + context if window is None else np.minimum(prefix + context, context + np.asarray(window))
+    traffic = batch * head_dim * (2.0 * heads * context * element + 2.0 * kv_heads * keys * kv_element)
+    return causal_time(
+        batch * kv_heads,
+        context * groups,
+        context,
+        prefix,
+        4.0 * head_dim,
+        traffic,
+        repack=repack,
+        window=window,
+        peak=matrix_peak(dtype, silicon),
+        silicon=silicon,
+        kernel=kernel,
+    )
+
+
+def causal_time(
+    streams: FloatArray,
+    rows: FloatArray,
+    context: FloatArray,
+    prefix: FloatArray,
+    flops: FloatArray,
+    traffic: FloatArray,
+    *,
+    repack: FloatArray,
+    window: ArrayLike | None,
+    peak: float,
+    silicon: Silicon,
+    kernel: AttentionPrefillKernel,
+) -> KernelTime:
+    """Time of causal attention of ``rows`` packed query rows in each of ``streams`` KV heads [s].
+
+    ``flops`` is the work of one query-key pair [FLOP], ``traffic`` the memory traffic [bytes].
+
+    Notes
+    -----
+    A tile of 128 rows spans ``128 * context / rows`` tokens. Its block of 128 keys takes
+    ``block + 128^2 * max(flops / rate, exponentials)``; the tiles' blocks are added exactly up to the diagonal.
+    """
+    tiles = np.ceil(rows / TILE_ROWS)
+    span = context / tiles
+    mean_keys = prefix + (context + span) / 2.0
+    longest = prefix + context
+    if window is not None:
+        limit = np.asarray(window, dtype=np.float64) + span
+        mean_keys, longest = np.minimum(mean_keys, limit), np.minimum(longest, limit)
+    mean_blocks = np.maximum(1.0, mean_keys / TILE_KEYS + 0.5 * (mean_keys > TILE_KEYS))
+    matrix = TILE_ROWS * TILE_KEYS * flops * silicon.units / (peak * kernel.compute)
+    softmax = TILE_ROWS * TILE_KEYS / (EXPONENTIALS_PER_CLOCK * silicon.clock)
+    block = kernel.block + matrix + kernel.softmax * softmax
+    total = streams * tiles
+    rounds = total / silicon.units
+    rounds = np.where(rounds <= 1.0, 1.0, rounds + kernel.balance * (np.ceil(rounds) - rounds))
+    spread = rounds * (kernel.tile + mean_blocks * block)
+    critical = kernel.tile + np.ceil(longest / TILE_KEYS) * block
+    compute = throttled(np.maximum(spread, critical), kernel.throttle)
+    memory = traffic / (silicon.memory_bandwidth * kernel.memory)
+    launch = kernel.launch + repack
+    seconds = launch + smooth_max(compute, memory, kernel.sharpness)
+    return KernelTime(seconds=seconds, terms={"launch": launch + 0.0 * compute, "compute": compute, "memory": memory})

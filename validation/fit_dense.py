@@ -1,0 +1,305 @@
+"""Fit the dense kernel families (GEMM, attention, latent attention, linear attention) and report their accuracy.
+
+A start says, for one kernel table, where its coefficients begin and which of them are free. What a library fixes by
+construction (tiles, splits, whether heads are absorbed) is not fitted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from hardware_profiles.errors import nearest
+from simulator.cost.attention import AttentionDecodeKernel, AttentionPrefillKernel
+from simulator.cost.elementwise import ElementwiseKernel
+from simulator.cost.gemm import GemmKernel
+from simulator.cost.kernel import Silicon
+from simulator.cost.linear_attention import ConvolutionKernel, ScanKernel
+from simulator.cost.mla import MlaDecodeKernel, MlaPrefillKernel
+from validation.dense_rows import FAMILIES, Family
+from validation.fitting import Accuracy, Bounds, FitError, accuracy, fit, split, write_kernels
+
+SEED = 20261122
+#: What quantising A to one byte moves: two bytes read and one written for the values, about one for the scale pass
+#: [bytes per element].
+QUANTISE_TRAFFIC = 4.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """Where the fit of a kernel table starts, and the bounds of its free coefficients."""
+
+    kernel: Any
+    bounds: Bounds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FittedTable:
+    """A fitted kernel table with its accuracy on rows that it was not fitted to, overall and by regime."""
+
+    op: str
+    name: str
+    kernel: Any
+    train: Accuracy
+    test: Accuracy
+    regimes: Mapping[str, Accuracy]
+    at_bound: tuple[str, ...]
+
+
+_GEMM = Start(
+    kernel=GemmKernel(
+        launch=2e-6,
+        tile=600.0,
+        feed=70.0,
+        compute=0.85,
+        small_tile=0.1,
+        memory=0.85,
+        unit_memory=4.0,
+        balance=0.3,
+        split_depth=1500.0,
+        split=2e-6,
+        throttle=0.1,
+        ragged=0.0,
+        quantise=0.0,
+        quantise_bytes=4.0,
+        sharpness=2.0,
+    ),
+    bounds={
+        "launch": (1e-6, 1e-5),
+        "tile": (100, 1e4),
+        "feed": (16, 256),
+        "compute": (0.5, 1.0),
+        "small_tile": (1e-3, 2),
+        "memory": (0.5, 1.0),
+        "unit_memory": (1, 8),
+        "balance": (0.01, 1),
+        "split_depth": (128, 1e5),
+        "split": (1e-8, 5e-6),
+        "throttle": (1e-3, 1),
+        "sharpness": (1, 8),
+    },
+)
+_DECODE = Start(
+    kernel=AttentionDecodeKernel(
+        launch=6e-6,
+        combine=1e-6,
+        repack=1e-7,
+        tile=3e-6,
+        stream=30.0,
+        memory=0.88,
+        max_splits=32.0,
+        tiles_per_unit=1.0,
+        sharpness=3.0,
+    ),
+    bounds={
+        "launch": (1e-6, 2e-5),
+        "combine": (1e-8, 1e-5),
+        "repack": (1e-9, 1e-5),
+        "tile": (1e-7, 2e-5),
+        "stream": (2, 200),
+        "memory": (0.4, 1.0),
+        "sharpness": (1, 8),
+    },
+)
+_PREFILL = Start(
+    kernel=AttentionPrefillKernel(
+        launch=8e-6,
+        repack=1e-7,
+        tile=2e-6,
+        block=1e-7,
+        compute=0.8,
+        softmax=0.3,
+        memory=0.8,
+        balance=0.5,
+        throttle=0.1,
+        sharpness=3.0,
+    ),
+    bounds={
+        "launch": (1e-6, 2e-5),
+        "repack": (1e-9, 1e-5),
+        "tile": (1e-7, 2e-5),
+        "block": (1e-9, 1e-6),
+        "compute": (0.3, 1.0),
+        "softmax": (1e-3, 2),
+        "memory": (0.3, 1.0),
+        "balance": (1e-3, 1),
+        "throttle": (1e-3, 0.5),
+        "sharpness": (1, 8),
+    },
+)
+_QUANTISING = {"ragged": (1e-3, 5.0), "quantise": (1e-7, 5e-6), "quantise_bytes": (3.0, 20.0)}
+#: Launch of engines that call kernels one by one, host time included [s].
+_EAGER = {"launch": (5e-6, 5e-4)}
+_CONVOLUTION = Start(
+    kernel=ConvolutionKernel(launch=4e-6, memory=0.7, sequence=500.0),
+    bounds={"launch": (1e-6, 2e-5), "memory": (0.1, 1.5), "sequence": (1, 2000)},
+)
+_SCAN = Start(
+    kernel=ScanKernel(launch=1.6e-5, memory=0.8, passes=10.0, state=8.0, chunk=1e-6),
+    bounds={"launch": (1e-6, 5e-5), "passes": (1, 60), "state": (1, 24), "chunk": (1e-8, 1e-5)},
+)
+
+
+def _values(kernel: Any) -> dict[str, float]:
+    return {name: getattr(kernel, name) for name in kernel.__dataclass_fields__}
+
+
+def _latent_decode(launch: float, head_tile: float, max_splits: float) -> Start:
+    kernel = MlaDecodeKernel(
+        **_values(_DECODE.kernel) | {"launch": launch, "max_splits": max_splits, "repack": 0.0},
+        head_tile=head_tile,
+        compute=0.6,
+    )
+    free = {name: limits for name, limits in _DECODE.bounds.items() if name != "repack"}
+    return Start(kernel=kernel, bounds={**free, **_EAGER, "compute": (0.05, 1.0)})
+
+
+def _latent_prefill(launch: float, absorbed: float) -> Start:
+    kernel = MlaPrefillKernel(**_values(_PREFILL.kernel) | {"launch": launch, "repack": 0.0}, absorbed=absorbed)
+    free = {name: limits for name, limits in _PREFILL.bounds.items() if name != "repack"}
+    return Start(kernel=kernel, bounds={**free, **_EAGER})
+
+
+def _without(start: Start, **fixed: float) -> Start:
+    kernel = type(start.kernel)(**_values(start.kernel) | fixed)
+    return Start(kernel=kernel, bounds={name: b for name, b in start.bounds.items() if name not in fixed})
+
+
+_QUANTISED_GEMM = Start(
+    kernel=GemmKernel(**_values(_GEMM.kernel) | {"ragged": 0.5, "quantise": 2e-6}),
+    bounds={**_GEMM.bounds, **_QUANTISING},
+)
+#: Start by kernel table, the storage dtype left out where it makes no difference.
+STARTS: Mapping[str, Start] = {
+    "gemm.cublas": _GEMM,
+    "gemm.cutlass": _QUANTISED_GEMM,
+    "gemm.deepgemm": _QUANTISED_GEMM,
+    "attention_decode.flash": _DECODE,
+    "attention_prefill.flash": _PREFILL,
+    "mla_decode.flash": _latent_decode(1e-5, 64.0, 64.0),
+    "mla_decode.triton": _latent_decode(3e-4, 16.0, 4.0),
+    "mla_prefill.flash": _latent_prefill(1e-5, 1.0),
+    "mla_prefill.triton": _latent_prefill(2.7e-4, 0.0),
+    "gated_delta_net.causal_conv1d_fn": _CONVOLUTION,
+    "gated_delta_net.causal_conv1d_update": _without(_CONVOLUTION, sequence=1.0),
+    "gated_delta_net.chunk_gated_delta_rule": _SCAN,
+    "gated_delta_net.fused_recurrent_gated_delta_rule": _without(_SCAN, passes=1.0, chunk=0.0),
+    "mamba2.causal_conv1d_fn": _CONVOLUTION,
+    "mamba2.causal_conv1d_update": _without(_CONVOLUTION, sequence=1.0),
+}
+
+
+def start_of(table: str) -> Start:
+    """Start of a kernel table, by its name or its name without dtype."""
+    for name in (table, table.rpartition(".")[0]):
+        if name in STARTS:
+            return STARTS[name]
+    raise FitError(f"kernel table {table!r} has no start of a fit; {nearest(table, STARTS)}")
+
+
+def fit_table(op: str, name: str, rows: pd.DataFrame, silicon: Silicon, seed: int = SEED) -> FittedTable:
+    """Fit one kernel table on a training split of its rows and judge it on the rest.
+
+    Parameters
+    ----------
+    op, name : str
+        The measured op and the kernel table.
+    rows : DataFrame
+        Rows of this table only, columns as in the measurements.
+    silicon : Silicon
+        The processor that was measured.
+    seed : int
+        Which split.
+    """
+    family, start = FAMILIES[op], start_of(name)
+    train_rows, test_rows = split(len(rows), seed)
+    train, test = rows.iloc[train_rows], rows.iloc[test_rows]
+    result = fit(
+        type(start.kernel),
+        lambda kernel: family.predict(train, silicon, kernel),
+        train["latency_us"].to_numpy() * 1e-6,
+        start=start.kernel,
+        bounds=start.bounds,
+    )
+    overall, regimes = judge(family, test, silicon, result.coefficients)
+    return FittedTable(
+        op=op,
+        name=name,
+        kernel=result.coefficients,
+        train=result.accuracy,
+        test=overall,
+        regimes=regimes,
+        at_bound=result.at_bound,
+    )
+
+
+def judge(family: Family, rows: pd.DataFrame, silicon: Silicon, kernel: Any) -> tuple[Accuracy, dict[str, Accuracy]]:
+    """Accuracy of a kernel's predictions on rows, overall and by regime."""
+    predicted, measured = family.predict(rows, silicon, kernel), rows["latency_us"].to_numpy() * 1e-6
+    regime = family.regime(rows)
+    return accuracy(predicted, measured), {
+        str(name): accuracy(predicted[regime == name], measured[regime == name]) for name in dict.fromkeys(regime)
+    }
+
+
+def tables_of(op: str, folder: Path) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Rows of an op by kernel table; none where the folder does not measure it."""
+    path = folder / f"{op}.parquet"
+    if path.is_file():
+        rows = pd.read_parquet(path)
+        yield from ((str(name), group) for name, group in rows.groupby(FAMILIES[op].table(rows)))
+
+
+def fit_device(folder: Path, silicon: Silicon, seed: int = SEED) -> list[FittedTable]:
+    """Fit every kernel table that a folder of measurements covers."""
+    return [fit_table(op, name, rows, silicon, seed) for op in FAMILIES for name, rows in tables_of(op, folder)]
+
+
+def borrowed(fitted: Sequence[FittedTable]) -> dict[str, tuple[Any, str]]:
+    """Kernels that no table measures, from the fitted ones that resemble them, with a note each.
+
+    Returns
+    -------
+    dict of str to (coefficients, note)
+        By kernel table; only where the resembling kernel was fitted.
+    """
+    kernels = {table.name: table.kernel for table in fitted}
+    found: dict[str, tuple[Any, str]] = {}
+    if quantising := kernels.get("gemm.cutlass.fp8"):
+        share = quantising.memory * QUANTISE_TRAFFIC / quantising.quantise_bytes
+        small = ElementwiseKernel(launch=quantising.quantise, memory=min(share, 1.0))
+        found["elementwise.fused"] = small, "as the kernel that quantises A in the fp8 GEMM rows"
+    if scan := kernels.get("gated_delta_net.chunk_gated_delta_rule"):
+        found["mamba2.chunk_scan"] = scan, "as gated_delta_net.chunk_gated_delta_rule"
+    if step := kernels.get("gated_delta_net.fused_recurrent_gated_delta_rule"):
+        found["mamba2.state_update"] = step, "as gated_delta_net.fused_recurrent_gated_delta_rule"
+    return found
+
+
+def save(fitted: Sequence[FittedTable], path: Path, source: str, date: str) -> None:
+    """Write fitted tables, and those borrowed from them, into a kernel file with where they came from."""
+    own = {"source": source, "date": date}
+    resembling = {
+        name: (kernel, {**own, "status": "assumption", "note": f"not measured: {note}"})
+        for name, (kernel, note) in borrowed(fitted).items()
+    }
+    write_kernels(
+        path,
+        resembling
+        | {
+            table.name: (
+                table.kernel,
+                {
+                    **own,
+                    "status": "fitted",
+                    "note": f"{table.train.rows} rows fitted; on {table.test.rows} others median error "
+                    f"{table.test.median_ape:.1%}, p90 {table.test.p90_ape:.1%}, bias {table.test.bias:+.1%}",
+                },
+            )
+            for table in fitted
+        },
+    )
