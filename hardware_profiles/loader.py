@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -32,6 +33,7 @@ from hardware_profiles.schema import Cluster, Device, Node, Price, Processor, Qu
 FOLDER_VARIABLE = "MOESIM_PROFILES"
 
 _BUILT_IN = Path(__file__).parent
+_ID = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _Profile = TypeVar("_Profile")
 _Stamp = tuple[str, int, int]
 
@@ -74,16 +76,11 @@ def load_device(name: str, folder: Path | None = None) -> Device:
     >>> load_device("H100-SXM").memory_capacity.stated
     80.0
     """
-    path = _find("devices", "device", name, folder)
+    path = _find("devices", name, folder)
     device = _load(parse_device, path)
     for processor in device.processors.values():
         if processor.kernels_from is not None:
-            _find(
-                "devices",
-                f"{path.name}: processors.{processor.name}.kernels_from: device",
-                processor.kernels_from,
-                folder,
-            )
+            _find("devices", processor.kernels_from, folder, f"{path.name}: processors.{processor.name}.kernels_from: ")
     *user, built_in = _roots(folder)
     kernels = {**_kernel_file(built_in, device.id), **device.main.kernels}
     for root in user:
@@ -94,23 +91,23 @@ def load_device(name: str, folder: Path | None = None) -> Device:
 
 def load_node(name: str, folder: Path | None = None) -> Node:
     """Load a node by id or alias; its device and host are given by their ids."""
-    path = _find("nodes", "node", name, folder)
+    path = _find("nodes", name, folder)
     node = _load(parse_node, path)
-    device = _find("devices", f"{path.name}: device: device", node.device, folder).stem
-    host = _find("devices", f"{path.name}: host: device", node.host, folder).stem if node.host else None
+    device = _find("devices", node.device, folder, f"{path.name}: device: ").stem
+    host = _find("devices", node.host, folder, f"{path.name}: host: ").stem if node.host else None
     return dataclasses.replace(node, device=device, host=host)
 
 
 def load_cluster(name: str, folder: Path | None = None) -> Cluster:
     """Load a cluster by id or alias; its node is given by its id."""
-    path = _find("clusters", "cluster", name, folder)
+    path = _find("clusters", name, folder)
     cluster = _load(parse_cluster, path)
-    return dataclasses.replace(cluster, node=_find("nodes", f"{path.name}: node: node", cluster.node, folder).stem)
+    return dataclasses.replace(cluster, node=_find("nodes", cluster.node, folder, f"{path.name}: node: ").stem)
 
 
 def load_price(device: str, folder: Path | None = None) -> Price | None:
     """Load what a device costs; ``None`` where the catalogue states no price for it."""
-    device_id = _find("devices", "device", device, folder).stem
+    device_id = _find("devices", device, folder).stem
     for root in _roots(folder):
         path = root / "prices" / f"{device_id}.toml"
         if path.is_file():
@@ -172,21 +169,21 @@ def _ids(kind: str, folder: Path | None) -> list[str]:
     return sorted({path.stem for root in _roots(folder) for path in (root / kind).glob("*.toml")})
 
 
-def _find(kind: str, what: str, name: str, folder: Path | None) -> Path:
+def _find(kind: str, name: str, folder: Path | None, where: str = "") -> Path:
     """File of the profile with this id or alias; the error names the nearest ones."""
     roots = _roots(folder)
     names: set[str] = set()
     for root in roots:
         # An id is its file's name, so that only aliases need all files.
         direct = root / kind / f"{name.lower()}.toml"
-        if direct.is_file():
+        if _ID.fullmatch(name.lower()) and direct.is_file():
             return direct
         index = _index(tuple(_stamp(p) for p in sorted((root / kind).glob("*.toml"))))
         if name.lower() in index:
             return Path(index[name.lower()])
         names.update(index)
     place = f" in {roots[0]} and the built-in catalogue" if len(roots) > 1 else ""
-    raise ProfileError(f"unknown {what} {name!r}{place}; {nearest(name.lower(), names)}")
+    raise ProfileError(f"{where}unknown {kind[:-1]} {name!r}{place}; {nearest(name.lower(), names)}")
 
 
 def _load(parse: Callable[[Table, str], _Profile], path: Path) -> _Profile:
@@ -199,8 +196,12 @@ def _parsed(parse: Callable[[Table, str], object], stamp: _Stamp) -> object:
 
 
 def _kernel_file(root: Path, device_id: str) -> Kernels:
-    path = root / "kernels" / f"{device_id}.toml"
-    return _load(parse_kernels_file, path) if path.is_file() else {}
+    """Kernel tables of ``kernels/<id>.toml`` and of ``kernels/<id>.<part>.toml``, which may share the work of one."""
+    folder, kernels = root / "kernels", Kernels()
+    for path in (folder / f"{device_id}.toml", *sorted(folder.glob(f"{device_id}.*.toml"))):
+        if path.is_file():
+            kernels.update(_load(parse_kernels_file, path))
+    return kernels
 
 
 def parse_kernels_file(table: Table, file: str) -> Kernels:
