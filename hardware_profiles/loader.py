@@ -33,7 +33,7 @@ from hardware_profiles.schema import Cluster, Device, Node, Price, Processor, Qu
 FOLDER_VARIABLE = "MOESIM_PROFILES"
 
 _BUILT_IN = Path(__file__).parent
-_ID = re.compile(r"[a-z0-9][a-z0-9._-]*")
+_ID = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _Profile = TypeVar("_Profile")
 _Stamp = tuple[str, int, int]
 
@@ -56,8 +56,8 @@ def cluster_names(folder: Path | None = None) -> list[str]:
 def load_device(name: str, folder: Path | None = None) -> Device:
     """Load a device with the kernel coefficients of its main processor.
 
-    Kernel tables come, per kernel and later ones first in rank, from the built-in ``kernels/<id>.toml``, the device
-    file, and ``kernels/<id>.toml`` in the user's folder.
+    Kernel tables come from the built-in ``kernels/<id>.toml`` and ``kernels/<id>.<part>.toml``, from the device file,
+    and from the same places of the user's folder; per kernel, the last one counts.
 
     Parameters
     ----------
@@ -82,9 +82,9 @@ def load_device(name: str, folder: Path | None = None) -> Device:
         if processor.kernels_from is not None:
             _find("devices", processor.kernels_from, folder, f"{path.name}: processors.{processor.name}.kernels_from: ")
     *user, built_in = _roots(folder)
-    kernels = {**_kernel_file(built_in, device.id), **device.main.kernels}
+    kernels = {**_kernel_files(built_in, device.id), **device.main.kernels}
     for root in user:
-        kernels.update(_kernel_file(root, device.id))
+        kernels.update(_kernel_files(root, device.id))
     main = dataclasses.replace(device.main, kernels=kernels)
     return dataclasses.replace(device, processors={**device.processors, main.name: main})
 
@@ -195,17 +195,21 @@ def _parsed(parse: Callable[[Table, str], object], stamp: _Stamp) -> object:
     return parse(_read(stamp), Path(stamp[0]).name)
 
 
-def _kernel_file(root: Path, device_id: str) -> Kernels:
-    """Kernel tables of ``kernels/<id>.toml`` and of ``kernels/<id>.<part>.toml``, which may share the work of one."""
-    folder, kernels = root / "kernels", Kernels()
-    for path in (folder / f"{device_id}.toml", *sorted(folder.glob(f"{device_id}.*.toml"))):
-        if path.is_file():
-            kernels.update(_load(parse_kernels_file, path))
+def _kernel_files(root: Path, device_id: str) -> Kernels:
+    """Kernel tables of a device in one catalogue, from ``<id>.toml`` and ``<id>.<part>.toml``."""
+    kernels: Kernels = {}
+    origin: dict[str, str] = {}
+    folder = root / "kernels"
+    for path in sorted((*folder.glob(f"{device_id}.toml"), *folder.glob(f"{device_id}.*.toml"))):
+        for kernel, table in _load(parse_kernels_file, path).items():
+            if kernel in origin:
+                raise ProfileError(f"kernels/{path.name}: {kernel!r} also stands in kernels/{origin[kernel]}")
+            origin[kernel], kernels[kernel] = path.name, table
     return kernels
 
 
 def parse_kernels_file(table: Table, file: str) -> Kernels:
-    """Read ``kernels/<id>.toml``, whose top-level tables are kernels."""
+    """Read a file of ``kernels``, whose top-level tables are kernels."""
     return parse_kernels(table, f"kernels/{file}: ")
 
 
@@ -224,6 +228,8 @@ def _read(stamp: _Stamp) -> Table:
         raise ProfileError(f"{path}: not valid TOML: {error}") from error
     if "id" in table and table["id"] != path.stem:
         raise ProfileError(f"{path}: id is {table['id']!r}; it must be the file's name, {path.stem!r}")
+    if "id" in table and not _ID.fullmatch(path.stem):
+        raise ProfileError(f"{path}: an id has lower-case letters, digits, hyphens and underscores, got {path.stem!r}")
     return table
 
 

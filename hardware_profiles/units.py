@@ -37,7 +37,7 @@ _SMALL: Mapping[str, float] = {"": 1.0, "m": 1e-3, "u": 1e-6, "µ": 1e-6, "n": 1
 
 def _unit_table() -> dict[str, tuple[Dimension, float]]:
     """Map every unit to its dimension and to its size in the SI unit of that dimension."""
-    table: dict[str, tuple[Dimension, float]] = {"1": ("one", 1.0), "%": ("one", 0.01)}
+    table: dict[str, tuple[Dimension, float]] = {"1": ("one", 1.0), "%": ("one", 0.01), "bytes": ("bytes", 1.0)}
     byte_prefixes = {**_DECIMAL, "K": 1e3, **_BINARY}
     for prefix, size in byte_prefixes.items():
         table[f"{prefix}B"] = ("bytes", size)
