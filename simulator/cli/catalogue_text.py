@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hardware_profiles.units import format_bytes, format_rate
 from simulator.cli.catalogue import Row
-from simulator.cli.console import count_text, pairs, table
+from simulator.cli.console import count_text, number, pairs, table
 
 if TYPE_CHECKING:
     from rich.console import Console

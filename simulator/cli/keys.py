@@ -8,6 +8,9 @@ from typing import Any
 
 from simulator.scenario import Scenario
 
+#: Marks between which a page holds the table of keys.
+BEGIN, END = "<!-- keys: begin -->", "<!-- keys: end -->"
+
 _BOUNDS = (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<"))
 
 
@@ -84,3 +87,10 @@ def _takes(read: Mapping[str, Any], written: Mapping[str, Any]) -> str:
     noun = {"string": "text", "boolean": "true or false", "integer": "whole number", "number": "number"}[read["type"]]
     bounds = [f"{sign} {read[bound]:g}" for bound, sign in _BOUNDS if bound in read]
     return " ".join([noun, ", ".join(bounds)]).strip()
+
+
+def with_table(page: str) -> str:
+    """Return a page with the table between its two marks replaced by the one of today."""
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n\n{markdown()}\n\n{END}{after}"

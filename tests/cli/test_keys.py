@@ -1,0 +1,63 @@
+"""The keys of a scenario: listed for people, and in step with the documentation."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from simulator.cli.keys import scenario_keys, with_table
+from simulator.scenario import Scenario
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_the_documented_keys_are_those_of_the_scenario() -> None:
+    page = DOCS / "formats" / "scenario.md"
+    text = page.read_text(encoding="utf-8")
+    wanted = with_table(text)
+    assert text == wanted, f"{page} is out of date; write it anew with simulator.cli.keys.with_table"
+
+
+def test_every_key_has_a_meaning() -> None:
+    assert [key.name for key in scenario_keys() if not key.meaning] == []
+
+
+def test_every_stated_default_is_taken_by_set(scenario_file: Path) -> None:
+    keys = [key for key in scenario_keys() if key.default]
+    assert len(keys) > 20
+    plain = Scenario.load(scenario_file)
+    for key in keys:
+        changed = plain.override(f"{key.name}={key.default}")
+        value: Any = changed
+        for part in key.name.split("."):
+            value = getattr(value, part)
+        assert str(value).lower() == key.default
+
+
+def test_durations_are_told_from_numbers() -> None:
+    takes = {key.name: key.takes for key in scenario_keys()}
+    assert takes["slo.ttft"] == "duration with its unit"
+    assert takes["requests.rate"] == "number > 0"
+    assert takes["parallelism.tp"] == "whole number ≥ 1"
+
+
+def test_the_example_of_the_page_is_a_valid_scenario() -> None:
+    text = (DOCS / "formats" / "scenario.md").read_text(encoding="utf-8")
+    example = text.split("```toml")[1].split("```")[0]
+    assert Scenario.from_mapping(tomllib.loads(example)).parallelism.tp == 2
+
+
+def test_the_page_of_results_names_every_number_of_the_summary(summary: Any) -> None:
+    text = (DOCS / "formats" / "results.md").read_text(encoding="utf-8")
+    missing = [name for name in summary.__dataclass_fields__ if f"`{name}`" not in text]
+    assert missing == []
+
+
+def test_the_page_of_the_command_line_names_every_option(moesim: Any) -> None:
+    text = (DOCS / "cli.md").read_text(encoding="utf-8")
+    for command in ("simulate", "estimate", "explain", "check", "list", "show", "dashboard"):
+        words = moesim(command, "--help").stdout.replace(",", " ").split()
+        options = {word for word in words if word.startswith("--")} - {"--help"}
+        assert options, command
+        assert {option for option in options if option not in text} == set(), command
