@@ -66,7 +66,8 @@ def read_request_trace(path: str | Path, format: str | None = None) -> RequestTr
     Returns
     -------
     RequestTrace
-        Arrival times count from the first request. ``notes`` says what had to be assumed or was left out.
+        Arrival times count from the first request, but are kept as they are in our own format, so that a saved trace
+        comes back unchanged. ``notes`` says what had to be assumed or was left out.
 
     Raises
     ------
@@ -310,7 +311,7 @@ def _checked(
     if fault:
         _fail(file, int(rows[fault[0]]), fault[1])
     return RequestTrace(
-        arrival=arrival - arrival[0],
+        arrival=arrival - (0.0 if columns is _TABLES["moesim"] else arrival[0]),
         input_tokens=lengths[columns.input].astype(np.int64),
         output_tokens=lengths[columns.output].astype(np.int64),
         block_hashes=hashes,

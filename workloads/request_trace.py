@@ -72,21 +72,21 @@ def first_fault(
         Index of the row and what is wrong with it.
     """
     faults: list[tuple[int, str]] = []
-    bad = ~np.isfinite(arrival)
-    if bad.any():
-        row = int(bad.argmax())
-        faults.append((row, f"{arrival_name}: got {arrival[row]}, expected a finite time"))
     backwards = arrival[1:] < arrival[:-1]
     if backwards.any():
         row = int(backwards.argmax()) + 1
         what = f"{arrival_name}: {arrival[row - 1] - arrival[row]:g} s earlier than the row before; rows must be in "
         faults.append((row, what + "order of arrival"))
+    bad = ~(np.isfinite(arrival) & (arrival >= 0))
+    if bad.any():
+        row = int(bad.argmax())
+        faults.append((row, f"{arrival_name}: got {arrival[row]} s, expected a finite time of at least 0"))
     for name, column in lengths.items():
         bad = ~((column >= 1) & (column <= LONGEST) & (column == np.floor(column)))
         if bad.any():
             row = int(bad.argmax())
             faults.append((row, f"{name}: got {column[row]:g}, expected a whole number of tokens of at least 1"))
-    return min(faults) if faults else None
+    return min(faults, key=lambda fault: fault[0], default=None)
 
 
 def check_requests(trace: RequestTrace) -> None:

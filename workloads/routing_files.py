@@ -97,9 +97,8 @@ def save_routing_trace(trace: RoutingTrace, path: str | Path) -> None:
 def _read_npz(file: Path) -> tuple[NDArray[Any], NDArray[Any], int | None]:
     """Read expert_ids, sequence_start, and the optional sequence_length and num_experts."""
     try:
-        with np.load(file, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                _fail(file, "a single array, expected an npz archive")
+        # Opened here, because np.load leaves the file open when the archive is broken.
+        with file.open("rb") as opened, np.lib.npyio.NpzFile(opened, allow_pickle=False) as archive:
             missing = [name for name in ("expert_ids", "sequence_start") if name not in archive.files]
             if missing:
                 _fail(file, f"array {missing[0]!r} is missing; {nearest(missing[0], archive.files)}")

@@ -36,10 +36,18 @@ def write_samples(folder: Path) -> None:
     _write_mooncake(folder / "mooncake_like.jsonl")
     _write_vllm(folder / "vllm_bench_like.json")
     save_request_trace(_chat(50, 4, {"kind": "poisson", "rate": 4.0}), folder / "requests.csv")
-    domains = {"domains": 4, "exponent": 0.6, "shared": 0.3, "stickiness": 0.3}
     save_routing_trace(
         generate_routing(
-            "domain", tokens=600, layers=24, num_experts=32, top_k=4, seed=SEED, sequence_tokens=60, **domains
+            "domain",
+            tokens=600,
+            layers=24,
+            num_experts=32,
+            top_k=4,
+            seed=SEED,
+            sequence_tokens=60,
+            domains=4,
+            exponent=0.6,
+            stickiness=0.3,
         ),
         folder / "routing_24x32_top4.npz",
     )
