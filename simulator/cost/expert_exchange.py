@@ -1,0 +1,224 @@
+"""Time to dispatch tokens to the ranks of their experts and to combine the results.
+
+One model for all exchanges: a token leaves in a number of copies, each copy crosses a scale-up link, a scale-out link
+or none, and a number of compute units push the copies. What differs between libraries (one copy per expert or per
+rank, forwarding within the node, fixed costs) is data of the kernel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from simulator.cost.kernel import Fabric, FloatArray, KernelTime, smooth_max
+from simulator.errors import ScenarioError
+
+_S = {"unit": "s"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExchangeKernel:
+    """What belongs to a dispatch or combine kernel rather than to the links.
+
+    Attributes
+    ----------
+    launch : float
+        Launch and synchronisation that nothing hides [s].
+    start_expert : float
+        Further start per expert of the layer: counters that every rank exchanges [s].
+    start_hidden : float
+        Further start per element of the hidden size: the first token's way through the pipeline [s].
+    start_doubling : float
+        Further start per doubling of the ranks [s].
+    unit_token, unit_copy : float
+        Time of one compute unit per token, and per copy of it [s].
+    unit_rate : float
+        Rate at which one compute unit moves copies [bytes/s].
+    units : float
+        Compute units that the kernel takes [1].
+    efficiency, scale_out_efficiency : float
+        Share of the scale-up and of the scale-out bandwidth that large exchanges reach [1].
+    sharpness, link_sharpness : float
+        Overlap of the start with the rest, and of units and links: 1 none, large perfect [1].
+    merged : float
+        1: a token crosses once per rank that it needs; 0: once per expert [1].
+    forwarded : float
+        1: a token crosses once per remote domain and is passed on inside it; 0: straight to its rank [1].
+    scale_out_only : float
+        1: all copies take the scale-out link, even inside the domain [1].
+    """
+
+    launch: float = field(metadata=_S)
+    start_expert: float = field(default=0.0, metadata=_S)
+    start_hidden: float = field(default=0.0, metadata=_S)
+    start_doubling: float = field(default=0.0, metadata=_S)
+    unit_token: float = field(default=0.0, metadata=_S)
+    unit_copy: float = field(default=0.0, metadata=_S)
+    unit_rate: float = field(default=1e15, metadata={"unit": "B/s"})
+    units: float
+    efficiency: float
+    scale_out_efficiency: float
+    sharpness: float
+    link_sharpness: float = 4.0
+    merged: float
+    forwarded: float
+    scale_out_only: float = 0.0
+
+
+def distinct(draws: ArrayLike, buckets: ArrayLike, items: ArrayLike | None = None) -> FloatArray:
+    """Expected number of distinct buckets hit by ``draws`` different items that are spread evenly over the buckets.
+
+    Parameters
+    ----------
+    draws, buckets : array_like
+        Experts per token, and ranks or nodes that hold the experts [1].
+    items : array_like, optional
+        Experts in all [1]; very many if not given.
+
+    Notes
+    -----
+    ``b (1 - C(E - E/b, k) / C(E, k))``, which tends to ``b (1 - (1 - 1/b)^k)`` for many experts.
+
+    Examples
+    --------
+    >>> round(float(distinct(8, 8, 256)), 2)
+    5.29
+    """
+    k, b = np.broadcast_arrays(np.asarray(draws, dtype=np.float64), np.asarray(buckets, dtype=np.float64))
+    if items is None:
+        return np.asarray(b * -np.expm1(k * np.log1p(-np.minimum(1.0 / b, 1.0 - 1e-12))), dtype=np.float64)
+    total = np.asarray(items, dtype=np.float64)
+    missed = np.ones(np.broadcast_shapes(k.shape, total.shape))
+    for i in range(int(np.max(k, initial=0.0))):
+        left = np.maximum(total - i, 1.0)
+        missed = missed * np.where(i < k, np.clip((total - total / b - i) / left, 0.0, 1.0), 1.0)
+    return np.asarray(b * (1.0 - missed), dtype=np.float64)
+
+
+def dispatch_time(
+    tokens: ArrayLike,
+    *,
+    hidden: ArrayLike,
+    top_k: ArrayLike,
+    ranks: ArrayLike,
+    element_bytes: ArrayLike,
+    fabric: Fabric,
+    kernel: ExchangeKernel,
+    num_experts: ArrayLike | None = None,
+    max_nodes: ArrayLike | None = None,
+    max_rank_share: ArrayLike = 1.0,
+    units: ArrayLike | None = None,
+    rank_copies: ArrayLike | None = None,
+    node_copies: ArrayLike | None = None,
+) -> KernelTime:
+    """Time the dispatch of ``tokens`` tokens of each rank [1] to the ranks of their experts.
+
+    Parameters
+    ----------
+    tokens : array_like
+        Tokens at home on each rank [1].
+    hidden, top_k, ranks : array_like
+        Model width, experts per token and ranks that share the experts [1].
+    element_bytes : array_like
+        Bytes per element on the wire, scales included [bytes].
+    num_experts : array_like, optional
+        Experts of the layer [1]; very many if not given.
+    max_nodes : array_like, optional
+        Most scale-up domains that a token may go to (node-limited routing) [1].
+    max_rank_share : array_like
+        Copies at the most loaded rank over the mean [1].
+    units : array_like, optional
+        Compute units given to the kernel instead of its own choice [1].
+    rank_copies, node_copies : array_like, optional
+        Ranks and domains that a token really reaches on average [1], instead of those of an even router.
+
+    Returns
+    -------
+    KernelTime
+        Terms: ``scale_up``, ``scale_out``, ``units`` and ``latency``.
+
+    Notes
+    -----
+    ``launch + smooth_max(start, units, scale_up, scale_out)``. With R ranks and G domains reached among n ranks in m
+    domains of d, forwarded copies cross scale-out links ``G (m - 1) / m`` times and scale-up links ``R (d - 1) / d``
+    times; straight copies ``R (n - d) / n`` and ``R (d - 1) / n`` times.
+    """
+    width, n = np.asarray(hidden, dtype=np.float64), np.asarray(ranks, dtype=np.float64)
+    if np.any(n < 1):
+        raise ScenarioError("expert exchange: ranks must be at least 1")
+    d = np.minimum(n, float(fabric.domain))
+    m = np.ceil(n / d)
+    reached_ranks, reached_nodes = _copies(top_k, n, m, num_experts, max_nodes, kernel)
+    if rank_copies is not None:
+        reached_ranks = np.asarray(rank_copies, dtype=np.float64)
+    if node_copies is not None:
+        reached_nodes = np.asarray(node_copies, dtype=np.float64)
+    up, out = _crossings(reached_ranks, reached_nodes, n, d, m, kernel)
+
+    payload = width * np.asarray(element_bytes, dtype=np.float64)
+    sent = np.asarray(tokens, dtype=np.float64) * np.asarray(max_rank_share, dtype=np.float64)
+    scale_up = sent * up * payload / (_scale_up(n, d, fabric) * kernel.efficiency)
+    scale_out = sent * out * payload / (fabric.scale_out_bandwidth * kernel.scale_out_efficiency)
+    busy = np.asarray(kernel.units if units is None else units, dtype=np.float64)
+    experts = 0.0 if num_experts is None else np.asarray(num_experts, dtype=np.float64)
+    if num_experts is not None and kernel.merged < 0.5:
+        busy = np.minimum(busy, experts)
+    work = kernel.unit_token + reached_ranks * (kernel.unit_copy + payload / kernel.unit_rate)
+    work = sent * work / busy
+    start = kernel.start_expert * experts + kernel.start_hidden * width + kernel.start_doubling * np.log2(n)
+    start = start + np.where(out > 0, fabric.scale_out_latency, fabric.scale_up_latency)
+    bounds = smooth_max(smooth_max(scale_up, scale_out, kernel.link_sharpness), work, kernel.link_sharpness)
+    seconds = np.where(n > 1, kernel.launch + smooth_max(start, bounds, kernel.sharpness), 0.0)
+    zero = np.zeros_like(seconds)
+    return KernelTime(
+        seconds=seconds,
+        terms={
+            "scale_up": scale_up + zero,
+            "scale_out": scale_out + zero,
+            "units": work + zero,
+            "latency": kernel.launch + start + zero,
+        },
+    )
+
+
+#: A combine sends every copy's result back the way it came: the same times with the combine's coefficients and bytes.
+combine_time = dispatch_time
+
+
+def _copies(
+    top_k: ArrayLike,
+    n: FloatArray,
+    m: FloatArray,
+    num_experts: ArrayLike | None,
+    max_nodes: ArrayLike | None,
+    kernel: ExchangeKernel,
+) -> tuple[FloatArray, FloatArray]:
+    """Ranks and domains that a token reaches when all experts are equally likely."""
+    k = np.asarray(top_k, dtype=np.float64)
+    allowed = m if max_nodes is None else np.minimum(np.asarray(max_nodes, dtype=np.float64), m)
+    items = None if num_experts is None else np.asarray(num_experts, dtype=np.float64) * allowed / m
+    nodes = distinct(k, allowed, items)
+    if kernel.merged < 0.5:
+        return np.asarray(k + 0.0 * n, dtype=np.float64), nodes
+    return distinct(k, n * allowed / m, items), nodes
+
+
+def _crossings(
+    ranks: FloatArray, nodes: FloatArray, n: FloatArray, d: FloatArray, m: FloatArray, kernel: ExchangeKernel
+) -> tuple[FloatArray, FloatArray]:
+    """Copies of a token that cross scale-up and scale-out links."""
+    if kernel.scale_out_only >= 0.5:
+        return 0.0 * ranks, ranks * (n - 1.0) / n
+    if kernel.forwarded >= 0.5:
+        return ranks * (d - 1.0) / d, nodes * (m - 1.0) / m
+    return ranks * (d - 1.0) / n, ranks * (n - d) / n
+
+
+def _scale_up(n: FloatArray, d: FloatArray, fabric: Fabric) -> FloatArray:
+    """Scale-up bandwidth towards the others of the group [bytes/s]; without a switch, that of the links to them."""
+    if fabric.switched:
+        return np.asarray(fabric.scale_up_bandwidth + 0.0 * n, dtype=np.float64)
+    reach = np.minimum((d - 1.0) / max(fabric.domain - 1.0, 1.0), 1.0)
+    return np.asarray(fabric.scale_up_bandwidth * np.maximum(reach, 1e-12), dtype=np.float64)
