@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 #: The families that can be read, by ``model_type``.
 FAMILIES: Mapping[str, Family] = {
+    "bailing_moe": families.bailing_moe,
     "dbrx": families.dbrx,
     "deepseek": families.deepseek_v1,
     "deepseek_v2": families.deepseek_v2,
@@ -30,6 +31,8 @@ FAMILIES: Mapping[str, Family] = {
     "ernie4_5_moe": families.ernie4_5_moe,
     "gemma3_text": families.gemma3,
     "glm4_moe": families.glm4_moe,
+    "glm4_moe_lite": families.deepseek_v3,
+    "glm4v_moe_text": families.glm4_moe,
     "glm_moe_dsa": families.deepseek_v3,
     "gpt_oss": families.gpt_oss,
     "granitemoe": families.granitemoe,
@@ -37,6 +40,7 @@ FAMILIES: Mapping[str, Family] = {
     "grok-1": families.grok,
     "hunyuan_v1_moe": families.hunyuan_moe,
     "kimi_k2": families.deepseek_v3,
+    "kimi_k25": families.deepseek_v3,
     "llama": families.llama,
     "llama4_text": families.llama4,
     "minimax": families.minimax,
@@ -54,16 +58,21 @@ FAMILIES: Mapping[str, Family] = {
     "qwen3_5_moe_text": families.qwen3_next,
     "qwen3_moe": families.qwen3_moe,
     "qwen3_next": families.qwen3_next,
+    "qwen3_vl_moe_text": families.qwen3_moe,
 }
 # Families whose embedding is the LM head where the configuration does not say.
-_TIED_BY_DEFAULT = frozenset({"gemma3_text", "grok-1"})
+_TIED_BY_DEFAULT = frozenset({"ernie4_5_moe", "gemma3_text", "grok-1", "hunyuan_v1_moe"})
 # How the publisher of a family counts active parameters, where it is not all of them (sources: the built-in models).
 _ACTIVE_CONVENTION: Mapping[str, ActiveConvention] = {
     "deepseek_v2": "without_embedding",
     "deepseek_v3": "without_embedding",
     "deepseek_v32": "without_embedding",
+    "glm4_moe": "without_embedding_and_head",
     "glm_moe_dsa": "without_embedding_and_head",
     "gpt_oss": "without_embedding",
+    "minimax": "without_embedding_and_head",
+    "minimax_m1": "without_embedding_and_head",
+    "minimax_text_01": "without_embedding_and_head",
     "minimax_m2": "without_embedding_and_head",
 }
 _DEFAULT_CONTEXT = 131072
@@ -91,12 +100,7 @@ def from_hf_config(source: str | Path | Mapping[str, Any]) -> ModelSpec:
     """
     outer = read_config(source)
     config = _text_config(outer)
-    family = FAMILIES[config.model_type]
-    try:
-        layers = family(config)
-    except ZeroDivisionError as error:
-        msg = f"{config.where}: a size is 0; expected at least 1"
-        raise ModelError(msg) from error
+    layers = FAMILIES[config.model_type](config)
     holder = config if config.has("quantization_config") else outer
     dtype = {"torch_dtype": config.keys.get("torch_dtype", config.keys.get("dtype"))}
     quantised = HfConfig(keys={**holder.keys, **dtype}, where=holder.where)
@@ -120,9 +124,7 @@ def _text_config(outer: HfConfig) -> HfConfig:
     if not outer.has("model_type"):
         msg = f"{outer.where}: missing key 'model_type'; is it a Hugging Face config.json?"
         raise ModelError(msg)
-    config = outer
-    if outer.model_type not in FAMILIES and outer.has("text_config"):
-        config = outer.section("text_config")
+    config = outer.section("text_config") if outer.has("text_config") else outer
     if config.model_type not in FAMILIES:
         msg = f"{config.where}: unknown model_type {config.model_type!r}; {_hint(config.model_type)}"
         raise ModelError(msg)

@@ -7,186 +7,133 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
 
 from workloads.errors import ModelError
+from workloads.hf_parts import (
+    Layers,
+    after_dense,
+    deepseek_moe,
+    grouped_query,
+    latent,
+    layer_types,
+    number_of_layers,
+    one_value,
+    qwen_moe,
+    sliding_window,
+    sparse_steps,
+    uniform,
+    wide_moe,
+    with_mixers,
+)
 from workloads.hf_reader import HfConfig
 from workloads.model_spec import (
-    FFN,
     Attention,
     DenseFFN,
     GatedDeltaNet,
     GroupedQueryAttention,
-    LatentAttention,
     Layer,
     Mamba2,
     MoE,
 )
 
-Layers = tuple[Layer, ...]
 Family = Callable[[HfConfig], Layers]
-
-
-def _number_of_layers(config: HfConfig) -> int:
-    number = config.integer("num_hidden_layers", "n_layers")
-    if number < 1:
-        msg = f"{config.where}: num_hidden_layers = {number}; expected at least 1"
-        raise ModelError(msg)
-    return number
-
-
-def _grouped_query(
-    config: HfConfig, *, qk_norm: bool = False, bias: bool = False, window: int | None = None
-) -> GroupedQueryAttention:
-    """Read softmax attention by its usual keys."""
-    heads = config.integer("num_attention_heads")
-    if heads < 1:
-        msg = f"{config.where}: num_attention_heads = {heads}; expected at least 1"
-        raise ModelError(msg)
-    return GroupedQueryAttention(
-        num_heads=heads,
-        num_kv_heads=config.integer("num_key_value_heads", default=heads),
-        head_dim=config.integer("head_dim", default=config.integer("hidden_size") // heads),
-        qk_norm=qk_norm,
-        bias=bias,
-        window=window,
-    )
-
-
-def _latent(config: HfConfig) -> LatentAttention:
-    """Read multi-head latent attention, with the sparse-attention indexer where the keys are there."""
-    return LatentAttention(
-        num_heads=config.integer("num_attention_heads"),
-        q_lora_rank=config.maybe_integer("q_lora_rank"),
-        kv_lora_rank=config.integer("kv_lora_rank"),
-        qk_nope_head_dim=config.integer("qk_nope_head_dim"),
-        qk_rope_head_dim=config.integer("qk_rope_head_dim"),
-        v_head_dim=config.integer("v_head_dim"),
-        index_heads=config.integer("index_n_heads", default=0),
-        index_head_dim=config.integer("index_head_dim", default=0),
-        index_top_k=config.integer("index_topk", default=0),
-    )
-
-
-def _deepseek_moe(config: HfConfig, *, router_bias: bool) -> MoE:
-    """Read a fine-grained MoE with shared experts and group-limited routing."""
-    intermediate = config.integer("moe_intermediate_size")
-    return MoE(
-        num_experts=config.integer("n_routed_experts"),
-        top_k=config.integer("num_experts_per_tok"),
-        intermediate=intermediate,
-        shared_intermediate=intermediate * config.integer("n_shared_experts", default=0),
-        num_groups=config.integer("n_group", default=1),
-        top_k_groups=config.integer("topk_group", default=1),
-        router_bias=router_bias,
-    )
-
-
-def _after_dense(config: HfConfig, attention: Attention, moe: MoE) -> Layers:
-    """Place MoE blocks after the first dense layers, at the given frequency."""
-    dense = DenseFFN(intermediate=config.integer("intermediate_size"))
-    first = config.integer("first_k_dense_replace", default=0)
-    frequency = max(config.integer("moe_layer_freq", default=1), 1)
-    return tuple(
-        Layer(attention=attention, ffn=moe if i >= first and i % frequency == 0 else dense)
-        for i in range(_number_of_layers(config))
-    )
 
 
 def deepseek_v1(config: HfConfig) -> Layers:
     """DeepSeekMoE: softmax attention, shared and fine-grained experts."""
-    return _after_dense(config, _grouped_query(config), _deepseek_moe(config, router_bias=False))
+    return after_dense(config, grouped_query(config), deepseek_moe(config, router_bias=False))
 
 
 def deepseek_v2(config: HfConfig) -> Layers:
     """DeepSeek-V2: latent attention, softmax router."""
-    return _after_dense(config, _latent(config), _deepseek_moe(config, router_bias=False))
+    return after_dense(config, latent(config), deepseek_moe(config, router_bias=False))
 
 
 def deepseek_v3(config: HfConfig) -> Layers:
     """DeepSeek-V3 and its relatives: latent attention (sparse where indexed), sigmoid router with a selection bias."""
-    return _after_dense(config, _latent(config), _deepseek_moe(config, router_bias=True))
+    return after_dense(config, latent(config), deepseek_moe(config, router_bias=True))
 
 
 def glm4_moe(config: HfConfig) -> Layers:
     """GLM-4.5: softmax attention with biases, sigmoid router with a selection bias."""
-    attention = _grouped_query(
+    attention = grouped_query(
         config, qk_norm=config.flag("use_qk_norm", default=False), bias=config.flag("attention_bias", default=False)
     )
-    return _after_dense(config, attention, _deepseek_moe(config, router_bias=True))
+    return after_dense(config, attention, deepseek_moe(config, router_bias=True))
+
+
+def bailing_moe(config: HfConfig) -> Layers:
+    """Ling: as DeepSeekMoE, under other keys."""
+    width = config.integer("moe_intermediate_size")
+    moe = MoE(
+        num_experts=config.integer("num_experts"),
+        top_k=config.integer("num_experts_per_tok"),
+        intermediate=width,
+        shared_intermediate=width * config.integer("num_shared_experts", default=0),
+    )
+    return after_dense(config, grouped_query(config, bias=config.flag("use_qkv_bias", default=False)), moe)
 
 
 def mixtral(config: HfConfig) -> Layers:
     """Mixtral: few wide experts at every layer."""
-    attention = _grouped_query(config, window=config.maybe_integer("sliding_window"))
-    return _uniform(config, attention, _local_moe(config))
+    attention = grouped_query(config, window=sliding_window(config))
+    return uniform(config, attention, wide_moe(config))
 
 
 def phimoe(config: HfConfig) -> Layers:
     """Phi-3.5-MoE: as Mixtral, with layer norms (weight and bias) and attention biases."""
     bias = config.flag("attention_bias", default=False)
-    window = config.maybe_integer("sliding_window")
-    attention = _grouped_query(config, bias=bias, window=_useful_window(config, window))
+    attention = grouped_query(config, bias=bias, window=sliding_window(config))
     attention = dataclasses.replace(attention, output_bias=bias)
-    return _uniform(config, attention, _local_moe(config), norms=4)
+    return uniform(config, attention, wide_moe(config), norms=4)
 
 
 def minimax_m2(config: HfConfig) -> Layers:
     """MiniMax-M2: query and key norms that span the heads, sigmoid router with a selection bias."""
     attention = dataclasses.replace(
-        _grouped_query(config, qk_norm=config.flag("use_qk_norm", default=False)),
+        grouped_query(config, qk_norm=config.flag("use_qk_norm", default=False)),
         qk_norm_per_head=config.keys.get("qk_norm_type") == "per_layer",
     )
     moe = dataclasses.replace(
-        _local_moe(config),
+        wide_moe(config),
         shared_intermediate=config.integer("shared_intermediate_size", default=0),
         router_bias=config.flag("use_routing_bias", default=False),
     )
-    return _uniform(config, attention, moe)
+    return uniform(config, attention, moe)
 
 
 def granitemoe(config: HfConfig) -> Layers:
     """Granite MoE, with shared experts in its later form."""
     shared = config.integer("shared_intermediate_size", default=0)
-    moe = dataclasses.replace(_local_moe(config), shared_intermediate=shared)
-    return _uniform(config, _grouped_query(config, bias=config.flag("attention_bias", default=False)), moe)
+    moe = dataclasses.replace(wide_moe(config), shared_intermediate=shared)
+    return uniform(config, grouped_query(config, bias=config.flag("attention_bias", default=False)), moe)
 
 
 def grok(config: HfConfig) -> Layers:
     """Grok-1: few wide experts, norms before and after each block."""
-    moe = MoE(
-        num_experts=config.integer("num_experts"),
-        top_k=config.integer("num_experts_per_tok", "num_selected_experts"),
-        intermediate=config.integer("intermediate_size"),
-    )
-    return _uniform(config, _grouped_query(config), moe, norms=4)
+    return uniform(config, grouped_query(config), wide_moe(config), norms=4)
 
 
 def olmoe(config: HfConfig) -> Layers:
     """OLMoE: query and key norms that span the heads."""
-    attention = dataclasses.replace(_grouped_query(config, qk_norm=True), qk_norm_per_head=True)
-    moe = MoE(
-        num_experts=config.integer("num_experts"),
-        top_k=config.integer("num_experts_per_tok"),
-        intermediate=config.integer("intermediate_size"),
-    )
-    return _uniform(config, attention, moe)
+    attention = dataclasses.replace(grouped_query(config, qk_norm=True), qk_norm_per_head=True)
+    return uniform(config, attention, wide_moe(config))
 
 
 def qwen2_moe(config: HfConfig) -> Layers:
     """Qwen1.5 and Qwen2 MoE: biased attention, gated shared expert."""
-    return _sparse_steps(config, _grouped_query(config, bias=config.flag("qkv_bias", default=True)), _qwen_moe(config))
+    return sparse_steps(config, grouped_query(config, bias=config.flag("qkv_bias", default=True)), qwen_moe(config))
 
 
 def qwen3_moe(config: HfConfig) -> Layers:
     """Qwen3 MoE: query and key norms, no shared expert."""
-    attention = _grouped_query(config, qk_norm=True, bias=config.flag("attention_bias", default=False))
-    return _sparse_steps(config, attention, _qwen_moe(config))
+    attention = grouped_query(config, qk_norm=True, bias=config.flag("attention_bias", default=False))
+    return sparse_steps(config, attention, qwen_moe(config))
 
 
 def qwen3_next(config: HfConfig) -> Layers:
     """Qwen3-Next and Qwen3.5: three gated delta nets to one gated attention."""
-    full = _grouped_query(config, qk_norm=True, bias=config.flag("attention_bias", default=False))
+    full = grouped_query(config, qk_norm=True, bias=config.flag("attention_bias", default=False))
     full = dataclasses.replace(full, output_gate=config.flag("attn_output_gate", default=True))
     linear = GatedDeltaNet(
         num_key_heads=config.integer("linear_num_key_heads"),
@@ -195,19 +142,21 @@ def qwen3_next(config: HfConfig) -> Layers:
         value_head_dim=config.integer("linear_value_head_dim"),
         conv_kernel=config.integer("linear_conv_kernel_dim"),
     )
-    layers = _sparse_steps(config, full, _qwen_moe(config))
+    layers = sparse_steps(config, full, qwen_moe(config))
     kinds: Mapping[str, Attention] = {"linear_attention": linear, "full_attention": full}
-    return _with_mixers(config, layers, _layer_types(config, every="full_attention_interval"), kinds)
+    return with_mixers(
+        config, layers, layer_types(config, every="full_attention_interval", others="linear_attention"), kinds
+    )
 
 
 def gpt_oss(config: HfConfig) -> Layers:
     """gpt-oss: sliding and full attention in turn, sinks, biases everywhere."""
-    full = _grouped_query(config, bias=config.flag("attention_bias", default=True))
+    full = grouped_query(config, bias=config.flag("attention_bias", default=True))
     full = dataclasses.replace(full, sinks=True, output_bias=full.bias)
     window = dataclasses.replace(full, window=config.integer("sliding_window"))
-    layers = _uniform(config, full, dataclasses.replace(_local_moe(config), bias=True))
+    layers = uniform(config, full, dataclasses.replace(wide_moe(config), bias=True))
     kinds: Mapping[str, Attention] = {"sliding_attention": window, "full_attention": full}
-    return _with_mixers(config, layers, config.names("layer_types", len(layers)), kinds)
+    return with_mixers(config, layers, config.names("layer_types", len(layers)), kinds)
 
 
 def llama4(config: HfConfig) -> Layers:
@@ -216,14 +165,14 @@ def llama4(config: HfConfig) -> Layers:
     A chunk of n tokens is described as a window of n, which bounds it from above. Its query and key norms have no
     weights.
     """
-    full = _grouped_query(config, bias=config.flag("attention_bias", default=False))
+    full = grouped_query(config, bias=config.flag("attention_bias", default=False))
     chunked = dataclasses.replace(full, window=config.maybe_integer("attention_chunk_size"))
     width = config.integer("intermediate_size")
-    moe = dataclasses.replace(_local_moe(config), shared_intermediate=width)
+    moe = dataclasses.replace(wide_moe(config), shared_intermediate=width)
     dense = DenseFFN(intermediate=config.integer("intermediate_size_mlp"))
     step = max(config.integer("interleave_moe_layer_step", default=1), 1)
     rope = config.integers("no_rope_layers")  # 1 where the layer has rotary embeddings, and chunks
-    number = _number_of_layers(config)
+    number = number_of_layers(config)
     if rope and len(rope) != number:
         msg = f"{config.where}: no_rope_layers has {len(rope)} entries; expected one per layer, {number}"
         raise ModelError(msg)
@@ -235,7 +184,7 @@ def llama4(config: HfConfig) -> Layers:
 
 def minimax(config: HfConfig) -> Layers:
     """MiniMax-01 and M1: lightning attention with a softmax layer now and then."""
-    full = _grouped_query(config)
+    full = grouped_query(config)
     linear = GatedDeltaNet(
         num_key_heads=full.num_heads,
         num_value_heads=full.num_heads,
@@ -244,7 +193,7 @@ def minimax(config: HfConfig) -> Layers:
         conv_kernel=0,
         learned_decay=False,
     )
-    layers = _uniform(config, full, _local_moe(config))
+    layers = uniform(config, full, wide_moe(config))
     if config.has("attn_type_list"):
         types: Sequence[str] = [
             "full_attention" if kind else "linear_attention" for kind in config.integers("attn_type_list")
@@ -254,7 +203,7 @@ def minimax(config: HfConfig) -> Layers:
             raise ModelError(msg)
     else:
         types = config.names("layer_types", len(layers))
-    return _with_mixers(config, layers, types, {"linear_attention": linear, "full_attention": full})
+    return with_mixers(config, layers, types, {"linear_attention": linear, "full_attention": full})
 
 
 def nemotron_h(config: HfConfig) -> Layers:
@@ -272,19 +221,19 @@ def nemotron_h(config: HfConfig) -> Layers:
     blocks: dict[str, Layer] = {"M": Layer(attention=mamba, ffn=None, norms=1)}
     pattern = config.text("hybrid_override_pattern")
     if "*" in pattern:
-        blocks["*"] = Layer(attention=_grouped_query(config), ffn=None, norms=1)
+        blocks["*"] = Layer(attention=grouped_query(config), ffn=None, norms=1)
     if "-" in pattern:
         dense = DenseFFN(intermediate=config.integer("intermediate_size"), matrices=2)
         blocks["-"] = Layer(attention=None, ffn=dense, norms=1)
     if "E" in pattern:
-        moe = dataclasses.replace(_deepseek_moe(config, router_bias=True), matrices=2)
+        moe = dataclasses.replace(deepseek_moe(config, router_bias=True), matrices=2)
         shared = config.integer("n_shared_experts", default=0) and config.integer("moe_shared_expert_intermediate_size")
         blocks["E"] = Layer(attention=None, ffn=dataclasses.replace(moe, shared_intermediate=shared), norms=1)
     if unknown := sorted(set(pattern) - set(blocks)):
         msg = f"{config.where}: hybrid_override_pattern has {unknown[0]!r}; allowed: M, *, E, -"
         raise ModelError(msg)
-    if len(pattern) != _number_of_layers(config):
-        number = _number_of_layers(config)
+    if len(pattern) != number_of_layers(config):
+        number = number_of_layers(config)
         msg = f"{config.where}: hybrid_override_pattern has {len(pattern)} blocks; expected {number}"
         raise ModelError(msg)
     return tuple(blocks[symbol] for symbol in pattern)
@@ -304,7 +253,7 @@ def dbrx(config: HfConfig) -> Layers:
         top_k=experts.integer("moe_top_k"),
         intermediate=experts.integer("ffn_hidden_size"),
     )
-    return _uniform(config, attention, moe)
+    return uniform(config, attention, moe)
 
 
 def ernie4_5_moe(config: HfConfig) -> Layers:
@@ -318,11 +267,11 @@ def ernie4_5_moe(config: HfConfig) -> Layers:
         router_bias=True,
     )
     dense = DenseFFN(intermediate=config.integer("intermediate_size"))
-    number = _number_of_layers(config)
+    number = number_of_layers(config)
     first, interval = config.integer("moe_layer_start_index"), config.integer("moe_layer_interval", default=1)
     last = config.integer("moe_layer_end_index", default=-1)
     last = number - 1 if last == -1 else last
-    attention = _grouped_query(config, bias=config.flag("use_bias", default=False))
+    attention = grouped_query(config, bias=config.flag("use_bias", default=False))
     sparse = [first <= i <= last and (i + 1) % max(interval, 1) == 0 for i in range(number)]
     return tuple(Layer(attention=attention, ffn=moe if s else dense) for s in sparse)
 
@@ -330,109 +279,43 @@ def ernie4_5_moe(config: HfConfig) -> Layers:
 def hunyuan_moe(config: HfConfig) -> Layers:
     """Hunyuan MoE: query and key norms, one shared expert; per-layer lists where the layers differ."""
     moe = MoE(
-        num_experts=_first(config, "num_experts"),
-        top_k=_first(config, "moe_topk"),
-        intermediate=_first(config, "moe_intermediate_size"),
-        shared_intermediate=_first(config, "moe_intermediate_size") * _first(config, "num_shared_expert"),
+        num_experts=one_value(config, "num_experts"),
+        top_k=one_value(config, "moe_topk"),
+        intermediate=one_value(config, "moe_intermediate_size"),
+        shared_intermediate=one_value(config, "moe_intermediate_size") * one_value(config, "num_shared_expert"),
     )
-    attention = _grouped_query(
+    attention = grouped_query(
         config, qk_norm=config.flag("use_qk_norm", default=False), bias=config.flag("attention_bias", default=False)
     )
-    return _uniform(config, attention, moe)
+    return uniform(config, attention, moe)
 
 
 def llama(config: HfConfig) -> Layers:
     """Llama, Mistral and their like: dense, no biases unless said."""
-    attention = _grouped_query(
+    attention = grouped_query(
         config,
         bias=config.flag("attention_bias", default=False),
-        window=config.maybe_integer("sliding_window"),
+        window=sliding_window(config),
     )
-    return _uniform(config, attention, DenseFFN(intermediate=config.integer("intermediate_size")))
+    return uniform(config, attention, DenseFFN(intermediate=config.integer("intermediate_size")))
 
 
 def qwen2(config: HfConfig) -> Layers:
     """Qwen2: dense, biased queries, keys and values."""
-    return _uniform(
-        config, _grouped_query(config, bias=True), DenseFFN(intermediate=config.integer("intermediate_size"))
-    )
+    return uniform(config, grouped_query(config, bias=True), DenseFFN(intermediate=config.integer("intermediate_size")))
 
 
 def qwen3(config: HfConfig) -> Layers:
     """Qwen3: dense, query and key norms."""
-    attention = _grouped_query(config, qk_norm=True, bias=config.flag("attention_bias", default=False))
-    return _uniform(config, attention, DenseFFN(intermediate=config.integer("intermediate_size")))
+    attention = grouped_query(config, qk_norm=True, bias=config.flag("attention_bias", default=False))
+    return uniform(config, attention, DenseFFN(intermediate=config.integer("intermediate_size")))
 
 
 def gemma3(config: HfConfig) -> Layers:
     """Gemma 3: dense, five sliding layers to one full, norms before and after each block."""
-    full = _grouped_query(config, qk_norm=True)
+    full = grouped_query(config, qk_norm=True)
     window = dataclasses.replace(full, window=config.integer("sliding_window"))
     ffn = DenseFFN(intermediate=config.integer("intermediate_size"))
-    types = _layer_types(config, every="sliding_window_pattern")
-    mixers = {"sliding_attention": window, "linear_attention": window, "full_attention": full}
-    return _with_mixers(config, _uniform(config, full, ffn, norms=4), types, mixers)
-
-
-def _first(config: HfConfig, key: str) -> int:
-    """Return an integer that may be a list with one equal entry per layer."""
-    if not isinstance(config.keys.get(key), list):
-        return config.integer(key)
-    values = config.integers(key)
-    if len(set(values)) != 1:
-        msg = f"{config.where}: {key} differs between layers; expected one value"
-        raise ModelError(msg)
-    return values[0]
-
-
-def _useful_window(config: HfConfig, window: int | None) -> int | None:
-    """Drop a window as long as the context."""
-    return None if window and window >= config.integer("max_position_embeddings", default=0) else window
-
-
-def _local_moe(config: HfConfig) -> MoE:
-    return MoE(
-        num_experts=config.integer("num_local_experts"),
-        top_k=config.integer("num_experts_per_tok"),
-        intermediate=config.integer("intermediate_size"),
-    )
-
-
-def _qwen_moe(config: HfConfig) -> MoE:
-    shared = config.integer("shared_expert_intermediate_size", default=0)
-    return MoE(
-        num_experts=config.integer("num_experts"),
-        top_k=config.integer("num_experts_per_tok"),
-        intermediate=config.integer("moe_intermediate_size"),
-        shared_intermediate=shared,
-        shared_gate=shared > 0,
-    )
-
-
-def _uniform(config: HfConfig, attention: Attention, ffn: FFN, *, norms: Literal[2, 4] = 2) -> Layers:
-    return (Layer(attention=attention, ffn=ffn, norms=norms),) * _number_of_layers(config)
-
-
-def _sparse_steps(config: HfConfig, attention: Attention, moe: MoE) -> Layers:
-    """Place MoE blocks every ``decoder_sparse_step`` layers, but for ``mlp_only_layers``."""
-    step, only = max(config.integer("decoder_sparse_step", default=1), 1), set(config.integers("mlp_only_layers"))
-    sparse = [i not in only and (i + 1) % step == 0 for i in range(_number_of_layers(config))]
-    dense = None if all(sparse) else DenseFFN(intermediate=config.integer("intermediate_size"))
-    return tuple(Layer(attention=attention, ffn=moe if s else dense) for s in sparse)
-
-
-def _layer_types(config: HfConfig, *, every: str) -> Sequence[str]:
-    """Return the type of each layer: listed, or full attention every so many layers."""
-    number = _number_of_layers(config)
-    if config.has("layer_types"):
-        return config.names("layer_types", number)
-    interval = max(config.integer(every), 1)
-    return ["full_attention" if (i + 1) % interval == 0 else "linear_attention" for i in range(number)]
-
-
-def _with_mixers(config: HfConfig, layers: Layers, types: Sequence[str], kinds: Mapping[str, Attention]) -> Layers:
-    """Give each layer the mixer of its type."""
-    if unknown := sorted(set(types) - set(kinds)):
-        msg = f"{config.where}: layer_types has {unknown[0]!r}; allowed: {', '.join(sorted(kinds))}"
-        raise ModelError(msg)
-    return tuple(dataclasses.replace(layer, attention=kinds[kind]) for layer, kind in zip(layers, types, strict=True))
+    types = layer_types(config, every="sliding_window_pattern", others="sliding_attention")
+    mixers = {"sliding_attention": window, "full_attention": full}
+    return with_mixers(config, uniform(config, full, ffn, norms=4), types, mixers)

@@ -126,7 +126,8 @@ def read_config(source: str | Path | Mapping[str, Any]) -> HfConfig:
     try:
         keys = json.loads(text)
     except json.JSONDecodeError as error:
-        fault = "truncated" if error.pos >= len(text.rstrip()) else "not valid"
+        cut = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string")
+        fault = "truncated" if cut else "not valid"
         msg = f"{where}: {fault} JSON at line {error.lineno}, column {error.colno}: {error.msg}"
         raise ModelError(msg) from error
     except RecursionError as error:

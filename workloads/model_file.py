@@ -49,6 +49,9 @@ _TABLE_KEYS = ("published", "dtypes", "attention", "ffn", "layers")
 # Longest repeating pattern of layers that the writer looks for.
 _LONGEST_PATTERN = 16
 
+# More layers than any model has: a slip of the pen must not fill the memory.
+_MOST_LAYERS = 10_000
+
 T = TypeVar("T")
 
 
@@ -90,8 +93,8 @@ def _layers(table: Mapping[str, Any], where: str) -> tuple[Layer, ...]:
         place = f"{where}: layers[{index}]"
         _known(run, _LAYER_KEYS, place)
         count = run.get("count", 1)
-        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            msg = f"{place}: count = {count!r}; expected an integer of at least 1"
+        if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= _MOST_LAYERS:
+            msg = f"{place}: count = {count!r}; expected an integer from 1 to {_MOST_LAYERS}"
             raise ModelError(msg)
         mixers = _pattern(run, "attention", attentions, place)
         blocks = _pattern(run, "ffn", ffns, place)

@@ -128,22 +128,26 @@ def flops_per_token(spec: ModelSpec, *, phase: Phase, context: float, mtp: bool 
     return flops
 
 
-def kv_elements_per_token(attention: Attention | None) -> int:
-    """Elements that one mixer keeps in the KV cache for each token [1]; 0 for mixers with a constant state."""
+def attention_kv_bytes(attention: Attention | None, dtypes: DTypes) -> float:
+    """Bytes that one mixer keeps in the KV cache for each token [bytes]; 0 for mixers with a constant state.
+
+    The index keys of sparse attention are kept as fp8 with one float32 scale per token, whatever the cache's dtype
+    (DeepSeek-V3.2's reference implementation).
+    """
+    size = DTYPE_BYTES[dtypes.kv_cache]
     match attention:
         case GroupedQueryAttention():
-            return 2 * attention.num_kv_heads * attention.head_dim
+            return size * 2 * attention.num_kv_heads * attention.head_dim
         case LatentAttention():
-            indexer = attention.index_head_dim if attention.index_heads else 0
-            return attention.kv_lora_rank + attention.qk_rope_head_dim + indexer
+            indexer = attention.index_head_dim + 4.0 if attention.index_heads else 0.0
+            return size * (attention.kv_lora_rank + attention.qk_rope_head_dim) + indexer
         case _:
-            return 0
+            return 0.0
 
 
 def kv_bytes_per_token_by_layer(spec: ModelSpec) -> tuple[float, ...]:
     """KV-cache bytes per token of each layer [bytes], shape (layers,)."""
-    size = DTYPE_BYTES[spec.dtypes.kv_cache]
-    return tuple(kv_elements_per_token(layer.attention) * size for layer in spec.layers)
+    return tuple(attention_kv_bytes(layer.attention, spec.dtypes) for layer in spec.layers)
 
 
 def kv_bytes_per_token(spec: ModelSpec) -> float:
