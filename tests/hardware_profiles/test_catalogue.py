@@ -147,7 +147,7 @@ def test_a_910c_package_is_two_dies() -> None:
     assert package.memory_capacity.value == 2 * die.memory_capacity.value
     assert package.main.units.value == 2 * die.main.units.value
     for link in ("scale_up", "scale_out", "host"):
-        assert package.links[link].bandwidth.value == 2 * die.links[link].bandwidth.value  # type: ignore[index]
+        assert package.links[link].bandwidth.value == 2 * die.links[link].bandwidth.value
     prices = load_price("ascend-910c"), load_price("ascend-910c-die")
     assert prices[0] is not None
     assert prices[1] is not None
