@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -29,6 +29,7 @@ from workloads.model_spec import (
 )
 
 FloatArray = NDArray[np.float64]
+Driver = Literal["tokens", "prompt", "decode", "logits", "experts"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +38,8 @@ class StepShape:
 
     ``prefill_prefix`` and ``decode_context`` are means per sequence: tokens already cached before a prompt chunk,
     and KV length that a decoded token attends to. ``group_tokens`` counts the tokens of all data-parallel ranks
-    (dp times this rank's where absent). ``logits`` counts the rows that reach the LM head.
+    (dp times this rank's where absent). ``max_rank_share`` is what the busiest expert rank receives, in multiples of
+    the mean.
     """
 
     prefill_tokens: ArrayLike = 0.0
@@ -46,6 +48,7 @@ class StepShape:
     decode_sequences: ArrayLike = 0.0
     decode_context: ArrayLike = 0.0
     group_tokens: ArrayLike | None = None
+    max_rank_share: ArrayLike = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +59,9 @@ class Op:
     ----------
     name, kind, component : str
         What it is, which kernel model prices it, and which part of the breakdown it belongs to.
+    driver : {"tokens", "prompt", "decode", "logits", "experts"}
+        What of the step sets its size: all tokens, the prompt chunks, the decoded sequences, the rows that reach the
+        LM head, or the tokens of all ranks and where they go.
     family, dtype : str
         Kernel family and arithmetic dtype, from which the stack and the device choose coefficients.
     repeat : float
@@ -71,6 +77,7 @@ class Op:
     name: str
     kind: str
     component: str
+    driver: Driver
     family: str
     dtype: str
     repeat: float
@@ -94,6 +101,7 @@ class _Context:
     decode: FloatArray
     context: FloatArray
     group_tokens: FloatArray
+    max_rank_share: FloatArray
 
     @property
     def tokens(self) -> FloatArray:
@@ -144,6 +152,7 @@ def build_ops(
         decode=decode,
         context=context,
         group_tokens=group,
+        max_rank_share=np.asarray(shape.max_rank_share, dtype=np.float64),
     )
     ops: list[Op] = [_small("embedding", 1, c.tokens, c.tokens * model.hidden * _bytes(model.dtypes.embedding) * 2)]
     for attention, count in Counter(layer.attention for layer in model.layers if layer.attention).items():
@@ -164,12 +173,13 @@ def _bytes(dtype: str) -> float:
     return DTYPE_BYTES[dtype]
 
 
-def _gemm(name: str, repeat: float, m: FloatArray, n: float, k: float, dtype: str, component: str = "gemm") -> Op:
+def _gemm(name: str, repeat: float, m: FloatArray, n: float, k: float, dtype: str, driver: Driver = "tokens") -> Op:
     """C[m,n] = A[m,k] B[k,n] with weights stored as ``dtype`` and 16-bit activations."""
     return Op(
         name=name,
         kind="gemm",
-        component=component,
+        component="gemm",
+        driver=driver,
         family="gemm",
         dtype=dtype,
         repeat=repeat,
@@ -180,12 +190,13 @@ def _gemm(name: str, repeat: float, m: FloatArray, n: float, k: float, dtype: st
     )
 
 
-def _small(name: str, repeat: float, rows: FloatArray, moved: FloatArray) -> Op:
+def _small(name: str, repeat: float, rows: FloatArray, moved: FloatArray, driver: Driver = "tokens") -> Op:
     """Build a memory-bound kernel that moves so many bytes."""
     return Op(
         name=name,
         kind="elementwise",
         component="small_kernels",
+        driver=driver,
         family="elementwise",
         dtype="bfloat16",
         repeat=repeat,
@@ -196,11 +207,14 @@ def _small(name: str, repeat: float, rows: FloatArray, moved: FloatArray) -> Op:
     )
 
 
-def _collective(name: str, kind: str, component: str, repeat: float, message: FloatArray, ranks: int) -> Op:
+def _collective(
+    name: str, kind: str, component: str, repeat: float, message: FloatArray, ranks: int, driver: Driver = "tokens"
+) -> Op:
     return Op(
         name=name,
         kind=kind,
         component=component,
+        driver=driver,
         family=kind,
         dtype="bfloat16",
         repeat=repeat,
@@ -252,6 +266,7 @@ def _grouped_query_ops(c: _Context, a: GroupedQueryAttention, count: int) -> Ite
         name="attention_prefill",
         kind="attention_prefill",
         component="attention",
+        driver="prompt",
         family="attention_prefill",
         dtype=dtypes.activation,
         repeat=count,
@@ -264,6 +279,7 @@ def _grouped_query_ops(c: _Context, a: GroupedQueryAttention, count: int) -> Ite
         name="attention_decode",
         kind="attention_decode",
         component="attention",
+        driver="decode",
         family="attention_decode",
         dtype=dtypes.kv_cache,
         repeat=count,
@@ -314,13 +330,20 @@ def _latent_prefill(c: _Context, a: LatentAttention, count: int, heads: float) -
     prefix = np.minimum(c.prefix, a.index_top_k) if a.index_top_k else c.prefix
     expanded = np.where(c.prefill > 0, c.sequences * (prefix + new), 0.0)
     yield _gemm(
-        "kv_b_proj", count, expanded, heads * (a.qk_nope_head_dim + a.v_head_dim), a.kv_lora_rank, dtypes.attention
+        "kv_b_proj",
+        count,
+        expanded,
+        heads * (a.qk_nope_head_dim + a.v_head_dim),
+        a.kv_lora_rank,
+        dtypes.attention,
+        "prompt",
     )
     pairs = c.sequences * _causal_pairs(new, prefix, a.index_top_k or None)
     yield Op(
         name="mla_prefill",
         kind="mla_prefill",
         component="attention",
+        driver="prompt",
         family="mla_prefill",
         dtype=dtypes.activation,
         repeat=count,
@@ -345,11 +368,12 @@ def _latent_decode(c: _Context, a: LatentAttention, count: int, heads: float) ->
     """Decoded tokens absorb the up-projections into query and output and attend to the latent itself."""
     dtypes, latent = c.model.dtypes, a.kv_lora_rank + a.qk_rope_head_dim
     reach = np.minimum(c.context, a.index_top_k) if a.index_top_k else c.context
-    yield _gemm("absorb_key", count, c.decode, heads * a.kv_lora_rank, a.qk_nope_head_dim, "bfloat16")
+    yield _gemm("absorb_key", count, c.decode, heads * a.kv_lora_rank, a.qk_nope_head_dim, "bfloat16", "decode")
     yield Op(
         name="mla_decode",
         kind="mla_decode",
         component="attention",
+        driver="decode",
         family="mla_decode",
         dtype=dtypes.kv_cache,
         repeat=count,
@@ -365,7 +389,7 @@ def _latent_decode(c: _Context, a: LatentAttention, count: int, heads: float) ->
         flops=2.0 * c.decode * reach * heads * (latent + a.kv_lora_rank),
         memory_bytes=c.decode * reach * latent * _bytes(dtypes.kv_cache) + c.decode * heads * latent * 4,
     )
-    yield _gemm("absorb_value", count, c.decode, heads * a.v_head_dim, a.kv_lora_rank, "bfloat16")
+    yield _gemm("absorb_value", count, c.decode, heads * a.v_head_dim, a.kv_lora_rank, "bfloat16", "decode")
 
 
 def _linear_attention_ops(c: _Context, a: GatedDeltaNet | Mamba2, count: int) -> Iterator[Op]:
@@ -383,11 +407,16 @@ def _linear_attention_ops(c: _Context, a: GatedDeltaNet | Mamba2, count: int) ->
     kind = "gated_delta_net" if isinstance(a, GatedDeltaNet) else "mamba2"
     yield _gemm("in_proj", count, c.tokens, width, hidden, dtypes.attention)
     state_bytes = state * _bytes(dtypes.state)
-    for phase, rows, sequences in (("prefill", c.prefill, c.sequences), ("decode", c.decode, c.decode)):
+    phases: tuple[tuple[str, Driver, FloatArray, FloatArray], ...] = (
+        ("prefill", "prompt", c.prefill, c.sequences),
+        ("decode", "decode", c.decode, c.decode),
+    )
+    for phase, driver, rows, sequences in phases:
         yield Op(
             name=f"{kind}_{phase}",
             kind=kind,
             component="attention",
+            driver=driver,
             family=kind,
             dtype=dtypes.activation,
             repeat=count,
@@ -431,6 +460,7 @@ def _moe_ops(c: _Context, moe: MoE, count: int, expert_counts: FloatArray | None
         name="routed_experts",
         kind="moe",
         component="experts",
+        driver="experts",
         family="moe",
         dtype=dtypes.experts,
         repeat=count,
@@ -477,6 +507,7 @@ def _exchange(c: _Context, moe: MoE, count: int, direction: str) -> Iterator[Op]
         name=f"moe_{direction}",
         kind=direction,
         component=direction,
+        driver="tokens",
         family=direction,
         dtype=c.model.dtypes.experts,
         repeat=count,
@@ -487,7 +518,9 @@ def _exchange(c: _Context, moe: MoE, count: int, direction: str) -> Iterator[Op]
             "top_k": moe.top_k,
             "ranks": split.group,
             "element_bytes": element,
-            "groups": (moe.num_groups, moe.top_k_groups),
+            "num_experts": moe.num_experts,
+            "max_nodes": moe.top_k_groups if moe.num_groups > 1 else None,
+            "max_rank_share": c.max_rank_share,
             "prefill": c.prefill > 0,
         },
         flops=np.zeros_like(tokens),
@@ -500,7 +533,7 @@ def _head_ops(c: _Context) -> Iterator[Op]:
     rows = c.sequences + c.decode
     tp, vocab = c.split.tp, c.model.vocab
     yield _residual_norm(c, "final_norm", 1)
-    yield _gemm("lm_head", 1, rows, vocab / tp, c.model.hidden, c.model.dtypes.embedding)
+    yield _gemm("lm_head", 1, rows, vocab / tp, c.model.hidden, c.model.dtypes.embedding, "logits")
     if tp > 1:
-        yield _collective("gather_logits", "all_gather", "all_reduce", 1, rows * vocab * 2.0, tp)
-    yield _small("sampling", 1, rows, rows * vocab * 4.0 * 3)
+        yield _collective("gather_logits", "all_gather", "all_reduce", 1, rows * vocab * 2.0, tp, "logits")
+    yield _small("sampling", 1, rows, rows * vocab * 4.0 * 3, "logits")

@@ -30,7 +30,7 @@ from simulator.cost.gemm import GemmKernel, gemm_time
 from simulator.cost.kernel import KernelTime, coefficients
 from simulator.cost.linear_attention import linear_attention_time
 from simulator.cost.mla import MlaDecodeKernel, MlaPrefillKernel, mla_decode_time, mla_prefill_time
-from simulator.cost.moe import MoeKernel, balanced_counts, moe_time
+from simulator.cost.moe import MoeKernel, moe_time
 from simulator.hardware import Hardware
 from simulator.ops import Op
 from simulator.stack import StackProfile, kernel_table
@@ -97,11 +97,6 @@ class CostModel:
 Priced = tuple[KernelTime, FloatArray | float, str, Mapping[str, Quantity]]
 
 
-def _math_dtype(model: CostModel, dtype: str) -> str:
-    """Arithmetic that a storage dtype runs with: weights of a dtype that the device lacks are widened."""
-    return dtype if dtype in {"float32", "bfloat16"} else dtype
-
-
 def _gemm(model: CostModel, op: Op) -> Priced:
     kernel, name, table = model.kernel(GemmKernel, "gemm", op.dtype)
     shape = {axis: np.maximum(op.shape[axis], 1.0) for axis in ("m", "n", "k")}
@@ -145,17 +140,20 @@ def _linear_attention(model: CostModel, op: Op) -> Priced:
     return time, 0.0, name, table
 
 
-def _moe(model: CostModel, op: Op) -> Priced:
-    """Price the routed experts of every rank; the layer ends when the slowest rank does."""
+def expert_times(model: CostModel, op: Op) -> tuple[KernelTime, str, Mapping[str, Quantity]]:
+    """Price the routed experts of every rank: seconds of shape (..., samples, ranks) for one repeat."""
     shape = op.shape
-    family = "moe_exchanged" if shape["exchanged"] else "moe"
-    phase = family + ("_prefill" if np.all(shape["prefill"]) else "_decode") if shape["exchanged"] else family
+    phase = "moe"
+    if shape["exchanged"]:
+        phase = "moe_prefill" if np.all(shape["prefill"]) else "moe_decode"
     backends = model.stack.backends.get(phase, model.stack.backends.get("moe", ()))
     kernel, name, table = model.kernel(MoeKernel, "moe", op.dtype, backends)
     tokens = np.maximum(np.asarray(shape["num_tokens"], dtype=np.float64), 1.0)
     counts = shape["counts"]
     if counts is None:
-        counts = balanced_counts(tokens, shape["top_k"], shape["num_experts"], shape["ep"])[..., None, None, :]
+        local = shape["num_experts"] // shape["ep"]
+        even = tokens * shape["top_k"] / shape["num_experts"]
+        counts = np.broadcast_to(even[..., None, None, None], (*even.shape, 1, 1, local))
     time = moe_time(
         counts,
         num_tokens=tokens[..., None, None],
@@ -168,10 +166,38 @@ def _moe(model: CostModel, op: Op) -> Priced:
         silicon=model.hardware.silicon,
         kernel=kernel,
     )
+    return time, name, table
+
+
+def _moe(model: CostModel, op: Op) -> Priced:
+    """Time the mean rank; the layer ends when the slowest rank does, and the others wait."""
+    time, name, table = expert_times(model, op)
     mean = time.seconds.mean(axis=(-1, -2))
     slowest = time.seconds.max(axis=-1).mean(axis=-1)
     terms = {term: np.broadcast_to(v, time.seconds.shape).mean(axis=(-1, -2)) for term, v in time.terms.items()}
     return KernelTime(seconds=mean, terms=terms), slowest - mean, name, table
+
+
+def _exchange(model: CostModel, op: Op) -> Priced:
+    """Tokens to experts or back; ``deepep`` picks its normal mode for prompts and low latency for decoding."""
+    shape, mode = op.shape, str(model.stack.exchange)
+    if mode == "deepep":
+        mode = "deepep_normal" if np.all(shape["prefill"]) else "deepep_low_latency"
+    kernel, name, table = model.kernel(ExchangeKernel, op.kind, None, (mode,))
+    price = dispatch_time if op.kind == "dispatch" else combine_time
+    time = price(
+        np.maximum(shape["tokens"], 1.0),
+        hidden=shape["hidden"],
+        top_k=shape["top_k"],
+        ranks=shape["ranks"],
+        element_bytes=shape["element_bytes"],
+        num_experts=shape["num_experts"],
+        max_nodes=shape["max_nodes"],
+        max_rank_share=shape["max_rank_share"],
+        fabric=model.hardware.fabric,
+        kernel=kernel,
+    )
+    return time, 0.0, name, table
 
 
 def _all_reduce(model: CostModel, op: Op) -> Priced:
@@ -213,6 +239,8 @@ _PRICES: Mapping[str, Callable[[CostModel, Op], Priced]] = {
     "all_reduce": _all_reduce,
     "all_gather": _all_gather,
     "reduce_scatter": _reduce_scatter,
+    "dispatch": _exchange,
+    "combine": _exchange,
 }
 
 

@@ -111,7 +111,8 @@ def balanced_placement(load: FloatArray, ranks: int, redundant_slots: int = 0) -
 def place(policy: Literal["linear", "balanced"], load: FloatArray, ranks: int, redundant_slots: int) -> Placement:
     """Place by policy name; ``load`` has shape (layers, experts) [tokens]."""
     if policy == "linear":
-        return linear_placement(*load.shape, ranks, redundant_slots)
+        layers, num_experts = load.shape
+        return linear_placement(layers, num_experts, ranks, redundant_slots)
     return balanced_placement(load, ranks, redundant_slots)
 
 

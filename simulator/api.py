@@ -1,0 +1,225 @@
+"""The verbs of the façade: simulate, estimate, explain, check, save."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.explanation import explain
+from simulator.findings import check
+from simulator.metrics.summary import Capacity, measured_window, summarise
+from simulator.results import Estimate, Result
+from simulator.scenario import Scenario
+from simulator.serving.deployment import Deployment, deploy, scenario_requests
+from simulator.serving.engine import EngineRun, run_engine
+from simulator.serving.steady import steady_state
+from simulator.serving.work import step_slices, step_work
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from workloads.request_trace import RequestTrace
+
+__all__ = ["check", "estimate", "explain", "save", "simulate"]
+
+
+def simulate(scenario: Scenario, *, progress: Callable[[float], None] | None = None) -> Result:
+    """Play the scenario's requests through its deployment, one event per engine step.
+
+    Parameters
+    ----------
+    scenario : Scenario
+        What to run.
+    progress : callable, optional
+        Told the share of requests that are done; may raise to cancel.
+
+    Returns
+    -------
+    Result
+        Frames, summary, breakdown and warnings; the same for the same scenario.
+
+    Raises
+    ------
+    MoesimError
+        Something cannot be loaded, does not match or does not fit.
+    """
+    began = time.perf_counter()
+    trace = scenario_requests(scenario.requests, scenario.seed)
+    deployment = deploy(scenario, trace)
+    instances = scenario.parallelism.instances
+    timers = [deployment.timer(index, instances) for index in range(instances)]
+    run = run_engine(trace, timers, deployment.limits, balancer=scenario.stack.balancer, progress=progress)
+    return _result(scenario, deployment, trace, run, began)
+
+
+def _result(scenario: Scenario, deployment: Deployment, trace: RequestTrace, run: EngineRun, began: float) -> Result:
+    requests, steps = run.requests, run.steps
+    window = measured_window(
+        requests.arrival,
+        requests.finish,
+        warmup=scenario.run.warmup_requests,
+        drain=scenario.run.drain,
+        closed_loop=trace.concurrency is not None,
+    )
+    timer = deployment.timer()
+    breakdown = timer.breakdown(steps)
+    instances = scenario.parallelism.instances
+    breakdown["idle"] = max(run.end * instances - sum(breakdown.values()), 0.0)
+    summary = summarise(
+        window=window,
+        arrival=requests.arrival,
+        first_token=requests.first_token,
+        finish=requests.finish,
+        input_tokens=trace.input_tokens,
+        output_tokens=trace.output_tokens,
+        preemptions=requests.preemptions,
+        steps=steps,
+        gaps=run.gaps,
+        slo=scenario.slo,
+        work=step_work(deployment, steps),
+        capacity=_capacity(deployment, instances),
+        simulated=run.end,
+        wall=time.perf_counter() - began,
+    )
+    return Result(
+        scenario=scenario,
+        summary=summary,
+        breakdown=breakdown,
+        requests=_request_frame(trace, run, window.requests),
+        steps=_step_frame(steps),
+        slices=step_slices(deployment, steps, scenario.run.traced_steps),
+        warnings=deployment.warnings,
+        provenance=_provenance(scenario, deployment),
+    )
+
+
+def estimate(scenario: Scenario) -> Estimate:
+    """Solve the steady state in closed form, without events.
+
+    Raises
+    ------
+    MoesimError
+        As for :func:`simulate`.
+    """
+    trace = scenario_requests(scenario.requests, scenario.seed)
+    deployment = deploy(scenario, trace)
+    instances = scenario.parallelism.instances
+    summary, breakdown = steady_state(deployment, trace, instances, scenario.slo, _capacity(deployment, instances))
+    return Estimate(
+        scenario=scenario,
+        summary=summary,
+        breakdown=breakdown,
+        warnings=deployment.warnings,
+        provenance=_provenance(scenario, deployment),
+    )
+
+
+def save(result: Result, folder: Path) -> Path:
+    """Write a result as a folder: Parquet frames, summary, scenario, vLLM-shaped JSON and a Perfetto trace.
+
+    Raises
+    ------
+    OutputError
+        The folder cannot be written, or holds something else; nothing is left half-written.
+    """
+    from simulator.export import Manifest, encode_json, encode_trace, library_versions, vllm_bench_result, write_bundle
+
+    scenario = result.scenario
+    bench = vllm_bench_result(
+        result.requests,
+        model_id=scenario.model.name,
+        date=datetime.now(tz=UTC),
+        request_rate=scenario.requests.rate or float("inf"),
+        max_concurrency=scenario.requests.concurrency,
+        goodput_targets_s={
+            name: limit
+            for name, limit in (("ttft", scenario.slo.ttft), ("tpot", scenario.slo.tpot), ("e2el", scenario.slo.e2el))
+            if limit is not None
+        },
+    )
+    return write_bundle(
+        folder,
+        frames={"requests": result.requests, "steps": result.steps},
+        summary=result.document(),
+        scenario_toml=scenario.to_toml(),
+        manifest=Manifest(scenario_hash=scenario.hash, seed=scenario.seed, versions=library_versions()),
+        documents={"vllm_bench.json": encode_json(bench), "trace.json": encode_trace(result.slices)},
+    )
+
+
+def _capacity(deployment: Deployment, instances: int) -> Capacity:
+    hardware = deployment.hardware
+    silicon = hardware.silicon
+    return Capacity(
+        devices=deployment.split.devices * instances,
+        peak=silicon.peak.get("bfloat16", max(silicon.peak.values())),
+        memory_bandwidth=silicon.memory_bandwidth,
+        price=hardware.price.value if hardware.price else float("nan"),
+    )
+
+
+def _request_frame(trace: RequestTrace, run: EngineRun, measured: NDArray[np.bool_]) -> pd.DataFrame:
+    import pandas as pd
+
+    records = run.requests
+    return pd.DataFrame(
+        {
+            "request_id": np.arange(len(trace)),
+            "instance": records.instance,
+            "rank": records.rank,
+            "arrival_s": records.arrival,
+            "admitted_s": records.admitted,
+            "first_token_s": records.first_token,
+            "finish_s": records.finish,
+            "input_tokens": trace.input_tokens,
+            "output_tokens": trace.output_tokens,
+            "preemptions": records.preemptions,
+            "measured": measured,
+        }
+    )
+
+
+def _step_frame(steps: dict[str, NDArray[np.float64]]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame(
+        {
+            "instance": steps["instance"].astype(np.int32),
+            "start_s": steps["start_s"],
+            "duration_s": steps["duration_s"],
+            "prefill_tokens": steps["prompt_total"].astype(np.int64),
+            "decode_tokens": steps["decode_total"].astype(np.int64),
+            "running": steps["running"].astype(np.int64),
+            "queue_length": steps["queue_length"].astype(np.int64),
+            "kv_use": steps["kv_use"],
+            "imbalance": steps["imbalance"],
+        }
+    )
+
+
+def _provenance(scenario: Scenario, deployment: Deployment) -> dict[str, str]:
+    try:
+        moesim = version("moesim")
+    except PackageNotFoundError:
+        moesim = "unknown"
+    hardware = deployment.hardware
+    return {
+        "moesim": moesim,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "seed": str(scenario.seed),
+        "device": hardware.device.id,
+        "node": hardware.node.id,
+        "cluster": hardware.cluster.id if hardware.cluster else "",
+        "kernels": hardware.evidence,
+        "stack": deployment.stack.id,
+        "routing_tokens": str(deployment.routing.tokens if deployment.routing else 0),
+    }

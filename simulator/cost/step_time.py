@@ -1,0 +1,286 @@
+"""The time of an engine step in microseconds of computing: ops priced once on grids, routing added exactly.
+
+A step's ops fall apart by what sets their size (``Op.driver``), so its time is a sum of lookups: one table over the
+tokens of a rank, one over rows that reach the LM head, grids over prompt chunks and decode batches, and for the
+routed experts a line per layer through the rank loads of the replayed window. The tables are evaluations of the same
+ops by the same cost model as the closed form, so the two agree up to interpolation.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.cost.grids import LogAxis, TimeGrid
+from simulator.cost.model import CostModel, expert_times
+from simulator.ops import Driver, Op, StepShape, build_ops
+from simulator.parallelism import Parallelism
+from simulator.placement.replay import Order, RoutingReplay
+from workloads.model_spec import ModelSpec
+
+FloatArray = NDArray[np.float64]
+OpsOf = Callable[[StepShape, Driver], list[Op]]
+
+#: Columns of the token tables: parts of the breakdown, then work and traffic.
+PARTS = ("attention", "gemm", "experts", "dispatch", "combine", "all_reduce", "small_kernels")
+_FLOPS, _BYTES = len(PARTS), len(PARTS) + 1
+#: Kernels that the routed experts launch: sort, quantise, two grouped GEMMs, activation, finalise [1].
+EXPERT_LAUNCHES = 6.0
+
+
+class ExpertLines:
+    """Time of the routed experts of all MoE layers against the load of the slowest rank, for one token order.
+
+    At ``tokens[i]`` tokens over all ranks, layer ``l`` takes ``base[i, l] + slope[i, l] * load`` on a rank with
+    ``load`` assignments; the line passes through the mean rank and the slowest rank of sampled windows.
+
+    Parameters
+    ----------
+    tokens : array, shape (points,)
+        Tokens over all ranks, ascending [tokens].
+    base, slope : array, shape (points, layers)
+        The lines [s], [s per assignment].
+    """
+
+    __slots__ = ("_base", "_slope", "_slope_sum", "_tokens")
+
+    def __init__(self, tokens: FloatArray, base: FloatArray, slope: FloatArray) -> None:
+        self._tokens: list[float] = tokens.tolist()
+        self._base: list[float] = base.sum(axis=1).tolist()
+        self._slope = slope
+        self._slope_sum: list[float] = slope.sum(axis=1).tolist()
+
+    def time(self, tokens: float, load: FloatArray, mean_load: float) -> tuple[float, float]:
+        """Return the time of the mean rank, and what the slowest rank adds, summed over layers [s].
+
+        Parameters
+        ----------
+        tokens : float
+            Tokens over all ranks [tokens].
+        load : array, shape (layers,)
+            Assignments of the most loaded rank at each layer [1].
+        mean_load : float
+            Assignments of the mean rank [1].
+        """
+        points = self._tokens
+        low = min(max(bisect_right(points, tokens) - 1, 0), len(points) - 2)
+        share = min(max((tokens - points[low]) / (points[low + 1] - points[low]), 0.0), 1.0)
+        mean, wait = self._point(low, load, mean_load)
+        if share > 0.0:
+            mean_high, wait_high = self._point(low + 1, load, mean_load)
+            mean += share * (mean_high - mean)
+            wait += share * (wait_high - wait)
+        return mean, max(wait, 0.0)
+
+    def _point(self, index: int, load: FloatArray, mean_load: float) -> tuple[float, float]:
+        even = self._slope_sum[index] * mean_load
+        return self._base[index] + even, float(self._slope[index] @ load) - even
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepTables:
+    """Everything that a step's time is looked up in.
+
+    Attributes
+    ----------
+    tokens : array, shape (most tokens + 1, parts + 2)
+        Ops that all tokens drive, by part [s], then FLOPs and bytes; row n is n tokens on the rank.
+    logits : array, likewise
+        Ops that the rows reaching the LM head drive.
+    decode : array, likewise
+        Ops that decoded sequences drive outside attention (absorbed projections).
+    exchange : array, shape (most tokens + 1,)
+        What dispatch and combine add per unit of (imbalance - 1) [s].
+    decode_attention, prompt_attention : TimeGrid
+        Over (sequences, context) and (sequences, new tokens, prefix) [s].
+    prompt_projections : TimeGrid or None
+        Prompt-driven GEMMs, over the same axes [s].
+    experts : mapping of order to ExpertLines, empty without MoE layers
+    launches : float
+        Kernels of a step [1].
+    """
+
+    tokens: FloatArray
+    logits: FloatArray
+    decode: FloatArray
+    exchange: FloatArray
+    decode_attention: TimeGrid
+    prompt_attention: TimeGrid
+    prompt_projections: TimeGrid | None
+    experts: dict[Order, ExpertLines]
+    launches: float
+
+
+def compile_tables(
+    cost: CostModel,
+    model: ModelSpec,
+    split: Parallelism,
+    routing: RoutingReplay | None,
+    *,
+    most_tokens: int,
+    most_sequences: int,
+    most_context: int,
+) -> StepTables:
+    """Price the ops of a model on grids.
+
+    Parameters
+    ----------
+    cost, model, split
+        What prices, what runs, how it is split.
+    routing : RoutingReplay or None
+        The routing trace on its placement; ``None`` without MoE layers.
+    most_tokens, most_sequences, most_context : int
+        Largest step of one rank, most sequences in it, longest sequence [1].
+    """
+    grid = _token_grid(most_tokens)
+
+    def ops(shape: StepShape, driver: Driver) -> list[Op]:
+        return [op for op in build_ops(model, split, cost.stack, shape) if op.driver == driver]
+
+    def table(shape: StepShape, driver: Driver) -> FloatArray:
+        return _dense(grid, _by_part(cost, ops(shape, driver), len(grid)), most_tokens)
+
+    decoding = StepShape(decode_sequences=grid, decode_context=1.0)
+    busiest = StepShape(decode_sequences=grid, decode_context=1.0, max_rank_share=2.0)
+    tokens = table(decoding, "tokens")
+    exchange = (table(busiest, "tokens") - tokens)[:, : len(PARTS)].sum(axis=1)
+    return StepTables(
+        tokens=tokens,
+        logits=table(decoding, "logits"),
+        decode=_without(table(decoding, "decode"), "attention"),
+        exchange=exchange,
+        decode_attention=_decode_grid(cost, ops, most_sequences, most_context),
+        prompt_attention=_prompt_grid(cost, ops, "attention", most_tokens, most_sequences, most_context),
+        prompt_projections=_prompt_grid(cost, ops, "gemm", most_tokens, most_sequences, most_context)
+        if any(op.component == "gemm" for op in ops(StepShape(prefill_tokens=1.0), "prompt"))
+        else None,
+        experts=_expert_tables(cost, model, split, routing, most_tokens * split.dp) if routing else {},
+        launches=sum(
+            op.repeat * (EXPERT_LAUNCHES if op.kind == "moe" else 1.0)
+            for op in build_ops(model, split, cost.stack, StepShape(decode_sequences=1.0, decode_context=1.0))
+            if op.rows > 0
+        ),
+    )
+
+
+def _token_grid(most: int) -> FloatArray:
+    """Every count up to 128, every eighth to 1024, every sixty-fourth beyond: where tiles and waves step."""
+    steps = [np.arange(0, 129), np.arange(136, 1025, 8), np.arange(1088, most + 128, 64)]
+    grid = np.concatenate(steps)
+    return np.unique(np.append(grid[grid < most], most)).astype(np.float64)
+
+
+def _by_part(cost: CostModel, ops: list[Op], size: int) -> FloatArray:
+    """Sum op times by part, and FLOPs and bytes, over a grid; shape (size, parts + 2)."""
+    total = np.zeros((size, len(PARTS) + 2))
+    for op in ops:
+        total[:, PARTS.index(op.component)] += cost.time(op).seconds
+        total[:, _FLOPS] += op.flops * op.repeat
+        total[:, _BYTES] += np.where(op.rows > 0, op.memory_bytes, 0.0) * op.repeat
+    return total
+
+
+def _dense(grid: FloatArray, values: FloatArray, most: int) -> FloatArray:
+    points = np.arange(most + 1)
+    return np.stack([np.interp(points, grid, column) for column in values.T], axis=1)
+
+
+def _without(table: FloatArray, part: str) -> FloatArray:
+    kept = table.copy()
+    kept[:, PARTS.index(part)] = 0.0
+    return kept
+
+
+def _decode_grid(cost: CostModel, ops: OpsOf, most_sequences: int, most_context: int) -> TimeGrid:
+    axes = (
+        LogAxis(low=1, high=max(most_sequences, 2), per_octave=4),
+        LogAxis(low=16, high=max(most_context, 32), per_octave=3),
+    )
+
+    def price(batch: FloatArray, context: FloatArray) -> FloatArray:
+        found = ops(StepShape(decode_sequences=batch, decode_context=context), "decode")
+        return _sum(cost, [op for op in found if op.component == "attention"], batch)
+
+    return TimeGrid(axes, price)
+
+
+def _prompt_grid(
+    cost: CostModel, ops: OpsOf, part: str, most_tokens: int, most_sequences: int, most_context: int
+) -> TimeGrid:
+    axes = (
+        LogAxis(low=1, high=max(min(most_sequences, 512), 2), per_octave=1.5),
+        LogAxis(low=1, high=max(most_tokens, 2), per_octave=2),
+        LogAxis(low=0, high=max(most_context, 256), per_octave=2, offset=128),
+    )
+
+    def price(sequences: FloatArray, new: FloatArray, prefix: FloatArray) -> FloatArray:
+        shape = StepShape(prefill_tokens=sequences * new, prefill_sequences=sequences, prefill_prefix=prefix)
+        found = ops(shape, "prompt")
+        return _sum(cost, [op for op in found if op.component == part], sequences)
+
+    return TimeGrid(axes, price)
+
+
+def _sum(cost: CostModel, ops: list[Op], like: FloatArray) -> FloatArray:
+    return np.sum([np.broadcast_to(cost.time(op).seconds, like.shape) for op in ops], axis=0) + np.zeros_like(like)
+
+
+def _expert_tables(
+    cost: CostModel, model: ModelSpec, split: Parallelism, routing: RoutingReplay, most: int
+) -> dict[Order, ExpertLines]:
+    points = np.unique(np.rint(np.geomspace(1, max(most, 2), 2 + int(3.5 * np.log2(max(most, 2))))).astype(int))
+    return {order: _expert_lines(cost, model, split, routing, order, points) for order in ("prompt", "decode")}
+
+
+def _expert_lines(
+    cost: CostModel,
+    model: ModelSpec,
+    split: Parallelism,
+    routing: RoutingReplay,
+    order: Order,
+    points: NDArray[np.int64],
+) -> ExpertLines:
+    base = np.zeros((len(points), routing.layers))
+    slope = np.zeros_like(base)
+    for index, tokens in enumerate(points.tolist()):
+        windows = int(np.clip(4096 // tokens, 1, 8))
+        counts = routing.counts(order, tokens, windows)
+        seconds = expert_seconds(cost, model, split, counts, tokens, prompt=order == "prompt")
+        load = counts.sum(axis=-1)
+        rise = load.max(axis=-1) - load.mean(axis=-1)
+        wait = seconds.max(axis=-1) - seconds.mean(axis=-1)
+        slope[index] = np.divide(wait.sum(0), rise.sum(0), out=np.zeros(routing.layers), where=rise.sum(0) > 0)
+        base[index] = seconds.mean(axis=(0, 2)) - slope[index] * load.mean(axis=(0, 2))
+    return ExpertLines(points.astype(np.float64), base, slope)
+
+
+def expert_seconds(
+    cost: CostModel, model: ModelSpec, split: Parallelism, counts: FloatArray, tokens: float, *, prompt: bool
+) -> FloatArray:
+    """Time the routed experts of one layer for exact counts [s].
+
+    Parameters
+    ----------
+    counts : array, shape (windows, layers, ranks, slots per rank)
+        Tokens per expert slot [tokens].
+    tokens : float
+        Tokens over all ranks [tokens].
+    prompt : bool
+        Whether the step holds prompt tokens, which some stacks run with another kernel.
+
+    Returns
+    -------
+    array, shape (windows, layers, ranks)
+    """
+    shape = (
+        StepShape(prefill_tokens=tokens / split.dp, prefill_sequences=1.0, group_tokens=tokens)
+        if prompt
+        else StepShape(decode_sequences=tokens / split.dp, decode_context=1.0, group_tokens=tokens)
+    )
+    flat = counts.reshape(-1, *counts.shape[2:])
+    op = next(op for op in build_ops(model, split, cost.stack, shape, flat) if op.kind == "moe")
+    return np.asarray(expert_times(cost, op)[0].seconds).reshape(counts.shape[:3])

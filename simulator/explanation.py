@@ -1,0 +1,204 @@
+"""Where each millisecond of a step goes: every op with its bound, equation, inputs and their sources."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+
+from simulator.cost.model import OpTime
+from simulator.ops import StepShape, build_ops
+from simulator.results import Explanation
+from simulator.scenario import Scenario
+from simulator.serving.deployment import Deployment, deploy, scenario_requests
+from simulator.serving.steady import occupancy
+from workloads.request_trace import RequestTrace
+
+#: How the time of each kind of op is worked out; the theory pages derive them.
+EQUATIONS = {
+    "gemm": "launch + smooth_max(waves * tile work / peak, bytes / bandwidth)",
+    "attention_prefill": "launch + smooth_max(causal FLOPs / peak, KV and query bytes / bandwidth) over waves",
+    "attention_decode": "launch + smooth_max(KV bytes / bandwidth, tile rounds) + combine of splits",
+    "mla_prefill": "launch + smooth_max(causal FLOPs / peak, KV and query bytes / bandwidth) over waves",
+    "mla_decode": "launch + smooth_max(latent bytes / bandwidth, FLOPs / peak) + combine of splits",
+    "gated_delta_net": "sum of kernels: launch + state and vector bytes / bandwidth + chunks in sequence",
+    "mamba2": "sum of kernels: launch + state and vector bytes / bandwidth + chunks in sequence",
+    "moe": "launch + two grouped GEMMs over the experts hit + small-kernel bytes / bandwidth; mean rank",
+    "elementwise": "launch + bytes / bandwidth",
+    "all_reduce": "latency * steps + bytes on the busiest link / bandwidth",
+    "all_gather": "latency * steps + bytes on the busiest link / bandwidth",
+    "reduce_scatter": "latency * steps + bytes on the busiest link / bandwidth",
+    "dispatch": "latency + bytes on the busiest link / bandwidth, hottest receiver",
+    "combine": "latency + bytes on the busiest link / bandwidth, hottest receiver",
+}
+_WINDOWS = 8
+
+
+def explain(
+    scenario: Scenario,
+    *,
+    phase: Literal["prefill", "decode"] = "decode",
+    batch: int | None = None,
+    context: int | None = None,
+) -> Explanation:
+    """Take one step apart, op by op.
+
+    Parameters
+    ----------
+    scenario : Scenario
+        What runs.
+    phase : {"prefill", "decode"}
+        Whether the step computes prompts or decodes.
+    batch : int, optional
+        Sequences in the step over all data-parallel ranks; the steady state's where absent (prefill: 1) [1].
+    context : int, optional
+        KV length (decode) or prompt length (prefill); the load's mean where absent [tokens].
+
+    Raises
+    ------
+    MoesimError
+        As for :func:`simulator.simulate`.
+    """
+    trace = scenario_requests(scenario.requests, scenario.seed)
+    deployment = deploy(scenario, trace)
+    sequences, length = _defaults(deployment, trace, phase, batch, context, scenario.parallelism.instances)
+    times = _times(deployment, phase, sequences, length)
+    gap = deployment.stack.number("cpu_gap") + deployment.stack.number("cpu_gap_per_request") * sequences
+    if phase == "prefill":
+        host = deployment.tables.launches * deployment.stack.number("launch_eager")
+        busy = sum(float(time.seconds + time.wait) for time in times)
+        gap += deployment.stack.number("prefill_gap") + max(host - busy, 0.0)
+    rows = [_op_row(deployment, time) for time in times if float(time.seconds) > 0.0]
+    rows += [_wait_row(time) for time in times if float(time.wait) > 0.0]
+    rows.append(_gap_row(deployment, gap))
+    total = sum(row["time_s"] for row in rows)
+    for row in rows:
+        row["share"] = row["time_s"] / total
+    import pandas as pd
+
+    return Explanation(
+        scenario=scenario,
+        phase=phase,
+        batch=sequences,
+        context=length,
+        step_s=total,
+        ops=pd.DataFrame(rows),
+        warnings=deployment.warnings,
+    )
+
+
+def _defaults(
+    deployment: Deployment,
+    trace: RequestTrace,
+    phase: str,
+    batch: int | None,
+    context: int | None,
+    instances: int,
+) -> tuple[int, int]:
+    if phase == "prefill":
+        return batch or 1, context or round(float(trace.input_tokens.mean()))
+    running, length = occupancy(deployment, trace, instances)
+    return batch or max(round(running), 1), context or round(length)
+
+
+def _times(deployment: Deployment, phase: str, sequences: int, length: int) -> list[OpTime]:
+    split, routing = deployment.split, deployment.routing
+    own = max(sequences / (split.dp * split.pp), 1.0 if split.dp == 1 else 0.0)
+    own = float(np.ceil(own))
+    tokens = max(round(sequences / split.pp) * (length if phase == "prefill" else 1), 1)
+    counts, share = None, 1.0
+    if routing is not None:
+        sampled = routing.counts("prompt" if phase == "prefill" else "decode", tokens, _WINDOWS)
+        load = sampled.sum(axis=-1)
+        share = float((load.max(axis=-1) / np.maximum(load.mean(axis=-1), 1e-12)).mean())
+        counts = sampled.reshape(-1, *sampled.shape[2:])
+    shape = (
+        StepShape(prefill_tokens=own * length, prefill_sequences=own, group_tokens=float(tokens), max_rank_share=share)
+        if phase == "prefill"
+        else StepShape(
+            decode_sequences=own, decode_context=float(length), group_tokens=float(tokens), max_rank_share=share
+        )
+    )
+    return list(deployment.cost.times(build_ops(deployment.model, split, deployment.stack, shape, counts)))
+
+
+def _op_row(deployment: Deployment, time: OpTime) -> dict[str, Any]:
+    op = time.op
+    bound = max(time.terms, key=lambda term: float(np.mean(time.terms[term])), default="latency")
+    sources = sorted({quantity.source for quantity in time.coefficients.values()})
+    statuses = sorted({str(quantity.status) for quantity in time.coefficients.values()})
+    return {
+        "name": op.name,
+        "kind": op.kind,
+        "component": op.component,
+        "repeat": op.repeat,
+        "time_s": float(time.seconds),
+        "share": 0.0,
+        "bound": bound,
+        "flops": float(op.flops) * op.repeat,
+        "bytes": float(op.memory_bytes) * op.repeat,
+        "message_bytes": float(op.message_bytes) * op.repeat,
+        "kernel": time.table,
+        "equation": EQUATIONS[op.kind],
+        "inputs": _inputs(op.shape),
+        "source": "; ".join(sources),
+        "evidence": f"{'/'.join(statuses)}, {deployment.hardware.evidence}",
+    }
+
+
+def _wait_row(time: OpTime) -> dict[str, Any]:
+    return {
+        **_blank("imbalance_wait", "imbalance_wait", float(time.wait)),
+        "bound": "imbalance",
+        "repeat": time.op.repeat,
+        "kernel": time.table,
+        "equation": "slowest rank - mean rank, averaged over windows of the routing trace",
+    }
+
+
+def _gap_row(deployment: Deployment, gap: float) -> dict[str, Any]:
+    quantity = deployment.stack.numbers["cpu_gap"]
+    return {
+        **_blank("cpu_gap", "cpu_gap", gap),
+        "bound": "host",
+        "kernel": f"stack {deployment.stack.id}",
+        "equation": "cpu_gap + cpu_gap_per_request * requests (+ prefill_gap and launches that the host cannot hide)",
+        "source": quantity.source,
+        "evidence": quantity.status,
+    }
+
+
+def _blank(name: str, component: str, seconds: float) -> dict[str, Any]:
+    return {
+        "name": name,
+        "kind": name,
+        "component": component,
+        "repeat": 1.0,
+        "time_s": seconds,
+        "share": 0.0,
+        "bound": "",
+        "flops": 0.0,
+        "bytes": 0.0,
+        "message_bytes": 0.0,
+        "kernel": "",
+        "equation": "",
+        "inputs": "",
+        "source": "",
+        "evidence": "",
+    }
+
+
+def _inputs(shape: Any) -> str:
+    """Shorten an op's shape to ``name=value`` pairs; arrays of counts to their sum and maximum."""
+    parts = []
+    for key, value in shape.items():
+        array = np.asarray(value) if isinstance(value, (int, float, np.ndarray, np.generic)) else None
+        if array is None:
+            if isinstance(value, str):
+                parts.append(f"{key}={value}")
+        elif array.size == 1:
+            parts.append(f"{key}={float(array.reshape(-1)[0]):g}")
+        else:
+            ranks = array.sum(axis=-1)
+            parts.append(f"{key}: {ranks.mean():.3g} per rank, hottest {ranks.max(axis=-1).mean():.3g}")
+    return ", ".join(parts)

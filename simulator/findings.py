@@ -1,0 +1,120 @@
+"""Everything that is wrong or worth knowing about a scenario, all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from hardware_profiles.units import format_bytes
+from simulator.errors import MoesimError
+from simulator.hardware import Hardware
+from simulator.memory import require_fit
+from simulator.parallelism import Parallelism, parallelism_problems
+from simulator.results import Finding
+from simulator.scenario import Scenario
+from simulator.serving.deployment import (
+    device_budget,
+    scenario_hardware,
+    scenario_model,
+    scenario_requests,
+    scenario_routing,
+)
+from simulator.stack import StackProfile, customised
+from workloads.model_spec import ModelSpec
+from workloads.request_trace import RequestTrace
+
+_T = TypeVar("_T")
+
+
+def check(scenario: Scenario) -> tuple[Finding, ...]:
+    """Look for everything that would stop or taint a run, without running it.
+
+    Returns
+    -------
+    tuple of Finding
+        Errors first, then warnings and notes; no error means that :func:`simulator.simulate` will run.
+    """
+    findings: list[Finding] = []
+    split = Parallelism(**scenario.parallelism.model_dump(include={"tp", "dp", "pp", "ep"}))
+    model = _try(findings, "model", lambda: scenario_model(scenario.model))
+    hardware = _try(findings, "hardware", lambda: scenario_hardware(scenario.hardware, split.devices))
+    stack = _try(findings, "stack", lambda: customised(scenario.stack))
+    requests = _try(findings, "requests", lambda: scenario_requests(scenario.requests, scenario.seed))
+    if model is not None:
+        _try(findings, "routing", lambda: scenario_routing(scenario.routing, model, scenario.seed))
+        slots = model.moe_layers[0].num_experts + scenario.placement.redundant_slots if model.moe_layers else None
+        findings.extend(
+            Finding(level="error", where="parallelism", message=problem)
+            for problem in parallelism_problems(model, split, slots)
+        )
+        if hardware is not None and stack is not None:
+            findings.extend(_memory(model, split, stack, hardware, slots, requests))
+    if hardware is not None:
+        findings.extend(_evidence(hardware, split))
+    if model is not None and requests is not None:
+        findings.extend(_lengths(model, requests))
+    order = {"error": 0, "warning": 1, "note": 2}
+    return tuple(sorted(findings, key=lambda finding: order[finding.level]))
+
+
+def _try(findings: list[Finding], where: str, load: Callable[[], _T]) -> _T | None:
+    try:
+        return load()
+    except MoesimError as error:
+        findings.extend(Finding(level="error", where=where, message=line) for line in str(error).splitlines())
+        return None
+
+
+def _memory(
+    model: ModelSpec,
+    split: Parallelism,
+    stack: StackProfile,
+    hardware: Hardware,
+    slots: int | None,
+    requests: RequestTrace | None,
+) -> Iterator[Finding]:
+    budget = device_budget(model, split, stack, hardware, slots)
+    longest = int((requests.input_tokens + requests.output_tokens).max()) if requests is not None else 1
+    try:
+        require_fit(budget, model, split, longest)
+    except MoesimError as error:
+        yield Finding(level="error", where="memory", message=str(error))
+        return
+    room = int(budget.pool / budget.sequence_bytes(longest))
+    yield Finding(
+        level="note",
+        where="memory",
+        message=(
+            f"each device holds {format_bytes(budget.weights)} of weights and leaves {format_bytes(budget.pool)} for "
+            f"the KV cache: {room * split.dp} of the longest requests ({longest} tokens) at once"
+        ),
+    )
+
+
+def _evidence(hardware: Hardware, split: Parallelism) -> Iterator[Finding]:
+    if hardware.evidence != "own":
+        yield Finding(
+            level="warning",
+            where="hardware.device",
+            message=f"{hardware.device.id} was never measured here: it runs on {hardware.evidence}",
+            remedy="calibrate on the device to replace them",
+        )
+    if hardware.price is None:
+        yield Finding(level="note", where="hardware.price", message=f"no price is known for {hardware.device.id}")
+    if split.group > hardware.fabric.domain:
+        yield Finding(
+            level="note",
+            where="parallelism",
+            message=f"a stage of {split.group} devices spans scale-up domains of {hardware.fabric.domain}",
+        )
+
+
+def _lengths(model: ModelSpec, requests: RequestTrace) -> Iterator[Finding]:
+    longest = int((requests.input_tokens + requests.output_tokens).max())
+    if longest > model.max_context:
+        yield Finding(
+            level="warning",
+            where="requests",
+            message=f"the longest request has {longest} tokens, beyond the model's context of {model.max_context}",
+            remedy="shorten requests.lengths or choose a model with a longer context",
+        )

@@ -1,0 +1,90 @@
+"""Recording into columns: one row per engine step and per request, kept as arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+
+#: Columns of a recorded step.
+STEP_COLUMNS = (
+    "instance",
+    "start_s",
+    "duration_s",
+    "rows",
+    "decode_rows",
+    "prompt_total",
+    "decode_total",
+    "logits",
+    "attention",
+    "prompt_projections",
+    "experts",
+    "wait",
+    "gap",
+    "imbalance",
+    "queue_length",
+    "running",
+    "kv_use",
+    "context_total",
+)
+_FLUSH = 8192
+
+
+class ColumnRecorder:
+    """Collects tuples and packs them into arrays, so that memory grows by 8 bytes a number and no more.
+
+    Parameters
+    ----------
+    columns : tuple of str
+        Names of the columns; every row has one number for each.
+    """
+
+    __slots__ = ("_blocks", "_columns", "_rows")
+
+    def __init__(self, columns: tuple[str, ...]) -> None:
+        self._columns = columns
+        self._rows: list[tuple[float, ...]] = []
+        self._blocks: list[FloatArray] = []
+
+    def add(self, row: tuple[float, ...]) -> None:
+        """Append one row."""
+        rows = self._rows
+        rows.append(row)
+        if len(rows) >= _FLUSH:
+            self._pack()
+
+    def _pack(self) -> None:
+        self._blocks.append(np.asarray(self._rows, dtype=np.float64))
+        self._rows.clear()
+
+    def arrays(self) -> dict[str, FloatArray]:
+        """Return one array per column, rows in the order of their recording."""
+        if self._rows:
+            self._pack()
+        if not self._blocks:
+            return {name: np.empty(0) for name in self._columns}
+        table = np.concatenate(self._blocks)
+        self._blocks = [table]
+        return {name: table[:, index] for index, name in enumerate(self._columns)}
+
+
+class RequestRecorder:
+    """Times and places of every request, as preallocated arrays of shape (requests,).
+
+    Parameters
+    ----------
+    requests : int
+        How many requests the run has.
+    """
+
+    __slots__ = ("admitted", "arrival", "finish", "first_token", "instance", "preemptions", "rank")
+
+    def __init__(self, requests: int) -> None:
+        self.arrival = np.full(requests, np.nan)
+        self.admitted = np.full(requests, np.nan)
+        self.first_token = np.full(requests, np.nan)
+        self.finish = np.full(requests, np.nan)
+        self.instance = np.full(requests, -1, dtype=np.int32)
+        self.rank = np.full(requests, -1, dtype=np.int32)
+        self.preemptions = np.zeros(requests, dtype=np.int32)

@@ -1,0 +1,205 @@
+"""Replay of a routing trace on a placement: the load of every rank at every layer, exactly, in microseconds.
+
+The trace is reduced once per placement to running sums of tokens per rank. The load of any window of consecutive
+tokens is then one difference of two rows. Two orders of the tokens are kept: *prompt order*, sequence after sequence,
+from which prompt chunks take their tokens; and *decode order*, in which neighbouring tokens belong to different
+sequences, as the tokens of a decode batch do. Each order is walked from its start and around.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.placement.policies import Placement
+from workloads.routing_trace import RoutingTrace
+
+IntArray = NDArray[np.integer]
+FloatArray = NDArray[np.float64]
+Order = Literal["prompt", "decode"]
+
+#: Largest size of the running sums of one order [bytes]; a longer trace is cut, and the result says so.
+MAX_SUMS_BYTES = 600e6
+_CHUNK = 2048
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankSums:
+    """Running sums of one token order.
+
+    ``sums`` has shape (tokens + 1, ranks, layers): assignments to each rank at each layer before each token [1].
+    """
+
+    sums: NDArray[np.uint32]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the order."""
+        return len(self.sums) - 1
+
+    def load(self, start: int, count: int) -> NDArray[np.uint32]:
+        """Assignments of ``count`` tokens from ``start`` on, around the end; shape (ranks, layers) [1]."""
+        stop = start + count
+        if stop < len(self.sums):
+            difference: NDArray[np.uint32] = self.sums[stop] - self.sums[start]
+            return difference
+        turns, rest = divmod(stop, self.tokens)
+        total: NDArray[np.uint32] = self.sums[-1] * np.uint32(turns) + self.sums[rest] - self.sums[start]
+        return total
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoutingReplay:
+    """A routing trace on a placement.
+
+    Attributes
+    ----------
+    placement : Placement
+        Experts on ranks.
+    slot_ids : integer array, shape (tokens, layers, top_k)
+        Slot that serves each assignment, in prompt order; replicas of an expert take turns by token. An assignment
+        to a null expert has the number of slots, which is on no rank.
+    decode_order : int64 array, shape (tokens,)
+        Prompt-order index of each token in decode order.
+    prompt, decode : RankSums
+        Running sums in either order.
+    recorded_tokens : int
+        Tokens of the trace before any cut.
+    """
+
+    placement: Placement
+    slot_ids: IntArray
+    decode_order: NDArray[np.int64]
+    prompt: RankSums
+    decode: RankSums
+    recorded_tokens: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that are replayed."""
+        return int(self.slot_ids.shape[0])
+
+    @property
+    def layers(self) -> int:
+        """MoE layers."""
+        return int(self.slot_ids.shape[1])
+
+    @property
+    def top_k(self) -> int:
+        """Assignments per token."""
+        return int(self.slot_ids.shape[2])
+
+    def counts(self, order: Order, tokens: int, windows: int) -> FloatArray:
+        """Count tokens per expert slot in evenly spread windows of the trace.
+
+        Parameters
+        ----------
+        order : {"prompt", "decode"}
+            Which order the windows are cut from.
+        tokens : int
+            Tokens of a window; more than the trace has are scaled up from all of it [tokens].
+        windows : int
+            How many windows.
+
+        Returns
+        -------
+        float64 array, shape (windows, layers, ranks, slots per rank)
+        """
+        taken = min(tokens, self.tokens)
+        starts = (np.arange(windows) * self.tokens) // windows
+        index = (starts[:, None] + np.arange(taken)) % self.tokens
+        if order == "decode":
+            index = self.decode_order[index]
+        slots, layers = self.placement.slots, self.layers
+        found = np.empty((windows, layers, slots + 1))
+        base = np.arange(layers)[:, None] * (slots + 1)
+        for window in range(windows):
+            flat = (self.slot_ids[index[window]] + base).reshape(-1)
+            found[window] = np.bincount(flat, minlength=layers * (slots + 1)).reshape(layers, slots + 1)
+        shape = (windows, layers, self.placement.ranks, self.placement.slots_per_rank)
+        return found[..., :slots].reshape(shape) * (tokens / taken)
+
+
+def replay(trace: RoutingTrace, placement: Placement, concurrency: int) -> RoutingReplay:
+    """Reduce a routing trace to rank loads on a placement.
+
+    Parameters
+    ----------
+    trace : RoutingTrace
+        Recorded or generated choices; its layers and experts match the placement.
+    placement : Placement
+        Experts on ranks.
+    concurrency : int
+        Sequences decoded side by side, the stride of the decode order [1].
+    """
+    room = int(MAX_SUMS_BYTES / (4 * placement.ranks * trace.layers))
+    kept = trace.expert_ids[: max(room, 1)]
+    slots, count = _with_null_experts(*placement.replicas(), trace.num_experts, placement.slots)
+    slot_ids = _slot_ids(kept, slots, count)
+    starts = trace.sequence_start[trace.sequence_start < len(kept)]
+    order = decode_order(starts, len(kept), concurrency)
+    rank_ids = slot_ids // placement.slots_per_rank
+    return RoutingReplay(
+        placement=placement,
+        slot_ids=slot_ids,
+        decode_order=order,
+        prompt=_rank_sums(rank_ids, placement.ranks, None),
+        decode=_rank_sums(rank_ids, placement.ranks, order),
+        recorded_tokens=trace.tokens,
+    )
+
+
+def decode_order(sequence_start: IntArray, tokens: int, concurrency: int) -> NDArray[np.int64]:
+    """Order tokens as decode batches take them: one token of each of ``concurrency`` sequences, then their next.
+
+    Sequences are laid end to end in lanes, each new one in the shortest lane; the order reads across the lanes.
+    """
+    lengths = np.diff(np.append(sequence_start, tokens))
+    lanes = max(min(concurrency, len(lengths)), 1)
+    heap = [(0, lane) for lane in range(lanes)]
+    lane = np.empty(tokens, dtype=np.int64)
+    position = np.empty(tokens, dtype=np.int64)
+    for start, length in zip(sequence_start.tolist(), lengths.tolist(), strict=True):
+        used, index = heapq.heappop(heap)
+        lane[start : start + length] = index
+        position[start : start + length] = np.arange(used, used + length)
+        heapq.heappush(heap, (used + length, index))
+    return np.lexsort((lane, position))
+
+
+def _with_null_experts(
+    slots: NDArray[np.int64], count: NDArray[np.int64], experts: int, nowhere: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Give experts beyond the placed ones, which do no work, a slot that is on no rank."""
+    extra = ((0, 0), (0, experts - slots.shape[1]))
+    return np.pad(slots, (*extra, (0, 0)), constant_values=nowhere), np.pad(count, extra, constant_values=1)
+
+
+def _slot_ids(expert_ids: IntArray, slots: NDArray[np.int64], count: NDArray[np.int64]) -> IntArray:
+    """Serve each assignment from a slot of its expert; replicas take turns by token."""
+    kind = np.uint16 if slots.max() < 2**16 else np.uint32
+    row = np.arange(expert_ids.shape[1])[:, None]
+    if slots.shape[2] == 1:
+        flat: IntArray = slots[row, expert_ids, 0].astype(kind)
+        return flat
+    turn = np.arange(len(expert_ids))[:, None, None] % count[row, expert_ids]
+    chosen: IntArray = slots[row, expert_ids, turn].astype(kind)
+    return chosen
+
+
+def _rank_sums(rank_ids: IntArray, ranks: int, order: NDArray[np.int64] | None) -> RankSums:
+    tokens, layers, _ = rank_ids.shape
+    sums = np.zeros((tokens + 1, ranks, layers), dtype=np.uint32)
+    layer = np.arange(layers)[:, None]
+    size = (ranks + 1) * layers
+    for start in range(0, tokens, _CHUNK):
+        part = rank_ids[start : start + _CHUNK] if order is None else rank_ids[order[start : start + _CHUNK]]
+        flat = part.astype(np.int64) * layers + layer + np.arange(len(part))[:, None, None] * size
+        found = np.bincount(flat.reshape(-1), minlength=len(part) * size).reshape(len(part), ranks + 1, layers)
+        np.cumsum(found[:, :ranks], axis=0, out=sums[start + 1 : start + 1 + len(part)])
+        sums[start + 1 : start + 1 + len(part)] += sums[start]
+    return RankSums(sums=sums)

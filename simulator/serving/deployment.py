@@ -1,0 +1,338 @@
+"""A scenario made ready to run: everything it names loaded, checked against each other, and priced.
+
+Priced tables depend on the model, hardware, split, stack and routing but not on the load, so they are kept and
+shared by all scenarios that differ in the load alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.cost.model import CostModel
+from simulator.cost.step_time import StepTables, compile_tables
+from simulator.errors import InfeasibleScenario, ScenarioError
+from simulator.hardware import Hardware, load_hardware
+from simulator.memory import MemoryBudget, memory_budget, require_fit
+from simulator.parallelism import Parallelism, require_split
+from simulator.placement import Placement, place
+from simulator.placement.replay import RoutingReplay, replay
+from simulator.scenario import HardwareChoice, Lengths, Model, Requests, Routing, Scenario
+from simulator.serving.instance import Limits
+from simulator.serving.timer import TableTimer
+from simulator.stack import StackProfile, customised
+from workloads.model_library import load_model, with_dtypes
+from workloads.model_spec import ModelSpec
+from workloads.request_files import read_request_trace
+from workloads.request_generators import generate_requests
+from workloads.request_trace import RequestTrace, head, repeat, scale_rate
+from workloads.routing_files import read_routing_trace
+from workloads.routing_generators import generate_routing
+from workloads.routing_stats import expert_load
+from workloads.routing_trace import RoutingTrace, check_routing
+from workloads.samples import sample_path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Deployment:
+    """One instance of a scenario, priced.
+
+    Attributes
+    ----------
+    model, hardware, split, stack
+        What runs where, how it is split, and what runs it.
+    budget : MemoryBudget
+        Memory of a device.
+    routing : RoutingReplay or None
+        The routing trace on its placement; ``None`` for a dense model.
+    cost : CostModel
+        Prices single ops.
+    tables : StepTables
+        Prices steps.
+    limits : Limits
+        What bounds steps and batches.
+    warnings : tuple of str
+        What a reader of the result must know.
+    """
+
+    model: ModelSpec
+    hardware: Hardware
+    split: Parallelism
+    stack: StackProfile
+    budget: MemoryBudget
+    routing: RoutingReplay | None
+    cost: CostModel
+    tables: StepTables
+    limits: Limits
+    warnings: tuple[str, ...]
+
+    def timer(self, instance: int = 0, instances: int = 1) -> TableTimer:
+        """Return a step timer; instances begin at different places of the routing trace."""
+        return TableTimer(self.tables, self.routing, self.stack, self.split.pp, instance / instances)
+
+
+def scenario_model(choice: Model) -> ModelSpec:
+    """Load the model that a scenario names, in the dtypes that it asks for."""
+    model = load_model(choice.name)
+    if choice.weights is None and choice.kv_cache is None:
+        return model
+    return with_dtypes(model, weights=cast("Any", choice.weights), kv_cache=cast("Any", choice.kv_cache))
+
+
+def scenario_hardware(choice: HardwareChoice, devices: int) -> Hardware:
+    """Load the hardware that a scenario names, with as many nodes as ``devices`` need."""
+    folder = Path(choice.profiles) if choice.profiles else None
+    alone = load_hardware(choice.device, choice.node, choice.cluster, folder, offer=choice.price)
+    nodes = max(-(-devices // alone.node.devices), 1)
+    return load_hardware(choice.device, choice.node, choice.cluster, folder, nodes=nodes, offer=choice.price)
+
+
+def scenario_requests(choice: Requests, seed: int) -> RequestTrace:
+    """Read or generate the requests of a scenario.
+
+    Raises
+    ------
+    ScenarioError
+        A key that the kind of load needs is missing.
+    WorkloadError
+        The trace cannot be read.
+    """
+    if choice.kind == "trace":
+        if choice.trace is None:
+            raise ScenarioError("requests.trace: is required where requests.kind = 'trace'")
+        trace = read_request_trace(_sample_or_path(choice.trace))
+        if choice.count is not None:
+            trace = head(trace, choice.count)
+        if choice.rate is not None:
+            trace = _rescaled(trace, choice.rate)
+        return repeat(trace, choice.repeat) if choice.repeat > 1 else trace
+    if choice.trace is not None:
+        raise ScenarioError(f"requests.trace: is only read where requests.kind = 'trace', got {choice.kind!r}")
+    return generate_requests(
+        requests=choice.count or _default_count(choice),
+        seed=seed,
+        arrivals=_arrivals(choice),
+        input_tokens=_lengths(choice.lengths, choice.lengths.input),
+        output_tokens=_lengths(choice.lengths, choice.lengths.output),
+    )
+
+
+def _default_count(choice: Requests) -> int:
+    return 10 * (choice.concurrency or 1) if choice.kind == "closed_loop" else 1000
+
+
+def _arrivals(choice: Requests) -> dict[str, Any]:
+    if choice.kind == "closed_loop":
+        if choice.concurrency is None:
+            raise ScenarioError("requests.concurrency: is required where requests.kind = 'closed_loop'")
+        return {"kind": "closed_loop", "concurrency": choice.concurrency}
+    if choice.rate is None:
+        raise ScenarioError(f"requests.rate: is required where requests.kind = {choice.kind!r}")
+    arrivals: dict[str, Any] = {"kind": choice.kind, "rate": choice.rate}
+    if choice.kind == "gamma":
+        arrivals["cv"] = choice.cv
+    if choice.kind == "diurnal":
+        hours = np.arange(24)
+        arrivals["profile"] = tuple((1.0 + choice.amplitude * np.sin(2 * np.pi * hours / 24)).tolist())
+        if choice.period is not None:
+            arrivals["period"] = choice.period
+    return arrivals
+
+
+def _lengths(choice: Lengths, tokens: int) -> dict[str, Any]:
+    match choice.kind:
+        case "fixed":
+            return {"kind": "fixed", "length": tokens}
+        case "uniform":
+            return {"kind": "uniform", "length": tokens, "ratio": choice.range_ratio}
+        case "lognormal":
+            return {"kind": "lognormal", "mean": tokens, "cv": choice.cv}
+
+
+def _rescaled(trace: RequestTrace, rate: float) -> RequestTrace:
+    span = float(trace.arrival[-1] - trace.arrival[0])
+    if span <= 0:
+        raise ScenarioError("requests.rate: a trace whose requests all arrive at once has no rate to scale")
+    return scale_rate(trace, rate * span / max(len(trace) - 1, 1))
+
+
+def _sample_or_path(name: str) -> Path:
+    return sample_path(name.removeprefix("sample:")) if name.startswith("sample:") else Path(name)
+
+
+def scenario_routing(choice: Routing, model: ModelSpec, seed: int) -> RoutingTrace | None:
+    """Read or generate the routing trace of a scenario; ``None`` for a dense model.
+
+    Raises
+    ------
+    InfeasibleScenario
+        The model has MoE blocks of several shapes.
+    WorkloadError
+        The trace cannot be read or does not match the model.
+    """
+    blocks = model.moe_layers
+    if not blocks:
+        return None
+    if len(set(blocks)) > 1:
+        raise InfeasibleScenario(f"{model.name}: MoE layers of {len(set(blocks))} different shapes are not supported")
+    moe, layers = blocks[0], len(blocks)
+    experts = moe.num_experts + moe.null_experts
+    if choice.kind == "trace":
+        if choice.trace is None:
+            raise ScenarioError("routing.trace: is required where routing.kind = 'trace'")
+        trace = read_routing_trace(_sample_or_path(choice.trace), num_experts=experts)
+        check_routing(trace, num_experts=experts, layers=layers, top_k=moe.top_k)
+        return trace
+    if choice.kind == "balanced":
+        return balanced_routing(layers, experts, moe.top_k)
+    parameters: dict[str, dict[str, Any]] = {
+        "zipf": {"exponent": choice.skew},
+        "power_law": {"lowest": choice.skew, "highest": choice.skew},
+        "dirichlet": {"alpha": choice.alpha},
+        "domain": {"exponent": choice.skew},
+        "sticky": {"exponent": choice.skew},
+        "drifting": {"exponent": choice.skew},
+    }
+    return generate_routing(
+        "layer_skew" if choice.kind == "power_law" else choice.kind,
+        tokens=choice.tokens,
+        layers=layers,
+        num_experts=experts,
+        top_k=moe.top_k,
+        seed=seed,
+        **parameters.get(choice.kind, {}),
+    )
+
+
+def balanced_routing(layers: int, num_experts: int, top_k: int) -> RoutingTrace:
+    """Route so that every window of tokens loads experts, and contiguous groups of them, as evenly as it can.
+
+    Assignments go round the experts with the golden stride, which spreads any run of them evenly.
+    """
+    stride = max(round(num_experts * 0.618), 1)
+    while np.gcd(stride, num_experts) != 1:
+        stride += 1
+    tokens = num_experts * 4
+    turn: NDArray[np.int64] = (np.arange(tokens * top_k) * stride % num_experts).reshape(tokens, 1, top_k)
+    return RoutingTrace(
+        expert_ids=np.broadcast_to(turn, (tokens, layers, top_k)).astype(np.uint16),
+        sequence_start=np.arange(0, tokens, max(tokens // 64, 1), dtype=np.int64),
+        num_experts=num_experts,
+        source="balanced",
+    )
+
+
+def deploy(scenario: Scenario, requests: RequestTrace | None = None) -> Deployment:
+    """Make an instance of a scenario ready to run.
+
+    Parameters
+    ----------
+    scenario : Scenario
+        What to build.
+    requests : RequestTrace or None
+        The load, where it is known already; its longest request must fit.
+
+    Raises
+    ------
+    MoesimError
+        Anything that cannot be loaded, does not match or does not fit.
+    """
+    trace = requests if requests is not None else scenario_requests(scenario.requests, scenario.seed)
+    longest = int((trace.input_tokens + trace.output_tokens).max())
+    concurrency = trace.concurrency or 0
+    return _deploy(scenario.model_copy(update={"requests": Requests(), "name": ""}), longest, concurrency)
+
+
+@lru_cache(maxsize=8)
+def _deploy(scenario: Scenario, longest: int, concurrency: int) -> Deployment:
+    model = scenario_model(scenario.model)
+    split = Parallelism(**scenario.parallelism.model_dump(include={"tp", "dp", "pp", "ep"}))
+    stack = customised(scenario.stack)
+    hardware = scenario_hardware(scenario.hardware, split.devices)
+    slots = model.moe_layers[0].num_experts + scenario.placement.redundant_slots if model.moe_layers else None
+    require_split(model, split, slots)
+    budget = device_budget(model, split, stack, hardware, slots)
+    require_fit(budget, model, split, longest)
+    limits = _limits(stack, split, budget, concurrency)
+    most_prompt = limits.token_budget if limits.chunked else max(limits.token_budget, longest)
+    routing_trace = scenario_routing(scenario.routing, model, scenario.seed)
+    routing = _place(scenario, routing_trace, model, split, limits.max_running * split.dp) if routing_trace else None
+    cost = CostModel(hardware=hardware, stack=stack)
+    tables = compile_tables(
+        cost,
+        model,
+        split,
+        routing,
+        most_tokens=most_prompt + limits.max_running,
+        most_sequences=limits.max_running,
+        most_context=longest,
+    )
+    return Deployment(
+        model=model,
+        hardware=hardware,
+        split=split,
+        stack=stack,
+        budget=budget,
+        routing=routing,
+        cost=cost,
+        tables=tables,
+        limits=limits,
+        warnings=_warnings(hardware, model, routing, longest),
+    )
+
+
+def device_budget(
+    model: ModelSpec, split: Parallelism, stack: StackProfile, hardware: Hardware, slots: int | None
+) -> MemoryBudget:
+    """Split the memory of one device as the stack does."""
+    return memory_budget(
+        model,
+        split,
+        capacity=hardware.device.memory_capacity.value * stack.number("memory_fraction"),
+        token_budget=stack.number("token_budget"),
+        reserve=stack.number("activation_reserve"),
+        expert_slots=slots,
+    )
+
+
+def _limits(stack: StackProfile, split: Parallelism, budget: MemoryBudget, concurrency: int) -> Limits:
+    most = int(stack.number("max_running"))
+    if budget.kv_per_sequence > 0:
+        most = min(most, max(int(budget.pool / budget.sequence_bytes(1)), 1))
+    if concurrency:
+        most = min(most, -(-concurrency // split.dp) + 1)
+    return Limits(
+        dp=split.dp,
+        token_budget=int(stack.number("token_budget")),
+        max_running=max(most, 1),
+        pool=budget.pool,
+        kv_per_token=budget.kv_per_token,
+        kv_per_sequence=budget.kv_per_sequence,
+        scheduler=stack.scheduler,
+        chunked=stack.chunked,
+    )
+
+
+def _place(
+    scenario: Scenario, trace: RoutingTrace, model: ModelSpec, split: Parallelism, concurrency: int
+) -> RoutingReplay:
+    load = expert_load(trace)[:, : model.moe_layers[0].num_experts].astype(np.float64)
+    choice = scenario.placement
+    placement: Placement = place(choice.policy, load, split.ep, choice.redundant_slots)
+    return replay(trace, placement, concurrency)
+
+
+def _warnings(hardware: Hardware, model: ModelSpec, routing: RoutingReplay | None, longest: int) -> tuple[str, ...]:
+    found = []
+    if hardware.evidence != "own":
+        found.append(f"extrapolated: {hardware.device.id} runs on {hardware.evidence}")
+    if longest > model.max_context:
+        found.append(f"extrapolated: requests of {longest} tokens exceed the model's context of {model.max_context}")
+    if routing is not None and routing.tokens < routing.recorded_tokens:
+        found.append(f"routing trace cut to its first {routing.tokens} of {routing.recorded_tokens} tokens")
+    return tuple(found)

@@ -1,0 +1,296 @@
+"""The steady state in closed form: batch, step times and latencies that sustain themselves, without events."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.metrics.recorder import STEP_COLUMNS
+from simulator.metrics.summary import Capacity, Work
+from simulator.results import COMPONENTS, Distribution, Summary
+from simulator.scenario import Slo
+from simulator.serving.deployment import Deployment
+from simulator.serving.timer import StepTime, StepWork, TableTimer
+from simulator.serving.work import step_work
+from workloads.request_trace import RequestTrace
+
+FloatArray = NDArray[np.float64]
+_NAN = float("nan")
+_WINDOWS = 4
+_ROUNDS = 40
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What one instance is asked on average.
+
+    ``inputs`` and ``outputs`` are mean lengths [tokens], ``context`` the mean KV length that a decoded token sees
+    [tokens], ``concurrency`` the requests in flight of a closed loop and ``rate`` the arrivals of an open one [1/s];
+    one of the two is 0.
+    """
+
+    inputs: float
+    outputs: float
+    context: float
+    concurrency: float
+    rate: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Steady:
+    """A steady state of one instance.
+
+    Attributes
+    ----------
+    running : float
+        Requests that decode [1].
+    decode_s, prompt_s : float
+        Time of a step without and with prompt tokens [s].
+    prompt_share : float
+        Prompt steps per decode step (prefill first), or the share of steps with prompt tokens (mixed) [1].
+    gap_s : float
+        Time between two tokens of a request [s].
+    ttft_s : float
+        Time to first token [s].
+    rate : float
+        Requests per second [1/s].
+    saturated : bool
+        Whether the load exceeds what the instance can serve.
+    steps : dict of str to array
+        One decode step and one prompt step in the columns of ``STEP_COLUMNS``.
+    """
+
+    running: float
+    decode_s: float
+    prompt_s: float
+    prompt_share: float
+    gap_s: float
+    ttft_s: float
+    rate: float
+    saturated: bool
+    steps: dict[str, FloatArray]
+
+
+def mean_load(trace: RequestTrace, instances: int) -> Load:
+    """Reduce a request trace to what one instance sees on average."""
+    inputs, outputs = trace.input_tokens.astype(np.float64), trace.output_tokens.astype(np.float64)
+    context = float((outputs * inputs + outputs**2 / 2).sum() / outputs.sum())
+    span = float(trace.arrival[-1] - trace.arrival[0]) if len(trace) > 1 else 0.0
+    return Load(
+        inputs=float(inputs.mean()),
+        outputs=float(outputs.mean()),
+        context=context,
+        concurrency=(trace.concurrency or 0) / instances,
+        rate=0.0 if trace.concurrency else (len(trace) - 1) / max(span, 1e-9) / instances,
+    )
+
+
+def occupancy(deployment: Deployment, trace: RequestTrace, instances: int) -> tuple[float, float]:
+    """Return the requests that decode at once on one instance, and the mean KV length that they see [tokens]."""
+    load = mean_load(trace, instances)
+    return solve(deployment, load).running, load.context
+
+
+def solve(deployment: Deployment, load: Load) -> Steady:
+    """Find the batch that sustains itself.
+
+    Notes
+    -----
+    With n requests decoding, n / (outputs - 1) end per step and as many prompts come in, each of
+    ``chunks = ceil(inputs / budget)`` prompt steps. In a closed loop n is what is in flight less what is in prefill
+    (Little's law); in an open loop n = rate * (outputs - 1) * gap. Both are solved by damped iteration. Wrong where
+    arrivals come in bursts that queue, and where requests of equal length end together.
+    """
+    limits = deployment.limits
+    timer = deployment.timer()
+    decodes = max(load.outputs - 1.0, 1e-9)
+    most = _most_running(deployment, load)
+    wanted = load.concurrency or most
+    running = min(wanted, most)
+    state = _at(deployment, timer, load, running)
+    for _ in range(_ROUNDS):
+        if load.concurrency:
+            target = load.concurrency / (1.0 + state.ttft_s / (decodes * state.gap_s))
+        else:
+            target = load.rate * decodes * state.gap_s
+        target = min(max(target, 1e-3), most)
+        if abs(target - running) <= 1e-4 * running:
+            break
+        running += 0.6 * (target - running)
+        state = _at(deployment, timer, load, running)
+    capacity = running / (decodes * state.gap_s)
+    saturated = not load.concurrency and load.rate > capacity * 1.001 and running >= most * 0.999
+    rate = capacity if load.concurrency or saturated else load.rate
+    wait = 0.0
+    if load.concurrency:
+        wait = max(load.concurrency / rate - state.ttft_s - decodes * state.gap_s, 0.0)
+    elif limits.dp:
+        wait = state.gap_s / 2
+    return Steady(**{**_fields(state), "ttft_s": state.ttft_s + wait, "rate": rate, "saturated": saturated})
+
+
+def _fields(state: Steady) -> dict[str, object]:
+    return {name: getattr(state, name) for name in Steady.__slots__}
+
+
+def _most_running(deployment: Deployment, load: Load) -> float:
+    limits = deployment.limits
+    held = limits.kv_per_sequence + (load.inputs + load.outputs / 2) * limits.kv_per_token
+    return limits.dp * min(limits.max_running, limits.pool / held)
+
+
+def _at(deployment: Deployment, timer: TableTimer, load: Load, running: float) -> Steady:
+    """Step times with so many requests decoding."""
+    limits = deployment.limits
+    mixed = limits.scheduler == "mixed"
+    decodes = max(load.outputs - 1.0, 1e-9)
+    budget = max(limits.token_budget - (running / limits.dp if mixed else 0.0), 1.0)
+    chunks = max(math.ceil(load.inputs / budget), 1) if limits.chunked else 1
+    ends = running / decodes
+    decode, decode_row = _mean_step(timer, limits.dp, running, load, 0.0, 0.0)
+    share = min(ends * chunks, 1.0) if mixed else ends * chunks
+    tokens = ends * load.inputs / share if share > 0 else load.inputs
+    batch = running if mixed else 0.0
+    prompt, prompt_row = _mean_step(timer, limits.dp, batch, load, tokens, tokens / load.inputs)
+    gap = (1.0 - share) * decode + share * prompt if mixed else decode + share * prompt
+    return Steady(
+        running=running,
+        decode_s=decode,
+        prompt_s=prompt,
+        prompt_share=share,
+        gap_s=gap,
+        ttft_s=chunks * prompt,
+        rate=ends / gap,
+        saturated=False,
+        steps={name: np.array([decode_row[name], prompt_row[name]]) for name in STEP_COLUMNS},
+    )
+
+
+def _mean_step(
+    timer: TableTimer, dp: int, running: float, load: Load, tokens: float, prompts: float
+) -> tuple[float, dict[str, float]]:
+    """Average a step over windows of the routing trace, between the whole batch sizes around ``running``."""
+    low = math.floor(running / dp) if running >= dp else math.floor(running)
+    sizes = {low: 1.0 - (running / dp - low), low + 1: running / dp - low} if running >= dp else {}
+    if not sizes:
+        sizes = {0: 1.0 - running / dp, 1: running / dp} if dp > 1 else {low: 1 - running + low, low + 1: running - low}
+    row = dict.fromkeys(STEP_COLUMNS, 0.0)
+    for size, weight in sizes.items():
+        total = max(round(running), size) if dp > 1 else size
+        if weight <= 0.0 or (size == 0 and tokens <= 0.0):
+            continue
+        for _ in range(_WINDOWS):
+            work = _work(dp, size, total, load, tokens, prompts)
+            _accumulate(row, work, timer.time(work), weight / _WINDOWS)
+    return row["duration_s"], row
+
+
+def _work(dp: int, size: int, total: int, load: Load, tokens: float, prompts: float) -> StepWork:
+    """One step: ``size`` decoding on the busiest rank, prompt tokens on as few ranks as hold them."""
+    own = min(tokens, max(tokens / dp, load.inputs)) if tokens else 0.0
+    sequences = max(prompts * own / tokens, 1.0 if own >= load.inputs else own / load.inputs) if tokens else 0.0
+    prefix = max(load.inputs / max(sequences, 1e-9) - own / max(sequences, 1e-9), 0.0) / 2 if sequences < 1 else 0.0
+    return StepWork(
+        rows=size + round(own),
+        decode_rows=size,
+        decode_context=load.context,
+        prompt_rows=round(own),
+        prompt_sequences=max(round(sequences), 1) if tokens else 0,
+        prompt_prefix=prefix,
+        prompt_total=round(tokens),
+        decode_total=total if size else 0,
+        logits=size + (max(round(sequences), 1) if tokens else 0),
+        running=total,
+    )
+
+
+def _accumulate(row: dict[str, float], work: StepWork, step: StepTime, weight: float) -> None:
+    values = {**asdict(work), **asdict(step)}
+    values["duration_s"] = step.duration
+    values["context_total"] = work.decode_total * work.decode_context
+    for name in STEP_COLUMNS:
+        row[name] += weight * float(values.get(name, 0.0))
+
+
+def steady_state(
+    deployment: Deployment, trace: RequestTrace, instances: int, slo: Slo, capacity: Capacity
+) -> tuple[Summary, dict[str, float]]:
+    """Summarise the steady state of a load.
+
+    Returns
+    -------
+    summary : Summary
+        Means; percentiles are NaN, counts of the run 0.
+    breakdown : dict of str to float
+        Seconds by component per second of one instance, idle included.
+    """
+    load = mean_load(trace, instances)
+    state = solve(deployment, load)
+    mixed = deployment.limits.scheduler == "mixed"
+    weights = np.array([1.0 - state.prompt_share if mixed else 1.0, state.prompt_share])
+    breakdown = dict.fromkeys(COMPONENTS, 0.0)
+    timer = deployment.timer()
+    for index, weight in enumerate(weights):
+        parts = timer.breakdown({name: column[index : index + 1] for name, column in state.steps.items()})
+        for part, seconds in parts.items():
+            breakdown[part] += weight * seconds
+    busy = sum(breakdown.values())
+    steps_per_s = state.rate * max(load.outputs - 1.0, 1e-9) / max(state.running, 1e-9)
+    breakdown = {part: seconds * steps_per_s for part, seconds in breakdown.items()}
+    breakdown["idle"] = max(1.0 - busy * steps_per_s, 0.0)
+    work = step_work(deployment, {n: c * np.maximum(weights, 1e-12) for n, c in state.steps.items()})
+    tpot = state.gap_s
+    e2el = state.ttft_s + (load.outputs - 1.0) * tpot
+    limits = ((state.ttft_s, slo.ttft), (tpot, slo.tpot), (e2el, slo.e2el))
+    met = all(limit is None or value <= limit for value, limit in limits)
+    rate = state.rate * instances
+    per_gpu = rate / capacity.devices
+    return _summary(state, load, capacity, work, rate, per_gpu, steps_per_s, e2el, met=met), breakdown
+
+
+def _summary(
+    state: Steady,
+    load: Load,
+    capacity: Capacity,
+    work: Work,
+    rate: float,
+    per_gpu: float,
+    steps_per_s: float,
+    e2el: float,
+    *,
+    met: bool,
+) -> Summary:
+    def mean(value: float) -> Distribution:
+        return Distribution(mean=value, p50=_NAN, p90=_NAN, p99=_NAN)
+
+    devices = capacity.devices * rate / max(rate, 1e-12)
+    scale = steps_per_s / max(devices, 1e-12)
+    output_rate = per_gpu * load.outputs
+    return Summary(
+        ttft_s=mean(_NAN if state.saturated else state.ttft_s),
+        tpot_s=mean(state.gap_s),
+        itl_s=mean(state.gap_s),
+        e2el_s=mean(_NAN if state.saturated else e2el),
+        input_tokens_per_s_per_gpu=per_gpu * load.inputs,
+        output_tokens_per_s_per_gpu=output_rate,
+        total_tokens_per_s_per_gpu=per_gpu * (load.inputs + load.outputs),
+        requests_completed=0,
+        engine_steps=0,
+        simulated_s=0.0,
+        wall_s=0.0,
+        goodput_rps=rate if met and not state.saturated else 0.0,
+        usd_per_million_output_tokens=capacity.price / output_rate * 1e6 if output_rate > 0 else _NAN,
+        request_throughput_rps=rate,
+        batch_size_mean=state.running,
+        queue_length_mean=_NAN,
+        kv_use_mean=_NAN,
+        kv_use_max=_NAN,
+        preemptions=0,
+        mfu=work.flops * scale / capacity.peak,
+        mbu=work.memory_bytes * scale / capacity.memory_bandwidth,
+        imbalance_mean=float(state.steps["imbalance"][0]),
+        imbalance_p99=_NAN,
+    )

@@ -1,0 +1,181 @@
+"""How long an engine step takes: the seam between the engine and the cost model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.cost.step_time import PARTS, StepTables
+from simulator.placement.replay import RoutingReplay
+from simulator.results import COMPONENTS
+from simulator.stack import StackProfile
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(slots=True)
+class StepWork:
+    """What one step of an instance does; a single value that the scheduler fills anew for every step.
+
+    ``rows`` are the tokens of the busiest data-parallel rank, ``decode_rows`` its decoded sequences with mean KV
+    length ``decode_context``. Prompt chunks of the busiest rank: their tokens, number, and mean cached prefix.
+    ``prompt_total`` and ``decode_total`` are tokens over all ranks; ``logits`` rows that reach the LM head there.
+    """
+
+    rows: int = 0
+    decode_rows: int = 0
+    decode_context: float = 0.0
+    prompt_rows: int = 0
+    prompt_sequences: int = 0
+    prompt_prefix: float = 0.0
+    prompt_total: int = 0
+    decode_total: int = 0
+    logits: int = 0
+    running: int = 0
+
+
+@dataclass(slots=True)
+class StepTime:
+    """Duration of a step and the parts that only the step itself knows [s]; ``imbalance`` is max/mean over ranks."""
+
+    duration: float = 0.0
+    attention: float = 0.0
+    prompt_projections: float = 0.0
+    experts: float = 0.0
+    wait: float = 0.0
+    gap: float = 0.0
+    imbalance: float = 1.0
+
+
+class StepTimer(Protocol):
+    """Anything that tells how long a step takes."""
+
+    def time(self, work: StepWork) -> StepTime:
+        """Return the duration of a step; the value may be reused by the next call."""
+
+    def breakdown(self, steps: dict[str, FloatArray]) -> dict[str, float]:
+        """Split recorded steps into seconds by component, with keys of ``COMPONENTS`` other than ``idle``."""
+
+
+class TableTimer:
+    """Times steps from compiled tables, walking the routing trace as it goes.
+
+    Parameters
+    ----------
+    tables : StepTables
+        Priced ops of the model on its hardware.
+    routing : RoutingReplay or None
+        The routing trace on its placement.
+    stack : StackProfile
+        Host gaps and graph padding.
+    pp : int
+        Pipeline stages, each of which has a pp-th of the batch in flight [1].
+    start : float
+        Where in the trace to begin, as a share of it; instances begin apart.
+    """
+
+    def __init__(
+        self, tables: StepTables, routing: RoutingReplay | None, stack: StackProfile, pp: int = 1, start: float = 0.0
+    ) -> None:
+        self._tables, self._routing, self._pp = tables, routing, pp
+        self._padded = padded_rows(len(tables.tokens) - 1, stack)
+        alone = tables.tokens[self._padded] + tables.logits + tables.decode
+        self._decode_total: list[float] = alone[:, : len(PARTS)].sum(axis=1).tolist()
+        self._tokens_total: list[float] = tables.tokens[:, : len(PARTS)].sum(axis=1).tolist()
+        self._logits_total: list[float] = tables.logits[:, : len(PARTS)].sum(axis=1).tolist()
+        self._absorb_total: list[float] = tables.decode[:, : len(PARTS)].sum(axis=1).tolist()
+        self._exchange: list[float] = tables.exchange.tolist()
+        self._gap, self._gap_each = stack.number("cpu_gap"), stack.number("cpu_gap_per_request")
+        self._prompt_gap = stack.number("prefill_gap")
+        self._host = tables.launches * stack.number("launch_eager")
+        self._graph_max = int(stack.number("graph_max_batch"))
+        self._prompt_at = self._decode_at = int(start * (routing.tokens if routing else 0))
+        self._step = StepTime()
+
+    def time(self, work: StepWork) -> StepTime:
+        """Return the duration of a step and its parts."""
+        step, tables, pp = self._step, self._tables, self._pp
+        prompts = work.prompt_total > 0
+        rows = -(-work.rows // pp)
+        step.attention = step.prompt_projections = 0.0
+        if work.decode_rows:
+            step.attention = tables.decode_attention.at(work.decode_rows / pp, work.decode_context)
+        if prompts:
+            sequences = max(work.prompt_sequences / pp, 1.0)
+            place = (sequences, work.prompt_rows / pp / sequences, work.prompt_prefix)
+            step.attention += tables.prompt_attention.at(*place)
+            if tables.prompt_projections is not None:
+                step.prompt_projections = tables.prompt_projections.at(*place)
+            decoded = -(-work.decode_rows // pp)
+            fixed = self._tokens_total[rows] + self._logits_total[-(-work.logits // pp)] + self._absorb_total[decoded]
+        else:
+            fixed = self._decode_total[rows]
+        step.experts = step.wait = 0.0
+        step.imbalance = 1.0
+        if self._routing is not None:
+            self._experts(work, step)
+            fixed += self._exchange[rows] * (step.imbalance - 1.0)
+        busy = fixed + step.attention + step.prompt_projections + step.experts + step.wait
+        step.gap = self._gap + self._gap_each * work.running
+        if prompts or work.rows > self._graph_max:
+            step.gap += max(self._host - busy, 0.0) + (self._prompt_gap if prompts else 0.0)
+        step.duration = busy + step.gap
+        return step
+
+    def _experts(self, work: StepWork, step: StepTime) -> None:
+        """Replay the next tokens of the trace: prompt chunks in order, decoded tokens across sequences."""
+        routing = self._routing
+        assert routing is not None  # noqa: S101 - narrowed by the caller
+        prompt, decode = -(-work.prompt_total // self._pp), -(-work.decode_total // self._pp)
+        if prompt:
+            load = routing.prompt.load(self._prompt_at, prompt)
+            self._prompt_at = (self._prompt_at + prompt) % routing.tokens
+            if decode:
+                load = load + routing.decode.load(self._decode_at, decode)
+        else:
+            load = routing.decode.load(self._decode_at, decode)
+        if decode:
+            self._decode_at = (self._decode_at + decode) % routing.tokens
+        total = prompt + decode
+        hottest = load.max(axis=0).astype(np.float64)
+        mean = total * routing.top_k / len(load)
+        lines = self._tables.experts["prompt" if prompt else "decode"]
+        step.experts, step.wait = lines.time(total, hottest, mean)
+        step.imbalance = float(hottest.sum()) / (len(hottest) * mean)
+
+    def breakdown(self, steps: dict[str, FloatArray]) -> dict[str, float]:
+        """Split recorded steps into seconds by component."""
+        tables, pp = self._tables, self._pp
+        rows = np.ceil(steps["rows"] / pp).astype(np.int64)
+        decoding = steps["prompt_total"] == 0
+        logits = np.ceil(steps["logits"] / pp).astype(np.int64)
+        decoded = np.ceil(steps["decode_rows"] / pp).astype(np.int64)
+        parts = tables.tokens[np.where(decoding, self._padded[rows], rows)]
+        parts = parts + tables.logits[np.where(decoding, rows, logits)]
+        parts = parts + tables.decode[np.where(decoding, rows, decoded)]
+        total = dict.fromkeys(COMPONENTS[:-1], 0.0)
+        for index, part in enumerate(PARTS):
+            total[part] = float(parts[:, index].sum())
+        extra = tables.exchange[rows] * (steps["imbalance"] - 1.0)
+        total["dispatch"] += float(extra.sum()) / 2
+        total["combine"] += float(extra.sum()) / 2
+        total["attention"] += float(steps["attention"].sum())
+        total["gemm"] += float(steps["prompt_projections"].sum())
+        total["experts"] += float(steps["experts"].sum())
+        total["imbalance_wait"] = float(steps["wait"].sum())
+        total["cpu_gap"] = float(steps["gap"].sum())
+        return total
+
+
+def padded_rows(most: int, stack: StackProfile) -> NDArray[np.int64]:
+    """Rows that a decode step of n sequences computes: CUDA graphs are captured at 1, 2, 4 and multiples beyond."""
+    pad, top = int(stack.number("graph_pad")), int(stack.number("graph_max_batch"))
+    rows = np.arange(most + 1)
+    if pad <= 1:
+        return rows
+    small = np.where(rows <= 2, rows, np.where(rows <= 4, 4, pad))
+    padded = np.where(rows <= pad, np.minimum(small, pad), -(-rows // pad) * pad)
+    return np.where(rows <= top, np.minimum(padded, most), rows).astype(np.int64)
