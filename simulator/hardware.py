@@ -5,7 +5,7 @@ Profiles keep provenance; :class:`Silicon` and :class:`Fabric` are the same fact
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -175,13 +175,12 @@ def _choose_node(device: Device, name: str | None, folder: Path | None) -> Node:
             fitting = ", ".join(n.id for n in _nodes_of(device, folder)) or "none in the catalogue"
             raise ProfileError(f"node {node.id} holds {node.device}, not {device.id}; nodes of {device.id}: {fitting}")
         return node
-    fitting_nodes = _nodes_of(device, folder)
-    return fitting_nodes[0] if fitting_nodes else _alone(device)
+    return next(_nodes_of(device, folder), None) or _alone(device)
 
 
-def _nodes_of(device: Device, folder: Path | None) -> list[Node]:
+def _nodes_of(device: Device, folder: Path | None) -> Iterator[Node]:
     nodes = (load_node(name, folder) for name in node_names(folder))
-    return [node for node in nodes if node.device == device.id]
+    return (node for node in nodes if node.device == device.id)
 
 
 def _alone(device: Device) -> Node:
