@@ -76,8 +76,15 @@ def test_layer_skew_varies_from_layer_to_layer_within_its_bounds():
     assert ratios.max() > 4
 
 
+def test_domains_that_share_everything_are_one():
+    trace = make("domain", tokens=40_000, shared=1.0, stickiness=0.0)
+    first, second = trace.expert_ids[:20_000, 0].ravel(), trace.expert_ids[20_000:, 0].ravel()
+    loads = [np.bincount(half, minlength=32) for half in (first, second)]
+    assert np.corrcoef(loads)[0, 1] > 0.99
+
+
 def test_a_sequence_keeps_to_the_experts_of_its_domain():
-    trace = make("domain", tokens=20_000, domains=4, exponent=1.5, shared=0.0, sequence_tokens=500)
+    trace = make("domain", tokens=20_000, domains=16, spread=1.5, shared=0.0, sequence_tokens=500)
     whole = imbalance(expert_load(trace)).mean()
     start, stop = trace.sequence_start[:2]
     ids = trace.expert_ids[start:stop, 0].ravel()
@@ -132,6 +139,7 @@ def test_sequences_have_the_mean_length_asked_for():
         ("dirichlet", {"alpha": 0}, "routing.alpha: got 0"),
         ("sticky", {"stickiness": 1.2}, "routing.stickiness: got 1.2"),
         ("domain", {"domains": 0}, "routing.domains: got 0"),
+        ("domain", {"spread": -1}, "routing.spread: got -1"),
         ("domain", {"shared": float("nan")}, "routing.shared: got nan"),
         ("drifting", {"period": 0}, "routing.period: got 0"),
         ("layer_skew", {"lowest": 1.0, "highest": 0.5}, "routing.highest: got 0.5"),

@@ -45,9 +45,7 @@ def write_samples(folder: Path) -> None:
             top_k=4,
             seed=SEED,
             sequence_tokens=60,
-            domains=4,
-            exponent=0.6,
-            stickiness=0.3,
+            domains=8,
         ),
         folder / "routing_24x32_top4.npz",
     )
