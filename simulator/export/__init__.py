@@ -8,6 +8,7 @@ from __future__ import annotations
 from simulator.export.bundle import Manifest, library_versions, write_bundle
 from simulator.export.files import check_output_folder, encode_json, output_folder, write_atomically
 from simulator.export.perfetto import Counter, Flow, Slice, check_nesting, encode_trace
+from simulator.export.result import write_result
 from simulator.export.vllm_bench import TokenGaps, vllm_bench_result
 
 __all__ = [
@@ -25,4 +26,5 @@ __all__ = [
     "vllm_bench_result",
     "write_atomically",
     "write_bundle",
+    "write_result",
 ]

@@ -10,13 +10,12 @@ Trace Event Format, Google, 2016 (the ``X``, ``C``, ``s``, ``f`` and ``M`` event
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from simulator.errors import OutputError
-from simulator.export.files import plain
+from simulator.export.files import encode_json
 
 #: A start plus a duration can miss the next start by a rounding error; that much overlap is closed, not refused [ns].
 _SLACK_NS = 1
@@ -204,5 +203,5 @@ def _encode(document: Mapping[str, Any]) -> bytes:
     try:
         import orjson
     except ImportError:
-        return json.dumps(plain(document), separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+        return encode_json(document, indent=None)
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)

@@ -7,10 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from simulator.errors import OutputError
 from simulator.export import check_output_folder, encode_json, output_folder, write_atomically
-from simulator.export.files import MANIFEST_FORMAT, MANIFEST_NAME
+from simulator.export.files import MANIFEST_FORMAT, MANIFEST_NAME, plain
+
+
+def nested(inner: st.SearchStrategy[object]) -> st.SearchStrategy[object]:
+    return st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4)
 
 
 def write_result(folder: Path, text: str) -> None:
@@ -134,3 +140,8 @@ def test_checking_a_folder_leaves_no_mark(tmp_path: Path) -> None:
 def test_json_has_no_numbers_that_json_cannot_hold() -> None:
     document = {"rate": float("inf"), "steps": np.int64(3), "lens": np.array([1.5, np.nan]), "pair": (1, True)}
     assert json.loads(encode_json(document)) == {"rate": None, "steps": 3, "lens": [1.5, None], "pair": [1, True]}
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), nested, max_leaves=20))
+def test_json_comes_back_as_it_went_with_null_for_what_is_not_finite(value: object) -> None:
+    assert json.loads(encode_json({"value": value}, indent=None)) == {"value": plain(value)}

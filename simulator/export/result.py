@@ -1,0 +1,77 @@
+"""A run as the output folder that the command line and the dashboard hand out."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from simulator.export.bundle import Manifest, library_versions, write_bundle
+from simulator.export.files import encode_json
+from simulator.export.perfetto import encode_trace
+from simulator.export.vllm_bench import vllm_bench_result
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from simulator.results import Result
+    from simulator.scenario import Scenario
+
+
+def write_result(result: Result, folder: str | Path) -> Path:
+    """Write frames, summary, scenario, vLLM-shaped JSON, a Perfetto trace and a manifest; whole or not at all.
+
+    Parameters
+    ----------
+    result : Result
+        What :func:`simulator.simulate` returned.
+    folder : str or Path
+        Replaced where an earlier run wrote it, refused where it holds anything else.
+
+    Returns
+    -------
+    Path
+        The folder, resolved.
+
+    Raises
+    ------
+    OutputError
+        If the folder cannot be written or replaced.
+    """
+    scenario = result.scenario
+    benchmark = vllm_bench_result(
+        result.requests, model_id=scenario.model.name, date=datetime.now(UTC), **_load(scenario, result.requests)
+    )
+    return write_bundle(
+        folder,
+        frames={"requests": result.requests, "steps": result.steps},
+        summary=result.document(),
+        scenario_toml=scenario.to_toml(),
+        manifest=Manifest(scenario_hash=scenario.hash, seed=scenario.seed, versions=library_versions()),
+        documents={
+            "vllm_bench.json": encode_json(benchmark, indent=None),
+            "trace.json": encode_trace(result.slices),
+        },
+    )
+
+
+def _load(scenario: Scenario, frame: pd.DataFrame) -> dict[str, Any]:
+    """Say the load in the terms of ``vllm bench serve``."""
+    requests, slo = scenario.requests, scenario.slo
+    limits = {"ttft": slo.ttft, "tpot": slo.tpot, "e2el": slo.e2el}
+    return {
+        "request_rate": float("inf") if requests.kind == "closed_loop" else requests.rate or _arrival_rate(frame),
+        # The shape of gamma-distributed gaps is 1 / cv^2.
+        "burstiness": requests.cv**-2 if requests.kind == "gamma" else 1.0,
+        "max_concurrency": requests.concurrency,
+        "goodput_targets_s": {name: limit for name, limit in limits.items() if limit is not None},
+    }
+
+
+def _arrival_rate(frame: pd.DataFrame) -> float:
+    """Return the mean rate of a recorded trace [1/s]; infinite where all requests came at once."""
+    arrival = frame["arrival_s"].to_numpy()
+    span = float(np.ptp(arrival)) if arrival.size else 0.0
+    return (arrival.size - 1) / span if span > 0 else float("inf")
