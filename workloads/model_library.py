@@ -54,8 +54,12 @@ def load_model(name: str | Path, folder: str | Path | None = None) -> ModelSpec:
     'fp8_block'
     """
     path = Path(name)
-    if path.suffix in {".toml", ".json"} or path.is_dir():
-        return _load_path(path)
+    if (path / "config.json").is_file():
+        return from_hf_config(path / "config.json")
+    if path.suffix == ".json":
+        return from_hf_config(path)
+    if path.suffix == ".toml":
+        return _load_file(path, (path.parent, _BUILT_IN))
     wanted = _normal(str(name))
     folders = _folders(folder)
     for place in folders:
@@ -126,14 +130,6 @@ def _folders(folder: str | Path | None) -> tuple[Path, ...]:
         msg = f"{folder}: not a folder of models"
         raise ModelError(msg)
     return (Path(folder), _BUILT_IN)
-
-
-def _load_path(path: Path) -> ModelSpec:
-    if path.is_dir():
-        path /= "config.json"
-    if path.suffix == ".json":
-        return from_hf_config(path)
-    return _load_file(path, (path.parent, _BUILT_IN))
 
 
 def _load_file(path: Path, folders: tuple[Path, ...]) -> ModelSpec:

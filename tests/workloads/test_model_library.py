@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workloads.errors import ModelError
-from workloads.hf_config import from_hf_config
+from workloads.hf_config import FAMILIES, from_hf_config
 from workloads.model_checks import check
 from workloads.model_file import read_toml, spec_from_table, spec_to_table
 from workloads.model_library import load_model, model_names, save_model, with_dtypes
@@ -316,3 +317,17 @@ def test_built_in_models_equal_the_published_configurations(file: Path) -> None:
     for field in ("hidden", "vocab", "layers", "tied_embeddings", "mtp_layers", "max_context", "dtypes"):
         assert getattr(imported, field) == getattr(built_in, field), field
     assert imported.published_active_convention == built_in.published_active_convention
+
+
+DOCS = Path(__file__).parents[2] / "docs" / "formats" / "models.md"
+
+
+def test_the_model_file_in_the_documentation_is_the_built_in_model(tmp_path: Path) -> None:
+    example = DOCS.read_text(encoding="utf-8").split("```toml\n")[1].split("```")[0]
+    (tmp_path / "gpt-oss-20b.toml").write_text(example, encoding="utf-8")
+    assert load_model(tmp_path / "gpt-oss-20b.toml") == load_model("gpt-oss-20b")
+
+
+def test_the_documentation_lists_every_model_type() -> None:
+    known = DOCS.read_text(encoding="utf-8").split("Known types:")[1].split("`quantization_config`")[0]
+    assert sorted(re.findall(r"`([^`]+)`", known)) == sorted(FAMILIES)
