@@ -6,7 +6,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import streamlit as st
 
@@ -34,17 +34,20 @@ def as_finding(error: MoesimError) -> Finding:
     return Finding(level="error", where="scenario", message=str(error))
 
 
-# These are cached as they are, not pickled: answers are frozen values that the page only reads.
-@st.cache_resource(max_entries=256, show_spinner=False)
-def estimate_of(_hash: str, _scenario: Scenario) -> Estimate:
+# Cached as they are, not pickled: answers are frozen values that the page only reads.
+_BY_HASH: dict[str | type[Any], Callable[[Any], Any]] = {Scenario: lambda scenario: scenario.hash}
+
+
+@st.cache_resource(max_entries=256, show_spinner=False, hash_funcs=_BY_HASH)
+def estimate_of(scenario: Scenario) -> Estimate:
     """Estimate a scenario, once per hash."""
-    return api.estimate(_scenario)
+    return api.estimate(scenario)
 
 
-@st.cache_resource(max_entries=64, show_spinner=False)
-def explanation_of(_hash: str, phase: Literal["prefill", "decode"], _scenario: Scenario) -> Explanation:
+@st.cache_resource(max_entries=64, show_spinner=False, hash_funcs=_BY_HASH)
+def explanation_of(scenario: Scenario, phase: Literal["prefill", "decode"]) -> Explanation:
     """Explain a step of a scenario, once per hash and phase."""
-    return api.explain(_scenario, phase=phase)
+    return api.explain(scenario, phase=phase)
 
 
 class ResultStore:

@@ -122,7 +122,7 @@ def _body(catalogue: Catalogue) -> None:
     estimate = None
     if not any(finding.level == "error" for finding in found):
         try:
-            estimate = answers.estimate_of(page.scenario.hash, page.scenario)
+            estimate = answers.estimate_of(page.scenario)
         except MoesimError as error:
             found = (*found, answers.as_finding(error))
     panels.findings([*st.session_state.link_findings, *found])
@@ -134,19 +134,17 @@ def _body(catalogue: Catalogue) -> None:
         return
     baseline_estimate = _baseline_estimate()
     _buttons()
-    slot = st.empty()
-    with slot.container():
-        panels.headline(estimate, baseline_estimate)
-        panels.badges(estimate)
-    _simulate_if_wanted(estimate)
     store = answers.result_store()
     result = store.get(page.scenario)
     baseline_result = store.get(page.baseline) if page.baseline else None
     _change(simulated=result is not None)
     if result is not None:
-        with slot.container():
-            panels.headline(result, baseline_result)
-            panels.badges(result)
+        panels.headline(result, baseline_result)
+        panels.badges(result)
+    else:
+        panels.headline(estimate, baseline_estimate)
+        panels.badges(estimate)
+    _simulate_if_wanted()
     _tabs(catalogue, estimate, result, baseline_estimate, baseline_result)
 
 
@@ -156,7 +154,7 @@ def _baseline_estimate() -> Estimate | None:
     if baseline is None:
         return None
     try:
-        return answers.estimate_of(baseline.hash, baseline)
+        return answers.estimate_of(baseline)
     except MoesimError as error:
         panels.findings([Finding(level="warning", where="baseline", message=str(error))])
         return None
@@ -173,31 +171,34 @@ def _buttons() -> None:
             st.caption("This is the baseline." if same else "Changes are against the pinned baseline.")
 
 
-def _simulate_if_wanted(estimate: Estimate) -> None:
-    """Simulate the scenario, and the baseline that it is compared with, where no result is kept.
+def _simulate_if_wanted() -> None:
+    """Simulate the scenario, and the baseline that it is compared with, where no result is kept; then draw anew.
 
     Drawing the progress bar is where Streamlit stops this script when the user cancels or changes a value.
     """
-    if st.session_state.pop("running", False) and not st.session_state.wanted:
-        st.warning("The simulation was stopped before its end. Press Simulate to start it again.")
-    if not st.session_state.wanted:
+    stopped = st.session_state.pop("running", False)
+    wanted, st.session_state.wanted = st.session_state.wanted, False
+    page, store = _page(), answers.result_store()
+    if not wanted:
+        if stopped:
+            st.warning("The simulation was stopped before its end. Press Simulate to start it again.")
         return
-    st.session_state.wanted = False
-    store = answers.result_store()
-    place = st.empty()
-    for label, scenario in (("baseline", _page().baseline), ("scenario", estimate.scenario)):
+    ran = False
+    for label, scenario in (("baseline", page.baseline), ("scenario", page.scenario)):
         if scenario is None or store.get(scenario) is not None:
             continue
-        with place.container(horizontal=True, vertical_alignment="center"):
+        with st.container(horizontal=True, vertical_alignment="center"):
             bar = st.progress(0.0, text=f"Simulating the {label}")
             st.button("Cancel", key=f"cancel-{label}", icon=":material/stop:")
         st.session_state.running = True
         try:
             store.put(answers.run(scenario, partial(_draw_progress, bar, label)))
+            ran = True
         except MoesimError as error:
             panels.findings([Finding(level="error", where=label, message=str(error))])
         st.session_state.running = False
-    place.empty()
+    if ran:
+        st.rerun()
 
 
 def _draw_progress(bar: DeltaGenerator, label: str, share: float) -> None:

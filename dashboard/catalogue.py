@@ -11,12 +11,17 @@ from simulator.presets import preset_names, preset_path
 from simulator.scenario import Scenario
 from simulator.stack import stack_names
 from workloads.model_library import model_names
+from workloads.samples import SAMPLES
+
+#: How the names of routing samples begin; the others hold requests.
+_ROUTING = "routing_"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Catalogue:
     """Names by kind.
 
+    ``request_traces`` and ``routing_traces`` are those that ship.
     ``node_device`` gives the device of each node, ``cluster_node`` the node of each cluster; ``node_devices`` and
     ``cluster_nodes`` count what they hold.
     """
@@ -29,8 +34,8 @@ class Catalogue:
     node_devices: Mapping[str, int]
     cluster_node: Mapping[str, str]
     cluster_nodes: Mapping[str, int]
-    request_samples: tuple[str, ...] = ()
-    routing_samples: tuple[str, ...] = ()
+    request_traces: tuple[str, ...]
+    routing_traces: tuple[str, ...]
 
     def names(self) -> Names:
         """Return what a link may name."""
@@ -40,6 +45,8 @@ class Catalogue:
             "hardware.node": tuple(self.node_device),
             "hardware.cluster": tuple(self.cluster_node),
             "stack.name": self.stacks,
+            "requests.trace": self.request_traces,
+            "routing.trace": self.routing_traces,
         }
         return Names(presets=self.presets, by_key=by_key)
 
@@ -73,4 +80,6 @@ def load_catalogue() -> Catalogue:
         node_devices={name: node.devices for name, node in nodes.items()},
         cluster_node={name: cluster.node for name, cluster in clusters.items()},
         cluster_nodes={name: cluster.nodes for name, cluster in clusters.items()},
+        request_traces=tuple(f"sample:{name}" for name in SAMPLES if not name.startswith(_ROUTING)),
+        routing_traces=tuple(f"sample:{name}" for name in SAMPLES if name.startswith(_ROUTING)),
     )

@@ -14,6 +14,9 @@ from simulator.results import Summary
 #: What is shown where a quantity was not measured.
 MISSING = "n/a"
 
+#: Counts and spans that only a simulation has; an estimate carries zeros for them.
+_OF_A_RUN = ("requests_completed", "engine_steps", "simulated_s", "wall_s", "preemptions")
+
 Verdict = Literal["better", "worse", "same"]
 
 
@@ -75,10 +78,13 @@ class Quantity:
     key: str
     part: str = ""
     unit: str = ""
+    help: str = ""
     better: Literal["lower", "higher", ""] = ""
 
     def of(self, summary: Summary) -> float:
         """Read the quantity in SI units; NaN where it was not measured."""
+        if self.key in _OF_A_RUN and not summary.engine_steps:
+            return math.nan
         value = getattr(summary, self.key)
         return float(getattr(value, self.part) if self.part else value)
 
@@ -112,20 +118,39 @@ def change(value: float, baseline: float, better: Literal["lower", "higher", ""]
     return Change(text=f"{amount}, {verdict}", verdict=verdict)
 
 
-#: The headline, in order. An estimate has means only, so its latencies are means.
+_RATES = (
+    Quantity(
+        label="Output [tok/s/GPU]",
+        key="output_tokens_per_s_per_gpu",
+        better="higher",
+    ),
+    Quantity(
+        label="Goodput [req/s]",
+        key="goodput_rps",
+        help="requests per second that meet the objectives; all of them where none is set",
+        better="higher",
+    ),
+    Quantity(
+        label="Cost [USD/Mtok]",
+        key="usd_per_million_output_tokens",
+        help="US dollars per million output tokens, at the device's price",
+        better="lower",
+    ),
+)
+
+_TTFT_HELP, _TPOT_HELP = "time to first token", "time per output token after the first"
+#: The headline, in order. An estimate has means only.
 HEADLINE = (
-    Quantity(label="TTFT, p50", key="ttft_s", part="p50", unit="s", better="lower"),
-    Quantity(label="TTFT, p99", key="ttft_s", part="p99", unit="s", better="lower"),
-    Quantity(label="TPOT, p50", key="tpot_s", part="p50", unit="s", better="lower"),
-    Quantity(label="Output per GPU", key="output_tokens_per_s_per_gpu", unit="tok/s", better="higher"),
-    Quantity(label="Goodput", key="goodput_rps", unit="req/s", better="higher"),
-    Quantity(label="Per million output", key="usd_per_million_output_tokens", unit="USD", better="lower"),
+    Quantity(label="TTFT, p50", key="ttft_s", part="p50", unit="s", help=_TTFT_HELP, better="lower"),
+    Quantity(label="TTFT, p99", key="ttft_s", part="p99", unit="s", help=_TTFT_HELP, better="lower"),
+    Quantity(label="TPOT, p50", key="tpot_s", part="p50", unit="s", help=_TPOT_HELP, better="lower"),
+    *_RATES,
 )
 HEADLINE_ESTIMATE = (
-    Quantity(label="TTFT, mean", key="ttft_s", part="mean", unit="s", better="lower"),
-    Quantity(label="TPOT, mean", key="tpot_s", part="mean", unit="s", better="lower"),
-    Quantity(label="E2EL, mean", key="e2el_s", part="mean", unit="s", better="lower"),
-    *HEADLINE[3:],
+    Quantity(label="TTFT, mean", key="ttft_s", part="mean", unit="s", help=_TTFT_HELP, better="lower"),
+    Quantity(label="TPOT, mean", key="tpot_s", part="mean", unit="s", help=_TPOT_HELP, better="lower"),
+    Quantity(label="E2EL, mean", key="e2el_s", part="mean", unit="s", help="end-to-end latency", better="lower"),
+    *_RATES,
 )
 
 _LATENCIES = tuple(

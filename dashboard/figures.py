@@ -72,7 +72,11 @@ def component_label(component: str) -> str:
 def component_marker(component: str) -> dict[str, object]:
     """Return the fill of a component's bars: colour, pattern, and an outline that shows pale fills on white."""
     colour, pattern = COMPONENT_STYLE[component]
-    return {"color": colour, "pattern": {"shape": pattern, "size": 6}, "line": {"color": _BLACK, "width": 1}}
+    return {
+        "color": colour,
+        "pattern": {"shape": pattern, "size": 6, "fillmode": "overlay"},
+        "line": {"color": _BLACK, "width": 1},
+    }
 
 
 def breakdown_chart(breakdowns: Mapping[str, Mapping[str, float]]) -> Chart:
@@ -94,22 +98,23 @@ def breakdown_chart(breakdowns: Mapping[str, Mapping[str, float]]) -> Chart:
             name=label,
             orientation="h",
             marker=component_marker(name),
-            customdata=[[duration(parts.get(name, 0.0))] for parts in breakdowns.values()],
-            hovertemplate=f"{label}: %{{x:.3g}} % (%{{customdata[0]}})<extra>%{{y}}</extra>",
+            hovertemplate=f"{label}: %{{x:.3g}} %<extra>%{{y}}</extra>",
         )
     figure.update_layout(
         barmode="stack",
-        height=150 + 60 * max(len(breakdowns), 1),
-        margin=MARGIN,
-        legend={"orientation": "h", "traceorder": "normal", "y": -0.35, "yanchor": "top"},
+        height=180 + 60 * max(len(breakdowns), 1),
+        margin={**MARGIN, "b": 130},
+        legend={"orientation": "h", "traceorder": "normal", "yref": "container", "y": 0, "yanchor": "bottom"},
         xaxis={"title": "Share of time [%]", "range": [0, 100]},
         yaxis={"autorange": "reversed"},
     )
-    columns: dict[str, list[str]] = {"Component": [component_label(name) for name in present]}
-    for label, parts in breakdowns.items():
-        columns[f"{label} [%]"] = [significant(shares[label][name]) for name in present]
-        columns[f"{label}, time"] = [duration(parts.get(name, 0.0)) for name in present]
-    return Chart(figure=figure, alt=_breakdown_alt(shares), table=pd.DataFrame(columns))
+    table = pd.DataFrame(
+        {
+            "Component": [component_label(name) for name in present],
+            **{f"{label} [%]": [significant(parts[name]) for name in present] for label, parts in shares.items()},
+        }
+    )
+    return Chart(figure=figure, alt=_breakdown_alt(shares), table=table)
 
 
 def _shares(parts: Mapping[str, float]) -> dict[str, float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
 
 import streamlit as st
@@ -34,6 +35,8 @@ _WORDS = {
     "domain": "domain-skewed",
     "sticky": "token-sticky",
 }
+#: Real numbers are above zero.
+_LEAST = 1e-6
 _STACK_DEFAULT = "the stack's default"
 
 
@@ -90,7 +93,7 @@ def _parallelism(fields: _Fields, catalogue: Catalogue) -> None:
     left, right = st.columns(2)
     for place, key, label in (
         (left, "tp", "Tensor (TP)"),
-        (right, "dp", "Data, attention (DP)"),
+        (right, "dp", "Data (DP)"),
         (left, "pp", "Pipeline (PP)"),
         (right, "ep", "Expert (EP)"),
     ):
@@ -117,7 +120,7 @@ def _parallelism(fields: _Fields, catalogue: Catalogue) -> None:
 
 
 def _load(fields: _Fields, catalogue: Catalogue) -> None:
-    traces = _with(catalogue.request_samples, fields.get("requests.trace"))
+    traces = _with(catalogue.request_traces, fields.get("requests.trace"))
     kinds = [kind for kind in _options(Requests, "kind") if kind != "trace" or traces]
     kind = fields.choice("requests.kind", "Arrivals", kinds)
     if kind == "closed_loop":
@@ -133,9 +136,12 @@ def _load(fields: _Fields, catalogue: Catalogue) -> None:
         fields.duration("requests.period", "Length of a day [s]", 1.0, "one swing of the rate", default=3600.0)
         fields.number("requests.amplitude", "Swing over mean", least=0.0, most=0.99, default=0.5)
     if kind != "trace":
+        fields.drop("requests.trace")
         _lengths(fields)
-    empty = "empty = all of the trace" if kind == "trace" else "requests to simulate"
-    fields.count("requests.count", "Requests", default=None if kind == "trace" else 200, help_text=empty)
+    if kind == "trace":
+        fields.count("requests.count", "Requests", optional=True, help_text="empty = all of the trace")
+    else:
+        fields.count("requests.count", "Requests", default=200, help_text="requests to simulate")
 
 
 def _lengths(fields: _Fields) -> None:
@@ -153,7 +159,7 @@ def _lengths(fields: _Fields) -> None:
 
 
 def _routing(fields: _Fields, catalogue: Catalogue) -> None:
-    traces = _with(catalogue.routing_samples, fields.get("routing.trace"))
+    traces = _with(catalogue.routing_traces, fields.get("routing.trace"))
     kinds = [kind for kind in _options(Routing, "kind") if kind != "trace" or traces]
     kind = fields.choice("routing.kind", "Routing", kinds)
     if kind in ("zipf", "power_law"):
@@ -162,6 +168,8 @@ def _routing(fields: _Fields, catalogue: Catalogue) -> None:
         fields.number("routing.alpha", "Concentration", default=1.0, help_text=_help(Routing, "alpha"))
     if kind == "trace":
         fields.choice("routing.trace", "Routing trace", traces, default=traces[0])
+    else:
+        fields.drop("routing.trace")
 
 
 def _stack(fields: _Fields, catalogue: Catalogue) -> None:
@@ -170,7 +178,8 @@ def _stack(fields: _Fields, catalogue: Catalogue) -> None:
         fields.choice("stack.scheduler", "Batching", _options(Stack, "scheduler"), absent=_STACK_DEFAULT)
         fields.choice("stack.exchange", "Token exchange", _options(Stack, "exchange"), absent=_STACK_DEFAULT)
         for key, label in (("token_budget", "Tokens per step"), ("max_running", "Running requests per rank")):
-            fields.count(f"stack.{key}", label, help_text=f"{_help(Stack, key)}; empty = {_STACK_DEFAULT}")
+            hint = f"{_help(Stack, key)}; empty = {_STACK_DEFAULT}"
+            fields.count(f"stack.{key}", label, optional=True, help_text=hint)
         memory = f"{_help(Stack, 'memory_fraction')}; empty = {_STACK_DEFAULT}"
         fields.number("stack.memory_fraction", "Share of device memory", most=1.0, help_text=memory)
 
@@ -229,75 +238,69 @@ class _Fields:
         ``keep`` keeps the scenario's own value on offer though it is not among the options, so that a link shows
         what it asked for; where another choice made it meaningless it is dropped.
         """
-        value = self.before(key) if keep else None
-        allowed: list[str | None] = list(_with(options, value))
+        current = self.before(key)
+        offered = current if keep else None
+        allowed: list[str | None] = list(_with(options, offered))
         if absent is not None:
             allowed.insert(0, None)
-        seed = value if value is not None else default
         widget = _PREFIX + key
-        if st.session_state.get(widget, seed) not in allowed:
+        if st.session_state.get(widget, offered or default) not in allowed:
             st.session_state[widget] = allowed[0]
 
         def words(name: str | None) -> str:
             return absent or "" if name is None else _WORDS.get(name, name)
 
-        return self._draw(key, seed, lambda: st.selectbox(label, allowed, key=widget, format_func=words))
+        draw = partial(st.selectbox, label, allowed, key=widget, format_func=words)
+        return self._draw(key, current, offered or default, draw)
 
     def count(
-        self, key: str, label: str, *, least: int = 1, default: int | None = None, help_text: str | None = None
+        self,
+        key: str,
+        label: str,
+        *,
+        least: int = 1,
+        default: int | None = None,
+        optional: bool = False,
+        help_text: str | None = None,
     ) -> Any:
-        """Offer a whole number; empty where the key is optional."""
-        value = self.before(key)
-        seed = value if value is not None else default
-        empty = value is None and default is None
-        start: Any = None if empty else "min"
-        return self._draw(
-            key,
-            seed,
-            lambda: st.number_input(label, least, None, start, 1, key=_PREFIX + key, help=help_text),
-        )
+        """Offer a whole number; an optional one may be left empty."""
+        current = self.before(key)
+        start: Any = None if optional else "min"
+        draw = partial(st.number_input, label, least, None, start, 1, key=_PREFIX + key, help=help_text)
+        return self._draw(key, current, default if current is None else current, draw)
 
     def number(
         self,
         key: str,
         label: str,
         *,
-        least: float = 1e-6,
+        least: float = _LEAST,
         most: float | None = None,
         default: float | None = None,
         help_text: str | None = None,
     ) -> Any:
-        """Offer a real number; empty where the key is optional."""
-        value = self.before(key)
-        seed = value if value is not None else default
-        return self._draw(
-            key,
-            seed,
-            lambda: st.number_input(
-                label, least, most, None, key=_PREFIX + key, help=help_text, format="%.6g", step=0.1
-            ),
-        )
+        """Offer a real number, which may be left empty."""
+        current = self.before(key)
+        shape: dict[str, Any] = {"step": 0.1, "format": "%.6g", "help": help_text}
+        draw = partial(st.number_input, label, least, most, None, key=_PREFIX + key, **shape)
+        return self._draw(key, current, default if current is None else current, draw)
 
     def duration(self, key: str, label: str, scale: float, help_text: str, default: float | None = None) -> None:
         """Offer a duration in a unit of ``scale`` per second; the scenario gets it with its unit."""
         value = self.before(key)
-        seed = default if value is None else value * scale
-        shown = self._draw(
-            key,
-            seed,
-            lambda: st.number_input(
-                label, 1e-6, None, None, key=_PREFIX + key, help=help_text, format="%.6g", step=1.0
-            ),
-        )
+        current = None if value is None else value * scale
+        shape: dict[str, Any] = {"step": 1.0, "format": "%.6g", "help": help_text}
+        draw = partial(st.number_input, label, _LEAST, None, None, key=_PREFIX + key, **shape)
+        shown = self._draw(key, current, default if current is None else current, draw)
         if key in self._changed and shown is not None:
             self._changed[key] = f"{shown / scale!r} s"
 
-    def _draw(self, key: str, seed: Any, widget: Callable[[], Any]) -> Any:
+    def _draw(self, key: str, current: Any, seed: Any, draw: Callable[[], Any]) -> Any:
         """Seed a widget on its first run, draw it, and note its value if it is not the scenario's."""
         if seed is not None:
             st.session_state.setdefault(_PREFIX + key, seed)
-        shown = widget()
-        if shown != seed or (self.before(key) is None and shown is not None):
+        shown = draw()
+        if shown != current:
             self._changed[key] = shown
         return shown
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _DRAW = {"error": st.error, "warning": st.warning, "note": st.info}
 _ICONS = {"error": ":material/error:", "warning": ":material/warning:", "note": ":material/info:"}
+#: Six of them side by side on a laptop; on narrower screens they wrap [px].
+_METRIC_WIDTH = 158
 _COLOURS = {"better": "blue", "worse": "orange", "same": "gray"}
 
 
@@ -74,27 +76,40 @@ def badges(answer: Estimate | Result) -> None:
 def headline(answer: Estimate | Result, baseline: Estimate | Result | None) -> None:
     """Show the headline numbers, each with its change against a baseline of the same kind."""
     quantities = HEADLINE if isinstance(answer, Result) else HEADLINE_ESTIMATE
-    for column, quantity in zip(st.columns(len(quantities)), quantities, strict=True):
-        value = quantity.of(answer.summary)
-        moved = change(value, quantity.of(baseline.summary), quantity.better) if baseline else None
-        column.metric(
-            quantity.label,
-            in_unit(value, quantity.unit),
-            delta=moved.text if moved else None,
-            delta_color=_COLOURS[moved.verdict] if moved else "off",  # type: ignore[arg-type]  # a name that it allows
-            delta_arrow="off" if moved and moved.verdict == "same" else "auto",
-            border=True,
-        )
+    with st.container(horizontal=True):
+        for quantity in quantities:
+            value = quantity.of(answer.summary)
+            moved = change(value, quantity.of(baseline.summary), quantity.better) if baseline else None
+            st.metric(
+                quantity.label,
+                in_unit(value, quantity.unit),
+                delta=moved.text if moved else None,
+                delta_color=_COLOURS[moved.verdict] if moved else "off",  # type: ignore[arg-type]  # a name it allows
+                delta_arrow="off" if moved and moved.verdict == "same" else "auto",
+                help=quantity.help or None,
+                border=True,
+                width=_METRIC_WIDTH,
+            )
 
 
 def chart(drawn: Chart, key: str) -> None:
     """Show a chart, the sentence that states its finding, and its table."""
     left, right = st.columns([3, 2])
     with left:
-        st.plotly_chart(drawn.figure, key=key, alt=drawn.alt, config={"displaylogo": False})
+        _plot(drawn, key)
     with right:
         st.table(drawn.table.set_index(drawn.table.columns[0]))
     st.caption(drawn.alt)
+
+
+def _plot(drawn: Chart, key: str) -> None:
+    """Draw a figure with text dark (or pale) enough to read; Streamlit's own chart text is a mid grey."""
+    colour = "#FAFAFA" if st.context.theme.type == "dark" else "#31333F"
+    drawn.figure.update_xaxes(tickfont_color=colour, title_font_color=colour)
+    drawn.figure.update_yaxes(tickfont_color=colour, title_font_color=colour)
+    drawn.figure.update_layout(legend_font_color=colour)
+    drawn.figure.update_annotations(font_color=colour)
+    st.plotly_chart(drawn.figure, key=key, alt=drawn.alt, config={"displaylogo": False})
 
 
 def breakdown(labelled: Mapping[str, Estimate | Result]) -> None:
@@ -135,14 +150,14 @@ def why(scenario: Scenario) -> None:
     """Show the ops of a decode and of a prefill step."""
     titles: dict[Literal["decode", "prefill"], str] = {"decode": "One decode step", "prefill": "One prefill step"}
     for phase, title in titles.items():
-        st.subheader(title)
+        st.header(title)
         try:
-            explanation = answers.explanation_of(scenario.hash, phase, scenario)
+            explanation = answers.explanation_of(scenario, phase)
         except MoesimError as error:
             findings([answers.as_finding(error)])
             continue
         drawn = ops_chart(explanation)
-        st.plotly_chart(drawn.figure, key=f"ops-{phase}", alt=drawn.alt, config={"displaylogo": False})
+        _plot(drawn, f"ops-{phase}")
         st.caption(drawn.alt)
         st.dataframe(drawn.table, hide_index=True, alt=f"Every op of the {phase} step, the most expensive first.")
 
@@ -159,7 +174,7 @@ def copies(preset: str, base: Scenario, scenario: Scenario) -> None:
         ("Python", snippets.as_python(preset, changes, scenario), "python"),
         ("TOML", snippets.as_toml(scenario), "toml"),
     ):
-        st.subheader(title)
+        st.header(title)
         st.code(text, language=language)
 
 

@@ -8,7 +8,6 @@ must be in the catalogue, and no parameter can name a file.
 from __future__ import annotations
 
 import json
-import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -33,11 +32,17 @@ TABS: Mapping[str, str] = {
     "share": "Copy and download",
 }
 
-#: Keys whose text could be a path: only these names, ``sample:NAME`` where allowed, or the preset's own value.
-_NAMED = ("model.name", "hardware.device", "hardware.node", "hardware.cluster", "stack.name")
-_SAMPLED = ("requests.trace", "routing.trace")
-_FIXED = ("hardware.profiles",)
-_SAMPLE = re.compile(r"sample:[A-Za-z0-9_-]+")
+#: Keys whose text could be a path: a link may give them only what the catalogue lists, or the preset's own value.
+_NAMED = (
+    "model.name",
+    "hardware.device",
+    "hardware.node",
+    "hardware.cluster",
+    "hardware.profiles",
+    "stack.name",
+    "requests.trace",
+    "routing.trace",
+)
 
 #: More than a scenario needs; what goes beyond is not read.
 _MOST_PARAMETERS = 100
@@ -63,7 +68,7 @@ class PageState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Names:
-    """Names that a link may use: scenario files by preset name, and catalogue names by scenario key."""
+    """Names that a link may use: presets, and what the catalogues and samples list, by scenario key."""
 
     presets: Mapping[str, Scenario]
     by_key: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -183,11 +188,7 @@ def _why_refused(key: str, text: str, own: Mapping[str, Any], names: Names) -> s
         return ""
     allowed = names.by_key.get(key, ())
     if key in _NAMED and text not in allowed:
-        return f"{text!r} is not in the catalogue; {nearest(text, allowed)}"
-    if key in _SAMPLED and not _SAMPLE.fullmatch(text):
-        return f"got {text!r}; a link can name only traces that ship, as 'sample:NAME'"
-    if key in _FIXED:
-        return "a link cannot choose a folder of profiles"
+        return f"a link may not name {text!r}; {nearest(text, allowed)}" if allowed else "a link may not set it"
     return ""
 
 

@@ -30,9 +30,9 @@ def ops_chart(explanation: Explanation, most: int = 12) -> Chart:
             hovertemplate=f"%{{y}}: %{{x:.3g}} {unit}, bound by %{{customdata[0]}}<extra></extra>",
         )
     figure.update_layout(
-        height=120 + 26 * len(top),
-        margin=MARGIN,
-        legend={"orientation": "h", "y": -0.2, "yanchor": "top"},
+        height=150 + 26 * len(top),
+        margin={**MARGIN, "b": 100},
+        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"},
         xaxis={"title": f"Time in one step [{unit}]"},
         yaxis={"categoryorder": "array", "categoryarray": top["name"].to_list()[::-1]},
     )
