@@ -12,6 +12,7 @@ by Gumbel top-k from their first unsettled slot on.
 References
 ----------
 .. [1] W. Kool, H. van Hoof, M. Welling, "Stochastic Beams and Where to Find Them", ICML 2019, section 2.3.
+.. [2] H.-C. Chen, Y. Asau, "On Generating Random Variates from an Empirical Distribution", AIIE Transactions 6, 1974.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_REDRAWS = 24
+GUIDED_STEPS = 4  # a draw takes less than one on average; stragglers are searched for
 # An expert that a generator gives (almost) no popularity can still be drawn once all others are taken.
 LEAST_POPULARITY = 1e-12
 
@@ -37,12 +39,16 @@ class Popularity:
     ----------
     weights : float64 array, shape (rows, experts)
         Probability of each expert; rows sum to 1.
-    cumulative : float64 array, shape (rows * experts,)
-        Cumulative probability of each row plus the row's index, so that one search serves all rows.
+    cumulative : float64 array, shape (rows * experts + 1,)
+        Cumulative probability of each row plus the row's index, so that one search serves all rows; then infinity.
+    guide : int32 array, shape (rows * buckets,)
+        Where in ``cumulative`` to begin for a draw that falls into each of a row's equal buckets [2]_. The number of
+        buckets is a power of two, which makes a draw's bucket exact.
     """
 
     weights: NDArray[np.float64]
     cumulative: NDArray[np.float64]
+    guide: NDArray[np.int32]
 
 
 def prepare_popularity(weights: NDArray[np.floating]) -> Popularity:
@@ -58,8 +64,11 @@ def prepare_popularity(weights: NDArray[np.floating]) -> Popularity:
     shares /= shares.sum(axis=1, keepdims=True)
     cumulative = np.cumsum(shares, axis=1)
     cumulative[:, -1] = 1.0
-    cumulative += np.arange(len(shares))[:, None]
-    return Popularity(weights=shares, cumulative=cumulative.ravel())
+    row = np.arange(len(shares))[:, None]
+    flat = np.append((cumulative + row).ravel(), np.inf)
+    buckets = 1 << (shares.shape[1] - 1).bit_length()
+    guide = np.searchsorted(flat, (row + np.arange(buckets) / buckets).ravel(), side="right")
+    return Popularity(weights=shares, cumulative=flat, guide=guide.astype(np.int32))
 
 
 def draw_distinct(
@@ -118,8 +127,16 @@ def draw_distinct(
 
 def _draw(rng: np.random.Generator, popularity: Popularity, row: NDArray[np.integer]) -> NDArray[np.integer]:
     """One independent draw per item through the inverse cumulative popularity."""
-    experts = popularity.weights.shape[1]
-    found = np.searchsorted(popularity.cumulative, row + rng.random(len(row)), side="right")
+    rows, experts = popularity.weights.shape
+    buckets = len(popularity.guide) // rows
+    share = rng.random(len(row))
+    target = row + share
+    found = popularity.guide[row * buckets + (share * buckets).astype(np.int64)]
+    behind = np.arange(len(row))
+    for _ in range(GUIDED_STEPS):
+        behind = behind[popularity.cumulative[found[behind]] <= target[behind]]
+        found[behind] += 1
+    found[behind] = np.searchsorted(popularity.cumulative, target[behind], side="right")
     # Adding the row can round a draw just below 1 up to the next row.
     return np.asarray(np.minimum(found - row * experts, experts - 1))
 
