@@ -1,7 +1,7 @@
 """Fit collectives and expert exchanges to measured tables and report how well they predict.
 
-Run as ``python -m validation.fit_collectives MEASUREMENTS DEVICE [--in-switch] [--write]``, where MEASUREMENTS holds one folder per
-device.
+Run as ``python -m validation.fit_collectives MEASUREMENTS DEVICE [--in-switch] [--write]``, where MEASUREMENTS
+holds one folder per device.
 """
 
 from __future__ import annotations
@@ -127,10 +127,11 @@ def _held_out(
     found = solve(frame.iloc[train], measured[train])
     result = accuracy(predict(frame.iloc[test], found.coefficients), measured[test])
     print(f"  {name:34s} {result}  at bound: {', '.join(found.at_bound) or '-'}")
-    return found.coefficients, _provenance(len(train), result)
+    return found.coefficients, provenance(len(train), result)
 
 
-def _provenance(rows: int, result: Accuracy) -> dict[str, Any]:
+def provenance(rows: int, result: Accuracy) -> dict[str, Any]:
+    """State where fitted coefficients come from and how well they do."""
     return {
         "source": SOURCE,
         "status": "fitted",
@@ -259,13 +260,6 @@ def fit_exchange(frame: pd.DataFrame, fabric: Fabric, *, mode: str, units: float
     return tables
 
 
-def without_nvlink(table: Table) -> Table:
-    """Variant of a low-latency exchange that sends everything over the scale-out link, as its first releases did."""
-    kernel, provenance = table
-    note = "coefficients of the NVLink-assisted kernel, all copies over the scale-out link"
-    return dataclasses.replace(kernel, scale_out_only=1.0), {**provenance, "status": "assumption", "note": note}
-
-
 def plain_all_to_all(table: Table) -> Table:
     """Exchange over the library's all-to-all, one copy per rank: its coefficients seen as an exchange."""
     ring, provenance = table
@@ -304,8 +298,6 @@ def main() -> None:
             tables |= fit_exchange(pd.read_parquet(path), fabric, mode=mode, units=units)
     for phase in ("dispatch", "combine"):
         tables[f"{phase}.all_to_all"] = plain_all_to_all(tables["all_to_all.nccl"])
-        if f"{phase}.deepep_low_latency" in tables:
-            tables[f"{phase}.deepep_low_latency_rdma"] = without_nvlink(tables[f"{phase}.deepep_low_latency"])
     if options.write:
         kernels = Path(__file__).parents[1] / "hardware_profiles" / "kernels"
         write_kernels(kernels / f"{options.device}.moe.toml", tables)

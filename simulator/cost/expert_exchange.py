@@ -32,6 +32,8 @@ class ExchangeKernel:
         Further start per element of the hidden size: the first token's way through the pipeline [s].
     start_doubling : float
         Further start per doubling of the ranks [s].
+    start_remote : float
+        Further start where copies leave the scale-up domain [s].
     unit_token, unit_copy : float
         Time of one compute unit per token, and per copy of it [s].
     unit_rate : float
@@ -54,6 +56,7 @@ class ExchangeKernel:
     start_expert: float = field(default=0.0, metadata=_S)
     start_hidden: float = field(default=0.0, metadata=_S)
     start_doubling: float = field(default=0.0, metadata=_S)
+    start_remote: float = field(default=0.0, metadata=_S)
     unit_token: float = field(default=0.0, metadata=_S)
     unit_copy: float = field(default=0.0, metadata=_S)
     unit_rate: float = field(default=1e15, metadata={"unit": "B/s"})
@@ -168,7 +171,7 @@ def dispatch_time(
     work = kernel.unit_token + reached_ranks * (kernel.unit_copy + payload / kernel.unit_rate)
     work = sent * work / busy
     start = kernel.start_expert * experts + kernel.start_hidden * width + kernel.start_doubling * np.log2(n)
-    start = start + np.where(out > 0, fabric.scale_out_latency, fabric.scale_up_latency)
+    start = start + np.where(out > 0, fabric.scale_out_latency + kernel.start_remote, fabric.scale_up_latency)
     bounds = smooth_max(smooth_max(scale_up, scale_out, kernel.link_sharpness), work, kernel.link_sharpness)
     seconds = np.where(n > 1, kernel.launch + smooth_max(start, bounds, kernel.sharpness), 0.0)
     zero = np.zeros_like(seconds)

@@ -1,0 +1,320 @@
+"""Published dispatch and combine times, what the exchange model makes of them, and the coefficients only they give.
+
+Run as ``python -m validation.published_exchange [--write]`` after :mod:`validation.fit_collectives`: one node's
+measurements say nothing about the links between nodes, and some exchanges were only ever published.
+
+All rows are DeepSeek-V3 shapes: width 7168, top-8 of 256 experts. Times in microseconds as published; DeepEP's normal
+kernels are published as bandwidths and are turned into times by :func:`seconds_of_bandwidth`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from hardware_profiles.loader import load_device
+from hardware_profiles.schema import Quantity
+from simulator.cost.expert_exchange import ExchangeKernel, dispatch_time, distinct
+from simulator.cost.kernel import coefficients
+from validation.fit_collectives import PAYLOAD, Table, fabric_of, provenance
+from validation.fitting import accuracy, fit, write_kernels
+
+Phase = Literal["dispatch", "combine"]
+PHASES: tuple[Phase, Phase] = ("dispatch", "combine")
+
+HIDDEN, TOP_K, EXPERTS = 7168, 8, 256
+#: DeepEP's published normal-mode tests route to at most four nodes [1].
+MAX_NODES = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """One published time of an exchange [s] with where it was published."""
+
+    source: str
+    device: str
+    domain: int
+    mode: str
+    phase: Phase
+    ranks: int
+    tokens: int
+    element_bytes: float
+    max_nodes: int | None
+    seconds: float
+
+
+def seconds_of_bandwidth(phase: Phase, ranks: int, tokens: int, rate: float) -> float:
+    """Turn DeepEP's bottleneck bandwidth [bytes/s] into a time [s].
+
+    Its numerator counts, for each token, the ranks reached within one node, or the nodes reached in several nodes,
+    the token's own included.
+    """
+    nodes = max(ranks // 8, 1)
+    allowed = min(nodes, MAX_NODES)
+    copies = distinct(TOP_K, 8, EXPERTS) if nodes == 1 else distinct(TOP_K, allowed, EXPERTS * allowed / nodes)
+    return float(copies) * tokens * HIDDEN * PAYLOAD[phase] / rate
+
+
+def _pairs(
+    source: str,
+    device: str,
+    mode: str,
+    rows: Mapping[tuple[int, int], tuple[float | None, float | None]],
+    *,
+    domain: int = 8,
+    element_bytes: Mapping[str, float] = PAYLOAD,
+    rates: bool = False,
+    max_nodes: int | None = None,
+) -> list[Published]:
+    """Rows ``(ranks, tokens) -> (dispatch, combine)`` in us, or in GB/s where ``rates``."""
+    found = []
+    for (ranks, tokens), figures in rows.items():
+        for phase, figure in zip(PHASES, figures, strict=True):
+            if figure is None:
+                continue
+            found.append(
+                Published(
+                    source=source,
+                    device=device,
+                    domain=domain,
+                    mode=mode,
+                    phase=phase,
+                    ranks=ranks,
+                    tokens=tokens,
+                    element_bytes=element_bytes[phase],
+                    max_nodes=max_nodes,
+                    seconds=seconds_of_bandwidth(phase, ranks, tokens, figure * 1e9) if rates else figure * 1e-6,
+                )
+            )
+    return found
+
+
+def published_rows() -> list[Published]:
+    """All rows, in the order of their sources."""
+    bfloat16 = {"dispatch": 2.0, "combine": 2.0}
+    legacy = "DeepEP docs/legacy.md@dd758ca"
+    return [
+        *_pairs(
+            legacy,
+            "h800-sxm",
+            "deepep_low_latency",
+            {
+                (8, 128): (77, 114),
+                (16, 128): (118, 195),
+                (32, 128): (155, 273),
+                (64, 128): (173, 314),
+                (128, 128): (192, 369),
+                (256, 128): (194, 360),
+            },
+        ),
+        *_pairs(
+            "DeepEP README before b8d90fb (pure RDMA)",
+            "h800-sxm",
+            "deepep_low_latency_rdma",
+            {
+                (8, 128): (163, 318),
+                (16, 128): (173, 329),
+                (32, 128): (182, 350),
+                (64, 128): (186, 353),
+                (128, 128): (192, 369),
+                (256, 128): (194, 360),
+            },
+        ),
+        *_pairs(
+            "DeepEP README-NCCL.md (pure RDMA)",
+            "h100-sxm",
+            "deepep_low_latency_rdma",
+            {(8, 128): (160.7, 304.2), (16, 128): (182.3, 319.8), (32, 128): (188.7, 332.9), (64, 128): (225.1, 343.1)},
+        ),
+        *_pairs(
+            "aiconfigurator@095f58a, DeepEP low-latency tables",
+            "h100-sxm",
+            "deepep_low_latency",
+            {
+                (8, 32): (20.5, 24.6),
+                (8, 128): (39.8, 72.4),
+                (8, 256): (67, 136),
+                (16, 32): (40.4, 60.4),
+                (16, 128): (101.8, 188.2),
+                (16, 256): (180, 335),
+                (32, 32): (55.5, 86),
+                (32, 128): (144.2, 266),
+                (32, 256): (262, 501),
+                (64, 32): (62.6, 96.6),
+                (64, 128): (165.5, 305.7),
+                (64, 256): (302, 583),
+            },
+        ),
+        *_pairs(
+            legacy,
+            "h800-sxm",
+            "deepep_normal",
+            {(8, 4096): (153, 158), (16, 4096): (43, 43), (32, 4096): (58, 57), (64, 4096): (51, 50)},
+            rates=True,
+            max_nodes=MAX_NODES,
+        ),
+        *_pairs(
+            "DeepEP README-NCCL.md",
+            "h100-sxm",
+            "deepep_normal",
+            {(16, 4096): (79.7, 66.4), (32, 4096): (62.9, 62.9), (64, 4096): (53.5, 53.2)},
+            rates=True,
+            max_nodes=MAX_NODES,
+        ),
+        *_pairs(
+            "aiconfigurator@095f58a, DeepEP normal tables",
+            "h100-sxm",
+            "deepep_normal",
+            {(8, 4096): (491, 973), (16, 4096): (749, 1777), (32, 4096): (1791, 3522)},
+        ),
+        *_pairs(
+            "TensorRT-LLM tech blog 18 (NVLinkOneSided)",
+            "gb200",
+            "one_sided",
+            {
+                (8, 1): (18.9, 31.0),
+                (8, 64): (22.3, 34.1),
+                (8, 512): (89.5, 91.7),
+                (8, 2048): (311.8, 322.6),
+                (16, 1): (18.8, 30.8),
+                (16, 512): (97.1, 98.2),
+                (16, 2048): (343.3, 348.4),
+                (32, 512): (109.6, 102.5),
+                (32, 2048): (373.7, 369.5),
+                (64, 128): (41.6, 44.5),
+                (64, 2048): (399.2, 372.1),
+            },
+            domain=72,
+            element_bytes=bfloat16,
+        ),
+        *_pairs(
+            "arXiv:2506.12708 (CloudMatrix384, FusedDispatch and FusedCombine)",
+            "ascend-910c-die",
+            "fused",
+            {
+                (8, 128): (116, 118),
+                (16, 128): (131, None),
+                (32, 128): (133, None),
+                (64, 128): (141, None),
+                (128, 128): (152, None),
+                (256, 128): (152, 149),
+            },
+            domain=384,
+        ),
+    ]
+
+
+def predict(row: Published, kernel: ExchangeKernel) -> float:
+    """Predict a published row [s] with a kernel's coefficients."""
+    time = dispatch_time(
+        row.tokens,
+        hidden=HIDDEN,
+        top_k=TOP_K,
+        ranks=row.ranks,
+        element_bytes=row.element_bytes,
+        num_experts=EXPERTS,
+        max_nodes=row.max_nodes,
+        fabric=fabric_of(load_device(row.device), domain=row.domain),
+        kernel=kernel,
+    )
+    return float(time.seconds)
+
+
+def kernel_of(row: Published, tables: Mapping[str, Mapping[str, Quantity]]) -> ExchangeKernel:
+    """Take the coefficients that a profile holds for a row's kernel."""
+    name = f"{row.phase}.{row.mode}"
+    return coefficients(ExchangeKernel, tables[name], name)
+
+
+def fit_between_nodes(phase: Phase, mode: str) -> Table:
+    """Fit what a kernel measured on one node adds between nodes."""
+    rows = [r for r in published_rows() if r.mode == mode and r.phase == phase and r.ranks > r.domain]
+    start = kernel_of(rows[0], load_device("h100-sxm").main.kernels)
+    bounds = {"scale_out_efficiency": (0.5, 1.0)}
+    if mode == "deepep_low_latency":
+        bounds["start_remote"] = (1e-7, 1e-4)
+    return _fitted(f"{phase}.{mode}", rows, start, bounds, "between nodes")
+
+
+def fit_one_sided(phase: Phase) -> Table:
+    """Fit TensorRT-LLM's one-sided exchange within an NVLink domain: one copy per rank."""
+    rows = [r for r in published_rows() if r.mode == "one_sided" and r.phase == phase]
+    start = ExchangeKernel(
+        launch=1e-5,
+        units=1.0,
+        efficiency=0.6,
+        scale_out_efficiency=0.9,
+        sharpness=2.0,
+        merged=1.0,
+        forwarded=0.0,
+    )
+    bounds = {"launch": (1e-6, 2e-4), "efficiency": (0.2, 1.0), "sharpness": (1.0, 8.0)}
+    return _fitted(f"{phase}.one_sided", rows, start, bounds, "GB200 NVL72")
+
+
+def fit_fused(phase: Phase) -> Table:
+    """Solve CloudMatrix384's fused exchange for its start and growth with the ranks; one copy per expert.
+
+    The rows cannot tell bandwidth from start, so that the share of the Unified Bus that is reached is assumed.
+    """
+    rows = [r for r in published_rows() if r.mode == "fused" and r.phase == phase]
+    kernel = ExchangeKernel(
+        launch=0.0, units=1.0, efficiency=0.9, scale_out_efficiency=0.9, sharpness=1.0, merged=0.0, forwarded=0.0
+    )
+    rest = np.array([r.seconds - predict(r, kernel) for r in rows])
+    doublings = np.log2([r.ranks for r in rows])
+    launch, doubling = np.linalg.lstsq(np.stack([np.ones(len(rows)), doublings], axis=1), rest, rcond=None)[0]
+    solved = dataclasses.replace(kernel, launch=float(launch), start_doubling=float(doubling))
+    return _described(f"{phase}.fused", rows, solved, "CloudMatrix384, Unified Bus")
+
+
+def _fitted(
+    name: str, rows: list[Published], start: ExchangeKernel, bounds: Mapping[str, tuple[float, float]], where: str
+) -> Table:
+    measured = np.array([r.seconds for r in rows])
+    found = fit(ExchangeKernel, lambda k: np.array([predict(r, k) for r in rows]), measured, start=start, bounds=bounds)
+    return _described(name, rows, found.coefficients, where)
+
+
+def _described(name: str, rows: list[Published], kernel: ExchangeKernel, where: str) -> Table:
+    result = accuracy([predict(r, kernel) for r in rows], [r.seconds for r in rows])
+    print(f"  {name:34s} {result}")
+    sources = "; ".join(dict.fromkeys(r.source for r in rows))
+    note = f"{where}: {len(rows)} published rows, median {result.median_ape:.1%}, p90 {result.p90_ape:.1%}"
+    return kernel, {**provenance(len(rows), result), "source": sources, "note": note}
+
+
+def main() -> None:
+    """Fit what only published figures tell and, if asked, write it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args()
+    own: dict[str, Table] = {}
+    for phase in PHASES:
+        for mode in ("deepep_low_latency", "deepep_normal"):
+            kernel, described = fit_between_nodes(phase, mode)
+            own[f"{phase}.{mode}"] = kernel, described
+        straight: Any = dataclasses.replace(own[f"{phase}.deepep_low_latency"][0], scale_out_only=1.0, start_remote=0.0)
+        rows = [r for r in published_rows() if r.mode == "deepep_low_latency_rdma" and r.phase == phase]
+        own[f"{phase}.deepep_low_latency_rdma"] = _described(f"{phase}.rdma", rows, straight, "pure RDMA, not fitted")
+        own[f"{phase}.one_sided"] = fit_one_sided(phase)
+    borrowed = {
+        name: (kernel, {**described, "status": "assumption", "note": "never measured here; as on h100-sxm"})
+        for name, (kernel, described) in own.items()
+    }
+    for phase in PHASES:
+        borrowed[f"{phase}.fused"] = fit_fused(phase)
+    if options.write:
+        kernels = Path(__file__).parents[1] / "hardware_profiles" / "kernels"
+        write_kernels(kernels / "h100-sxm.moe.toml", own)
+        write_kernels(kernels / "a100-sxm.moe.toml", borrowed)
+
+
+if __name__ == "__main__":
+    main()
