@@ -12,8 +12,12 @@ from simulator.results import COMPONENTS, Explanation
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 Row = dict[Hashable, Any]
+
+#: Columns of text below which the bars leave their room to the names.
+_WIDTH_WITH_BARS = 105
 
 
 def print_explanation(out: Console, explanation: Explanation) -> None:
@@ -42,47 +46,49 @@ def component_rows(explanation: Explanation) -> dict[str, list[Row]]:
 
 def _print_times(out: Console, groups: dict[str, list[Row]]) -> None:
     total = sum(float(row["time_s"]) for rows in groups.values() for row in rows)
-    result = table("op", "times", "each", "per step", "share", "", "bound", "evidence")
-    for column in (1, 2, 3, 4):
-        result.columns[column].justify = "right"
+    bars = out.width >= _WIDTH_WITH_BARS
+    numbers = ["times", "each", "per step", "share"]
+    result = table("op", *numbers, *([""] if bars else []), "bound", "evidence", right=numbers)
     for component, rows in groups.items():
         time = sum(float(row["time_s"]) for row in rows)
-        share = time / total if total else math.nan
+        drawn = [bar(time / total)] if bars else []
         name = component.replace("_", " ")
-        result.add_row(name, "", "", seconds(time), percent(share), bar(share), "", "", style="bold")
+        result.add_row(name, "", "", seconds(time), percent(time / total), *drawn, "", "", style="bold")
         for row in rows:
-            result.add_row(*_time_cells(row, total))
+            result.add_row(*_time_cells(row, total, bars=bars))
     result.add_section()
-    result.add_row("step", "", "", seconds(total), "", "", "", "", style="bold")
+    result.add_row("step", "", "", seconds(total), style="bold")
     out.print(result)
 
 
-def _time_cells(row: Row, total: float) -> tuple[Any, ...]:
+def _time_cells(row: Row, total: float, *, bars: bool) -> list[str | Text]:
     time, repeat = float(row["time_s"]), float(row["repeat"])
+    # What the evidence rests on follows the comma; it stands with the reasons, where there is room for it.
+    status = str(row["evidence"]).partition(",")[0]
     error = row.get("error")
     spread = "" if error is None or math.isnan(error) else f" ±{100 * error:.0f} %"
-    return (
+    return [
         f"  {row['name']}",
         number(repeat),
-        seconds(time / repeat if repeat else math.nan),
+        seconds(time / repeat),
         seconds(time),
         percent(time / total),
-        bar(time / total),
+        *([bar(time / total)] if bars else []),
         str(row["bound"]),
-        f"{row['evidence']}{spread}",
-    )
+        f"{status}{spread}",
+    ]
 
 
 def _print_reasons(out: Console, groups: dict[str, list[Row]]) -> None:
-    """Print equation, inputs and source once for the ops that share all three."""
-    reasons: dict[tuple[str, str, str, str], list[str]] = {}
+    """Print equation, inputs and their origin once for the ops that share them all."""
+    reasons: dict[tuple[str, ...], list[str]] = {}
     for rows in groups.values():
         for row in rows:
-            reason = (str(row["kernel"]), str(row["equation"]), str(row["inputs"]), str(row["source"]))
+            reason = tuple(str(row[key]) for key in ("equation", "inputs", "kernel", "source", "evidence"))
             reasons.setdefault(reason, []).append(str(row["name"]))
     result = table("op", "why", title="equations, inputs and sources")
-    for (kernel, equation, inputs, source), names in reasons.items():
-        lines = [equation, inputs, " - ".join(text for text in (kernel, source) if text)]
+    for (equation, inputs, *origin), names in reasons.items():
+        lines = [equation, inputs, "; ".join(text for text in origin if text)]
         result.add_row("\n".join(names), "\n".join(line for line in lines if line))
     out.print(result)
 

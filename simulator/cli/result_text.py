@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -28,17 +28,17 @@ def print_result(out: Console, result: Result) -> None:
     _print_head(out, result.scenario, "simulated")
     out.print(pairs([*_throughput(summary), *_run(summary), *_state(summary), *_uncertainty(summary)]))
     _print_latencies(out, summary)
-    print_breakdown(out, result.breakdown, max(summary.engine_steps, 1))
+    print_breakdown(out, result.breakdown, summary.engine_steps)
     print_warnings(out, result.warnings)
 
 
 def print_estimate(out: Console, estimate: Estimate) -> None:
-    """Print the closed-form answer."""
+    """Print the closed-form answer; its breakdown is per second, so that only shares are shown."""
     summary = estimate.summary
     _print_head(out, estimate.scenario, "estimated, without events")
     out.print(pairs([*_throughput(summary), *_state(summary), *_uncertainty(summary)]))
     _print_latencies(out, summary)
-    print_breakdown(out, estimate.breakdown, max(summary.engine_steps, 1))
+    print_breakdown(out, estimate.breakdown)
     print_warnings(out, estimate.warnings)
 
 
@@ -54,15 +54,16 @@ def _print_head(out: Console, scenario: Scenario, how: str) -> None:
 
 
 def _throughput(s: Summary) -> list[tuple[str, str]]:
-    return [
+    return _measured(
         (
             "tokens/s per GPU",
-            f"{number(s.output_tokens_per_s_per_gpu)} output, {number(s.input_tokens_per_s_per_gpu)} input, "
-            f"{number(s.total_tokens_per_s_per_gpu)} total",
+            (s.output_tokens_per_s_per_gpu, number, "output"),
+            (s.input_tokens_per_s_per_gpu, number, "input"),
+            (s.total_tokens_per_s_per_gpu, number, "total"),
         ),
-        ("requests/s", f"{number(s.request_throughput_rps)}, of which within the SLO {number(s.goodput_rps)}"),
-        ("cost", f"{number(s.usd_per_million_output_tokens)} USD per million output tokens"),
-    ]
+        ("requests/s", (s.request_throughput_rps, number, "finished"), (s.goodput_rps, number, "within the SLO")),
+        ("cost", (s.usd_per_million_output_tokens, number, "USD per million output tokens")),
+    )
 
 
 def _run(s: Summary) -> list[tuple[str, str]]:
@@ -75,15 +76,16 @@ def _run(s: Summary) -> list[tuple[str, str]]:
 
 
 def _state(s: Summary) -> list[tuple[str, str]]:
-    return [
-        ("batch, queue", f"{number(s.batch_size_mean)} running, {number(s.queue_length_mean)} waiting (means)"),
-        ("KV cache", f"{percent(s.kv_use_mean)} used on average, {percent(s.kv_use_max)} at most"),
-        ("utilisation", f"MFU {percent(s.mfu)}, MBU {percent(s.mbu)}"),
+    return _measured(
+        ("batch and queue", (s.batch_size_mean, number, "running"), (s.queue_length_mean, number, "waiting (means)")),
+        ("KV cache", (s.kv_use_mean, percent, "used on average"), (s.kv_use_max, percent, "at most")),
+        ("utilisation", (s.mfu, percent, "of peak FLOP/s (MFU)"), (s.mbu, percent, "of memory bandwidth (MBU)")),
         (
             "expert imbalance",
-            f"{number(s.imbalance_mean)} on average, {number(s.imbalance_p99)} at p99 (most loaded rank over mean)",
+            (s.imbalance_mean, number, "on average"),
+            (s.imbalance_p99, number, "at p99 (most loaded rank over mean)"),
         ),
-    ]
+    )
 
 
 def _uncertainty(s: Summary) -> list[tuple[str, str]]:
@@ -91,6 +93,16 @@ def _uncertainty(s: Summary) -> list[tuple[str, str]]:
     if math.isnan(low) or math.isnan(high):
         return []
     return [("80 % interval", f"times from {number(low)} to {number(high)} of those shown")]
+
+
+def _measured(*rows: tuple[str, *tuple[tuple[float, Callable[[float], str], str], ...]]) -> list[tuple[str, str]]:
+    """Phrase what was measured; a row where nothing was is left out."""
+    phrased = []
+    for name, *values in rows:
+        texts = [f"{wording(value)} {meaning}" for value, wording, meaning in values if not math.isnan(value)]
+        if texts:
+            phrased.append((name, ", ".join(texts)))
+    return phrased
 
 
 def _print_latencies(out: Console, summary: Summary) -> None:
@@ -104,16 +116,19 @@ def _print_latencies(out: Console, summary: Summary) -> None:
     out.print(result)
 
 
-def print_breakdown(out: Console, breakdown: Mapping[str, float], steps: int) -> None:
-    """Print the time of each component, as a share and per engine step."""
+def print_breakdown(out: Console, breakdown: Mapping[str, float], steps: int | None = None) -> None:
+    """Print the share of each component, and its time per step where there are steps."""
     total = sum(breakdown.values())
-    result = table("where the time goes", "per step", "share", "", right=["per step", "share"])
+    columns = ["per step", "share"] if steps else ["share"]
+    result = table("where the time goes", *columns, "", right=columns)
     order = [*COMPONENTS, *(key for key in breakdown if key not in COMPONENTS)]
     for component in order:
         time = breakdown.get(component, 0.0)
-        if time > 0 and total > 0:
-            share = time / total
-            result.add_row(component.replace("_", " "), seconds(time / steps), percent(share), bar(share))
+        share = time / total if total > 0 else 0.0
+        # Less than this is the rounding of sums.
+        if share > 1e-9:
+            per_step = [seconds(time / steps)] if steps else []
+            result.add_row(component.replace("_", " "), *per_step, percent(share), bar(share))
     out.print(result)
 
 
