@@ -1,15 +1,19 @@
 """Generated routing has the shape, the popularity and the memory that each kind promises."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workloads.errors import WorkloadError
+from workloads.routing_files import read_routing_trace
 from workloads.routing_generators import ROUTING_KINDS, generate_routing
-from workloads.routing_stats import expert_load, imbalance, repeat_fraction
+from workloads.routing_stats import active_experts, expert_load, imbalance, imbalance_by_batch, repeat_fraction
 from workloads.routing_trace import routing_fault
 
+SHARED = Path(__file__).parents[2].parent / "shared"
 NEEDED = {"zipf": {"exponent": 1.0}, "dirichlet": {"alpha": 0.5}}
 
 
@@ -159,3 +163,19 @@ def test_bad_parameters_name_their_key(kind, changes, expected):
 def test_a_parameter_that_is_needed_is_named():
     with pytest.raises(WorkloadError, match=r"routing\.exponent: missing"):
         generate_routing("zipf", tokens=1, layers=1, num_experts=2, top_k=1, seed=0)
+
+
+def test_default_domains_are_as_close_to_the_recorded_routing_as_the_documentation_says():
+    path = SHARED / "traces/routing/gpt_oss_20b_top4.npz"
+    if not path.exists():
+        pytest.skip(f"{path} is not here")
+    recorded = read_routing_trace(path)
+    made = make("domain", tokens=30_000, layers=24, sequence_tokens=306)
+    for measure, tolerance in (
+        (lambda trace: imbalance(expert_load(trace)), 0.1),
+        (repeat_fraction, 0.1),
+        (lambda trace: imbalance_by_batch(trace, 8, 64), 0.1),
+        (lambda trace: active_experts(trace, 8), 0.1),
+        (lambda trace: active_experts(trace, 64), 0.3),
+    ):
+        assert measure(made).mean() == pytest.approx(measure(recorded).mean(), rel=tolerance)
