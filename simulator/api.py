@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from simulator.explanation import explain
 from simulator.findings import check
+from simulator.metrics.recorder import column
 from simulator.metrics.summary import Capacity, measured_window, summarise
 from simulator.results import Estimate, Result
 from simulator.scenario import Scenario
@@ -61,10 +62,11 @@ def simulate(scenario: Scenario, *, progress: Callable[[float], None] | None = N
 
 
 def _result(scenario: Scenario, deployment: Deployment, trace: RequestTrace, run: EngineRun, began: float) -> Result:
-    requests, steps = run.requests, run.steps
+    records, steps = run.requests, run.steps
+    arrival, first_token, finish = column(records.arrival), column(records.first_token), column(records.finish)
     window = measured_window(
-        requests.arrival,
-        requests.finish,
+        arrival,
+        finish,
         warmup=scenario.run.warmup_requests,
         drain=scenario.run.drain,
         closed_loop=trace.concurrency is not None,
@@ -75,12 +77,12 @@ def _result(scenario: Scenario, deployment: Deployment, trace: RequestTrace, run
     breakdown["idle"] = max(run.end * instances - sum(breakdown.values()), 0.0)
     summary = summarise(
         window=window,
-        arrival=requests.arrival,
-        first_token=requests.first_token,
-        finish=requests.finish,
+        arrival=arrival,
+        first_token=first_token,
+        finish=finish,
         input_tokens=trace.input_tokens,
         output_tokens=trace.output_tokens,
-        preemptions=requests.preemptions,
+        preemptions=column(records.preemptions),
         steps=steps,
         gaps=run.gaps,
         slo=scenario.slo,
@@ -173,15 +175,15 @@ def _request_frame(trace: RequestTrace, run: EngineRun, measured: NDArray[np.boo
     return pd.DataFrame(
         {
             "request_id": np.arange(len(trace)),
-            "instance": records.instance,
-            "rank": records.rank,
-            "arrival_s": records.arrival,
-            "admitted_s": records.admitted,
-            "first_token_s": records.first_token,
-            "finish_s": records.finish,
+            "instance": column(records.instance),
+            "rank": column(records.rank),
+            "arrival_s": column(records.arrival),
+            "admitted_s": column(records.admitted),
+            "first_token_s": column(records.first_token),
+            "finish_s": column(records.finish),
             "input_tokens": trace.input_tokens,
             "output_tokens": trace.output_tokens,
-            "preemptions": records.preemptions,
+            "preemptions": column(records.preemptions),
             "measured": measured,
         }
     )

@@ -225,7 +225,7 @@ class Scenario(_Section):
 
     def to_mapping(self) -> dict[str, Any]:
         """Return nested plain values, defaults and absent keys left out."""
-        return cast("dict[str, Any]", self.model_dump(exclude_none=True, exclude_defaults=True))
+        return self.model_dump(exclude_none=True, exclude_defaults=True)
 
     def to_toml(self) -> str:
         """Return the scenario as TOML that :meth:`load` reads back to an equal value."""

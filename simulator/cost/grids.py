@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ FloatArray = NDArray[np.float64]
 
 #: Smallest time that a grid tells apart from none [s].
 _FLOOR = 1e-12
+_NOTHING = math.log(_FLOOR) + 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,18 +41,6 @@ class LogAxis:
         first = math.log2(self.low + self.offset)
         return np.asarray(2.0 ** (first + np.arange(self.size) / self.per_octave) - self.offset)
 
-    def locate(self, value: float) -> tuple[int, float]:
-        """Return the point below ``value`` and the share of the way to the next."""
-        first = math.log2(self.low + self.offset)
-        place = (math.log2(max(value + self.offset, 1e-9)) - first) * self.per_octave
-        last = self.size - 1
-        if place <= 0.0:
-            return 0, 0.0
-        if place >= last:
-            return last - 1, 1.0
-        index = int(place)
-        return index, place - index
-
 
 class TimeGrid:
     """Times over two or three log axes, interpolated in log space.
@@ -68,21 +58,26 @@ class TimeGrid:
     def __init__(self, axes: tuple[LogAxis, ...], price: Callable[..., FloatArray]) -> None:
         mesh = np.meshgrid(*(axis.points for axis in axes), indexing="ij")
         times = np.broadcast_to(price(*mesh), mesh[0].shape)
-        self._axes = axes
+        self._axes = [(a.offset, math.log2(a.low + a.offset), a.per_octave, a.size - 1) for a in axes]
         # NOTE: nested lists, because indexing an array for one number is five times slower.
         self._logs = np.log(np.maximum(times, _FLOOR)).tolist()
 
     def at(self, *values: float) -> float:
         """Return the time at one point [s]."""
-        blend = _blend(self._logs, [axis.locate(v) for axis, v in zip(self._axes, values, strict=True)], 0)
-        return 0.0 if blend < -27.0 else math.exp(blend)
+        places = []
+        for value, (offset, first, per_octave, last) in zip(values, self._axes, strict=True):
+            place = (math.log2(max(value + offset, 1e-9)) - first) * per_octave
+            index = min(max(int(place), 0), last - 1)
+            places.append((index, min(max(place - index, 0.0), 1.0)))
+        blend = _blend(self._logs, places, 0)
+        return 0.0 if blend < _NOTHING else math.exp(blend)
 
 
-def _blend(table: list[float] | list[list[float]], places: list[tuple[int, float]], depth: int) -> float:
+def _blend(table: Any, places: list[tuple[int, float]], depth: int) -> float:
     index, share = places[depth]
-    if depth == len(places) - 1:
-        return table[index] + share * (table[index + 1] - table[index])  # type: ignore[operator]
-    low = _blend(table[index], places, depth + 1)  # type: ignore[arg-type]
-    if share == 0.0:
-        return low
-    return low + share * (_blend(table[index + 1], places, depth + 1) - low)  # type: ignore[arg-type]
+    low, high = table[index], table[index + 1]
+    if depth < len(places) - 1:
+        low = _blend(low, places, depth + 1)
+        high = _blend(high, places, depth + 1) if share else low
+    blended: float = low + share * (high - low)
+    return blended

@@ -80,6 +80,11 @@ class CostModel:
         """Price a step op by op."""
         return tuple(self.time(op) for op in ops)
 
+    @property
+    def used(self) -> frozenset[str]:
+        """Kernel tables that prices were taken from so far."""
+        return frozenset(name for name, _, _ in self._cache.values())
+
     def kernel(
         self, kind: type[Any], family: str, dtype: str | None, backends: tuple[str, ...] | None = None
     ) -> tuple[Any, str, Mapping[str, Quantity]]:

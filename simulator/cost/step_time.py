@@ -226,7 +226,10 @@ def _prompt_grid(
 
 
 def _sum(cost: CostModel, ops: list[Op], like: FloatArray) -> FloatArray:
-    return np.sum([np.broadcast_to(cost.time(op).seconds, like.shape) for op in ops], axis=0) + np.zeros_like(like)
+    total = np.zeros_like(like)
+    for op in ops:
+        total += cost.time(op).seconds
+    return total
 
 
 def _expert_tables(

@@ -116,7 +116,7 @@ def summarise(
     finish: FloatArray,
     input_tokens: NDArray[np.int64],
     output_tokens: NDArray[np.int64],
-    preemptions: NDArray[np.int32],
+    preemptions: NDArray[np.int64],
     steps: dict[str, FloatArray],
     gaps: dict[str, FloatArray],
     slo: Slo,

@@ -93,7 +93,7 @@ def scenario_hardware(choice: HardwareChoice, devices: int) -> Hardware:
 
 
 def scenario_requests(choice: Requests, seed: int) -> RequestTrace:
-    """Read or generate the requests of a scenario.
+    """Read or generate the requests of a scenario; kept until the choice or its file changes.
 
     Raises
     ------
@@ -102,6 +102,12 @@ def scenario_requests(choice: Requests, seed: int) -> RequestTrace:
     WorkloadError
         The trace cannot be read.
     """
+    file = _sample_or_path(choice.trace) if choice.trace else None
+    return _requests(choice, seed, file.stat().st_mtime_ns if file and file.is_file() else 0)
+
+
+@lru_cache(maxsize=4)
+def _requests(choice: Requests, seed: int, _stamp: int) -> RequestTrace:
     if choice.kind == "trace":
         if choice.trace is None:
             raise ScenarioError("requests.trace: is required where requests.kind = 'trace'")
@@ -194,7 +200,7 @@ def scenario_routing(choice: Routing, model: ModelSpec, seed: int) -> RoutingTra
         "zipf": {"exponent": choice.skew},
         "power_law": {"lowest": choice.skew, "highest": choice.skew},
         "dirichlet": {"alpha": choice.alpha},
-        "domain": {"exponent": choice.skew},
+        "domain": {"spread": choice.skew},
         "sticky": {"exponent": choice.skew},
         "drifting": {"exponent": choice.skew},
     }
@@ -282,7 +288,7 @@ def _deploy(scenario: Scenario, longest: int, concurrency: int) -> Deployment:
         cost=cost,
         tables=tables,
         limits=limits,
-        warnings=_warnings(hardware, model, routing, longest),
+        warnings=_warnings(hardware, cost.used, model, routing, longest),
     )
 
 
@@ -327,10 +333,12 @@ def _place(
     return replay(trace, placement, concurrency)
 
 
-def _warnings(hardware: Hardware, model: ModelSpec, routing: RoutingReplay | None, longest: int) -> tuple[str, ...]:
+def _warnings(
+    hardware: Hardware, used: frozenset[str], model: ModelSpec, routing: RoutingReplay | None, longest: int
+) -> tuple[str, ...]:
     found = []
-    if hardware.evidence != "own":
-        found.append(f"extrapolated: {hardware.device.id} runs on {hardware.evidence}")
+    if borrowed := sorted({name.split(".")[0] for name in used if name not in hardware.device.main.kernels}):
+        found.append(f"extrapolated: {hardware.device.id} takes {', '.join(borrowed)} from {hardware.evidence}")
     if longest > model.max_context:
         found.append(f"extrapolated: requests of {longest} tokens exceed the model's context of {model.max_context}")
     if routing is not None and routing.tokens < routing.recorded_tokens:

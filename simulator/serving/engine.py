@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from itertools import cycle
@@ -61,11 +62,11 @@ def run_engine(
     env = simpy.Environment()
     total = len(trace)
     state = RequestState(
-        output=trace.output_tokens,
-        prompt=trace.input_tokens.copy(),
-        generated=np.zeros(total, dtype=np.int64),
-        joined=np.zeros(total, dtype=np.int64),
-        due=np.full(total, -1, dtype=np.int64),
+        output=array("q", trace.output_tokens.astype(np.int64).tobytes()),
+        prompt=array("q", trace.input_tokens.astype(np.int64).tobytes()),
+        generated=array("q", [0]) * total,
+        joined=array("q", [0]) * total,
+        due=array("q", [-1]) * total,
     )
     records, steps = RequestRecorder(total), ColumnRecorder(STEP_COLUMNS)
     gaps = ColumnRecorder(("gap_s", "tokens", "at_s"))

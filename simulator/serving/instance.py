@@ -7,17 +7,20 @@ batch holds ten requests or a thousand.
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import simpy
 from numpy.typing import NDArray
 
 from simulator.metrics.recorder import ColumnRecorder, RequestRecorder
 from simulator.serving.timer import StepTime, StepTimer, StepWork
+
+if TYPE_CHECKING:
+    import simpy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,11 +63,11 @@ class RequestState:
     ``generated`` counts emitted tokens; ``due`` is the decode step at which the request ends, -1 while not running.
     """
 
-    output: NDArray[np.int64]
-    prompt: NDArray[np.int64]
-    generated: NDArray[np.int64]
-    joined: NDArray[np.int64]
-    due: NDArray[np.int64]
+    output: array[int]
+    prompt: array[int]
+    generated: array[int]
+    joined: array[int]
+    due: array[int]
 
 
 @dataclass(slots=True)
@@ -120,12 +123,14 @@ class Instance:
         self._running = np.zeros(dp, dtype=np.int64)
         self._context = np.zeros(dp, dtype=np.int64)
         self._reserved = np.zeros(dp, dtype=np.int64)
-        self._sequences = [0] * dp
+        self._sequences = np.zeros(dp, dtype=np.int64)
+        self._sequences_total = 0
         self._order: list[list[int]] = [[] for _ in range(dp)]
         self._queued = self._running_total = self._context_total = self._reserved_total = 0
         self._pending = 0
         self._finish_at: dict[int, list[int]] = {}
-        self._decode_index = self._check_at = 0
+        self._decode_index = 0
+        self._check_at = 1_000_000
         self._fresh: list[tuple[float, int]] = []
         self._last_decode = 0.0
         self._work = StepWork()
@@ -161,7 +166,7 @@ class Instance:
             decodes = self._running_total > 0 and (limits.scheduler == "mixed" or not chunks)
             work = self._fill(chunks, decodes=decodes)
             step = self._timer.time(work)
-            use = self._reserved_total * limits.kv_per_token + sum(self._sequences) * limits.kv_per_sequence
+            use = self._reserved_total * limits.kv_per_token + self._sequences_total * limits.kv_per_sequence
             self._steps.add(_row(self.index, start, work, step, self._queued, use / pool, self._context_total))
             yield env.timeout(step.duration)
             if decodes:
@@ -183,22 +188,30 @@ class Instance:
                 self._queued -= 1
                 item = [request, 0]
                 self._prefilling[rank].append(item)
-                prompt = int(self._state.prompt[request])
-                self._reserved[rank] += prompt
-                self._reserved_total += prompt
-                self._sequences[rank] += 1
-                self._check_at = self._decode_index
-                if self._records.admitted[request] != self._records.admitted[request]:
-                    self._records.admitted[request] = self.env.now
+                self._admit(request, rank)
                 budget -= self._take(chunks, rank, item, budget)
             if not self._prefilling[rank]:
                 # Nothing fits, or nothing waits: look again when a request ends or arrives.
                 self._open_ranks.discard(rank)
         return chunks
 
+    def _admit(self, request: int, rank: int) -> None:
+        """Reserve KV memory for a prompt, and look again before its rank could run out."""
+        limits, prompt = self.limits, self._state.prompt[request]
+        self._reserved[rank] += prompt
+        self._reserved_total += prompt
+        self._sequences[rank] += 1
+        self._sequences_total += 1
+        sequences = int(self._sequences[rank])
+        left = limits.pool - sequences * limits.kv_per_sequence - int(self._reserved[rank]) * limits.kv_per_token
+        soon = self._decode_index + int(left / (sequences * limits.kv_per_token + 1e-9)) - 1
+        self._check_at = min(self._check_at, soon)
+        if self._records.preemptions[request] == 0:
+            self._records.admitted[request] = self.env.now
+
     def _take(self, chunks: list[_Chunk], rank: int, item: list[int], budget: int) -> int:
         request, done = item
-        tokens = min(int(self._state.prompt[request]) - done, budget)
+        tokens = min(self._state.prompt[request] - done, budget)
         if tokens > 0:
             chunks.append(_Chunk(rank, request, tokens, done))
             item[1] = done + tokens
@@ -207,13 +220,13 @@ class Instance:
     def _admits(self, rank: int, budget: int, *, fresh: bool) -> bool:
         """Whether the next waiting request of a rank fits its batch, its step and its KV pool."""
         limits = self.limits
-        prompt = int(self._state.prompt[self._waiting[rank][0]])
+        prompt = self._state.prompt[self._waiting[rank][0]]
         if self._sequences[rank] >= limits.max_running:
             return False
         if not limits.chunked and prompt > budget and not (fresh and budget >= limits.token_budget):
             return False
         need = (int(self._reserved[rank]) + prompt + 1) * limits.kv_per_token
-        return need + (self._sequences[rank] + 1) * limits.kv_per_sequence <= limits.pool
+        return need + (int(self._sequences[rank]) + 1) * limits.kv_per_sequence <= limits.pool
 
     def _fill(self, chunks: list[_Chunk], *, decodes: bool) -> StepWork:
         """Describe the step by its busiest rank and its totals."""
@@ -268,7 +281,7 @@ class Instance:
     def _advance_prompt(self, chunk: _Chunk, now: float) -> None:
         """Finish a chunk; the last of a prompt emits a token and the request joins the batch."""
         request, rank, state = chunk.request, chunk.rank, self._state
-        prompt = int(state.prompt[request])
+        prompt = state.prompt[request]
         if chunk.prefix + chunk.tokens < prompt:
             return
         self._prefilling[rank] = [item for item in self._prefilling[rank] if item[0] != request]
@@ -276,7 +289,7 @@ class Instance:
         state.generated[request] += 1
         if state.generated[request] == 1:
             self._records.first_token[request] = now
-        remaining = int(state.output[request] - state.generated[request])
+        remaining = state.output[request] - state.generated[request]
         state.joined[request] = self._decode_index
         state.due[request] = self._decode_index + remaining
         self._running[rank] += 1
@@ -296,12 +309,13 @@ class Instance:
 
     def _leave(self, request: int) -> None:
         """Take a running request out of the batch and free its KV cache."""
-        state, rank = self._state, int(self._records.rank[request])
-        held = int(state.prompt[request]) + self._decode_index - int(state.joined[request])
+        state, rank = self._state, self._records.rank[request]
+        held = state.prompt[request] + self._decode_index - state.joined[request]
         state.due[request] = -1
         self._running[rank] -= 1
         self._running_total -= 1
         self._sequences[rank] -= 1
+        self._sequences_total -= 1
         self._context[rank] -= held
         self._context_total -= held
         self._reserved[rank] -= held
@@ -311,33 +325,32 @@ class Instance:
 
     def _finish(self, request: int, now: float) -> None:
         self._records.finish[request] = now
-        self._outstanding[int(self._records.rank[request])] -= 1
+        self._outstanding[self._records.rank[request]] -= 1
         self.outstanding -= 1
         self._on_finish(request)
 
     def _make_room(self) -> None:
         """Preempt the youngest requests of ranks whose next step would overflow the pool, to be recomputed."""
-        limits = self.limits
-        slack = np.inf
-        for rank in range(limits.dp):
-            while self._over(rank) and int(self._running[rank]) > 1:
+        for rank in np.flatnonzero(self._left() < self._running * self.limits.kv_per_token).tolist():
+            while int(self._running[rank]) > 1 and self._left()[rank] < self._running[rank] * self.limits.kv_per_token:
                 self._preempt(rank)
-            room = limits.pool - self._sequences[rank] * limits.kv_per_sequence
-            left = room - int(self._reserved[rank]) * limits.kv_per_token
-            slack = min(slack, left / max(int(self._running[rank]) * limits.kv_per_token, 1e-9))
-        self._check_at = self._decode_index + max(int(min(slack, 1e6)) - 1, 1)
+        growth = np.maximum(self._sequences * self.limits.kv_per_token, 1e-9)
+        self._check_at = self._decode_index + max(int(min(float((self._left() / growth).min()), 1e6)) - 1, 1)
 
-    def _over(self, rank: int) -> bool:
+    def _left(self) -> NDArray[np.float64]:
+        """KV memory that is free on each rank, shape (dp,) [bytes]."""
         limits = self.limits
-        tokens = int(self._reserved[rank]) + int(self._running[rank])
-        return tokens * limits.kv_per_token + self._sequences[rank] * limits.kv_per_sequence > limits.pool
+        left: NDArray[np.float64] = (
+            limits.pool - self._reserved * limits.kv_per_token - self._sequences * limits.kv_per_sequence
+        )
+        return left
 
     def _preempt(self, rank: int) -> None:
         state, order = self._state, self._order[rank]
         request = order.pop()
         while state.due[request] < 0 or self._records.rank[request] != rank:
             request = order.pop()
-        emitted = self._decode_index - int(state.joined[request])
+        emitted = self._decode_index - state.joined[request]
         self._leave(request)
         state.generated[request] += emitted
         state.prompt[request] += emitted + 1

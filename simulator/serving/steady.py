@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,7 +110,7 @@ def solve(deployment: Deployment, load: Load) -> Steady:
     most = _most_running(deployment, load)
     wanted = load.concurrency or most
     running = min(wanted, most)
-    state = _at(deployment, timer, load, running)
+    state = _at(deployment, timer, load, running, 1)
     for _ in range(_ROUNDS):
         if load.concurrency:
             target = load.concurrency / (1.0 + state.ttft_s / (decodes * state.gap_s))
@@ -120,7 +120,8 @@ def solve(deployment: Deployment, load: Load) -> Steady:
         if abs(target - running) <= 1e-4 * running:
             break
         running += 0.6 * (target - running)
-        state = _at(deployment, timer, load, running)
+        state = _at(deployment, timer, load, running, 1)
+    state = _at(deployment, timer, load, running, _WINDOWS)
     capacity = running / (decodes * state.gap_s)
     saturated = not load.concurrency and load.rate > capacity * 1.001 and running >= most * 0.999
     rate = capacity if load.concurrency or saturated else load.rate
@@ -129,11 +130,7 @@ def solve(deployment: Deployment, load: Load) -> Steady:
         wait = max(load.concurrency / rate - state.ttft_s - decodes * state.gap_s, 0.0)
     elif limits.dp:
         wait = state.gap_s / 2
-    return Steady(**{**_fields(state), "ttft_s": state.ttft_s + wait, "rate": rate, "saturated": saturated})
-
-
-def _fields(state: Steady) -> dict[str, object]:
-    return {name: getattr(state, name) for name in Steady.__slots__}
+    return replace(state, ttft_s=state.ttft_s + wait, rate=rate, saturated=saturated)
 
 
 def _most_running(deployment: Deployment, load: Load) -> float:
@@ -142,19 +139,19 @@ def _most_running(deployment: Deployment, load: Load) -> float:
     return limits.dp * min(limits.max_running, limits.pool / held)
 
 
-def _at(deployment: Deployment, timer: TableTimer, load: Load, running: float) -> Steady:
-    """Step times with so many requests decoding."""
+def _at(deployment: Deployment, timer: TableTimer, load: Load, running: float, windows: int) -> Steady:
+    """Step times with so many requests decoding, averaged over windows of the routing trace."""
     limits = deployment.limits
     mixed = limits.scheduler == "mixed"
     decodes = max(load.outputs - 1.0, 1e-9)
     budget = max(limits.token_budget - (running / limits.dp if mixed else 0.0), 1.0)
     chunks = max(math.ceil(load.inputs / budget), 1) if limits.chunked else 1
     ends = running / decodes
-    decode, decode_row = _mean_step(timer, limits.dp, running, load, 0.0, 0.0)
+    decode, decode_row = _mean_step(timer, limits.dp, running, load, 0.0, 0.0, windows)
     share = min(ends * chunks, 1.0) if mixed else ends * chunks
     tokens = ends * load.inputs / share if share > 0 else load.inputs
     batch = running if mixed else 0.0
-    prompt, prompt_row = _mean_step(timer, limits.dp, batch, load, tokens, tokens / load.inputs)
+    prompt, prompt_row = _mean_step(timer, limits.dp, batch, load, tokens, tokens / load.inputs, windows)
     gap = (1.0 - share) * decode + share * prompt if mixed else decode + share * prompt
     return Steady(
         running=running,
@@ -170,7 +167,7 @@ def _at(deployment: Deployment, timer: TableTimer, load: Load, running: float) -
 
 
 def _mean_step(
-    timer: TableTimer, dp: int, running: float, load: Load, tokens: float, prompts: float
+    timer: TableTimer, dp: int, running: float, load: Load, tokens: float, prompts: float, windows: int
 ) -> tuple[float, dict[str, float]]:
     """Average a step over windows of the routing trace, between the whole batch sizes around ``running``."""
     low = math.floor(running / dp) if running >= dp else math.floor(running)
@@ -182,9 +179,9 @@ def _mean_step(
         total = max(round(running), size) if dp > 1 else size
         if weight <= 0.0 or (size == 0 and tokens <= 0.0):
             continue
-        for _ in range(_WINDOWS):
+        for _ in range(windows):
             work = _work(dp, size, total, load, tokens, prompts)
-            _accumulate(row, work, timer.time(work), weight / _WINDOWS)
+            _accumulate(row, work, timer.time(work), weight / windows)
     return row["duration_s"], row
 
 

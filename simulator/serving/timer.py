@@ -93,6 +93,7 @@ class TableTimer:
         self._host = tables.launches * stack.number("launch_eager")
         self._graph_max = int(stack.number("graph_max_batch"))
         self._prompt_at = self._decode_at = int(start * (routing.tokens if routing else 0))
+        self._ones = np.ones(routing.layers if routing else 0)
         self._step = StepTime()
 
     def time(self, work: StepWork) -> StepTime:
@@ -140,11 +141,11 @@ class TableTimer:
         if decode:
             self._decode_at = (self._decode_at + decode) % routing.tokens
         total = prompt + decode
-        hottest = load.max(axis=0).astype(np.float64)
+        hottest = np.maximum.reduce(load, axis=0).astype(np.float64)
         mean = total * routing.top_k / len(load)
         lines = self._tables.experts["prompt" if prompt else "decode"]
         step.experts, step.wait = lines.time(total, hottest, mean)
-        step.imbalance = float(hottest.sum()) / (len(hottest) * mean)
+        step.imbalance = float(self._ones @ hottest) / (len(hottest) * mean)
 
     def breakdown(self, steps: dict[str, FloatArray]) -> dict[str, float]:
         """Split recorded steps into seconds by component."""
