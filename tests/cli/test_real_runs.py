@@ -77,12 +77,18 @@ def test_the_text_of_a_run_names_what_it_measured(moesim: Any, file: Path) -> No
     assert "nan" not in answer.stdout.split()
 
 
-def test_the_estimate_is_near_the_simulation(moesim: Any, file: Path, document: tuple[dict[str, Any], Path]) -> None:
+def test_an_estimate_has_the_document_of_a_simulation_with_means_only(
+    moesim: Any, file: Path, document: tuple[dict[str, Any], Path]
+) -> None:
     estimate = json.loads(moesim("estimate", file, "--json").stdout)
     assert estimate["scenario_hash"] == document[0]["scenario_hash"]
-    simulated = document[0]["summary"]["tpot_s"]["mean"]
-    assert estimate["summary"]["tpot_s"]["mean"] == pytest.approx(simulated, rel=0.3)
-    assert moesim("estimate", file).exit_code == 0
+    assert estimate.keys() == document[0].keys()
+    assert estimate["summary"].keys() == document[0]["summary"].keys()
+    assert estimate["summary"]["tpot_s"]["mean"] > 0
+    assert estimate["summary"]["tpot_s"]["p99"] is None
+    text = moesim("estimate", file).stdout
+    assert "estimated, without events" in text
+    assert "p99" not in text
 
 
 @pytest.mark.parametrize("phase", ["prefill", "decode"])
