@@ -98,6 +98,7 @@ def _result(scenario: Scenario, deployment: Deployment, trace: RequestTrace, run
         requests=_request_frame(trace, run, window.requests),
         steps=_step_frame(steps),
         slices=step_slices(deployment, steps, scenario.run.traced_steps),
+        token_gaps=TokenGaps(values_s=run.gaps["gap_s"], counts=run.gaps["tokens"].astype(np.int64)),
         warnings=deployment.warnings,
         provenance=_provenance(scenario, deployment),
     )

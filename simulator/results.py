@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from simulator.export.perfetto import Slice
+    from simulator.export.vllm_bench import TokenGaps
 
 #: Parts of a step, in the order in which they are shown.
 COMPONENTS = (
@@ -136,6 +137,8 @@ class Result:
         Seconds by component (see ``COMPONENTS``) over all steps of all instances.
     slices : tuple of Slice
         A sample of steps for the Perfetto trace.
+    token_gaps : TokenGaps, optional
+        Inter-token latencies of all requests.
     """
 
     scenario: Scenario
@@ -144,6 +147,7 @@ class Result:
     requests: pd.DataFrame
     steps: pd.DataFrame
     slices: tuple[Slice, ...] = ()
+    token_gaps: TokenGaps | None = None
     warnings: tuple[str, ...] = ()
     provenance: Mapping[str, str] = field(default_factory=dict)
 

@@ -42,7 +42,11 @@ def write_result(result: Result, folder: str | Path) -> Path:
     """
     scenario = result.scenario
     benchmark = vllm_bench_result(
-        result.requests, model_id=scenario.model.name, date=datetime.now(UTC), **_load(scenario, result.requests)
+        result.requests,
+        model_id=scenario.model.name,
+        date=datetime.now(UTC),
+        token_gaps=result.token_gaps,
+        **_load(scenario, result.requests),
     )
     return write_bundle(
         folder,

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from simulator.export import Slice, write_result
+from simulator.export import Slice, TokenGaps, write_result
 from simulator.results import Distribution, Result, Summary
 from simulator.scenario import Scenario
 from workloads.request_files import read_request_trace
@@ -112,6 +112,14 @@ def test_the_benchmark_can_be_replayed_as_a_request_trace(result: Result, tmp_pa
     assert trace.arrival.tolist() == [0.0, 1.0]
     assert trace.input_tokens.tolist() == [100, 200]
     assert trace.output_tokens.tolist() == [11, 5]
+
+
+def test_the_benchmark_takes_the_gaps_that_the_engine_saw(result: Result, tmp_path: Path) -> None:
+    gaps = TokenGaps(values_s=np.array([0.1, 0.9]), counts=np.array([13, 1]))
+    folder = write_result(replace(result, token_gaps=gaps), tmp_path / "run")
+    benchmark = json.loads((folder / "vllm_bench.json").read_text())
+    assert benchmark["median_itl_ms"] == pytest.approx(100.0)
+    assert benchmark["mean_itl_ms"] == pytest.approx(2200 / 14)
 
 
 @pytest.mark.parametrize(
