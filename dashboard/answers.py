@@ -38,13 +38,13 @@ def as_finding(error: MoesimError) -> Finding:
 _BY_HASH: dict[str | type[Any], Callable[[Any], Any]] = {Scenario: lambda scenario: scenario.hash}
 
 
-@st.cache_resource(max_entries=256, show_spinner=False, hash_funcs=_BY_HASH)
+@st.cache_resource(max_entries=256, show_spinner="Estimating", hash_funcs=_BY_HASH)
 def estimate_of(scenario: Scenario) -> Estimate:
     """Estimate a scenario, once per hash."""
     return api.estimate(scenario)
 
 
-@st.cache_resource(max_entries=64, show_spinner=False, hash_funcs=_BY_HASH)
+@st.cache_resource(max_entries=64, show_spinner="Taking the step apart", hash_funcs=_BY_HASH)
 def explanation_of(scenario: Scenario, phase: Literal["prefill", "decode"]) -> Explanation:
     """Explain a step of a scenario, once per hash and phase."""
     return api.explain(scenario, phase=phase)

@@ -21,7 +21,7 @@ _ROUTING = "routing_"
 class Catalogue:
     """Names by kind.
 
-    ``request_traces`` and ``routing_traces`` are those that ship.
+    ``presets`` begin with the smallest, ``request_traces`` and ``routing_traces`` are those that ship,
     ``node_device`` gives the device of each node, ``cluster_node`` the node of each cluster; ``node_devices`` and
     ``cluster_nodes`` count what they hold.
     """
@@ -71,8 +71,9 @@ def load_catalogue() -> Catalogue:
     nodes = {name: loader.load_node(name) for name in loader.node_names()}
     clusters = {name: loader.load_cluster(name) for name in loader.cluster_names()}
     presets = {name: Scenario.load(preset_path(name)) for name in preset_names()}
+    smallest_first = dict(sorted(presets.items(), key=lambda item: (_devices(item[1]), item[0])))
     return Catalogue(
-        presets=presets,
+        presets=smallest_first,
         models=tuple(model_names()),
         devices=tuple(loader.device_names()),
         stacks=stack_names(),
@@ -83,3 +84,9 @@ def load_catalogue() -> Catalogue:
         request_traces=tuple(f"sample:{name}" for name in SAMPLES if not name.startswith(_ROUTING)),
         routing_traces=tuple(f"sample:{name}" for name in SAMPLES if name.startswith(_ROUTING)),
     )
+
+
+def _devices(scenario: Scenario) -> int:
+    """Count the devices of an instance."""
+    split = scenario.parallelism
+    return split.tp * split.dp * split.pp

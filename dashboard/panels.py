@@ -44,8 +44,9 @@ def findings(found: Sequence[Finding]) -> None:
 def _finding_text(finding: Finding) -> str:
     """Phrase a finding; what came from a file or a link is shown as it is, not as markup."""
     level = finding.level.capitalize()
-    remedy = f" What would help: {_plain(finding.remedy)}" if finding.remedy else ""
-    return f"**{level} in {_plain(finding.where)}.** {_plain(finding.message)}{remedy}"
+    message = finding.message.rstrip(".") + "."
+    remedy = f" What would help: {_plain(finding.remedy)}." if finding.remedy else ""
+    return f"**{level} in {_plain(finding.where)}.** {_plain(message)}{remedy}"
 
 
 def _plain(text: str) -> str:

@@ -1,11 +1,16 @@
-"""Made-up results with known numbers, for tests of what is drawn from them."""
+"""Made-up results with known numbers, for tests of what is drawn from them, and the page itself."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
 
 from simulator.results import COMPONENTS, Distribution, Explanation, Result, Summary
 from simulator.scenario import Scenario
@@ -19,21 +24,21 @@ SCENARIO = Scenario.from_mapping(
         "requests": {"concurrency": 8, "count": 40, "lengths": {"input": 64, "output": 11}},
     }
 )
-OTHER = Scenario.from_mapping({"model": {"name": "gpt-oss-20b"}, "hardware": {"device": "h100-sxm"}})
+APP = Path(__file__).parents[2] / "dashboard" / "app.py"
 BREAKDOWN = {**dict.fromkeys(COMPONENTS, 0.0), "attention": 1.0, "experts": 2.0, "idle": 1.0}
 
 
-def spread(seconds: float) -> Distribution:
+def _spread(seconds: float) -> Distribution:
     """Return a distribution around a latency."""
     return Distribution(mean=seconds, p50=seconds, p90=2 * seconds, p99=3 * seconds)
 
 
-def summary(scale: float = 1.0, *, means_only: bool = False) -> Summary:
+def _summary(scale: float = 1.0, *, means_only: bool = False) -> Summary:
     """Return a summary whose times are ``scale`` times as long and whose rates are as many times lower."""
     nan = math.nan
 
     def latency(seconds: float) -> Distribution:
-        return Distribution(mean=seconds, p50=nan, p90=nan, p99=nan) if means_only else spread(seconds)
+        return Distribution(mean=seconds, p50=nan, p90=nan, p99=nan) if means_only else _spread(seconds)
 
     return Summary(
         ttft_s=latency(0.2 * scale),
@@ -63,7 +68,7 @@ def summary(scale: float = 1.0, *, means_only: bool = False) -> Summary:
     )
 
 
-def requests(count: int = 40) -> pd.DataFrame:
+def _requests(count: int = 40) -> pd.DataFrame:
     """Return requests with TTFT 0.1 s and TPOT 10 ms; the first is not measured, the last never finished."""
     arrival = np.arange(count, dtype=np.float64)
     finish = arrival + 0.2
@@ -85,7 +90,7 @@ def requests(count: int = 40) -> pd.DataFrame:
     )
 
 
-def steps(count: int = 200, instances: int = 1) -> pd.DataFrame:
+def _steps(count: int = 200, instances: int = 1) -> pd.DataFrame:
     """Return steps of 10 ms; one in the middle of each instance has a queue of 99."""
     parts = []
     for instance in range(instances):
@@ -108,14 +113,32 @@ def steps(count: int = 200, instances: int = 1) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def result(scenario: Scenario = SCENARIO, scale: float = 1.0) -> Result:
+@pytest.fixture
+def make_summary() -> Callable[..., Summary]:
+    """Make a summary: ``make_summary(2.0)`` is twice as slow."""
+    return _summary
+
+
+@pytest.fixture
+def requests() -> pd.DataFrame:
+    """Return 40 requests."""
+    return _requests()
+
+
+@pytest.fixture
+def make_steps() -> Callable[..., pd.DataFrame]:
+    """Make steps: ``make_steps(200, instances=2)``."""
+    return _steps
+
+
+@pytest.fixture
+def result() -> Result:
     """Return a made-up result."""
-    return Result(
-        scenario=scenario, summary=summary(scale), breakdown=BREAKDOWN, requests=requests(), steps=steps()
-    )
+    return Result(scenario=SCENARIO, summary=_summary(), breakdown=BREAKDOWN, requests=_requests(), steps=_steps())
 
 
-def explanation(scenario: Scenario = SCENARIO) -> Explanation:
+@pytest.fixture
+def explanation() -> Explanation:
     """Return a step of three ops: the experts take 60 % of 1 ms."""
     ops = pd.DataFrame(
         {
@@ -137,4 +160,18 @@ def explanation(scenario: Scenario = SCENARIO) -> Explanation:
             "error": [0.05, 0.08, math.nan],
         }
     )
-    return Explanation(scenario=scenario, phase="decode", batch=8, context=128, step_s=1e-3, ops=ops)
+    return Explanation(scenario=SCENARIO, phase="decode", batch=8, context=128, step_s=1e-3, ops=ops)
+
+
+@pytest.fixture
+def open_page() -> Callable[..., AppTest]:
+    """Open the page at a link, with nothing cached."""
+
+    def open_at(**params: str) -> AppTest:
+        st.cache_resource.clear()
+        page = AppTest.from_file(str(APP), default_timeout=120)
+        for key, value in params.items():
+            page.query_params[key] = value
+        return page.run()
+
+    return open_at
