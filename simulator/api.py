@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.explanation import explain
+from simulator.export.vllm_bench import TokenGaps
 from simulator.findings import check
 from simulator.metrics.recorder import column
-from simulator.export.vllm_bench import TokenGaps
 from simulator.metrics.summary import Capacity, measured_window, summarise
 from simulator.results import Estimate, Result
 from simulator.scenario import Scenario
