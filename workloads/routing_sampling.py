@@ -5,9 +5,9 @@ from the popularity of those not yet chosen. That is the law of Gumbel top-k [1]
 every slot independently through the inverse cumulative popularity, then redraw each slot that repeats a lower one.
 The values below a slot only ever gain members while they settle, so a slot's last draw is a draw from the popularity
 restricted to what its lower slots left over, as it should be. With top_k far below the number of experts few rows
-need a second draw, which is much faster than one Gumbel variate per expert. Rows that still repeat after
-``MAX_REDRAWS`` rounds (a popularity so skewed that rejection stalls, or top_k near the number of experts) are settled
-by Gumbel top-k from their first unsettled slot on.
+need a second draw, which is much faster than one Gumbel variate per expert. The last few rows, and those that still
+repeat after ``MAX_REDRAWS`` rounds (a popularity so skewed that rejection stalls, or top_k near the number of experts),
+are settled by Gumbel top-k from their first unsettled slot on.
 
 References
 ----------
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_REDRAWS = 24
+FEW_KEYS = 4096  # Gumbel variates that cost about as much as one more round of redraws
 GUIDED_STEPS = 4  # a draw takes less than one on average; stragglers are searched for
 # An expert that a generator gives (almost) no popularity can still be drawn once all others are taken.
 LEAST_POPULARITY = 1e-12
@@ -112,13 +113,13 @@ def draw_distinct(
             ids[slot] = held[slot]
             ids[slot, missing] = _draw(rng, popularity, row[missing])
     items: NDArray[np.integer] = np.arange(len(row))
+    items, wrong = _unsettled(ids, items, allowed)
     for _ in range(MAX_REDRAWS):
-        items, wrong = _unsettled(ids, items, allowed)
-        if not len(items):
-            return ids
+        if len(items) * experts <= FEW_KEYS:
+            break
         slots, position = np.nonzero(wrong)
         ids[slots, items[position]] = _draw(rng, popularity, row[items[position]])
-    items, wrong = _unsettled(ids, items, allowed)
+        items, wrong = _unsettled(ids, items, allowed)
     if len(items):
         open_to = np.ones((len(items), experts), bool) if allowed is None else allowed[items].copy()
         ids[:, items] = _gumbel(rng, popularity.weights[row[items]], ids[:, items], wrong, open_to)

@@ -43,14 +43,24 @@ def assert_same_law(ids, law):
 @pytest.mark.parametrize("redraws", [0, 1, 24])
 def test_draws_follow_successive_sampling_by_rejection_and_by_gumbel(monkeypatch, redraws):
     monkeypatch.setattr(sampling, "MAX_REDRAWS", redraws)
+    monkeypatch.setattr(sampling, "FEW_KEYS", 0)
     rows = np.zeros(DRAWS, np.int64)
     ids = draw_distinct(stream(1, "routing"), prepare_popularity(WEIGHTS[None]), rows, 3)
+    assert_same_law(ids, expected_law(WEIGHTS, 3))
+
+
+def test_draws_follow_the_law_where_a_few_stragglers_are_settled_early():
+    rows = np.zeros(100, np.int64)
+    rng = stream(1, "routing")
+    popularity = prepare_popularity(WEIGHTS[None])
+    ids = np.concatenate([draw_distinct(rng, popularity, rows, 3) for _ in range(500)], axis=1)
     assert_same_law(ids, expected_law(WEIGHTS, 3))
 
 
 @pytest.mark.parametrize("redraws", [0, 24])
 def test_held_experts_stay_and_the_rest_follows_the_law(monkeypatch, redraws):
     monkeypatch.setattr(sampling, "MAX_REDRAWS", redraws)
+    monkeypatch.setattr(sampling, "FEW_KEYS", 0)
     rows = np.zeros(DRAWS, np.int64)
     held = np.full((3, DRAWS), 99)
     held[0] = 1
@@ -63,6 +73,7 @@ def test_held_experts_stay_and_the_rest_follows_the_law(monkeypatch, redraws):
 @pytest.mark.parametrize("redraws", [0, 24])
 def test_only_allowed_experts_are_drawn_and_by_their_share(monkeypatch, redraws):
     monkeypatch.setattr(sampling, "MAX_REDRAWS", redraws)
+    monkeypatch.setattr(sampling, "FEW_KEYS", 0)
     rows = np.zeros(DRAWS, np.int64)
     allowed = np.tile([True, False, True, True, False], (DRAWS, 1))
     ids = draw_distinct(stream(1, "routing"), prepare_popularity(WEIGHTS[None]), rows, 2, allowed=allowed)
