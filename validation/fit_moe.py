@@ -20,7 +20,7 @@ from simulator.cost.expert_counts import IntArray
 from simulator.cost.kernel import FloatArray, Silicon
 from simulator.cost.moe import MoeKernel
 from validation.fitting import accuracy, fit, split, write_kernels
-from validation.moe_rows import MoeRows, moe_rows, predict_moe_rows
+from validation.moe_rows import MoeRows, moe_rows, predict_moe_rows, version_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,8 +90,8 @@ def plan(backend: str, dtype: str, version: str) -> tuple[MoeKernel, dict[str, t
     """Return what is known of a backend before any fit, and the bounds of what is not.
 
     The Triton kernel walks all tokens and sorts foreign ones out; its row tiles follow the defaults of its version
-    (0.17 and later: by tokens; before: 16 rows up to one token per expert, then 64). The others see local rows only
-    and tune their tiles to the load. DeepGEMM's contiguous layout has tiles of 128 rows, its masked layout of 64.
+    (0.17 and later: by tokens; before: 16 rows up to one token per local expert, then 64). The others see local rows
+    only and tune their tiles to the load. DeepGEMM's contiguous layout has tiles of 128 rows, its masked layout of 64.
     """
     bounds = dict(BOUNDS)
     if backend == "triton":
@@ -99,9 +99,9 @@ def plan(backend: str, dtype: str, version: str) -> tuple[MoeKernel, dict[str, t
         bounds["unaligned"] = (1.0, 10.0)
         if dtype == "fp8_block":
             return dataclasses.replace(start, tile_density=0.0, tile_16=64, tile_32=64, tile_64=1e9), bounds
-        if tuple(int(v) for v in version.split(".")[:2]) >= (0, 17):
+        if version_of(version) >= (0, 17):
             return dataclasses.replace(start, tile_density=0.0, tile_16=32, tile_32=96, tile_64=512), bounds
-        return dataclasses.replace(start, tile_16=8, tile_32=8, tile_64=1e9, tile_columns=64), bounds
+        return dataclasses.replace(start, tile_density=2, tile_16=1, tile_32=1, tile_64=1e9, tile_columns=64), bounds
     if backend == "cutlass":
         bounds["foreign_share"] = (0.0, 0.3)
         return dataclasses.replace(START, foreign_share=0.05), bounds
@@ -124,13 +124,23 @@ def tables(folder: Path) -> dict[str, tuple[pd.DataFrame, str]]:
         path = folder / f"{op}.parquet"
         if not path.exists():
             continue
-        raw = pd.read_parquet(path)
-        keys = [c for c in raw.columns if c != "latency_us"]
-        frame: pd.DataFrame = raw.groupby(keys)["latency_us"].median().reset_index()
+        frame = pd.read_parquet(path)
         for (kernel, dtype), rows in frame.groupby(["kernel", "dtype"]):
             backend = BACKENDS[str(kernel)] + ("" if layout == "fused" else f"_{layout}")
-            found[f"moe.{backend}.{dtype}"] = rows.reset_index(drop=True), layout
+            found[f"moe.{backend}.{dtype}"] = _without_repeats(rows), layout
     return found
+
+
+def _without_repeats(rows: pd.DataFrame) -> pd.DataFrame:
+    """Keep the median of points that were measured more than once."""
+    keys = [c for c in rows.columns if c != "latency_us"]
+    repeated = rows.duplicated(keys, keep=False)
+    if not repeated.any():
+        return rows.reset_index(drop=True)
+    import pandas as pd
+
+    medians = rows[repeated].groupby(keys)["latency_us"].median().reset_index()
+    return pd.concat([rows[~repeated], medians], ignore_index=True)
 
 
 def fit_table(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hardware_profiles.errors import MoesimError
-from simulator.cost.expert_counts import IntArray, balanced_counts, power_law_counts
+from simulator.cost.expert_counts import IntArray, Leftover, balanced_counts, power_law_counts
 from simulator.cost.kernel import FloatArray, Silicon
 from simulator.cost.moe import ROW_TILES, ExpertLoad, MoeKernel, moe_load_time, row_tile
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 DRAWS = 6
 #: Rows to which the contiguous layout pads each expert [1].
 CONTIGUOUS_PADDING = 128
+#: First framework versions whose tables were drawn with leftovers going to the least loaded experts.
+NEWER_DRAWS = {"TRTLLM": (1, 1), "VLLM": (0, 15)}
 POWER_LAW = "power_law_"
 _GROUP = ["top_k", "num_experts", "ep", "distribution"]
 
@@ -56,23 +58,46 @@ def _even_counts(tokens: int, top_k: int, experts: int, ep: int, layout: str) ->
     return np.where(np.arange(local) < active, rows // active, 0)
 
 
-def _counts(tokens: IntArray, top_k: int, experts: int, ep: int, distribution: str, layout: str) -> IntArray:
+def _counts(
+    tokens: IntArray, top_k: int, experts: int, ep: int, distribution: str, layout: str, leftover: Leftover
+) -> IntArray:
     """Counts of the measured rank for each number of tokens, shape (len(tokens), draws or 1, local experts)."""
     if distribution.startswith(POWER_LAW):
         exponent = float(distribution.removeprefix(POWER_LAW))
-        return power_law_counts(tokens, top_k, experts, ep, exponent=exponent, draws=DRAWS)
+        return power_law_counts(tokens, top_k, experts, ep, exponent=exponent, draws=DRAWS, leftover=leftover)
     if distribution in {"balanced", "uniform"}:
         return np.stack([_even_counts(int(n), top_k, experts, ep, layout) for n in tokens])[:, None]
     raise MoesimError(f"moe table: unknown distribution {distribution!r}; allowed: balanced, uniform, power_law_<a>")
 
 
+def _older(frame: pd.DataFrame) -> bool:
+    """Tell whether the rows were drawn by the older collectors, from the framework's version."""
+    if "framework" not in frame or "version" not in frame or frame.empty:
+        return False
+    framework, version = str(frame["framework"].iloc[0]), str(frame["version"].iloc[0])
+    since = NEWER_DRAWS.get(framework)
+    return since is not None and version_of(version) < since
+
+
+def version_of(text: str) -> tuple[int, ...]:
+    """Major and minor number of a version.
+
+    Examples
+    --------
+    >>> version_of("1.3.0rc20")
+    (1, 3)
+    """
+    return tuple(int(part) for part in text.split(".")[:2])
+
+
 def _loads(frame: pd.DataFrame, layout: str) -> FloatArray:
     """Assignments, active experts and row tiles of each row and draw, shape (rows, draws, 2 + tiles)."""
     loads = np.zeros((len(frame), DRAWS, 2 + len(ROW_TILES)))
+    leftover: Leftover = "most" if _older(frame) else "least"
     groups: dict[tuple[int, int, int, str], IntArray] = frame.groupby(_GROUP).indices  # type: ignore[assignment]
     for (top_k, experts, ep, distribution), rows in groups.items():
         tokens, index = np.unique(frame["num_tokens"].to_numpy()[rows], return_inverse=True)
-        counts = _counts(tokens, int(top_k), int(experts), int(ep), str(distribution), layout)
+        counts = _counts(tokens, int(top_k), int(experts), int(ep), str(distribution), layout, leftover)
         tiles = [np.ceil(counts / tile).sum(-1) for tile in ROW_TILES]
         load = np.stack([counts.sum(-1), np.count_nonzero(counts, axis=-1), *tiles], axis=-1)
         loads[rows] = load[index]
@@ -110,7 +135,13 @@ def moe_rows(frame: pd.DataFrame, *, layout: str = "fused") -> MoeRows:
 
 def predict_moe_rows(rows: MoeRows, *, silicon: Silicon, kernel: MoeKernel) -> FloatArray:
     """Predict the latency of each row [s], averaged over the draws of its router; shape ``(rows,)``."""
-    tile = row_tile(kernel, num_tokens=rows.num_tokens, top_k=rows.top_k, num_experts=rows.num_experts)
+    tile = row_tile(
+        kernel,
+        num_tokens=rows.num_tokens,
+        top_k=rows.top_k,
+        num_experts=rows.num_experts,
+        local_experts=rows.local_experts,
+    )
     which = np.searchsorted(ROW_TILES, tile[..., None])
     tiles = np.take_along_axis(rows.tiles, np.broadcast_to(which, (*rows.tiles.shape[:2], 1)), axis=-1)[..., 0]
     time = moe_load_time(

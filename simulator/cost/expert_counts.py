@@ -5,6 +5,8 @@ Both follow how the public kernel tables were drawn, so that a prediction of a t
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -12,6 +14,7 @@ from simulator.cost.kernel import FloatArray
 from simulator.errors import ScenarioError
 
 IntArray = NDArray[np.int64]
+Leftover = Literal["least", "most"]
 
 #: Bounds of the power law where assignments do not exceed the experts [1].
 SPARSE_BOUNDS = (0.01, 2.0)
@@ -67,6 +70,7 @@ def power_law_counts(
     exponent: float,
     draws: int = 8,
     seed: int = 0,
+    leftover: Leftover = "least",
 ) -> IntArray:
     """Counts of the most loaded rank when experts' popularity follows a bounded power law.
 
@@ -82,6 +86,9 @@ def power_law_counts(
         Independent draws [1].
     seed : int
         Seed of the draws.
+    leftover : str
+        Who gets what rounding left over: ``least``, the least loaded expert of each rank in turn (newer tables), or
+        ``most``, the most loaded experts of all (older tables).
 
     Returns
     -------
@@ -90,8 +97,8 @@ def power_law_counts(
     Notes
     -----
     Popularities on [1, 0.8 num_tokens], or on [0.01, 2] where assignments do not exceed the experts, are scaled to
-    the assignments, rounded and capped at num_tokens; what is left over or missing is dealt to the ranks in turn, to
-    the least (from the most) loaded expert of each. Less than 1% missing is not dealt.
+    the assignments, rounded and capped at num_tokens; what is left over is dealt out, what is too much is taken from
+    the most loaded expert of each rank in turn. Less than 1% is not dealt.
     """
     local = _local_experts(num_experts, ep)
     tokens = np.asarray(num_tokens, dtype=np.int64)
@@ -107,6 +114,9 @@ def power_law_counts(
     unsettled = np.abs(missing) > NEGLIGIBLE * assignments[..., 0]
     counts = counts.reshape(len(flat), draws, ep, local)
     cap = np.broadcast_to(flat[..., 0], missing.shape)[unsettled]
+    if leftover == "most":
+        counts[unsettled] = _top_up(counts[unsettled], missing[unsettled], cap)
+        missing = assignments[..., 0] - counts.sum((-2, -1))
     counts[unsettled] = _deal(counts[unsettled], missing[unsettled], cap)
     hottest = counts.sum(-1).argmax(-1)
     chosen = np.take_along_axis(counts, hottest[..., None, None], axis=-2)[..., 0, :]
@@ -129,17 +139,24 @@ def _deal(counts: IntArray, missing: IntArray, cap: IntArray) -> IntArray:
     while np.any(missing != 0):
         step = np.sign(missing)[:, None, None]
         turns, rest = np.divmod(np.abs(missing), ranks)
-        share = np.minimum(turns[:, None] + (np.arange(ranks) < rest[:, None]), local)
+        share = (turns[:, None] + (np.arange(ranks) < rest[:, None]))[..., None]
         order = np.argsort(counts * step, axis=-1, kind="stable")
-        place = np.empty_like(order)
-        np.put_along_axis(place, order, np.broadcast_to(np.arange(local), order.shape), axis=-1)
-        can = np.where(step > 0, counts < cap[:, None, None], counts > 0)
-        chosen = (place < share[..., None]) & can
-        if not chosen.any():
+        place = np.argsort(order, axis=-1, kind="stable")
+        wanted = share // local + (place < share % local)
+        given = np.minimum(wanted, np.where(step > 0, cap[:, None, None] - counts, counts))
+        if not given.any():
             break
-        counts = counts + chosen * step
-        missing = missing - chosen.sum((-2, -1)) * step[:, 0, 0]
+        counts = counts + given * step
+        missing = missing - given.sum((-2, -1)) * step[:, 0, 0]
     return counts
+
+
+def _top_up(counts: IntArray, missing: IntArray, cap: IntArray) -> IntArray:
+    """Give one missing assignment to each of the most loaded experts of each case, up to ``cap``."""
+    flat = counts.reshape(len(counts), counts.shape[1] * counts.shape[2])
+    place = np.argsort(np.argsort(-flat, axis=-1, kind="stable"), axis=-1, kind="stable")
+    given = (place < missing[:, None]) & (flat < cap[:, None])
+    return (flat + given).reshape(counts.shape)
 
 
 def _local_experts(num_experts: int, ep: int) -> int:

@@ -80,7 +80,8 @@ class MoeKernel:
     tile_16, tile_32, tile_64 : float
         Largest load that is given 16, 32 and 64 row tiles; above the last 128 rows are taken [1].
     tile_density : float
-        What that load is: 0 tokens presented, 1 rows per expert if the router were even [1].
+        What that load is: 0 tokens presented, 1 rows per expert if the router were even, 2 tokens presented per local
+        expert [1].
     padding : float
         Multiple to which each expert's rows are padded in memory [1].
     host : float
@@ -125,11 +126,20 @@ class ExpertLoad:
     experts: FloatArray
 
 
-def row_tile(kernel: MoeKernel, *, num_tokens: ArrayLike, top_k: ArrayLike, num_experts: ArrayLike) -> FloatArray:
+def row_tile(
+    kernel: MoeKernel,
+    *,
+    num_tokens: ArrayLike,
+    top_k: ArrayLike,
+    num_experts: ArrayLike,
+    local_experts: ArrayLike,
+) -> FloatArray:
     """Pick the row tile [rows] of the grouped GEMM from the load, as kernel heuristics and autotuners do."""
     tokens = np.asarray(num_tokens, dtype=np.float64)
-    rows_per_expert = tokens * np.asarray(top_k) / np.asarray(num_experts)
-    load = rows_per_expert if kernel.tile_density >= 0.5 else np.broadcast_to(tokens, rows_per_expert.shape)
+    per_expert = tokens * np.asarray(top_k) / np.asarray(num_experts)
+    per_local = tokens / np.asarray(local_experts)
+    shape = np.broadcast_shapes(per_expert.shape, per_local.shape)
+    load = np.broadcast_to((tokens, per_expert, per_local)[round(kernel.tile_density)], shape)
     limits = np.array([kernel.tile_16, kernel.tile_32, kernel.tile_64])
     picked: FloatArray = np.asarray(ROW_TILES, dtype=np.float64)[np.searchsorted(limits, load, side="left")]
     return picked
@@ -205,7 +215,8 @@ def moe_time(
     Per GEMM, ``smooth_max(waves * tile, bytes / bandwidth)`` with ``tile = 2 rows columns (K + fill) / rate`` and
     ``bytes`` the weights of the experts that are hit, their re-reads, and the rows in and out.
     """
-    tile = row_tile(kernel, num_tokens=num_tokens, top_k=top_k, num_experts=num_experts)
+    local = np.shape(counts)[-1] if np.ndim(counts) else 1
+    tile = row_tile(kernel, num_tokens=num_tokens, top_k=top_k, num_experts=num_experts, local_experts=max(local, 1))
     return moe_load_time(
         expert_load(counts, tile),
         tile=tile,
