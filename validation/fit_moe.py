@@ -106,12 +106,14 @@ def plan(backend: str, dtype: str, version: str) -> tuple[MoeKernel, dict[str, t
         bounds["foreign_share"] = (0.0, 0.3)
         return dataclasses.replace(START, foreign_share=0.05), bounds
     contiguous = backend == "deepgemm_contiguous"
-    for name in ("expert_launch", "token_traffic", "tail"):
+    for name in ("expert_launch", "tail") if contiguous else ("expert_launch", "token_traffic", "tail"):
         del bounds[name]
     start = dataclasses.replace(START, expert_launch=0.0, token_traffic=0.0, tile_16=0, tile_32=0)
     if contiguous:
+        # Every row is at least scattered in fp8 and gathered in bfloat16.
+        bounds["hidden_traffic"] = (4.0, 60.0)
         bounds["host"] = (1e-5, 1e-3)
-        return dataclasses.replace(start, tile_64=0, padding=128.0, host=3e-4), bounds
+        return dataclasses.replace(start, tile_64=0, token_traffic=2.0, padding=128.0, host=3e-4), bounds
     return dataclasses.replace(start, tile_64=1e9), bounds
 
 
@@ -133,12 +135,13 @@ def tables(folder: Path) -> dict[str, tuple[pd.DataFrame, str]]:
 
 def _without_repeats(rows: pd.DataFrame) -> pd.DataFrame:
     """Keep the median of points that were measured more than once."""
-    keys = [c for c in rows.columns if c != "latency_us"]
-    repeated = rows.duplicated(keys, keep=False)
+    keys = ["num_tokens", "hidden", "intermediate", "top_k", "num_experts", "tp", "ep", "distribution", "version"]
+    repeated = rows.assign(**{c: rows[c].astype("category") for c in keys[-2:]}).duplicated(keys, keep=False)
     if not repeated.any():
         return rows.reset_index(drop=True)
     import pandas as pd
 
+    keys = [c for c in rows.columns if c != "latency_us"]
     medians = rows[repeated].groupby(keys)["latency_us"].median().reset_index()
     return pd.concat([rows[~repeated], medians], ignore_index=True)
 
@@ -202,11 +205,14 @@ def main() -> None:
     parser.add_argument("measurements", type=Path)
     parser.add_argument("device")
     parser.add_argument("--write", action="store_true")
+    parser.add_argument("--only", default="", help="fit only tables whose name contains this")
     parser.add_argument("--leave-out", action="store_true", help="also fit without each model family in turn")
     options = parser.parse_args()
     silicon = silicon_of(load_device(options.device))
     written: dict[str, tuple[MoeKernel, dict[str, Any]]] = {}
     for name, (frame, layout) in tables(options.measurements / options.device.replace("-", "_")).items():
+        if options.only not in name:
+            continue
         rows = moe_rows(frame, layout=layout)
         train, test = split(len(frame), seed=0)
         kernel, stuck, anomalous = fit_table(name, frame, rows, train, silicon)
