@@ -131,7 +131,8 @@ class Instance:
         self._finish_at: dict[int, list[int]] = {}
         self._decode_index = 0
         self._check_at = 1_000_000
-        self._fresh: list[tuple[float, int]] = []
+        self._fresh: dict[int, float] = {}
+        self._paused: dict[int, float] = {}
         self._last_decode = 0.0
         self._work = StepWork()
         self._wake: simpy.Event | None = None
@@ -162,6 +163,8 @@ class Instance:
                 self._last_decode = env.now
                 continue
             start = env.now
+            if self._decode_index >= self._check_at:
+                self._make_room()
             chunks = self._take_prompts() if self._open_ranks else []
             decodes = self._running_total > 0 and (limits.scheduler == "mixed" or not chunks)
             work = self._fill(chunks, decodes=decodes)
@@ -225,8 +228,10 @@ class Instance:
             return False
         if not limits.chunked and prompt > budget and not (fresh and budget >= limits.token_budget):
             return False
-        need = (int(self._reserved[rank]) + prompt + 1) * limits.kv_per_token
-        return need + (int(self._sequences[rank]) + 1) * limits.kv_per_sequence <= limits.pool
+        sequences = int(self._sequences[rank]) + 1
+        # Beside the prompt, every sequence needs room for the token that it decodes next.
+        need = (int(self._reserved[rank]) + prompt + sequences) * limits.kv_per_token
+        return need + sequences * limits.kv_per_sequence <= limits.pool
 
     def _fill(self, chunks: list[_Chunk], *, decodes: bool) -> StepWork:
         """Describe the step by its busiest rank and its totals."""
@@ -260,11 +265,10 @@ class Instance:
         """Every running request gains one token; those that are done leave."""
         self._decode_index += 1
         running = self._running
-        fresh = sum(count for _, count in self._fresh)
-        if self._running_total > fresh:
-            self._gaps.add((now - self._last_decode, self._running_total - fresh, now))
-        for since, count in self._fresh:
-            self._gaps.add((now - since, count, now))
+        if self._running_total > len(self._fresh):
+            self._gaps.add((now - self._last_decode, self._running_total - len(self._fresh), now))
+        for since in self._fresh.values():
+            self._gaps.add((now - since, 1, now))
         self._fresh.clear()
         self._last_decode = now
         self._context += running
@@ -275,8 +279,6 @@ class Instance:
             if self._state.due[request] == self._decode_index:
                 self._leave(request)
                 self._finish(request, now)
-        if self._decode_index >= self._check_at:
-            self._make_room()
 
     def _advance_prompt(self, chunk: _Chunk, now: float) -> None:
         """Finish a chunk; the last of a prompt emits a token and the request joins the batch."""
@@ -289,6 +291,8 @@ class Instance:
         state.generated[request] += 1
         if state.generated[request] == 1:
             self._records.first_token[request] = now
+        else:
+            self._gaps.add((now - self._paused.pop(request), 1, now))
         remaining = state.output[request] - state.generated[request]
         state.joined[request] = self._decode_index
         state.due[request] = self._decode_index + remaining
@@ -301,7 +305,7 @@ class Instance:
             self._finish(request, now)
             return
         self._finish_at.setdefault(self._decode_index + remaining, []).append(request)
-        self._fresh.append((now, 1))
+        self._fresh[request] = now
         order = self._order[rank]
         order.append(request)
         if len(order) > 64 + 4 * int(self._running[rank]):
@@ -330,11 +334,12 @@ class Instance:
         self._on_finish(request)
 
     def _make_room(self) -> None:
-        """Preempt the youngest requests of ranks whose next step would overflow the pool, to be recomputed."""
-        for rank in np.flatnonzero(self._left() < self._running * self.limits.kv_per_token).tolist():
-            while int(self._running[rank]) > 1 and self._left()[rank] < self._running[rank] * self.limits.kv_per_token:
+        """Preempt the youngest requests of ranks whose next decode step would overflow the pool."""
+        each = self.limits.kv_per_token
+        for rank in np.flatnonzero(self._left() < self._running * each).tolist():
+            while self._left()[rank] < self._running[rank] * each and self._sequences[rank] > 1:
                 self._preempt(rank)
-        growth = np.maximum(self._sequences * self.limits.kv_per_token, 1e-9)
+        growth = np.maximum(self._sequences * each, 1e-9)
         self._check_at = self._decode_index + max(int(min(float((self._left() / growth).min()), 1e6)) - 1, 1)
 
     def _left(self) -> NDArray[np.float64]:
@@ -346,6 +351,25 @@ class Instance:
         return left
 
     def _preempt(self, rank: int) -> None:
+        """Put the youngest request of a rank back at the head of its queue, to be computed again from the start."""
+        request = self._drop_prompt(rank) if self._prefilling[rank] else self._drop_running(rank)
+        self._records.preemptions[request] += 1
+        self._waiting[rank].appendleft(request)
+        self._queued += 1
+        # The freed memory is for those that stay: admit again only when one of them ends.
+        if not self._prefilling[rank]:
+            self._open_ranks.discard(rank)
+
+    def _drop_prompt(self, rank: int) -> int:
+        request = self._prefilling[rank].pop()[0]
+        prompt = self._state.prompt[request]
+        self._reserved[rank] -= prompt
+        self._reserved_total -= prompt
+        self._sequences[rank] -= 1
+        self._sequences_total -= 1
+        return request
+
+    def _drop_running(self, rank: int) -> int:
         state, order = self._state, self._order[rank]
         request = order.pop()
         while state.due[request] < 0 or self._records.rank[request] != rank:
@@ -354,14 +378,9 @@ class Instance:
         self._leave(request)
         state.generated[request] += emitted
         state.prompt[request] += emitted + 1
-        self._records.preemptions[request] += 1
-        self._waiting[rank].appendleft(request)
-        self._queued += 1
+        self._paused[request] = self._fresh.pop(request, self._last_decode)
         self._pending += 1
-        # The freed memory is for those that stay: admit again only when one of them ends.
-        self._open_ranks.discard(rank)
-        if self._prefilling[rank]:
-            self._open_ranks.add(rank)
+        return request
 
 
 def _row(
