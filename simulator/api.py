@@ -100,7 +100,7 @@ def _result(scenario: Scenario, deployment: Deployment, trace: RequestTrace, run
         steps=_step_frame(steps),
         slices=step_slices(deployment, steps, scenario.run.traced_steps),
         token_gaps=TokenGaps(values_s=run.gaps["gap_s"], counts=run.gaps["tokens"].astype(np.int64)),
-        warnings=deployment.warnings,
+        warnings=(*trace.notes, *deployment.warnings),
         provenance=_provenance(scenario, deployment),
     )
 
@@ -121,7 +121,7 @@ def estimate(scenario: Scenario) -> Estimate:
         scenario=scenario,
         summary=summary,
         breakdown=breakdown,
-        warnings=deployment.warnings,
+        warnings=(*trace.notes, *deployment.warnings),
         provenance=_provenance(scenario, deployment),
     )
 

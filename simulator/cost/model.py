@@ -148,10 +148,10 @@ def _linear_attention(model: CostModel, op: Op) -> Priced:
 def expert_times(model: CostModel, op: Op) -> tuple[KernelTime, str, Mapping[str, Quantity]]:
     """Price the routed experts of every rank: seconds of shape (..., samples, ranks) for one repeat."""
     shape = op.shape
-    phase = "moe"
+    backends = model.stack.backends.get("moe", ())
     if shape["exchanged"]:
         phase = "moe_prefill" if np.all(shape["prefill"]) else "moe_decode"
-    backends = model.stack.backends.get(phase, model.stack.backends.get("moe", ()))
+        backends = (*model.stack.backends.get(phase, ()), *backends)
     kernel, name, table = model.kernel(MoeKernel, "moe", op.dtype, backends)
     tokens = np.maximum(np.asarray(shape["num_tokens"], dtype=np.float64), 1.0)
     counts = shape["counts"]

@@ -171,7 +171,7 @@ def _token_grid(most: int) -> FloatArray:
     """Every count up to 128, every eighth to 1024, every sixty-fourth beyond: where tiles and waves step."""
     steps = [np.arange(0, 129), np.arange(136, 1025, 8), np.arange(1088, most + 128, 64)]
     grid = np.concatenate(steps)
-    return np.unique(np.append(grid[grid < most], most)).astype(np.float64)
+    return np.append(grid[grid < most], most).astype(np.float64)
 
 
 def _by_part(cost: CostModel, ops: list[Op], size: int) -> FloatArray:
@@ -235,7 +235,9 @@ def _sum(cost: CostModel, ops: list[Op], like: FloatArray) -> FloatArray:
 def _expert_tables(
     cost: CostModel, model: ModelSpec, split: Parallelism, routing: RoutingReplay, most: int
 ) -> dict[Order, ExpertLines]:
-    points = np.unique(np.rint(np.geomspace(1, max(most, 2), 2 + int(3.5 * np.log2(max(most, 2))))).astype(int))
+    octaves = np.log2(max(most, 2))
+    dense, sparse = np.arange(0, min(octaves, 12), 1 / 3), np.arange(12, octaves, 2 / 3)
+    points = np.array(sorted({*np.rint(2.0 ** np.concatenate([dense, sparse])).astype(int).tolist(), max(most, 2)}))
     return {order: _expert_lines(cost, model, split, routing, order, points) for order in ("prompt", "decode")}
 
 
@@ -250,7 +252,7 @@ def _expert_lines(
     base = np.zeros((len(points), routing.layers))
     slope = np.zeros_like(base)
     for index, tokens in enumerate(points.tolist()):
-        windows = int(np.clip(4096 // tokens, 1, 8))
+        windows = int(np.clip(2048 // tokens, 1, 8))
         counts = routing.counts(order, tokens, windows)
         seconds = expert_seconds(cost, model, split, counts, tokens, prompt=order == "prompt")
         load = counts.sum(axis=-1)

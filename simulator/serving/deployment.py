@@ -24,7 +24,7 @@ from simulator.placement import Placement, place
 from simulator.placement.replay import RoutingReplay, replay
 from simulator.scenario import HardwareChoice, Lengths, Model, Requests, Routing, Scenario
 from simulator.serving.instance import Limits
-from simulator.serving.timer import TableTimer
+from simulator.serving.timer import RowTotals, TableTimer, row_totals
 from simulator.stack import StackProfile, customised
 from workloads.model_library import load_model, with_dtypes
 from workloads.model_spec import ModelSpec
@@ -52,8 +52,8 @@ class Deployment:
         The routing trace on its placement; ``None`` for a dense model.
     cost : CostModel
         Prices single ops.
-    tables : StepTables
-        Prices steps.
+    tables, totals : StepTables, RowTotals
+        Price steps.
     limits : Limits
         What bounds steps and batches.
     warnings : tuple of str
@@ -68,12 +68,13 @@ class Deployment:
     routing: RoutingReplay | None
     cost: CostModel
     tables: StepTables
+    totals: RowTotals
     limits: Limits
     warnings: tuple[str, ...]
 
     def timer(self, instance: int = 0, instances: int = 1) -> TableTimer:
         """Return a step timer; instances begin at different places of the routing trace."""
-        return TableTimer(self.tables, self.routing, self.stack, self.split.pp, instance / instances)
+        return TableTimer(self.tables, self.totals, self.routing, self.stack, self.split.pp, instance / instances)
 
 
 def scenario_model(choice: Model) -> ModelSpec:
@@ -196,6 +197,11 @@ def scenario_routing(choice: Routing, model: ModelSpec, seed: int) -> RoutingTra
         return trace
     if choice.kind == "balanced":
         return balanced_routing(layers, experts, moe.top_k)
+    return _generated_routing(choice, layers, experts, moe.top_k, seed)
+
+
+@lru_cache(maxsize=4)
+def _generated_routing(choice: Routing, layers: int, experts: int, top_k: int, seed: int) -> RoutingTrace:
     parameters: dict[str, dict[str, Any]] = {
         "zipf": {"exponent": choice.skew},
         "power_law": {"lowest": choice.skew, "highest": choice.skew},
@@ -209,7 +215,7 @@ def scenario_routing(choice: Routing, model: ModelSpec, seed: int) -> RoutingTra
         tokens=choice.tokens,
         layers=layers,
         num_experts=experts,
-        top_k=moe.top_k,
+        top_k=top_k,
         seed=seed,
         **parameters.get(choice.kind, {}),
     )
@@ -287,6 +293,7 @@ def _deploy(scenario: Scenario, longest: int, concurrency: int) -> Deployment:
         routing=routing,
         cost=cost,
         tables=tables,
+        totals=row_totals(tables, stack),
         limits=limits,
         warnings=_warnings(hardware, cost.used, model, routing, longest),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -205,11 +205,12 @@ def _work(dp: int, size: int, total: int, load: Load, tokens: float, prompts: fl
 
 
 def _accumulate(row: dict[str, float], work: StepWork, step: StepTime, weight: float) -> None:
-    values = {**asdict(work), **asdict(step)}
-    values["duration_s"] = step.duration
-    values["context_total"] = work.decode_total * work.decode_context
-    for name in STEP_COLUMNS:
-        row[name] += weight * float(values.get(name, 0.0))
+    row["duration_s"] += weight * step.duration
+    row["context_total"] += weight * work.decode_total * work.decode_context
+    for source in (work, step):
+        for name in source.__slots__:
+            if name in row:
+                row[name] += weight * float(getattr(source, name))
 
 
 def steady_state(
@@ -229,9 +230,8 @@ def steady_state(
     mixed = deployment.limits.scheduler == "mixed"
     weights = np.array([1.0 - state.prompt_share if mixed else 1.0, state.prompt_share])
     breakdown = dict.fromkeys(COMPONENTS, 0.0)
-    timer = deployment.timer()
     for index, weight in enumerate(weights):
-        parts = timer.breakdown({name: column[index : index + 1] for name, column in state.steps.items()})
+        parts = deployment.timer().breakdown({name: column[index : index + 1] for name, column in state.steps.items()})
         for part, seconds in parts.items():
             breakdown[part] += weight * seconds
     busy = sum(breakdown.values())

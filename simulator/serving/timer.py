@@ -60,13 +60,45 @@ class StepTimer(Protocol):
         """Split recorded steps into seconds by component, with keys of ``COMPONENTS`` other than ``idle``."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowTotals:
+    """Step tables summed over parts, as lists that are quick to index; entry n is n rows [s].
+
+    ``alone`` is a decode step of n sequences, padded as CUDA graphs are; ``tokens``, ``logits`` and ``absorbed`` are
+    what all tokens, rows of the LM head and decoded sequences take in a step that also holds prompt tokens.
+    """
+
+    padded: NDArray[np.int64]
+    alone: list[float]
+    tokens: list[float]
+    logits: list[float]
+    absorbed: list[float]
+    exchange: list[float]
+
+
+def row_totals(tables: StepTables, stack: StackProfile) -> RowTotals:
+    """Sum step tables over parts, once per deployment."""
+    padded = padded_rows(len(tables.tokens) - 1, stack)
+    tokens, logits, absorbed = (
+        table[:, : len(PARTS)].sum(axis=1) for table in (tables.tokens, tables.logits, tables.decode)
+    )
+    return RowTotals(
+        padded=padded,
+        alone=(tokens[padded] + logits + absorbed).tolist(),
+        tokens=tokens.tolist(),
+        logits=logits.tolist(),
+        absorbed=absorbed.tolist(),
+        exchange=tables.exchange.tolist(),
+    )
+
+
 class TableTimer:
     """Times steps from compiled tables, walking the routing trace as it goes.
 
     Parameters
     ----------
-    tables : StepTables
-        Priced ops of the model on its hardware.
+    tables, totals : StepTables, RowTotals
+        Priced ops of the model on its hardware, and their sums.
     routing : RoutingReplay or None
         The routing trace on its placement.
     stack : StackProfile
@@ -78,16 +110,15 @@ class TableTimer:
     """
 
     def __init__(
-        self, tables: StepTables, routing: RoutingReplay | None, stack: StackProfile, pp: int = 1, start: float = 0.0
+        self,
+        tables: StepTables,
+        totals: RowTotals,
+        routing: RoutingReplay | None,
+        stack: StackProfile,
+        pp: int = 1,
+        start: float = 0.0,
     ) -> None:
-        self._tables, self._routing, self._pp = tables, routing, pp
-        self._padded = padded_rows(len(tables.tokens) - 1, stack)
-        alone = tables.tokens[self._padded] + tables.logits + tables.decode
-        self._decode_total: list[float] = alone[:, : len(PARTS)].sum(axis=1).tolist()
-        self._tokens_total: list[float] = tables.tokens[:, : len(PARTS)].sum(axis=1).tolist()
-        self._logits_total: list[float] = tables.logits[:, : len(PARTS)].sum(axis=1).tolist()
-        self._absorb_total: list[float] = tables.decode[:, : len(PARTS)].sum(axis=1).tolist()
-        self._exchange: list[float] = tables.exchange.tolist()
+        self._tables, self._totals, self._routing, self._pp = tables, totals, routing, pp
         self._gap, self._gap_each = stack.number("cpu_gap"), stack.number("cpu_gap_per_request")
         self._prompt_gap = stack.number("prefill_gap")
         self._host = tables.launches * stack.number("launch_eager")
@@ -98,7 +129,7 @@ class TableTimer:
 
     def time(self, work: StepWork) -> StepTime:
         """Return the duration of a step and its parts."""
-        step, tables, pp = self._step, self._tables, self._pp
+        step, tables, totals, pp = self._step, self._tables, self._totals, self._pp
         prompts = work.prompt_total > 0
         rows = -(-work.rows // pp)
         step.attention = step.prompt_projections = 0.0
@@ -111,14 +142,14 @@ class TableTimer:
             if tables.prompt_projections is not None:
                 step.prompt_projections = tables.prompt_projections.at(*place)
             decoded = -(-work.decode_rows // pp)
-            fixed = self._tokens_total[rows] + self._logits_total[-(-work.logits // pp)] + self._absorb_total[decoded]
+            fixed = totals.tokens[rows] + totals.logits[-(-work.logits // pp)] + totals.absorbed[decoded]
         else:
-            fixed = self._decode_total[rows]
+            fixed = totals.alone[rows]
         step.experts = step.wait = 0.0
         step.imbalance = 1.0
         if self._routing is not None:
             self._experts(work, step)
-            fixed += self._exchange[rows] * (step.imbalance - 1.0)
+            fixed += totals.exchange[rows] * (step.imbalance - 1.0)
         busy = fixed + step.attention + step.prompt_projections + step.experts + step.wait
         step.gap = self._gap + self._gap_each * work.running
         if prompts or work.rows > self._graph_max:
@@ -154,7 +185,7 @@ class TableTimer:
         decoding = steps["prompt_total"] == 0
         logits = np.ceil(steps["logits"] / pp).astype(np.int64)
         decoded = np.ceil(steps["decode_rows"] / pp).astype(np.int64)
-        parts = tables.tokens[np.where(decoding, self._padded[rows], rows)]
+        parts = tables.tokens[np.where(decoding, self._totals.padded[rows], rows)]
         parts = parts + tables.logits[np.where(decoding, rows, logits)]
         parts = parts + tables.decode[np.where(decoding, rows, decoded)]
         total = dict.fromkeys(COMPONENTS[:-1], 0.0)
