@@ -52,57 +52,74 @@ class FittedTable:
 
 _GEMM = Start(
     kernel=GemmKernel(
-        launch=2e-6,
-        tile=600.0,
-        feed=70.0,
-        compute=0.85,
-        small_tile=0.1,
-        memory=0.85,
-        unit_memory=4.0,
-        balance=0.3,
-        split_depth=1500.0,
-        split=2e-6,
-        throttle=0.1,
+        launch=2.5e-6,
+        tile=500.0,
+        depth=2.0,
+        feed=77.0,
+        cache_feed=75.0,
+        compute=0.87,
+        small_tile=0.01,
+        memory=0.88,
+        write=1.2,
+        balance=0.1,
+        split_depth=1200.0,
+        split=2.3e-6,
+        overlap=0.2,
+        first_wave=0.05,
+        sharpness=5.0,
+        throttle=0.13,
+        coarse_rows=0.0,
         ragged=0.0,
         quantise=0.0,
         quantise_bytes=4.0,
-        sharpness=2.0,
     ),
     bounds={
         "launch": (1e-6, 1e-5),
-        "tile": (100, 1e4),
+        "tile": (10, 1e4),
+        "depth": (0.1, 10),
         "feed": (16, 256),
+        "cache_feed": (10, 200),
         "compute": (0.5, 1.0),
-        "small_tile": (1e-3, 2),
+        "small_tile": (1e-4, 2),
         "memory": (0.5, 1.0),
-        "unit_memory": (1, 8),
-        "balance": (0.01, 1),
-        "split_depth": (128, 1e5),
+        "write": (0.8, 4),
+        "balance": (1e-3, 1),
+        "split_depth": (128, 1e4),
         "split": (1e-8, 5e-6),
+        "overlap": (1e-4, 0.5),
+        "first_wave": (1e-4, 1.5),
+        "sharpness": (1, 16),
         "throttle": (1e-3, 1),
-        "sharpness": (1, 8),
     },
 )
 _DECODE = Start(
     kernel=AttentionDecodeKernel(
         launch=6e-6,
         combine=1e-6,
+        merge=1e-7,
+        sequence=5e-9,
         repack=1e-7,
         tile=3e-6,
         stream=30.0,
         memory=0.88,
-        max_splits=32.0,
+        pipeline=2.0,
+        max_splits=128.0,
         tiles_per_unit=1.0,
+        balance=0.5,
         sharpness=3.0,
     ),
     bounds={
         "launch": (1e-6, 2e-5),
         "combine": (1e-8, 1e-5),
+        "merge": (1e-9, 1e-6),
+        "sequence": (1e-11, 1e-7),
+        "balance": (1e-3, 1),
         "repack": (1e-9, 1e-5),
         "tile": (1e-7, 2e-5),
         "stream": (2, 200),
-        "memory": (0.4, 1.0),
-        "sharpness": (1, 8),
+        "pipeline": (1, 10),
+        "memory": (0.4, 0.95),
+        "sharpness": (1.5, 8),
     },
 )
 _PREFILL = Start(
@@ -148,14 +165,16 @@ def _values(kernel: Any) -> dict[str, float]:
     return {name: getattr(kernel, name) for name in kernel.__dataclass_fields__}
 
 
-def _latent_decode(launch: float, head_tile: float, max_splits: float) -> Start:
+def _latent_decode(launch: float, head_tile: float, max_splits: float, convert: float = 0.0) -> Start:
     kernel = MlaDecodeKernel(
         **_values(_DECODE.kernel) | {"launch": launch, "max_splits": max_splits, "repack": 0.0},
         head_tile=head_tile,
         compute=0.6,
+        convert=convert,
     )
+    casting = {"convert": (1.0, 20.0)} if convert else {}
     free = {name: limits for name, limits in _DECODE.bounds.items() if name != "repack"}
-    return Start(kernel=kernel, bounds={**free, **_EAGER, "compute": (0.05, 1.0)})
+    return Start(kernel=kernel, bounds={**free, **_EAGER, **casting, "compute": (0.05, 1.0)})
 
 
 def _latent_prefill(launch: float, absorbed: float) -> Start:
@@ -169,18 +188,23 @@ def _without(start: Start, **fixed: float) -> Start:
     return Start(kernel=kernel, bounds={name: b for name, b in start.bounds.items() if name not in fixed})
 
 
-_QUANTISED_GEMM = Start(
-    kernel=GemmKernel(**_values(_GEMM.kernel) | {"ragged": 0.5, "quantise": 2e-6}),
-    bounds={**_GEMM.bounds, **_QUANTISING},
-)
+def _quantised_gemm(coarse_rows: float, **start: float) -> Start:
+    fixed = {"split_depth": 1e9, "split": 0.0, "coarse_rows": coarse_rows}
+    free = {name: limits for name, limits in _GEMM.bounds.items() if name not in fixed}
+    return Start(kernel=GemmKernel(**_values(_GEMM.kernel) | fixed | start), bounds={**free, **_QUANTISING})
+
+
 #: Start by kernel table, the storage dtype left out where it makes no difference.
 STARTS: Mapping[str, Start] = {
     "gemm.cublas": _GEMM,
-    "gemm.cutlass": _QUANTISED_GEMM,
-    "gemm.deepgemm": _QUANTISED_GEMM,
+    "gemm.cutlass": _quantised_gemm(256.0, quantise=2.7e-6, ragged=0.8, throttle=0.6, overlap=0.1),
+    "gemm.deepgemm": _quantised_gemm(
+        0.0, quantise=1.2e-6, quantise_bytes=9.0, ragged=0.15, first_wave=1.0, tile=2000.0
+    ),
     "attention_decode.flash": _DECODE,
     "attention_prefill.flash": _PREFILL,
-    "mla_decode.flash": _latent_decode(1e-5, 64.0, 64.0),
+    "mla_decode.flash": _latent_decode(1e-5, 64.0, 128.0),
+    "mla_decode.flash.fp8": _latent_decode(1.6e-5, 64.0, 128.0, convert=8.0),
     "mla_decode.triton": _latent_decode(3e-4, 16.0, 4.0),
     "mla_prefill.flash": _latent_prefill(1e-5, 1.0),
     "mla_prefill.triton": _latent_prefill(2.7e-4, 0.0),

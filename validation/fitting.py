@@ -33,7 +33,7 @@ OUTLIER = 0.1
 #: Fewest measured rows per free coefficient for a fit to mean anything.
 ROWS_PER_COEFFICIENT = 3
 #: Relative step of the numerical derivative: models with waves and tile choices have small jumps.
-DERIVATIVE_STEP = 1e-3
+DERIVATIVE_STEP = 1e-2
 
 
 class FitError(MoesimError):

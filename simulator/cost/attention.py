@@ -15,9 +15,11 @@ EXPONENTIALS_PER_CLOCK = 16.0
 #: Rows (query heads x tokens) and keys of one tile of the flash kernels [1].
 TILE_ROWS = 128.0
 TILE_KEYS = 128.0
-#: Share of the cache below which data that was just used is found again, and above which none of it is: the cache
-#: is two partitions, and a scan that does not fit evicts what it will need next.
-CACHE_HOLDS = (0.7, 1.0)
+#: Share of the best occupancy at which flash attention stops splitting further [1].
+ENOUGH_OCCUPANCY = 0.85
+#: Working set, in cache sizes, below which data that was just used is found again, and above which none of it
+#: is: the cache is two partitions, and a scan that does not fit evicts what it will need next.
+CACHE_HOLDS = (0.67, 0.85)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,30 +32,42 @@ class AttentionDecodeKernel:
         Time of the smallest call [s].
     combine : float
         Extra time where the KV cache is split and partial results are merged [s].
+    merge : float
+        Time that each part of a split adds to the merge [s].
+    sequence : float
+        Time that each sequence of the batch adds in preparing the call [s].
     repack : float
         Extra time where the query heads of several sequences are brought together per KV head [s].
     tile : float
         Fixed time of one tile on one SM [s].
     stream : float
-        KV bytes that one SM takes in per clock [bytes].
+        KV bytes of a tile's first block that one SM takes in per clock, waiting for them [bytes].
+    pipeline : float
+        How much faster the blocks after the first come, loaded while their predecessors are worked on [1].
     memory : float
         Share of the datasheet memory bandwidth that is reached [1].
     max_splits : float
         Largest number of splits of one sequence [1].
     tiles_per_unit : float
         Tiles that one SM runs at a time [1].
+    balance : float
+        Weight of the last, partly filled round of tiles: 0 spreads it evenly, 1 waits for a full round [1].
     sharpness : float
         Exponent of the blend of streaming and memory time [1].
     """
 
     launch: float = field(metadata={"unit": "s"})
     combine: float = field(metadata={"unit": "s"})
+    merge: float = field(metadata={"unit": "s"})
+    sequence: float = field(metadata={"unit": "s"})
     repack: float = field(metadata={"unit": "s"})
     tile: float = field(metadata={"unit": "s"})
     stream: float = field(metadata={"unit": "B"})
+    pipeline: float
     memory: float
     max_splits: float
     tiles_per_unit: float
+    balance: float
     sharpness: float
 
 
@@ -122,6 +136,11 @@ def throttled(compute: FloatArray, throttle: float) -> FloatArray:
     return compute * (1.0 + throttle * compute / (compute + THROTTLE_TIME))
 
 
+def full_rounds(rounds: FloatArray, balance: float) -> FloatArray:
+    """Rounds [1] that tiles take on all SMs: at least one, the last partly filled one weighed by ``balance``."""
+    return np.where(rounds <= 1.0, 1.0, rounds + balance * (np.ceil(rounds) - rounds))
+
+
 def found_in_cache(size: FloatArray, silicon: Silicon) -> FloatArray:
     """Share [1] of a working set of ``size`` [bytes] that stays in the cache from one call to the next."""
     low, high = (share * silicon.cache for share in CACHE_HOLDS)
@@ -170,7 +189,9 @@ def attention_decode_time(
     Notes
     -----
     ``batch * num_kv_heads`` tiles are split along the keys into ``s`` parts until the SMs are full. A part takes
-    ``tile + keys * bytes / (stream * clock)``; parts run in rounds. Memory traffic bounds the whole from below.
+    ``tile + bytes / (stream * clock)`` for its first block of keys and ``1 / pipeline`` of that for each further
+    one; parts run in rounds. Memory traffic, which starts with the first blocks, bounds
+    the whole from below.
     """
     batch, kv_length, heads, kv_heads, head_dim = (
         np.asarray(x, dtype=np.float64) for x in (batch, kv_length, num_heads, num_kv_heads, head_dim)
@@ -181,9 +202,9 @@ def attention_decode_time(
     token_bytes = 2.0 * head_dim * dtype_bytes(kv_dtype)
     query_bytes = 2.0 * batch * heads * head_dim * dtype_bytes(dtype)
     traffic = batch * kv_heads * keys * token_bytes
-    repack = np.where((batch > 1) & (kv_heads > 1) & (groups > 1), kernel.repack, 0.0)
+    fixed = kernel.sequence * batch + np.where((batch > 1) & (kv_heads > 1) & (groups > 1), kernel.repack, 0.0)
     return streaming_time(
-        tiles, keys, token_bytes, traffic, query_bytes, repack=repack, silicon=silicon, kernel=kernel, cached=cached
+        tiles, keys, token_bytes, traffic, query_bytes, fixed=fixed, silicon=silicon, kernel=kernel, cached=cached
     )
 
 
@@ -194,7 +215,7 @@ def streaming_time(
     traffic: FloatArray,
     query_bytes: FloatArray,
     *,
-    repack: FloatArray,
+    fixed: FloatArray,
     silicon: Silicon,
     kernel: AttentionDecodeKernel,
     cached: bool,
@@ -202,20 +223,23 @@ def streaming_time(
 ) -> KernelTime:
     """Time of ``tiles`` independent scans over ``keys`` cached tokens each, split until the SMs are full [s].
 
-    ``token_bytes`` is what one tile reads per key, ``traffic`` what all tiles together draw from memory and
+    ``fixed`` is added to the launch [s], ``token_bytes`` is what one tile reads per key, ``traffic`` what all tiles together draw from memory and
     ``query_bytes`` queries and outputs [bytes]; ``key_time`` is the arithmetic of one key on one SM [s].
     """
-    slots = silicon.units * kernel.tiles_per_unit
     blocks = np.ceil(keys / TILE_KEYS)
-    splits = np.clip(np.floor(slots / tiles), 1.0, np.minimum(kernel.max_splits, blocks))
-    part = np.minimum(keys, np.ceil(blocks / splits) * TILE_KEYS)
-    rounds = np.maximum(1.0, tiles * splits / slots)
-    per_key = np.maximum(token_bytes / (kernel.stream * silicon.clock), key_time) * kernel.tiles_per_unit
-    stream = rounds * (kernel.tile + part * per_key)
+    slots = silicon.units * kernel.tiles_per_unit
+    enough = np.ceil(ENOUGH_OCCUPANCY * np.floor(slots / tiles))
+    splits = np.clip(enough, 1.0, np.minimum(kernel.max_splits, blocks))
+    part = np.ceil(blocks / splits)
+    rounds = full_rounds(tiles * splits / slots, kernel.balance)
+    first = TILE_KEYS * token_bytes / (kernel.stream * silicon.clock)
+    later = np.maximum(first / kernel.pipeline, TILE_KEYS * key_time)
+    stream = rounds * (kernel.tile + first + (part - 1.0) * later)
     missed = traffic * (1.0 - found_in_cache(traffic, silicon)) if cached else traffic
     memory = (missed + query_bytes) / (silicon.memory_bandwidth * kernel.memory)
-    launch = kernel.launch + repack + np.where(splits > 1, kernel.combine, 0.0)
-    seconds = launch + smooth_max(stream, memory, kernel.sharpness)
+    merging = np.where(splits > 1.0, kernel.combine + kernel.merge * splits, 0.0)
+    launch = kernel.launch + fixed + merging
+    seconds = launch + smooth_max(stream, memory + kernel.tile + first, kernel.sharpness)
     return KernelTime(seconds=seconds, terms={"launch": launch, "stream": stream, "memory": memory})
 
 
@@ -320,8 +344,7 @@ def causal_time(
     softmax = TILE_ROWS * TILE_KEYS / (EXPONENTIALS_PER_CLOCK * silicon.clock)
     block = kernel.block + matrix + kernel.softmax * softmax
     total = streams * tiles
-    rounds = total / silicon.units
-    rounds = np.where(rounds <= 1.0, 1.0, rounds + kernel.balance * (np.ceil(rounds) - rounds))
+    rounds = full_rounds(total / silicon.units, kernel.balance)
     spread = rounds * (kernel.tile + mean_blocks * block)
     critical = kernel.tile + np.ceil(longest / TILE_KEYS) * block
     compute = throttled(np.maximum(spread, critical), kernel.throttle)

@@ -20,7 +20,7 @@ from simulator.cost.kernel import KernelTime, Silicon
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MlaDecodeKernel(AttentionDecodeKernel):
-    """Coefficients of a latent decode kernel: those of :class:`AttentionDecodeKernel` and two more.
+    """Coefficients of a latent decode kernel: those of :class:`AttentionDecodeKernel` and three more.
 
     Attributes
     ----------
@@ -28,10 +28,14 @@ class MlaDecodeKernel(AttentionDecodeKernel):
         Query heads that share one scan of the latent cache [1].
     compute : float
         Share of the peak matrix rate inside the scan [1].
+    convert : float
+        Traffic of casting the cache to 16 bits before the scan, 0 where the scan reads it as it is stored [bytes per
+        element].
     """
 
     head_tile: float
     compute: float
+    convert: float = field(metadata={"unit": "B"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +154,9 @@ def mla_decode_time(
     """
     batch, keys, heads = (np.asarray(x, dtype=np.float64) for x in (batch, kv_length, num_heads))
     tiles = batch * np.ceil(heads / kernel.head_tile)
-    token_bytes = np.asarray((kv_lora_rank + rope_dim) * dtype_bytes(kv_dtype))
+    element = dtype_bytes("bfloat16" if kernel.convert > 0.0 else kv_dtype)
+    token_bytes = np.asarray((kv_lora_rank + rope_dim) * element)
+    converted = batch * keys * (kv_lora_rank + rope_dim) * kernel.convert
     flops = 2.0 * kernel.head_tile * (2.0 * kv_lora_rank + rope_dim)
     query_bytes = batch * heads * (2.0 * kv_lora_rank + rope_dim) * 2.0
     key_time = flops * silicon.units / (matrix_peak(dtype, silicon) * kernel.compute)
@@ -160,7 +166,7 @@ def mla_decode_time(
         token_bytes,
         batch * keys * token_bytes,
         query_bytes,
-        repack=np.zeros_like(batch),
+        fixed=kernel.sequence * batch + converted / (silicon.memory_bandwidth * kernel.memory),
         silicon=silicon,
         kernel=kernel,
         cached=cached,
