@@ -125,13 +125,19 @@ def summarise(
     simulated: float,
     wall: float,
 ) -> Summary:
-    """Condense a run; latencies over the window's requests, rates over its time, the rest over all steps."""
+    """Condense a run: latencies over the window's requests, rates over what ends in its time, the rest over all steps.
+
+    Rates count every request that ends in the window, also one that began before it: to count only those that lie
+    inside whole would lose about one latency's worth of work at either end.
+    """
     chosen = window.requests
-    latencies = request_latencies(arrival[chosen], first_token[chosen], finish[chosen], output_tokens[chosen])
+    served = (finish > window.begin) & (finish <= window.end)
+    everyone = request_latencies(arrival, first_token, finish, output_tokens)
+    latencies = {name: values[chosen] for name, values in everyone.items()}
     tpot = latencies["tpot"][~np.isnan(latencies["tpot"])]
     inside = (gaps["at_s"] >= window.begin) & (gaps["at_s"] <= window.end)
     per_gpu = 1.0 / (window.duration * capacity.devices)
-    tokens_in, tokens_out = float(input_tokens[chosen].sum()), float(output_tokens[chosen].sum())
+    tokens_in, tokens_out = float(input_tokens[served].sum()), float(output_tokens[served].sum())
     output_rate = tokens_out * per_gpu
     time = steps["duration_s"]
     span = max(simulated, 1e-12) * capacity.devices
@@ -144,13 +150,13 @@ def summarise(
         input_tokens_per_s_per_gpu=tokens_in * per_gpu,
         output_tokens_per_s_per_gpu=output_rate,
         total_tokens_per_s_per_gpu=(tokens_in + tokens_out) * per_gpu,
-        requests_completed=int(chosen.sum()),
+        requests_completed=int(served.sum()),
         engine_steps=len(time),
         simulated_s=simulated,
         wall_s=wall,
-        goodput_rps=float(meets(latencies, slo).sum()) / window.duration,
+        goodput_rps=float((meets(everyone, slo) & served).sum()) / window.duration,
         usd_per_million_output_tokens=capacity.price / output_rate * 1e6 if output_rate > 0 else float("nan"),
-        request_throughput_rps=float(chosen.sum()) / window.duration,
+        request_throughput_rps=float(served.sum()) / window.duration,
         batch_size_mean=float(np.average(steps["running"], weights=time)),
         queue_length_mean=float(np.average(steps["queue_length"], weights=time)),
         kv_use_mean=float(np.average(steps["kv_use"], weights=time)),
