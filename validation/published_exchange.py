@@ -22,7 +22,7 @@ from hardware_profiles.loader import load_device
 from hardware_profiles.schema import Quantity
 from simulator.cost.expert_exchange import ExchangeKernel, dispatch_time, distinct
 from simulator.cost.kernel import coefficients
-from validation.fit_collectives import PAYLOAD, Table, fabric_of, provenance
+from validation.fit_collectives import PAYLOAD, SOURCE, Table, fabric_of, provenance
 from validation.fitting import accuracy, fit, write_kernels
 
 Phase = Literal["dispatch", "combine"]
@@ -239,7 +239,8 @@ def fit_between_nodes(phase: Phase, mode: str) -> Table:
     bounds = {"scale_out_efficiency": (0.5, 1.0)}
     if mode == "deepep_low_latency":
         bounds["start_remote"] = (1e-7, 1e-4)
-    return _fitted(f"{phase}.{mode}", rows, start, bounds, "between nodes")
+    kernel, described = _fitted(f"{phase}.{mode}", rows, start, bounds, "within a node from its tables; between nodes")
+    return kernel, {**described, "source": f"{SOURCE}; {described['source']}"}
 
 
 def fit_one_sided(phase: Phase) -> Table:
