@@ -15,6 +15,8 @@ FloatArray = NDArray[np.float64]
 #: Smallest time that a grid tells apart from none [s].
 _FLOOR = 1e-12
 _NOTHING = math.log(_FLOOR) + 0.5
+#: Offset, log2 of the first point, points per octave, index of the last point.
+_Axis = tuple[float, float, float, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,19 +60,49 @@ class TimeGrid:
     def __init__(self, axes: tuple[LogAxis, ...], price: Callable[..., FloatArray]) -> None:
         mesh = np.meshgrid(*(axis.points for axis in axes), indexing="ij")
         times = np.broadcast_to(price(*mesh), mesh[0].shape)
-        self._axes = [(a.offset, math.log2(a.low + a.offset), a.per_octave, a.size - 1) for a in axes]
+        self._axes: list[_Axis] = [(a.offset, math.log2(a.low + a.offset), a.per_octave, a.size - 1) for a in axes]
         # NOTE: nested lists, because indexing an array for one number is five times slower.
         self._logs = np.log(np.maximum(times, _FLOOR)).tolist()
 
     def at(self, *values: float) -> float:
         """Return the time at one point [s]."""
-        places = []
-        for value, (offset, first, per_octave, last) in zip(values, self._axes, strict=True):
-            place = (math.log2(max(value + offset, 1e-9)) - first) * per_octave
-            index = min(max(int(place), 0), last - 1)
-            places.append((index, min(max(place - index, 0.0), 1.0)))
+        places = [_place(value, axis) for value, axis in zip(values, self._axes, strict=True)]
         blend = _blend(self._logs, places, 0)
         return 0.0 if blend < _NOTHING else math.exp(blend)
+
+    def line(self, value: float) -> TimeLine:
+        """Fix the first of two axes at a value."""
+        index, share = _place(value, self._axes[0])
+        logs = [low + share * (high - low) for low, high in zip(self._logs[index], self._logs[index + 1], strict=True)]
+        return TimeLine(self._axes[1], logs)
+
+
+class TimeLine:
+    """Times over one log axis: what a grid of two axes is where the first is fixed."""
+
+    __slots__ = ("_axis", "_logs")
+
+    def __init__(self, axis: _Axis, logs: list[float]) -> None:
+        self._axis, self._logs = axis, logs
+
+    def at(self, value: float) -> float:
+        """Return the time at one point [s]."""
+        index, share = _place(value, self._axis)
+        low = self._logs[index]
+        blend = low + share * (self._logs[index + 1] - low)
+        return 0.0 if blend < _NOTHING else math.exp(blend)
+
+
+def _place(value: float, axis: _Axis) -> tuple[int, float]:
+    """Find the point below a value, and how far the value is on the way to the next."""
+    offset, first, per_octave, last = axis
+    place = (math.log2(max(value + offset, 1e-9)) - first) * per_octave
+    if place <= 0.0:
+        return 0, 0.0
+    if place >= last:
+        return last - 1, 1.0
+    index = int(place)
+    return index, place - index
 
 
 def _blend(table: Any, places: list[tuple[int, float]], depth: int) -> float:

@@ -30,6 +30,8 @@ PARTS = ("attention", "gemm", "experts", "dispatch", "combine", "all_reduce", "s
 _FLOPS, _BYTES = len(PARTS), len(PARTS) + 1
 #: Kernels that the routed experts launch: sort, quantise, two grouped GEMMs, activation, finalise [1].
 EXPERT_LAUNCHES = 6.0
+#: Most expert lines that are kept, each for a number of tokens in a step.
+_KNOWN_LINES = 4096
 
 
 class ExpertLines:
@@ -46,39 +48,57 @@ class ExpertLines:
         The lines [s], [s per assignment].
     """
 
-    __slots__ = ("_base", "_slope", "_slope_sum", "_tokens")
+    __slots__ = ("_base", "_known", "_slope", "_tokens")
 
     def __init__(self, tokens: FloatArray, base: FloatArray, slope: FloatArray) -> None:
         self._tokens: list[float] = tokens.tolist()
-        self._base: list[float] = base.sum(axis=1).tolist()
-        self._slope = slope
-        self._slope_sum: list[float] = slope.sum(axis=1).tolist()
+        self._base, self._slope = base, slope
+        self._known: dict[int, ExpertLine] = {}
 
-    def time(self, tokens: float, load: FloatArray, mean_load: float) -> tuple[float, float]:
-        """Return the time of the mean rank, and what the slowest rank adds, summed over layers [s].
+    def at(self, tokens: int) -> ExpertLine:
+        """Return the lines of a step of so many tokens over all ranks, interpolated between the points."""
+        line = self._known.get(tokens)
+        if line is None:
+            if len(self._known) >= _KNOWN_LINES:
+                self._known.clear()
+            line = self._known[tokens] = self._between(tokens)
+        return line
+
+    def _between(self, tokens: int) -> ExpertLine:
+        points = self._tokens
+        low = min(max(bisect_right(points, tokens) - 1, 0), len(points) - 2)
+        share = min(max((tokens - points[low]) / (points[low + 1] - points[low]), 0.0), 1.0)
+        base = self._base[low] + share * (self._base[low + 1] - self._base[low])
+        slope = self._slope[low] + share * (self._slope[low + 1] - self._slope[low])
+        weights = np.stack([slope, np.full(len(slope), 1.0 / len(slope))])
+        return ExpertLine(base=float(base.sum()), slope=float(slope.sum()), weights=weights)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertLine:
+    """The lines of all layers at one number of tokens.
+
+    ``base`` [s] and ``slope`` [s per assignment] are summed over layers. ``weights``, shape (2, layers), takes the
+    load of the most loaded rank at each layer to the time that it adds [s] and to its mean over layers [1].
+    """
+
+    base: float
+    slope: float
+    weights: FloatArray
+
+    def time(self, load: FloatArray, mean_load: float) -> tuple[float, float, float]:
+        """Return the time of the mean rank and what the slowest rank adds, over all layers [s], and the imbalance.
 
         Parameters
         ----------
-        tokens : float
-            Tokens over all ranks [tokens].
         load : array, shape (layers,)
             Assignments of the most loaded rank at each layer [1].
         mean_load : float
             Assignments of the mean rank [1].
         """
-        points = self._tokens
-        low = min(max(bisect_right(points, tokens) - 1, 0), len(points) - 2)
-        share = min(max((tokens - points[low]) / (points[low + 1] - points[low]), 0.0), 1.0)
-        mean, wait = self._point(low, load, mean_load)
-        if share > 0.0:
-            mean_high, wait_high = self._point(low + 1, load, mean_load)
-            mean += share * (mean_high - mean)
-            wait += share * (wait_high - wait)
-        return mean, max(wait, 0.0)
-
-    def _point(self, index: int, load: FloatArray, mean_load: float) -> tuple[float, float]:
-        even = self._slope_sum[index] * mean_load
-        return self._base[index] + even, float(self._slope[index] @ load) - even
+        even = self.slope * mean_load
+        hottest, load_mean = self.weights.dot(load).tolist()
+        return self.base + even, max(hottest - even, 0.0), load_mean / mean_load
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

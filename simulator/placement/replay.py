@@ -43,9 +43,9 @@ class RankSums:
 
     def load(self, start: int, count: int) -> NDArray[np.uint32]:
         """Assignments of ``count`` tokens from ``start`` on, around the end; shape (ranks, layers) [1]."""
-        stop = start + count
-        if stop < len(self.sums):
-            difference: NDArray[np.uint32] = self.sums[stop] - self.sums[start]
+        sums, stop = self.sums, start + count
+        if stop < len(sums):
+            difference: NDArray[np.uint32] = sums[stop] - sums[start]
             return difference
         turns, rest = divmod(stop, self.tokens)
         total: NDArray[np.uint32] = self.sums[-1] * np.uint32(turns) + self.sums[rest] - self.sums[start]

@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.cost.grids import TimeLine
 from simulator.cost.step_time import PARTS, StepTables
 from simulator.placement.replay import RoutingReplay
 from simulator.results import COMPONENTS
@@ -123,60 +124,63 @@ class TableTimer:
         self._prompt_gap = stack.number("prefill_gap")
         self._host = tables.launches * stack.number("launch_eager")
         self._graph_max = int(stack.number("graph_max_batch"))
-        self._prompt_at = self._decode_at = int(start * (routing.tokens if routing else 0))
-        self._ones = np.ones(routing.layers if routing else 0)
+        self._decode_lines: dict[int, TimeLine] = {}
+        self._trace_tokens = routing.tokens if routing else 0
+        self._prompt_at = self._decode_at = int(start * self._trace_tokens)
+        # Assignments of the mean rank per token of the step.
+        self._share = routing.top_k / routing.placement.ranks if routing else 0.0
         self._step = StepTime()
 
     def time(self, work: StepWork) -> StepTime:
         """Return the duration of a step and its parts."""
-        step, tables, totals, pp = self._step, self._tables, self._totals, self._pp
-        prompts = work.prompt_total > 0
-        rows = -(-work.rows // pp)
-        step.attention = step.prompt_projections = 0.0
-        if work.decode_rows:
-            step.attention = tables.decode_attention.at(work.decode_rows / pp, work.decode_context)
-        if prompts:
-            sequences = max(work.prompt_sequences / pp, 1.0)
-            place = (sequences, work.prompt_rows / pp / sequences, work.prompt_prefix)
-            step.attention += tables.prompt_attention.at(*place)
-            if tables.prompt_projections is not None:
-                step.prompt_projections = tables.prompt_projections.at(*place)
-            decoded = -(-work.decode_rows // pp)
-            fixed = totals.tokens[rows] + totals.logits[-(-work.logits // pp)] + totals.absorbed[decoded]
-        else:
-            fixed = totals.alone[rows]
-        step.experts = step.wait = 0.0
-        step.imbalance = 1.0
+        step, totals = self._step, self._totals
+        rows = -(-work.rows // self._pp)
+        step.attention = self._decode_attention(work.decode_rows, work.decode_context) if work.decode_rows else 0.0
+        step.prompt_projections = 0.0
+        fixed = self._prompts(work, step) if work.prompt_total else totals.alone[rows]
         if self._routing is not None:
-            self._experts(work, step)
+            self._experts(self._routing, work, step)
             fixed += totals.exchange[rows] * (step.imbalance - 1.0)
         busy = fixed + step.attention + step.prompt_projections + step.experts + step.wait
         step.gap = self._gap + self._gap_each * work.running
-        if prompts or work.rows > self._graph_max:
-            step.gap += max(self._host - busy, 0.0) + (self._prompt_gap if prompts else 0.0)
+        if work.prompt_total:
+            step.gap += max(self._host - busy, 0.0) + self._prompt_gap
+        elif work.rows > self._graph_max:
+            step.gap += max(self._host - busy, 0.0)
         step.duration = busy + step.gap
         return step
 
-    def _experts(self, work: StepWork, step: StepTime) -> None:
+    def _decode_attention(self, rows: int, context: float) -> float:
+        line = self._decode_lines.get(rows)
+        if line is None:
+            line = self._decode_lines[rows] = self._tables.decode_attention.line(rows / self._pp)
+        return line.at(context)
+
+    def _prompts(self, work: StepWork, step: StepTime) -> float:
+        """Add the attention of prompt chunks; return the time of ops that only numbers of rows drive [s]."""
+        tables, totals, pp = self._tables, self._totals, self._pp
+        sequences = max(work.prompt_sequences / pp, 1.0)
+        place = (sequences, work.prompt_rows / pp / sequences, work.prompt_prefix)
+        step.attention += tables.prompt_attention.at(*place)
+        if tables.prompt_projections is not None:
+            step.prompt_projections = tables.prompt_projections.at(*place)
+        rows, logits, decoded = (-(-count // pp) for count in (work.rows, work.logits, work.decode_rows))
+        return totals.tokens[rows] + totals.logits[logits] + totals.absorbed[decoded]
+
+    def _experts(self, routing: RoutingReplay, work: StepWork, step: StepTime) -> None:
         """Replay the next tokens of the trace: prompt chunks in order, decoded tokens across sequences."""
-        routing = self._routing
-        assert routing is not None  # noqa: S101 - narrowed by the caller
         prompt, decode = -(-work.prompt_total // self._pp), -(-work.decode_total // self._pp)
-        if prompt:
+        if not prompt:
+            load = routing.decode.load(self._decode_at, decode)
+        else:
             load = routing.prompt.load(self._prompt_at, prompt)
-            self._prompt_at = (self._prompt_at + prompt) % routing.tokens
+            self._prompt_at = (self._prompt_at + prompt) % self._trace_tokens
             if decode:
                 load = load + routing.decode.load(self._decode_at, decode)
-        else:
-            load = routing.decode.load(self._decode_at, decode)
-        if decode:
-            self._decode_at = (self._decode_at + decode) % routing.tokens
-        total = prompt + decode
+        self._decode_at = (self._decode_at + decode) % self._trace_tokens
+        line = self._tables.experts["prompt" if prompt else "decode"].at(prompt + decode)
         hottest = np.maximum.reduce(load, axis=0).astype(np.float64)
-        mean = total * routing.top_k / len(load)
-        lines = self._tables.experts["prompt" if prompt else "decode"]
-        step.experts, step.wait = lines.time(total, hottest, mean)
-        step.imbalance = float(self._ones @ hottest) / (len(hottest) * mean)
+        step.experts, step.wait, step.imbalance = line.time(hottest, (prompt + decode) * self._share)
 
     def breakdown(self, steps: dict[str, FloatArray]) -> dict[str, float]:
         """Split recorded steps into seconds by component."""
