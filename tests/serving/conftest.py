@@ -1,0 +1,124 @@
+"""A step timer of two constants, and instances that tell what they did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+
+from simulator.metrics.recorder import column
+from simulator.results import COMPONENTS
+from simulator.serving import engine
+from simulator.serving.engine import EngineRun, run_engine
+from simulator.serving.instance import Instance, Limits
+from simulator.serving.timer import StepTime, StepWork
+from workloads.request_trace import RequestTrace
+
+
+@dataclass
+class ConstantTimer:
+    """A step takes ``step`` seconds and ``per_token`` for every token."""
+
+    step: float = 1.0
+    per_token: float = 0.0
+
+    def time(self, work: StepWork) -> StepTime:
+        return StepTime(duration=self.step + self.per_token * (work.prompt_total + work.decode_total))
+
+    def breakdown(self, steps: dict[str, np.ndarray]) -> dict[str, float]:  # noqa: ARG002
+        return dict.fromkeys(COMPONENTS[:-1], 0.0)
+
+
+@dataclass
+class Played:
+    """A run with the instances that played it, and what preemption cost.
+
+    ``recomputed`` are prompt tokens that were computed and thrown away or that repeat decoded ones; ``resumed`` how
+    often a request that had begun to answer began again.
+    """
+
+    run: EngineRun
+    trace: RequestTrace
+    instances: list[Instance] = field(default_factory=list)
+    recomputed: int = 0
+    resumed: int = 0
+
+    def __getattr__(self, name: str) -> np.ndarray:
+        return column(getattr(self.run.requests, name))
+
+
+def played(trace: RequestTrace, limits: Limits, timers: Sequence[Any], **options: Any) -> Played:
+    """Run the engine and keep hold of its instances."""
+    seen: list[Instance] = []
+    lost: list[int] = []
+    resumed: list[int] = []
+
+    class Watched(Instance):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            seen.append(self)
+
+        def _drop_prompt(self, rank: int) -> int:
+            lost.append(self._prefilling[rank][-1][1])
+            return super()._drop_prompt(rank)
+
+        def _drop_running(self, rank: int) -> int:
+            request = super()._drop_running(rank)
+            resumed.append(request)
+            lost.append(self._state.prompt[request])
+            return request
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "Instance", Watched)
+        run = run_engine(trace, timers, limits, **options)
+    return Played(run=run, trace=trace, instances=seen, recomputed=sum(lost), resumed=len(resumed))
+
+
+@pytest.fixture(scope="session")
+def play() -> Callable[..., Played]:
+    return played
+
+
+@pytest.fixture(scope="session")
+def constant_timer() -> type[ConstantTimer]:
+    return ConstantTimer
+
+
+@pytest.fixture(scope="session")
+def limits() -> Callable[..., Limits]:
+    """Limits that bind nothing, changed by keyword; a token takes one byte of the pool."""
+
+    def build(**changes: Any) -> Limits:
+        free: dict[str, Any] = {
+            "dp": 1,
+            "token_budget": 1_000_000,
+            "max_running": 1_000,
+            "pool": 1e9,
+            "kv_per_token": 1.0,
+            "kv_per_sequence": 0.0,
+            "scheduler": "mixed",
+            "chunked": True,
+        }
+        return Limits(**{**free, **changes})
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def requests_of() -> Callable[..., RequestTrace]:
+    """Requests from lists of prompt and answer lengths; arrivals in seconds, or a closed loop."""
+
+    def build(
+        inputs: Sequence[int], outputs: Sequence[int], arrival: Any = 0.0, concurrency: int | None = None
+    ) -> RequestTrace:
+        return RequestTrace(
+            arrival=np.broadcast_to(np.asarray(arrival, np.float64), (len(inputs),)).copy(),
+            input_tokens=np.asarray(inputs, np.int64),
+            output_tokens=np.asarray(outputs, np.int64),
+            concurrency=concurrency,
+        )
+
+    return build
