@@ -474,7 +474,7 @@ def _moe_ops(c: _Context, moe: MoE, count: int, expert_counts: FloatArray | None
             "hidden": hidden,
             "intermediate": width,
             "matrices": moe.matrices,
-            "exchanged": split.exchanges_tokens,
+            "exchanged": split.exchanges_tokens and c.stack.exchange != "all_gather",
             "prefill": c.prefill > 0,
         },
         flops=2.0 * assignments * moe.matrices * hidden * width,

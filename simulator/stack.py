@@ -147,7 +147,7 @@ def kernel_table(
             name = f"{family}.{backend}.{wanted}" if wanted else f"{family}.{backend}"
             if name in kernels:
                 return name, kernels[name]
-    msg = f"{where}: no coefficients of a {family} kernel" + (f" for {dtype}" if dtype else "")
+    msg = f"{where}: no coefficients of any {family} kernel" + (f" for {dtype}" if dtype else "")
     raise ProfileError(msg)
 
 

@@ -25,7 +25,7 @@ from simulator.cost.collectives import (
     reduce_scatter_time,
 )
 from simulator.cost.elementwise import ElementwiseKernel, elementwise_time
-from simulator.cost.expert_exchange import ExchangeKernel, combine_time, dispatch_time
+from simulator.cost.expert_exchange import ExchangeKernel, combine_time, dispatch_time, distinct
 from simulator.cost.gemm import GemmKernel, gemm_time
 from simulator.cost.kernel import KernelTime, coefficients
 from simulator.cost.linear_attention import linear_attention_time
@@ -167,11 +167,18 @@ def expert_times(model: CostModel, op: Op) -> tuple[KernelTime, str, Mapping[str
         hidden=shape["hidden"],
         intermediate=shape["intermediate"],
         matrices=shape["matrices"],
+        presented_tokens=_received(counts, shape) if shape["exchanged"] else None,
         dtype=op.dtype,
         silicon=model.hardware.silicon,
         kernel=kernel,
     )
     return time, name, table
+
+
+def _received(counts: FloatArray, shape: Mapping[str, Any]) -> FloatArray:
+    """Tokens that an exchange brings to each rank: one per rank that a token needs, however many experts it has there."""
+    per_token = distinct(shape["top_k"], shape["ep"], shape["num_experts"]) / shape["top_k"]
+    return np.asarray(counts.sum(axis=-1) * per_token, dtype=np.float64)
 
 
 def _moe(model: CostModel, op: Op) -> Priced:

@@ -181,6 +181,7 @@ def moe_time(
     hidden: ArrayLike,
     intermediate: ArrayLike,
     matrices: ArrayLike = 3,
+    presented_tokens: ArrayLike | None = None,
     dtype: str,
     silicon: Silicon,
     kernel: MoeKernel,
@@ -192,13 +193,15 @@ def moe_time(
     counts : array_like, shape (..., local_experts)
         Tokens assigned to each local expert of the rank [1]; integers, or expectations as floats.
     num_tokens : array_like, shape (...)
-        Tokens presented to this rank's kernel [1].
+        Tokens over all ranks that share the experts [1].
     top_k, num_experts : array_like
         Experts per token and logical experts of the layer [1].
     hidden, intermediate : array_like
         Model width and the expert's inner width on this rank (divided by the tensor parallelism within experts) [1].
     matrices : array_like
         3 with a gate, 2 without [1].
+    presented_tokens : array_like, shape (...), optional
+        Tokens that the kernel finds in its input: those that an exchange brought, or all of them [1].
     dtype : str
         Dtype of the expert weights.
     silicon : Silicon
@@ -225,6 +228,7 @@ def moe_time(
         hidden=hidden,
         intermediate=intermediate,
         matrices=matrices,
+        presented_tokens=presented_tokens,
         dtype=dtype,
         silicon=silicon,
         kernel=kernel,
@@ -240,13 +244,14 @@ def moe_load_time(
     hidden: ArrayLike,
     intermediate: ArrayLike,
     matrices: ArrayLike = 3,
+    presented_tokens: ArrayLike | None = None,
     dtype: str,
     silicon: Silicon,
     kernel: MoeKernel,
 ) -> KernelTime:
     """Time one fused MoE layer of a load that is reduced already; see :func:`moe_time`."""
     width, inner = np.asarray(hidden, dtype=np.float64), np.asarray(intermediate, dtype=np.float64)
-    tokens = np.asarray(num_tokens, dtype=np.float64)
+    tokens = np.asarray(num_tokens if presented_tokens is None else presented_tokens, dtype=np.float64)
     up = (np.asarray(matrices, dtype=np.float64) - 1.0) * inner
     compute_1, memory_1 = _grouped_gemm(load, tile, up, width, dtype, silicon, kernel)
     compute_2, memory_2 = _grouped_gemm(load, tile, width, inner, dtype, silicon, kernel)
