@@ -28,6 +28,7 @@ EQUATIONS = {
     "all_reduce": "latency * steps + bytes on the busiest link / bandwidth",
     "all_gather": "latency * steps + bytes on the busiest link / bandwidth",
     "reduce_scatter": "latency * steps + bytes on the busiest link / bandwidth",
+    "send": "latency + bytes / bandwidth",
     "dispatch": "latency + bytes on the busiest link / bandwidth, hottest receiver",
     "combine": "latency + bytes on the busiest link / bandwidth, hottest receiver",
 }

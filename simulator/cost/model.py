@@ -176,7 +176,7 @@ def expert_times(model: CostModel, op: Op) -> tuple[KernelTime, str, Mapping[str
 
 
 def _received(counts: FloatArray, shape: Mapping[str, Any]) -> FloatArray:
-    """Tokens that an exchange brings to each rank: one per rank that a token needs, however many experts it has there."""
+    """Tokens that an exchange brings to each rank: one per rank that a token needs."""
     per_token = distinct(shape["top_k"], shape["ep"], shape["num_experts"]) / shape["top_k"]
     return np.asarray(counts.sum(axis=-1) * per_token, dtype=np.float64)
 
@@ -238,6 +238,16 @@ def _reduce_scatter(model: CostModel, op: Op) -> Priced:
     return time, 0.0, name, table
 
 
+def _send(model: CostModel, op: Op) -> Priced:
+    """Hand activations to the next pipeline stage, over scale-out links where the instance leaves its domain."""
+    fabric = model.hardware.fabric
+    inside = op.shape["ranks"] <= fabric.domain
+    latency = fabric.scale_up_latency if inside else fabric.scale_out_latency
+    bandwidth = fabric.scale_up_bandwidth if inside else fabric.scale_out_bandwidth
+    link = op.shape["message_bytes"] / bandwidth
+    return KernelTime(seconds=latency + link, terms={"link": link, "latency": latency + 0.0 * link}), 0.0, "link", {}
+
+
 _PRICES: Mapping[str, Callable[[CostModel, Op], Priced]] = {
     "gemm": _gemm,
     "elementwise": _elementwise,
@@ -253,6 +263,7 @@ _PRICES: Mapping[str, Callable[[CostModel, Op], Priced]] = {
     "reduce_scatter": _reduce_scatter,
     "dispatch": _exchange,
     "combine": _exchange,
+    "send": _send,
 }
 
 

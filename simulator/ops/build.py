@@ -1,0 +1,85 @@
+"""Put the ops of a step together, layer kind by layer kind."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+
+from simulator.ops.attention import attention_ops
+from simulator.ops.ffn import dense_ffn_ops, moe_ops
+from simulator.ops.ir import FloatArray, Op, StepContext, StepShape, collective, dtype_bytes, gemm, residual_norm, small
+from simulator.parallelism import Parallelism
+from simulator.stack import StackProfile
+from workloads.model_spec import ModelSpec, MoE
+
+
+def build_ops(
+    model: ModelSpec,
+    split: Parallelism,
+    stack: StackProfile,
+    shape: StepShape,
+    expert_counts: FloatArray | None = None,
+) -> tuple[Op, ...]:
+    """List the ops of one step on the busiest rank, layers of one kind folded into repeats.
+
+    Parameters
+    ----------
+    model, split, stack
+        What runs, how it is split, and what runs it.
+    shape : StepShape
+        The work of the step.
+    expert_counts : array, shape (..., samples, ranks, local experts), or None
+        Tokens per expert slot, sampled over layers and windows of a routing trace, leading axes as the step's;
+        ``None`` spreads them evenly.
+    """
+    arrays = np.broadcast_arrays(
+        *(
+            np.asarray(value, dtype=np.float64)
+            for value in (
+                shape.prefill_tokens,
+                shape.prefill_sequences,
+                shape.prefill_prefix,
+                shape.decode_sequences,
+                shape.decode_context,
+            )
+        )
+    )
+    prefill, sequences, prefix, decode, context = arrays
+    group = (prefill + decode) * split.dp if shape.group_tokens is None else np.asarray(shape.group_tokens, float)
+    c = StepContext(
+        model=model,
+        split=split,
+        stack=stack,
+        prefill=prefill,
+        sequences=np.where(prefill > 0, np.maximum(sequences, 1.0), 0.0),
+        prefix=prefix,
+        decode=decode,
+        context=context,
+        group_tokens=group,
+        max_rank_share=np.asarray(shape.max_rank_share, dtype=np.float64),
+    )
+    ops: list[Op] = [small("embedding", 1, c.tokens, c.tokens * model.hidden * dtype_bytes(model.dtypes.embedding) * 2)]
+    for attention, count in Counter(layer.attention for layer in model.layers if layer.attention).items():
+        ops.extend(attention_ops(c, attention, count))
+    for ffn, count in Counter(layer.ffn for layer in model.layers if layer.ffn).items():
+        if isinstance(ffn, MoE):
+            ops.extend(moe_ops(c, ffn, count, expert_counts))
+        else:
+            ops.extend(dense_ffn_ops(c, ffn, count))
+    ops.extend(head_ops(c))
+    if split.pp > 1:
+        message = c.tokens * model.hidden * dtype_bytes(model.dtypes.activation)
+        ops.append(collective("stage_transfer", "send", "all_reduce", split.pp - 1.0, message, split.devices))
+    return tuple(ops)
+
+
+def head_ops(c: StepContext) -> Iterator[Op]:
+    rows = c.sequences + c.decode
+    tp, vocab = c.split.tp, c.model.vocab
+    yield residual_norm(c, "final_norm", 1)
+    yield gemm("lm_head", 1, rows, vocab / tp, c.model.hidden, c.model.dtypes.embedding, "logits")
+    if tp > 1:
+        yield collective("gather_logits", "all_gather", "all_reduce", 1, rows * vocab * 2.0, tp, "logits")
+    yield small("sampling", 1, rows, rows * vocab * 4.0 * 3, "logits")

@@ -1,0 +1,120 @@
+"""Ops of dense FFNs and of MoE blocks: router, exchange, routed and shared experts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from simulator.ops.ir import (
+    FloatArray,
+    Op,
+    StepContext,
+    all_reduce,
+    collective,
+    dtype_bytes,
+    gemm,
+    residual_norm,
+    small,
+)
+from workloads.model_spec import DenseFFN, MoE
+
+
+def _gated_ffn(
+    c: StepContext, prefix: str, repeat: float, m: FloatArray, width: float, matrices: int, dtype: str
+) -> Iterator[Op]:
+    hidden = c.model.hidden
+    yield gemm(f"{prefix}_up", repeat, m, width * (matrices - 1), hidden, dtype)
+    yield small(f"{prefix}_activation", repeat, m, m * width * matrices * 2)
+    yield gemm(f"{prefix}_down", repeat, m, hidden, width, dtype)
+
+
+def dense_ffn_ops(c: StepContext, ffn: DenseFFN, count: int) -> Iterator[Op]:
+    yield residual_norm(c, "ffn_norm", count)
+    width = ffn.intermediate / c.split.tp
+    yield from _gated_ffn(c, "ffn", count, c.tokens, width, ffn.matrices, c.model.dtypes.dense_ffn)
+    yield from all_reduce(c, "ffn_all_reduce", count, c.split.tp, c.tokens)
+
+
+def moe_ops(c: StepContext, moe: MoE, count: int, expert_counts: FloatArray | None) -> Iterator[Op]:
+    split, dtypes, hidden = c.split, c.model.dtypes, c.model.hidden
+    yield residual_norm(c, "moe_norm", count)
+    yield gemm("router", count, c.tokens, moe.num_experts + moe.null_experts, hidden, dtypes.activation)
+    yield small("top_k", count, c.tokens, c.tokens * (moe.num_experts + moe.null_experts) * 4 * 2)
+    yield from _exchange(c, moe, count, "dispatch")
+    active = moe.top_k * moe.num_experts / (moe.num_experts + moe.null_experts)
+    assignments = c.group_tokens * active / split.ep
+    width = moe.intermediate / split.etp
+    weights = moe.matrices * hidden * width * dtype_bytes(dtypes.experts)
+    touched = (moe.num_experts / split.ep) * (1 - (1 - active / moe.num_experts) ** c.group_tokens)
+    yield Op(
+        name="routed_experts",
+        kind="moe",
+        component="experts",
+        driver="experts",
+        family="moe",
+        dtype=dtypes.experts,
+        repeat=count,
+        rows=c.group_tokens,
+        shape={
+            "counts": expert_counts,
+            "num_tokens": c.group_tokens,
+            "top_k": active,
+            "num_experts": moe.num_experts,
+            "ep": split.ep,
+            "hidden": hidden,
+            "intermediate": width,
+            "matrices": moe.matrices,
+            "exchanged": split.exchanges_tokens and c.stack.exchange != "all_gather",
+            "prefill": c.prefill > 0,
+        },
+        flops=2.0 * assignments * moe.matrices * hidden * width,
+        memory_bytes=touched * weights + assignments * (2 * hidden + moe.matrices * width) * 2,
+    )
+    if moe.shared_intermediate:
+        sharded = moe.shared_intermediate / split.tp
+        yield from _gated_ffn(c, "shared_experts", count, c.tokens, sharded, moe.matrices, dtypes.experts)
+        yield small("add_shared", count, c.tokens, c.tokens * hidden * 2 * 3)
+    yield from _exchange(c, moe, count, "combine")
+    yield from all_reduce(c, "moe_all_reduce", count, split.tp, c.tokens)
+
+
+def _exchange(c: StepContext, moe: MoE, count: int, direction: str) -> Iterator[Op]:
+    """Tokens to their experts and back, where data-parallel ranks hold different tokens."""
+    split, hidden = c.split, c.model.hidden
+    if not split.exchanges_tokens:
+        return
+    quantised = direction == "dispatch" and c.model.dtypes.experts in {"fp8", "fp8_block"}
+    element = 1.0 + 4.0 / 128 if quantised and c.stack.exchange != "all_gather" else 2.0
+    if c.stack.exchange == "all_gather":
+        kind = "all_gather" if direction == "dispatch" else "reduce_scatter"
+        message = c.group_tokens * hidden * element
+        yield collective(f"moe_{direction}", kind, direction, count, message, split.group)
+        return
+    # Each tensor-parallel peer holds the same tokens and sends its share of them, to every shard of an expert.
+    tokens = c.tokens / split.tp * split.etp
+    message = tokens * min(moe.top_k, split.ep) * hidden * element
+    yield Op(
+        name=f"moe_{direction}",
+        kind=direction,
+        component=direction,
+        driver="tokens",
+        family=direction,
+        dtype=c.model.dtypes.experts,
+        repeat=count,
+        rows=tokens,
+        shape={
+            "tokens": tokens,
+            "hidden": hidden,
+            "top_k": moe.top_k,
+            "ranks": split.group,
+            "element_bytes": element,
+            "num_experts": moe.num_experts,
+            "max_nodes": moe.top_k_groups if moe.num_groups > 1 else None,
+            "max_rank_share": c.max_rank_share,
+            "prefill": c.prefill > 0,
+        },
+        flops=np.zeros_like(tokens),
+        memory_bytes=2 * message,
+        message_bytes=message,
+    )

@@ -1,0 +1,163 @@
+"""The op, the shape of a step, and the builders of the plain ops that every layer is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from simulator.parallelism import Parallelism
+from simulator.stack import StackProfile
+from workloads.dtypes import DTYPE_BYTES
+from workloads.model_spec import ModelSpec
+
+FloatArray = NDArray[np.float64]
+Driver = Literal["tokens", "prompt", "decode", "logits", "experts"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepShape:
+    """The work of one step on one attention rank; every field is a number or an array that broadcasts.
+
+    ``prefill_prefix`` and ``decode_context`` are means per sequence: tokens already cached before a prompt chunk,
+    and KV length that a decoded token attends to. ``group_tokens`` counts the tokens of all data-parallel ranks
+    (dp times this rank's where absent). ``max_rank_share`` is what the busiest expert rank receives, in multiples of
+    the mean.
+    """
+
+    prefill_tokens: ArrayLike = 0.0
+    prefill_sequences: ArrayLike = 0.0
+    prefill_prefix: ArrayLike = 0.0
+    decode_sequences: ArrayLike = 0.0
+    decode_context: ArrayLike = 0.0
+    group_tokens: ArrayLike | None = None
+    max_rank_share: ArrayLike = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Op:
+    """One kernel of a step.
+
+    Attributes
+    ----------
+    name, kind, component : str
+        What it is, which kernel model prices it, and which part of the breakdown it belongs to.
+    driver : {"tokens", "prompt", "decode", "logits", "experts"}
+        What of the step sets its size: all tokens, the prompt chunks, the decoded sequences, the rows that reach the
+        LM head, or the tokens of all ranks and where they go.
+    family, dtype : str
+        Kernel family and arithmetic dtype, from which the stack and the device choose coefficients.
+    repeat : float
+        Times per step on this rank [1].
+    rows : array
+        Tokens, sequences or bytes that it works on; where zero it does not run.
+    shape : Mapping of str to Any
+        Arguments of its kernel model.
+    flops, memory_bytes, message_bytes : array
+        Work [FLOP], device-memory traffic [bytes] and bytes sent per rank [bytes], of one repeat.
+    """
+
+    name: str
+    kind: str
+    component: str
+    driver: Driver
+    family: str
+    dtype: str
+    repeat: float
+    rows: FloatArray
+    shape: Mapping[str, Any]
+    flops: FloatArray
+    memory_bytes: FloatArray
+    message_bytes: FloatArray = field(default_factory=lambda: np.zeros(()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepContext:
+    """What all op builders share: the split, the stack, and the step's sizes as float arrays."""
+
+    model: ModelSpec
+    split: Parallelism
+    stack: StackProfile
+    prefill: FloatArray
+    sequences: FloatArray
+    prefix: FloatArray
+    decode: FloatArray
+    context: FloatArray
+    group_tokens: FloatArray
+    max_rank_share: FloatArray
+
+    @property
+    def tokens(self) -> FloatArray:
+        """Tokens of this attention rank [tokens]."""
+        return self.prefill + self.decode
+
+
+def dtype_bytes(dtype: str) -> float:
+    return DTYPE_BYTES[dtype]
+
+
+def gemm(name: str, repeat: float, m: FloatArray, n: float, k: float, dtype: str, driver: Driver = "tokens") -> Op:
+    """C[m,n] = A[m,k] B[k,n] with weights stored as ``dtype`` and 16-bit activations."""
+    return Op(
+        name=name,
+        kind="gemm",
+        component="gemm",
+        driver=driver,
+        family="gemm",
+        dtype=dtype,
+        repeat=repeat,
+        rows=m,
+        shape={"m": m, "n": n, "k": k},
+        flops=2.0 * m * n * k,
+        memory_bytes=n * k * dtype_bytes(dtype) + 2.0 * m * (n + k),
+    )
+
+
+def small(name: str, repeat: float, rows: FloatArray, moved: FloatArray, driver: Driver = "tokens") -> Op:
+    """Build a memory-bound kernel that moves so many bytes."""
+    return Op(
+        name=name,
+        kind="elementwise",
+        component="small_kernels",
+        driver=driver,
+        family="elementwise",
+        dtype="bfloat16",
+        repeat=repeat,
+        rows=rows,
+        shape={"bytes_moved": moved},
+        flops=np.zeros_like(rows),
+        memory_bytes=moved,
+    )
+
+
+def collective(
+    name: str, kind: str, component: str, repeat: float, message: FloatArray, ranks: int, driver: Driver = "tokens"
+) -> Op:
+    return Op(
+        name=name,
+        kind=kind,
+        component=component,
+        driver=driver,
+        family=kind,
+        dtype="bfloat16",
+        repeat=repeat,
+        rows=message,
+        shape={"message_bytes": message, "ranks": ranks},
+        flops=np.zeros_like(message),
+        memory_bytes=2.0 * message,
+        message_bytes=message,
+    )
+
+
+def all_reduce(c: StepContext, name: str, repeat: float, ranks: int, tokens: FloatArray) -> Iterator[Op]:
+    if ranks > 1:
+        message = tokens * c.model.hidden * dtype_bytes(c.model.dtypes.activation)
+        yield collective(name, "all_reduce", "all_reduce", repeat, message, ranks)
+
+
+def residual_norm(c: StepContext, name: str, repeat: float) -> Op:
+    """Residual add fused with the norm reads the stream and the residual and writes both."""
+    return small(name, repeat, c.tokens, c.tokens * c.model.hidden * dtype_bytes(c.model.dtypes.activation) * 4)
