@@ -97,14 +97,17 @@ def balanced_placement(load: FloatArray, ranks: int, redundant_slots: int = 0) -
     Replication gives each extra slot to the expert with the most load per replica. Packing is longest processing
     time first with a limit of slots per rank, whose makespan is within 4/3 of the optimum for independent jobs
     (R. L. Graham, "Bounds on multiprocessing timing anomalies", SIAM J. Appl. Math. 17(2), 1969). Two replicas of
-    an expert may share a rank, which wastes a slot but never makes the rank heavier than it must be.
+    an expert may share a rank, which wastes a slot but never makes the rank heavier than it must be. Where the
+    limit of slots makes the packing heavier than the linear placement, the layer keeps the linear one.
     """
     layers, num_experts = load.shape
     slots = _slots(num_experts, ranks, redundant_slots)
     slot_expert = np.empty((layers, slots), dtype=np.int64)
     for layer in range(layers):
         replicas = _replicate(load[layer], slots)
-        slot_expert[layer] = _pack(load[layer] / replicas, replicas, ranks, slots // ranks)
+        packed = _pack(load[layer] / replicas, replicas, ranks, slots // ranks)
+        plain = np.arange(slots, dtype=np.int64) % num_experts
+        slot_expert[layer] = min((packed, plain), key=lambda row: _heaviest(row, load[layer], ranks))
     return Placement(slot_expert=slot_expert, ranks=ranks, num_experts=num_experts)
 
 
@@ -151,3 +154,9 @@ def _pack(weight: FloatArray, replicas: IntArray, ranks: int, per_rank: int) -> 
         if len(content[rank]) < per_rank:
             heapq.heappush(heap, (total + float(weight[expert]), rank))
     return np.asarray([expert for rank in content for expert in rank], dtype=np.int64)
+
+
+def _heaviest(slot_expert: IntArray, load: FloatArray, ranks: int) -> float:
+    """Load of the heaviest rank of one layer, replicas of an expert sharing its load evenly [tokens]."""
+    replicas = np.bincount(slot_expert, minlength=len(load))
+    return float((load / replicas)[slot_expert].reshape(ranks, -1).sum(axis=1).max())
