@@ -18,6 +18,7 @@ from simulator.export.vllm_bench import TokenGaps
 from simulator.findings import check
 from simulator.metrics.recorder import column
 from simulator.metrics.summary import Capacity, measured_window, summarise
+from simulator.placement.replay import expert_spread
 from simulator.results import Estimate, Result
 from simulator.scenario import Scenario
 from simulator.serving.deployment import Deployment, deploy, scenario_requests
@@ -89,6 +90,7 @@ def _result(scenario: Scenario, deployment: Deployment, trace: RequestTrace, run
         slo=scenario.slo,
         work=step_work(deployment, steps),
         capacity=_capacity(deployment, instances),
+        spread=expert_spread(deployment.routing, _mean_batch(steps)),
         simulated=run.end,
         wall=time.perf_counter() - began,
     )
@@ -157,6 +159,12 @@ def save(result: Result, folder: Path) -> Path:
         manifest=Manifest(scenario_hash=scenario.hash, seed=scenario.seed, versions=library_versions()),
         documents={"vllm_bench.json": encode_json(bench), "trace.json": encode_trace(result.slices)},
     )
+
+
+def _mean_batch(steps: dict[str, NDArray[np.float64]]) -> int:
+    """Tokens of the mean decode step."""
+    decoding = steps["decode_total"][steps["decode_total"] > 0]
+    return round(float(decoding.mean())) if len(decoding) else 0
 
 
 def _capacity(deployment: Deployment, instances: int) -> Capacity:

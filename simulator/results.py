@@ -57,6 +57,9 @@ class Distribution:
 class Summary:
     """The headline numbers of a run; latencies in seconds, rates per second.
 
+    ``imbalance_*`` is the load of the most loaded rank over the mean rank, mean over layers; ``expert_imbalance_mean``
+    the load of the most loaded expert over the mean expert, and ``active_experts_mean`` the share of experts that are
+    touched, both in decode batches of the mean size; 1 for a dense model.
     ``interval_80`` gives low and high factors on times from the calibration errors of the kernels that made them.
     """
 
@@ -83,6 +86,8 @@ class Summary:
     mbu: float
     imbalance_mean: float
     imbalance_p99: float
+    expert_imbalance_mean: float = float("nan")
+    active_experts_mean: float = float("nan")
     interval_80: tuple[float, float] = (float("nan"), float("nan"))
 
 

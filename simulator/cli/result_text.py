@@ -81,9 +81,14 @@ def _state(s: Summary) -> list[tuple[str, str]]:
         ("KV cache", (s.kv_use_mean, percent, "used on average"), (s.kv_use_max, percent, "at most")),
         ("utilisation", (s.mfu, percent, "of peak FLOP/s (MFU)"), (s.mbu, percent, "of memory bandwidth (MBU)")),
         (
-            "expert imbalance",
+            "rank imbalance",
             (s.imbalance_mean, number, "on average"),
             (s.imbalance_p99, number, "at p99 (most loaded rank over mean)"),
+        ),
+        (
+            "expert imbalance",
+            (s.expert_imbalance_mean, number, "(most loaded expert over mean)"),
+            (s.active_experts_mean, percent, "of experts touched by a decode step"),
         ),
     )
 

@@ -122,6 +122,7 @@ def summarise(
     slo: Slo,
     work: Work,
     capacity: Capacity,
+    spread: tuple[float, float],
     simulated: float,
     wall: float,
 ) -> Summary:
@@ -166,4 +167,6 @@ def summarise(
         mbu=work.memory_bytes / (span * capacity.memory_bandwidth),
         imbalance_mean=float(np.average(routed, weights=time)),
         imbalance_p99=float(np.percentile(routed, 99)),
+        expert_imbalance_mean=spread[0],
+        active_experts_mean=spread[1],
     )

@@ -124,6 +124,23 @@ class RoutingReplay:
         return found[..., :slots].reshape(shape) * (tokens / taken)
 
 
+def expert_spread(routing: RoutingReplay | None, tokens: int, windows: int = 32) -> tuple[float, float]:
+    """Return how unevenly batches of ``tokens`` decoded tokens load single experts.
+
+    Returns
+    -------
+    imbalance : float
+        Load of the most loaded slot over the mean slot, mean over layers and windows [1].
+    active : float
+        Share of slots that are touched [1]. Both are 1 without routing.
+    """
+    if routing is None or tokens < 1:
+        return 1.0, 1.0
+    counts = routing.counts("decode", tokens, windows).reshape(-1, routing.placement.slots)
+    mean = np.maximum(counts.mean(axis=-1), 1e-12)
+    return float((counts.max(axis=-1) / mean).mean()), float((counts > 0).mean())
+
+
 def replay(trace: RoutingTrace, placement: Placement, concurrency: int) -> RoutingReplay:
     """Reduce a routing trace to rank loads on a placement.
 

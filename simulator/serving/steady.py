@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from simulator.metrics.recorder import STEP_COLUMNS
 from simulator.metrics.summary import Capacity, Work
+from simulator.placement.replay import expert_spread
 from simulator.results import COMPONENTS, Distribution, Summary
 from simulator.scenario import Slo
 from simulator.serving.deployment import Deployment
@@ -238,14 +239,15 @@ def steady_state(
     steps_per_s = state.rate * max(load.outputs - 1.0, 1e-9) / max(state.running, 1e-9)
     breakdown = {part: seconds * steps_per_s for part, seconds in breakdown.items()}
     breakdown["idle"] = max(1.0 - busy * steps_per_s, 0.0)
-    work = step_work(deployment, {n: c * np.maximum(weights, 1e-12) for n, c in state.steps.items()})
+    work = step_work(deployment, state.steps, weights)
     tpot = state.gap_s
     e2el = state.ttft_s + (load.outputs - 1.0) * tpot
     limits = ((state.ttft_s, slo.ttft), (tpot, slo.tpot), (e2el, slo.e2el))
     met = all(limit is None or value <= limit for value, limit in limits)
     rate = state.rate * instances
-    per_gpu = rate / capacity.devices
-    return _summary(state, load, capacity, work, rate, per_gpu, steps_per_s, e2el, met=met), breakdown
+    spread = expert_spread(deployment.routing, round(state.running), _WINDOWS)
+    summary = _summary(state, load, capacity, work, rate, steps_per_s, e2el, instances, spread, met=met)
+    return summary, breakdown
 
 
 def _summary(
@@ -254,17 +256,18 @@ def _summary(
     capacity: Capacity,
     work: Work,
     rate: float,
-    per_gpu: float,
     steps_per_s: float,
     e2el: float,
+    instances: int,
+    spread: tuple[float, float],
     *,
     met: bool,
 ) -> Summary:
     def mean(value: float) -> Distribution:
         return Distribution(mean=value, p50=_NAN, p90=_NAN, p99=_NAN)
 
-    devices = capacity.devices * rate / max(rate, 1e-12)
-    scale = steps_per_s / max(devices, 1e-12)
+    scale = steps_per_s * instances / capacity.devices
+    per_gpu = rate / capacity.devices
     output_rate = per_gpu * load.outputs
     return Summary(
         ttft_s=mean(_NAN if state.saturated else state.ttft_s),
@@ -290,4 +293,6 @@ def _summary(
         mbu=work.memory_bytes * scale / capacity.memory_bandwidth,
         imbalance_mean=float(state.steps["imbalance"][0]),
         imbalance_p99=_NAN,
+        expert_imbalance_mean=spread[0],
+        active_experts_mean=spread[1],
     )

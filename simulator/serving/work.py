@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,34 +13,44 @@ from simulator.metrics.summary import Work
 from simulator.ops import StepShape, build_ops
 from simulator.results import COMPONENTS
 from simulator.serving.deployment import Deployment
+from workloads.model_spec import ModelSpec
 from workloads.model_work import flops_per_token
 
 FloatArray = NDArray[np.float64]
 
 
-def step_work(deployment: Deployment, steps: dict[str, FloatArray]) -> Work:
-    """Total the arithmetic and the memory traffic of recorded steps over all devices.
+def step_work(deployment: Deployment, steps: dict[str, FloatArray], weights: FloatArray | None = None) -> Work:
+    """Total the arithmetic and the memory traffic of recorded steps over the devices of their instance.
+
+    Each step counts ``weights`` times, once where absent.
 
     Arithmetic is that of the model, per token at the mean context of its phase, so padding and replication do not
     count as useful. Traffic is what the ops of every step read and write: weights that are touched, KV cache and
     activations.
     """
     model, split = deployment.model, deployment.split
-    decoded, prompted = float(steps["decode_total"].sum()), float(steps["prompt_total"].sum())
-    context = float(steps["context_total"].sum()) / max(decoded, 1.0)
-    flops = decoded * sum(flops_per_token(model, phase="decode", context=max(context, 1.0)).values())
+    counted = np.ones(len(steps["duration_s"])) if weights is None else weights
+    decoded, prompted = float(counted @ steps["decode_total"]), float(counted @ steps["prompt_total"])
+    attended = float(counted @ steps["context_total"])
+    flops = decoded * _flops(model, "decode", attended / max(decoded, 1e-9))
     if prompted:
-        length = prompted / max(float(((steps["prompt_total"] > 0) * steps["logits"]).sum()), 1.0)
-        flops += prompted * sum(flops_per_token(model, phase="prefill", context=max(length, 1.0)).values())
-    totals = np.rint(steps["prompt_total"] + steps["decode_total"])
-    sizes, repeats = np.unique(totals, return_counts=True)
+        prompts = float(counted @ ((steps["prompt_total"] > 0) * (steps["logits"] - steps["decode_rows"])))
+        flops += prompted * _flops(model, "prefill", prompted / max(prompts, 1e-9))
+    sizes, where = np.unique(np.rint(steps["prompt_total"] + steps["decode_total"]), return_inverse=True)
+    repeats = np.bincount(where, counted)
     shape = StepShape(decode_sequences=sizes / split.dp, decode_context=1.0, group_tokens=sizes)
     traffic = sum(
         float((np.where(op.rows > 0, op.memory_bytes, 0.0) * op.repeat * repeats).sum())
         for op in build_ops(model, split, deployment.stack, shape)
     )
-    cache = float(steps["context_total"].sum()) / split.dp * deployment.budget.kv_per_token
+    cache = attended / split.dp * deployment.budget.kv_per_token
     return Work(flops=flops, memory_bytes=(traffic + cache) * split.group)
+
+
+@lru_cache(maxsize=64)
+def _flops(model: ModelSpec, phase: Literal["prefill", "decode"], context: float) -> float:
+    """FLOPs of one token at a mean context [FLOP]."""
+    return sum(flops_per_token(model, phase=phase, context=max(context, 1.0)).values())
 
 
 def step_slices(deployment: Deployment, steps: dict[str, FloatArray], count: int) -> tuple[Slice, ...]:
