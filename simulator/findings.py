@@ -92,7 +92,7 @@ def _memory(
 
 
 def _evidence(hardware: Hardware, split: Parallelism) -> Iterator[Finding]:
-    if hardware.evidence != "own":
+    if not hardware.device.main.kernels:
         yield Finding(
             level="warning",
             where="hardware.device",
