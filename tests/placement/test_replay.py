@@ -1,0 +1,228 @@
+"""Replaying a routing trace: running sums against counting, token by token."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from simulator.placement import Placement, balanced_placement, linear_placement
+from simulator.placement import replay as replay_module
+from simulator.placement.replay import RankSums, RoutingReplay, decode_order, replay
+from workloads.routing_files import read_routing_trace
+from workloads.routing_generators import generate_routing
+from workloads.routing_stats import expert_load, imbalance_by_batch
+from workloads.routing_trace import RoutingTrace
+
+REAL = Path(__file__).parents[2].parent / "shared" / "traces" / "routing" / "gpt_oss_20b_top4.npz"
+IntArray = NDArray[np.integer]
+TOKENS, LAYERS, EXPERTS, TOP_K = 500, 3, 16, 4
+
+
+@cache
+def routing(kind: str = "sticky") -> RoutingTrace:
+    return generate_routing(
+        kind, tokens=TOKENS, layers=LAYERS, num_experts=EXPERTS, top_k=TOP_K, seed=1, sequence_tokens=30, exponent=0.8
+    )
+
+
+@cache
+def real_routing(tokens: int) -> RoutingTrace:
+    trace = read_routing_trace(REAL)
+    return RoutingTrace(
+        expert_ids=trace.expert_ids[:tokens],
+        sequence_start=trace.sequence_start[trace.sequence_start < tokens],
+        num_experts=trace.num_experts,
+        source=trace.source,
+    )
+
+
+def counted(trace: RoutingTrace, tokens: IntArray, ranks: int) -> IntArray:
+    """Assignments of these tokens to each rank of a linear placement, shape (ranks, layers), one by one."""
+    found = np.zeros((ranks, trace.layers), dtype=np.int64)
+    for layer in range(trace.layers):
+        rank = trace.expert_ids[tokens, layer].astype(int) * ranks // trace.num_experts
+        found[:, layer] = np.bincount(rank.reshape(-1), minlength=ranks)
+    return found
+
+
+@cache
+def cached_replay(ranks: int) -> RoutingReplay:
+    return on_ranks(routing(), ranks)
+
+
+def on_ranks(trace: RoutingTrace, ranks: int, concurrency: int = 7) -> RoutingReplay:
+    return replay(trace, linear_placement(trace.layers, trace.num_experts, ranks), concurrency)
+
+
+@given(
+    ranks=st.sampled_from([1, 2, 4, 8]),
+    start=st.integers(0, TOKENS - 1),
+    count=st.integers(1, 3 * TOKENS),
+    order=st.sampled_from(["prompt", "decode"]),
+)
+def test_the_load_of_any_window_is_what_counting_gives(ranks: int, start: int, count: int, order: str) -> None:
+    replayed = cached_replay(ranks)
+    tokens = (start + np.arange(count)) % TOKENS
+    sums: RankSums = getattr(replayed, order)
+    chosen = replayed.decode_order[tokens] if order == "decode" else tokens
+    assert sums.load(start, count).tolist() == counted(routing(), chosen, ranks).tolist()
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4, 8])
+@pytest.mark.parametrize("batch", [1, 7, 64, 250, 500])
+def test_imbalance_of_batches_is_what_counting_gives(ranks: int, batch: int) -> None:
+    trace = routing()
+    sums = on_ranks(trace, ranks).prompt
+    loads = np.stack([sums.load(start, batch) for start in range(0, TOKENS - batch + 1, batch)])
+    wanted = imbalance_by_batch(trace, ranks, batch)
+    np.testing.assert_allclose(loads.max(axis=1) / loads.mean(axis=1), wanted, rtol=1e-12)
+
+
+@pytest.mark.skipif(not REAL.is_file(), reason="the shared routing trace of gpt-oss-20b is not here")
+@pytest.mark.parametrize("ranks", [1, 2, 4, 8])
+def test_the_recorded_trace_replays_as_counting_gives(ranks: int) -> None:
+    trace = real_routing(20_000)
+    replayed = on_ranks(trace, ranks, concurrency=64)
+    for batch in (1, 32, 900, 8192):
+        loads = np.stack([replayed.prompt.load(start, batch) for start in range(0, 20_000 - batch + 1, batch)])
+        wanted = imbalance_by_batch(trace, ranks, batch)
+        np.testing.assert_allclose(loads.max(axis=1) / loads.mean(axis=1), wanted, rtol=1e-12)
+    for start, batch in ((19_990, 32), (5, 20_000), (12_345, 45_000)):
+        tokens = replayed.decode_order[(start + np.arange(batch)) % 20_000]
+        assert replayed.decode.load(start, batch).tolist() == counted(trace, tokens, ranks).tolist()
+
+
+@settings(max_examples=40)
+@given(count=st.integers(1, 2 * TOKENS), start=st.integers(0, TOKENS - 1), extra=st.sampled_from([0, 8, 16]))
+def test_every_assignment_lands_on_one_rank(count: int, start: int, extra: int) -> None:
+    placement = balanced_placement(expert_load(routing()).astype(float), 8, extra)
+    load = replay(routing(), placement, 5).decode.load(start, count)
+    assert (load.sum(axis=0) == count * TOP_K).all()
+
+
+def test_decode_order_holds_every_token_once_and_sets_sequences_side_by_side() -> None:
+    trace = routing()
+    order = decode_order(trace.sequence_start, TOKENS, concurrency=6)
+    assert sorted(order.tolist()) == list(range(TOKENS))
+    sequence = np.searchsorted(trace.sequence_start, order, side="right") - 1
+    lanes = min(6, len(trace.sequence_start))
+    for start in range(0, TOKENS // 2, lanes):
+        assert len(set(sequence[start : start + lanes].tolist())) == lanes
+    for index in range(len(trace.sequence_start)):
+        assert (np.diff(order[sequence == index]) == 1).all()
+
+
+def test_one_sequence_at_a_time_decodes_in_prompt_order() -> None:
+    assert decode_order(routing().sequence_start, TOKENS, concurrency=1).tolist() == list(range(TOKENS))
+
+
+@settings(max_examples=25)
+@given(permutation=st.permutations(range(EXPERTS)), ranks=st.sampled_from([2, 4, 8]))
+def test_relabelling_experts_changes_no_load(permutation: list[int], ranks: int) -> None:
+    trace, names = routing(), np.asarray(permutation)
+    renamed = RoutingTrace(
+        expert_ids=names[trace.expert_ids],
+        sequence_start=trace.sequence_start,
+        num_experts=EXPERTS,
+        source="renamed",
+    )
+    placement = linear_placement(LAYERS, EXPERTS, ranks)
+    moved = Placement(slot_expert=names[placement.slot_expert], ranks=ranks, num_experts=EXPERTS)
+    before, after = replay(trace, placement, 7), replay(renamed, moved, 7)
+    np.testing.assert_array_equal(before.prompt.sums, after.prompt.sums)
+    np.testing.assert_array_equal(before.slot_ids, after.slot_ids)
+
+
+@settings(max_examples=25)
+@given(permutation=st.permutations(range(8)))
+def test_relabelling_ranks_permutes_loads(permutation: list[int]) -> None:
+    trace, order = routing(), np.asarray(permutation)
+    placement = linear_placement(LAYERS, EXPERTS, 8)
+    blocks = placement.slot_expert.reshape(LAYERS, 8, -1)[:, order].reshape(LAYERS, -1)
+    shuffled = Placement(slot_expert=blocks, ranks=8, num_experts=EXPERTS)
+    before = replay(trace, placement, 7).decode.load(40, 100)
+    after = replay(trace, shuffled, 7).decode.load(40, 100)
+    np.testing.assert_array_equal(after, before[order])
+
+
+def test_replicas_take_turns() -> None:
+    same = RoutingTrace(
+        expert_ids=np.tile(np.arange(2), (90, 1, 1)), sequence_start=np.array([0]), num_experts=4, source="all alike"
+    )
+    placement = Placement(slot_expert=np.array([[0, 1, 0, 2, 0, 3]]), ranks=3, num_experts=4)
+    replayed = replay(same, placement, 1)
+    assert replayed.prompt.load(0, 90)[:, 0].tolist() == [30 + 90, 30, 30]
+    assert replayed.prompt.load(0, 3)[:, 0].tolist() == [1 + 3, 1, 1]
+
+
+def test_redundant_slots_and_balance_lower_the_hottest_rank_of_a_skewed_trace() -> None:
+    trace = generate_routing("zipf", tokens=4000, layers=2, num_experts=16, top_k=2, seed=3, exponent=1.2)
+    load = expert_load(trace).astype(float)
+    hottest = [
+        replay(trace, placement, 8).prompt.load(0, 4000).max()
+        for placement in (
+            linear_placement(2, 16, 4),
+            balanced_placement(load, 4),
+            balanced_placement(load, 4, redundant_slots=8),
+        )
+    ]
+    assert hottest[0] > hottest[1] >= hottest[2]
+    assert hottest[2] < 1.05 * 4000 * 2 / 4
+
+
+def test_null_experts_load_no_rank() -> None:
+    ids = np.array([[[0, 4]], [[1, 5]], [[4, 5]], [[2, 3]]])
+    trace = RoutingTrace(expert_ids=ids, sequence_start=np.array([0]), num_experts=6, source="two null experts")
+    replayed = replay(trace, linear_placement(1, 4, 2), 1)
+    assert replayed.prompt.load(0, 4)[:, 0].tolist() == [2, 2]
+    assert replayed.counts("prompt", 4, 1).reshape(-1).tolist() == [1, 1, 1, 1]
+
+
+@given(
+    tokens=st.integers(1, TOKENS),
+    windows=st.integers(1, 5),
+    order=st.sampled_from(["prompt", "decode"]),
+    ranks=st.just(4),
+)
+def test_counts_of_windows_add_up_to_their_rank_loads(tokens: int, windows: int, order: str, ranks: int) -> None:
+    replayed = cached_replay(ranks)
+    counts = replayed.counts(order, tokens, windows)  # type: ignore[arg-type]
+    assert counts.shape == (windows, LAYERS, ranks, EXPERTS // ranks)
+    for window in range(windows):
+        start = window * TOKENS // windows
+        wanted = getattr(replayed, order).load(start, tokens)
+        np.testing.assert_array_equal(counts[window].sum(axis=-1).T, wanted)
+
+
+def test_counts_beyond_the_trace_scale_it_up() -> None:
+    replayed = on_ranks(routing(), 4)
+    once, thrice = replayed.counts("prompt", TOKENS, 1), replayed.counts("prompt", 3 * TOKENS, 1)
+    np.testing.assert_allclose(thrice, 3 * once)
+
+
+def test_a_trace_too_long_for_memory_is_cut_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay_module, "MAX_SUMS_BYTES", 4.0 * 8 * LAYERS * 200)
+    replayed = on_ranks(routing(), 8)
+    assert (replayed.tokens, replayed.recorded_tokens) == (200, TOKENS)
+    tokens = (150 + np.arange(100)) % 200
+    assert replayed.prompt.load(150, 100).tolist() == counted(routing(), tokens, 8).tolist()
+
+
+def test_uniform_routing_of_many_tokens_tends_to_balance() -> None:
+    trace = generate_routing("uniform", tokens=16_384, layers=2, num_experts=64, top_k=8, seed=5)
+    sums = on_ranks(trace, 8).prompt
+    excess = []
+    for batch in (16, 256, 4096):
+        loads = np.stack([sums.load(start, batch) for start in range(0, 16_384, batch)])
+        excess.append(float((loads.max(axis=1) / loads.mean(axis=1)).mean()) - 1.0)
+    assert excess[0] > 0.3
+    assert excess[2] < 0.03
+    # Sixteen times the tokens: a quarter of the excess.
+    assert excess[0] / excess[1] == pytest.approx(4.0, rel=0.2)
+    assert excess[1] / excess[2] == pytest.approx(4.0, rel=0.2)
