@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -136,29 +135,9 @@ def save(result: Result, folder: Path) -> Path:
     OutputError
         The folder cannot be written, or holds something else; nothing is left half-written.
     """
-    from simulator.export import Manifest, encode_json, encode_trace, library_versions, vllm_bench_result, write_bundle
+    from simulator.export import write_result
 
-    scenario = result.scenario
-    bench = vllm_bench_result(
-        result.requests,
-        model_id=scenario.model.name,
-        date=datetime.now(tz=UTC),
-        request_rate=scenario.requests.rate or float("inf"),
-        max_concurrency=scenario.requests.concurrency,
-        goodput_targets_s={
-            name: limit
-            for name, limit in (("ttft", scenario.slo.ttft), ("tpot", scenario.slo.tpot), ("e2el", scenario.slo.e2el))
-            if limit is not None
-        },
-    )
-    return write_bundle(
-        folder,
-        frames={"requests": result.requests, "steps": result.steps},
-        summary=result.document(),
-        scenario_toml=scenario.to_toml(),
-        manifest=Manifest(scenario_hash=scenario.hash, seed=scenario.seed, versions=library_versions()),
-        documents={"vllm_bench.json": encode_json(bench), "trace.json": encode_trace(result.slices)},
-    )
+    return write_result(result, folder)
 
 
 def _mean_batch(steps: dict[str, NDArray[np.float64]]) -> int:

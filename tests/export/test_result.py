@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,30 +16,10 @@ from simulator.scenario import Scenario
 from workloads.request_files import read_request_trace
 
 LATENCY = Distribution(mean=0.1, p50=0.1, p90=0.2, p99=0.3)
+LATENCIES = ("ttft_s", "tpot_s", "itl_s", "e2el_s")
 SUMMARY = Summary(
-    ttft_s=LATENCY,
-    tpot_s=LATENCY,
-    itl_s=LATENCY,
-    e2el_s=LATENCY,
-    input_tokens_per_s_per_gpu=1.0,
-    output_tokens_per_s_per_gpu=1.0,
-    total_tokens_per_s_per_gpu=2.0,
-    requests_completed=2,
-    engine_steps=3,
-    simulated_s=6.0,
-    wall_s=0.1,
-    goodput_rps=float("nan"),
-    usd_per_million_output_tokens=float("nan"),
-    request_throughput_rps=0.3,
-    batch_size_mean=1.0,
-    queue_length_mean=0.0,
-    kv_use_mean=0.1,
-    kv_use_max=0.2,
-    preemptions=0,
-    mfu=0.1,
-    mbu=0.2,
-    imbalance_mean=1.0,
-    imbalance_p99=1.0,
+    **{field.name: LATENCY if field.name in LATENCIES else 1 for field in fields(Summary)}
+    | {"goodput_rps": float("nan"), "interval_80": (0.9, 1.1)}
 )
 REQUESTS = pd.DataFrame(
     {
