@@ -86,6 +86,9 @@ class MoeKernel:
         Multiple to which each expert's rows are padded in memory [1].
     host : float
         Time below which the layer cannot go because the host issues it kernel by kernel [s].
+    whole_tiles : float
+        1 where matrix units compute whole tiles however many rows of them are filled, 0 where cores compute only the
+        rows that there are [1].
     """
 
     launch: float = _seconds()
@@ -110,6 +113,7 @@ class MoeKernel:
     tile_density: float = 1.0
     padding: float = 1.0
     host: float = field(default=0.0, metadata={"unit": "s"})
+    whole_tiles: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,7 +293,9 @@ def _grouped_gemm(
     kernel: MoeKernel,
 ) -> tuple[FloatArray, FloatArray]:
     """What arithmetic and memory traffic of one grouped GEMM would take alone [s]."""
-    rows = np.maximum(np.asarray(tile, dtype=np.float64), kernel.minimum_rows)
+    filled = load.rows / np.maximum(load.tiles, 1e-9)
+    taken = kernel.whole_tiles * np.asarray(tile, dtype=np.float64) + (1.0 - kernel.whole_tiles) * filled
+    rows = np.maximum(taken, kernel.minimum_rows)
     blocks = load.tiles * np.ceil(columns / kernel.tile_columns)
     rate = peak_rate(dtype, silicon) * kernel.compute_efficiency
     full = blocks / silicon.units
