@@ -233,7 +233,8 @@ def balanced_routing(layers: int, num_experts: int, top_k: int) -> RoutingTrace:
     turn: NDArray[np.int64] = (np.arange(tokens * top_k) * stride % num_experts).reshape(tokens, 1, top_k)
     return RoutingTrace(
         expert_ids=np.broadcast_to(turn, (tokens, layers, top_k)).astype(np.uint16),
-        sequence_start=np.arange(0, tokens, max(tokens // 64, 1), dtype=np.int64),
+        # A sequence for every token keeps this order in decode batches too.
+        sequence_start=np.arange(tokens, dtype=np.int64),
         num_experts=num_experts,
         source="balanced",
     )
