@@ -88,8 +88,8 @@ class TimeLine:
     def at(self, value: float) -> float:
         """Return the time at one point [s]."""
         index, share = _place(value, self._axis)
-        low = self._logs[index]
-        blend = low + share * (self._logs[index + 1] - low)
+        low, high = self._logs[index : index + 2]
+        blend = low + share * (high - low)
         return 0.0 if blend < _NOTHING else math.exp(blend)
 
 

@@ -13,10 +13,8 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from simulator.metrics.recorder import ColumnRecorder, RequestRecorder
+from simulator.serving.batch import Batch
 from simulator.serving.timer import StepTime, StepTimer, StepWork
 
 if TYPE_CHECKING:
@@ -118,18 +116,12 @@ class Instance:
         self.outstanding = 0
         self._outstanding = [0] * dp
         self._waiting: list[deque[int]] = [deque() for _ in range(dp)]
-        self._prefilling: list[list[list[int]]] = [[] for _ in range(dp)]
+        self._prefilling: list[deque[list[int]]] = [deque() for _ in range(dp)]
         self._open_ranks: set[int] = set()
-        self._running = np.zeros(dp, dtype=np.int64)
-        self._context = np.zeros(dp, dtype=np.int64)
-        self._reserved = np.zeros(dp, dtype=np.int64)
-        self._sequences = np.zeros(dp, dtype=np.int64)
-        self._sequences_total = 0
+        self._batch = Batch(dp)
         self._order: list[list[int]] = [[] for _ in range(dp)]
-        self._queued = self._running_total = self._context_total = self._reserved_total = 0
-        self._pending = 0
+        self._queued = self._pending = 0
         self._finish_at: dict[int, list[int]] = {}
-        self._decode_index = 0
         self._check_at = 1_000_000
         self._fresh: dict[int, float] = {}
         self._paused: dict[int, float] = {}
@@ -140,7 +132,7 @@ class Instance:
 
     def submit(self, request: int) -> None:
         """Queue a request on the rank with the fewest outstanding ones."""
-        rank = min(range(self.limits.dp), key=self._outstanding.__getitem__) if self.limits.dp > 1 else 0
+        rank = self._outstanding.index(min(self._outstanding))
         self._outstanding[rank] += 1
         self.outstanding += 1
         self._waiting[rank].append(request)
@@ -153,24 +145,27 @@ class Instance:
             self._wake.succeed()
 
     def _run(self) -> Generator[simpy.Event, None, None]:
-        env, limits = self.env, self.limits
-        pool = limits.pool * limits.dp
+        env, limits, batch = self.env, self.limits, self._batch
+        prompts_alone = limits.scheduler == "prefill_first"
+        per_token, per_sequence = (
+            each / (limits.pool * limits.dp) for each in (limits.kv_per_token, limits.kv_per_sequence)
+        )
         while True:
-            if not self._pending and not self._running_total:
+            if not self._pending and not batch.running:
                 self._wake = env.event()
                 yield self._wake
                 self._wake = None
                 self._last_decode = env.now
                 continue
-            start = env.now
-            if self._decode_index >= self._check_at:
+            if batch.index >= self._check_at:
                 self._make_room()
             chunks = self._take_prompts() if self._open_ranks else []
-            decodes = self._running_total > 0 and (limits.scheduler == "mixed" or not chunks)
+            decodes = batch.running > 0 and not (prompts_alone and chunks)
             work = self._fill(chunks, decodes=decodes)
             step = self._timer.time(work)
-            use = self._reserved_total * limits.kv_per_token + self._sequences_total * limits.kv_per_sequence
-            self._steps.add(_row(self.index, start, work, step, self._queued, use / pool, self._context_total))
+            context = batch.context
+            use = (context + batch.prompts) * per_token + batch.held * per_sequence
+            self._steps.add(_row(self.index, env.now, work, step, self._queued, use, context))
             yield env.timeout(step.duration)
             if decodes:
                 self._decode(env.now)
@@ -182,7 +177,7 @@ class Instance:
         chunks: list[_Chunk] = []
         mixed = self.limits.scheduler == "mixed"
         for rank in sorted(self._open_ranks):
-            budget = self.limits.token_budget - (int(self._running[rank]) if mixed else 0)
+            budget = self.limits.token_budget - (self._batch.rows[rank] if mixed else 0)
             before = len(chunks)
             for item in self._prefilling[rank]:
                 budget -= self._take(chunks, rank, item, budget)
@@ -200,14 +195,10 @@ class Instance:
 
     def _admit(self, request: int, rank: int) -> None:
         """Reserve KV memory for a prompt, and look again before its rank could run out."""
-        limits, prompt = self.limits, self._state.prompt[request]
-        self._reserved[rank] += prompt
-        self._reserved_total += prompt
-        self._sequences[rank] += 1
-        self._sequences_total += 1
-        sequences = int(self._sequences[rank])
-        left = limits.pool - sequences * limits.kv_per_sequence - int(self._reserved[rank]) * limits.kv_per_token
-        soon = self._decode_index + int(left / (sequences * limits.kv_per_token + 1e-9)) - 1
+        limits, batch, prompt = self.limits, self._batch, self._state.prompt[request]
+        batch.admit(rank, prompt)
+        growth = batch.sequences[rank] * limits.kv_per_token
+        soon = batch.index + int(self._left(rank) / (growth + 1e-9)) - 1
         self._check_at = min(self._check_at, soon)
         if self._records.preemptions[request] == 0:
             self._records.admitted[request] = self.env.now
@@ -224,69 +215,66 @@ class Instance:
         """Whether the next waiting request of a rank fits its batch, its step and its KV pool."""
         limits = self.limits
         prompt = self._state.prompt[self._waiting[rank][0]]
-        if self._sequences[rank] >= limits.max_running:
+        sequences = self._batch.sequences[rank] + 1
+        if sequences > limits.max_running:
             return False
         if not limits.chunked and prompt > budget and not (fresh and budget >= limits.token_budget):
             return False
-        sequences = int(self._sequences[rank]) + 1
         # Beside the prompt, every sequence needs room for the token that it decodes next.
-        need = (int(self._reserved[rank]) + prompt + sequences) * limits.kv_per_token
+        need = (self._batch.tokens_on(rank) + prompt + sequences) * limits.kv_per_token
         return need + sequences * limits.kv_per_sequence <= limits.pool
 
     def _fill(self, chunks: list[_Chunk], *, decodes: bool) -> StepWork:
         """Describe the step by its busiest rank and its totals."""
-        work, running = self._work, self._running
-        work.running = self._running_total
-        work.decode_total = self._running_total if decodes else 0
-        if self.limits.dp == 1:
-            rank, work.decode_rows = 0, work.decode_total
-        else:
-            rank = int(self._context.argmax())
-            work.decode_rows = int(running[rank]) if decodes else 0
-        work.decode_context = float(self._context[rank]) / work.decode_rows + 1.0 if work.decode_rows else 0.0
+        work, batch = self._work, self._batch
+        work.running = batch.running
+        work.decode_total = work.decode_rows = 0
+        if decodes:
+            work.decode_total = batch.running
+            work.decode_rows, context = batch.longest()
+            work.decode_context = context / work.decode_rows + 1.0
         if not chunks:
             work.prompt_rows = work.prompt_sequences = work.prompt_total = 0
-            work.rows = work.decode_total if self.limits.dp == 1 else int(running.max())
-            work.logits = work.rows
+            work.rows = work.logits = batch.most_rows if decodes else 0
             return work
-        tokens = np.bincount([c.rank for c in chunks], [c.tokens for c in chunks], minlength=self.limits.dp)
-        rows = tokens + (running if decodes else 0)
-        busiest = int(tokens.argmax())
-        own = [c for c in chunks if c.rank == busiest]
-        work.rows = int(rows.max())
-        work.prompt_rows = int(tokens[busiest])
+        tokens: dict[int, int] = {}
+        for chunk in chunks:
+            tokens[chunk.rank] = tokens.get(chunk.rank, 0) + chunk.tokens
+        busiest = max(tokens, key=tokens.__getitem__)
+        own = [chunk for chunk in chunks if chunk.rank == busiest]
+        work.rows = max(tokens.values())
+        if decodes:
+            work.rows = max(batch.most_rows, max(count + batch.rows[rank] for rank, count in tokens.items()))
+        work.prompt_rows = tokens[busiest]
         work.prompt_sequences = len(own)
-        work.prompt_prefix = sum(c.prefix * c.tokens for c in own) / max(work.prompt_rows, 1)
-        work.prompt_total = sum(c.tokens for c in chunks)
+        work.prompt_prefix = sum(chunk.prefix * chunk.tokens for chunk in own) / work.prompt_rows
+        work.prompt_total = sum(tokens.values())
         work.logits = len(own) + work.decode_rows
         return work
 
     def _decode(self, now: float) -> None:
         """Every running request gains one token; those that are done leave."""
-        self._decode_index += 1
-        running = self._running
-        if self._running_total > len(self._fresh):
-            self._gaps.add((now - self._last_decode, self._running_total - len(self._fresh), now))
-        for since in self._fresh.values():
-            self._gaps.add((now - since, 1, now))
-        self._fresh.clear()
+        batch, fresh = self._batch, self._fresh
+        batch.step()
+        if batch.running > len(fresh):
+            self._gaps.add((now - self._last_decode, batch.running - len(fresh), now))
+        if fresh:
+            for since in fresh.values():
+                self._gaps.add((now - since, 1, now))
+            fresh.clear()
         self._last_decode = now
-        self._context += running
-        self._reserved += running
-        self._context_total += self._running_total
-        self._reserved_total += self._running_total
-        for request in self._finish_at.pop(self._decode_index, ()):
-            if self._state.due[request] == self._decode_index:
+        for request in self._finish_at.pop(batch.index, ()):
+            if self._state.due[request] == batch.index:
                 self._leave(request)
                 self._finish(request, now)
 
     def _advance_prompt(self, chunk: _Chunk, now: float) -> None:
         """Finish a chunk; the last of a prompt emits a token and the request joins the batch."""
-        request, rank, state = chunk.request, chunk.rank, self._state
+        request, rank, state, batch = chunk.request, chunk.rank, self._state, self._batch
         prompt = state.prompt[request]
         if chunk.prefix + chunk.tokens < prompt:
             return
-        self._prefilling[rank] = [item for item in self._prefilling[rank] if item[0] != request]
+        self._prefilling[rank].popleft()
         self._pending -= 1
         state.generated[request] += 1
         if state.generated[request] == 1:
@@ -294,36 +282,25 @@ class Instance:
         else:
             self._gaps.add((now - self._paused.pop(request), 1, now))
         remaining = state.output[request] - state.generated[request]
-        state.joined[request] = self._decode_index
-        state.due[request] = self._decode_index + remaining
-        self._running[rank] += 1
-        self._running_total += 1
-        self._context[rank] += prompt
-        self._context_total += prompt
+        state.joined[request] = batch.index
+        state.due[request] = batch.index + remaining
+        batch.join(rank, prompt)
         if remaining == 0:
             self._leave(request)
             self._finish(request, now)
             return
-        self._finish_at.setdefault(self._decode_index + remaining, []).append(request)
+        self._finish_at.setdefault(batch.index + remaining, []).append(request)
         self._fresh[request] = now
         order = self._order[rank]
         order.append(request)
-        if len(order) > 64 + 4 * int(self._running[rank]):
+        if len(order) > 64 + 4 * batch.rows[rank]:
             self._order[rank] = [r for r in order if state.due[r] >= 0 and self._records.rank[r] == rank]
 
     def _leave(self, request: int) -> None:
         """Take a running request out of the batch and free its KV cache."""
-        state, rank = self._state, self._records.rank[request]
-        held = state.prompt[request] + self._decode_index - state.joined[request]
+        state, rank, batch = self._state, self._records.rank[request], self._batch
         state.due[request] = -1
-        self._running[rank] -= 1
-        self._running_total -= 1
-        self._sequences[rank] -= 1
-        self._sequences_total -= 1
-        self._context[rank] -= held
-        self._context_total -= held
-        self._reserved[rank] -= held
-        self._reserved_total -= held
+        batch.leave(rank, state.prompt[request] + batch.index - state.joined[request])
         if self._waiting[rank]:
             self._open_ranks.add(rank)
 
@@ -335,20 +312,20 @@ class Instance:
 
     def _make_room(self) -> None:
         """Preempt the youngest requests of ranks whose next decode step would overflow the pool."""
-        each = self.limits.kv_per_token
-        for rank in np.flatnonzero(self._left() < self._running * each).tolist():
-            while self._left()[rank] < self._running[rank] * each and self._sequences[rank] > 1:
+        each, batch = self.limits.kv_per_token, self._batch
+        spare = 1e6
+        for rank, sequences in enumerate(batch.sequences):
+            while self._left(rank) < batch.rows[rank] * each and batch.sequences[rank] > 1:
                 self._preempt(rank)
-        growth = np.maximum(self._sequences * each, 1e-9)
-        self._check_at = self._decode_index + max(int(min(float((self._left() / growth).min()), 1e6)) - 1, 1)
+            if sequences:
+                spare = min(spare, self._left(rank) / max(batch.sequences[rank] * each, 1e-9))
+        self._check_at = batch.index + max(int(spare) - 1, 1)
 
-    def _left(self) -> NDArray[np.float64]:
-        """KV memory that is free on each rank, shape (dp,) [bytes]."""
-        limits = self.limits
-        left: NDArray[np.float64] = (
-            limits.pool - self._reserved * limits.kv_per_token - self._sequences * limits.kv_per_sequence
-        )
-        return left
+    def _left(self, rank: int) -> float:
+        """KV memory that is free on a rank [bytes]."""
+        limits, batch = self.limits, self._batch
+        taken = batch.tokens_on(rank) * limits.kv_per_token + batch.sequences[rank] * limits.kv_per_sequence
+        return limits.pool - taken
 
     def _preempt(self, rank: int) -> None:
         """Put the youngest request of a rank back at the head of its queue, to be computed again from the start."""
@@ -362,11 +339,7 @@ class Instance:
 
     def _drop_prompt(self, rank: int) -> int:
         request = self._prefilling[rank].pop()[0]
-        prompt = self._state.prompt[request]
-        self._reserved[rank] -= prompt
-        self._reserved_total -= prompt
-        self._sequences[rank] -= 1
-        self._sequences_total -= 1
+        self._batch.drop(rank, self._state.prompt[request])
         return request
 
     def _drop_running(self, rank: int) -> int:
@@ -374,7 +347,7 @@ class Instance:
         request = order.pop()
         while state.due[request] < 0 or self._records.rank[request] != rank:
             request = order.pop()
-        emitted = self._decode_index - state.joined[request]
+        emitted = self._batch.index - state.joined[request]
         self._leave(request)
         state.generated[request] += emitted
         state.prompt[request] += emitted + 1

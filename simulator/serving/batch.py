@@ -1,0 +1,119 @@
+"""The running batch of an instance: who decodes on which rank, and the KV cache that they hold."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+class Batch:
+    """Requests and KV tokens by data-parallel rank, advanced by counting decode steps.
+
+    A rank on which n requests decode gains n tokens per step, so what it holds is a line over the step counter, and
+    only requests that come and go are touched.
+
+    Parameters
+    ----------
+    dp : int
+        Data-parallel attention ranks [1].
+
+    Attributes
+    ----------
+    index : int
+        Decode steps so far [1].
+    rows, sequences : list of int
+        Requests that decode on each rank, and those that hold KV cache there, prompts included [1].
+    running, held : int
+        Requests that decode on all ranks, and those that hold KV cache [1].
+    prompts : int
+        KV tokens of prompts that are not computed yet, over all ranks [tokens].
+    """
+
+    __slots__ = (
+        "_contexts",
+        "_gains",
+        "_most",
+        "_origin",
+        "_origin_total",
+        "_prompts",
+        "held",
+        "index",
+        "prompts",
+        "rows",
+        "running",
+        "sequences",
+    )
+
+    def __init__(self, dp: int) -> None:
+        self.index = self.running = self.held = 0
+        self.rows, self.sequences = [0] * dp, [0] * dp
+        # Tokens that a rank's requests would have held at step 0, and those of prompts that are not computed yet.
+        self._origin, self._prompts = [0] * dp, [0] * dp
+        self._origin_total = self.prompts = 0
+        # NOTE: context and rows once more as arrays, in which the largest of many ranks is found quickly.
+        self._contexts, self._gains = np.zeros(dp, dtype=np.int64), np.zeros(dp, dtype=np.int64)
+        self._most: int | None = 0
+
+    def step(self) -> None:
+        """Let every request that decodes gain a token."""
+        self.index += 1
+        if len(self.rows) > 1:
+            self._contexts += self._gains
+
+    def admit(self, rank: int, prompt: int) -> None:
+        """Reserve KV cache for a prompt."""
+        self._reserve(rank, prompt, 1)
+
+    def drop(self, rank: int, prompt: int) -> None:
+        """Give the KV cache of an uncomputed prompt back."""
+        self._reserve(rank, -prompt, -1)
+
+    def join(self, rank: int, prompt: int) -> None:
+        """Let a request decode whose prompt is computed."""
+        self._reserve(rank, -prompt, 0)
+        self._move(rank, prompt, 1)
+
+    def leave(self, rank: int, tokens: int) -> None:
+        """Take out a request that decodes and holds so many tokens."""
+        self.sequences[rank] -= 1
+        self.held -= 1
+        self._move(rank, -tokens, -1)
+
+    def _reserve(self, rank: int, prompt: int, sequences: int) -> None:
+        self._prompts[rank] += prompt
+        self.prompts += prompt
+        self.sequences[rank] += sequences
+        self.held += sequences
+
+    def _move(self, rank: int, tokens: int, rows: int) -> None:
+        origin = tokens - rows * self.index
+        self._origin[rank] += origin
+        self._origin_total += origin
+        self.rows[rank] += rows
+        self.running += rows
+        self._most = None
+        if len(self.rows) > 1:
+            self._contexts[rank] += tokens
+            self._gains[rank] = self.rows[rank]
+
+    @property
+    def most_rows(self) -> int:
+        """Requests that decode on the rank with most of them [1]."""
+        if self._most is None:
+            self._most = max(self.rows)
+        return self._most
+
+    @property
+    def context(self) -> int:
+        """KV tokens of the requests that decode, over all ranks [tokens]."""
+        return self._origin_total + self.running * self.index
+
+    def tokens_on(self, rank: int) -> int:
+        """KV tokens that are taken on one rank, those of uncomputed prompts included [tokens]."""
+        return self._origin[rank] + self.rows[rank] * self.index + self._prompts[rank]
+
+    def longest(self) -> tuple[int, int]:
+        """Return the requests that decode on the rank with most context [1], and that context [tokens]."""
+        if len(self.rows) == 1:
+            return self.running, self.context
+        rank = int(self._contexts.argmax())
+        return self.rows[rank], self._origin[rank] + self.rows[rank] * self.index
