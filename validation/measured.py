@@ -1,0 +1,234 @@
+"""Read tables of measured latencies: one Parquet or CSV file per op, checked at the door.
+
+The columns are those of the tables that ``moesim calibrate run`` writes; further columns are kept and ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hardware_profiles.errors import MoesimError, nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Shortest plausible median latency [us]; below it the column holds another unit.
+SHORTEST = 0.1
+_SUFFIXES = (".parquet", ".csv")
+
+
+class MeasurementError(MoesimError):
+    """A table of measurements is missing, malformed or implausible."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableFormat:
+    """What a table of one op must hold.
+
+    ``names`` are columns of text, ``sizes`` columns of positive numbers, ``counts`` columns of numbers from zero on;
+    ``optional`` columns are filled with a default. ``figures`` are the latency columns [us] by the part that they
+    time (``""`` for the whole call).
+    """
+
+    names: tuple[str, ...] = ()
+    sizes: tuple[str, ...] = ()
+    counts: tuple[str, ...] = ()
+    optional: Mapping[str, Any]
+    figures: Mapping[str, str]
+
+
+_WHOLE = {"": "latency_us"}
+_BOTH_WAYS = {"dispatch": "dispatch_us", "combine": "combine_us"}
+_KERNEL = {"kernel": "", "framework": "", "version": ""}
+_MOE = TableFormat(
+    names=("dtype", "distribution"),
+    sizes=("num_tokens", "hidden", "intermediate", "top_k", "num_experts", "tp", "ep"),
+    optional=_KERNEL,
+    figures=_WHOLE,
+)
+_HEADS = ("num_heads", "num_kv_heads", "head_dim")
+_EXCHANGE_SIZES = ("num_tokens", "hidden", "top_k", "num_experts")
+
+#: Formats by op, which is the file's name.
+FORMATS: Mapping[str, TableFormat] = {
+    "gemm": TableFormat(names=("dtype",), sizes=("m", "n", "k"), optional=_KERNEL, figures=_WHOLE),
+    "attention_prefill": TableFormat(
+        names=("dtype",),
+        sizes=("batch", "context", *_HEADS),
+        counts=("prefix",),
+        optional=_KERNEL | {"kv_dtype": None},
+        figures=_WHOLE,
+    ),
+    "attention_decode": TableFormat(
+        names=("dtype",),
+        sizes=("batch", *_HEADS),
+        counts=("prefix",),
+        optional=_KERNEL | {"kv_dtype": None},
+        figures=_WHOLE,
+    ),
+    "mla_prefill": TableFormat(
+        names=("dtype",),
+        sizes=("batch", "context", "num_heads"),
+        counts=("prefix",),
+        optional=_KERNEL | {"kv_dtype": None},
+        figures=_WHOLE,
+    ),
+    "mla_decode": TableFormat(
+        names=("dtype",),
+        sizes=("batch", "num_heads"),
+        counts=("prefix",),
+        optional=_KERNEL | {"kv_dtype": None},
+        figures=_WHOLE,
+    ),
+    "moe": _MOE,
+    "moe_wide_ep_prefill": _MOE,
+    "moe_wide_ep_decode": _MOE,
+    "nccl": TableFormat(
+        names=("dtype", "collective"),
+        sizes=("num_gpus", "message_elems"),
+        optional={"kernel": ""},
+        figures=_WHOLE,
+    ),
+    "custom_allreduce": TableFormat(
+        names=("dtype",), sizes=("num_gpus", "message_elems"), optional={"kernel": "graph"}, figures=_WHOLE
+    ),
+    "deepep_low_latency": TableFormat(sizes=_EXCHANGE_SIZES, optional={"num_nodes": 1}, figures=_BOTH_WAYS),
+    "deepep_normal": TableFormat(
+        sizes=(*_EXCHANGE_SIZES, "dispatch_sms", "combine_sms"), optional={"num_nodes": 1}, figures=_BOTH_WAYS
+    ),
+    "gated_delta_net": TableFormat(
+        names=("kernel", "phase"),
+        sizes=("batch", "seq_len", "num_k_heads", "head_k_dim", "num_v_heads", "head_v_dim", "d_conv"),
+        optional={},
+        figures=_WHOLE,
+    ),
+    "mamba2": TableFormat(
+        names=("kernel", "phase"),
+        sizes=("batch", "seq_len", "nheads", "head_dim", "n_groups", "d_state", "d_conv"),
+        optional={},
+        figures=_WHOLE,
+    ),
+}
+
+
+def measured_files(folder: Path) -> tuple[dict[str, Path], tuple[str, ...]]:
+    """Find the tables of a folder: files by known op, and the names of ops that nobody knows how to predict.
+
+    Raises
+    ------
+    MeasurementError
+        The folder does not exist, holds no table, or holds two of one op.
+    """
+    if not folder.is_dir():
+        raise MeasurementError(f"{folder}: no such folder; it holds one Parquet or CSV file per op")
+    known: dict[str, Path] = {}
+    unknown: list[str] = []
+    for path in sorted(p for p in folder.iterdir() if p.suffix in _SUFFIXES):
+        if path.stem not in FORMATS:
+            unknown.append(path.stem)
+        elif path.stem in known:
+            raise MeasurementError(f"{folder}: both {known[path.stem].name} and {path.name} measure one op; keep one")
+        else:
+            known[path.stem] = path
+    if not known and not unknown:
+        raise MeasurementError(f"{folder}: no table; expected one Parquet or CSV file per op, such as gemm.parquet")
+    return known, tuple(unknown)
+
+
+def read_measured(path: Path) -> pd.DataFrame:
+    """Read and check the table of one op.
+
+    Returns
+    -------
+    DataFrame
+        Rows in the file's order, numbered from 0, with optional columns filled in.
+
+    Raises
+    ------
+    MeasurementError
+        The file cannot be read, is empty, lacks a column, or holds a value that no measurement can have.
+    """
+    op = path.stem
+    frame = _read(path)
+    shape = FORMATS[op]
+    required = (*shape.names, *shape.sizes, *shape.counts, *shape.figures.values())
+    _check_columns(path, frame.columns, required)
+    if frame.empty:
+        raise MeasurementError(f"{path}: empty table; at least one row is needed")
+    for column in shape.sizes:
+        _check_numbers(path, frame, column, least=1)
+    for column in shape.counts:
+        _check_numbers(path, frame, column, least=0)
+    for column in shape.figures.values():
+        _check_latency(path, frame, column)
+    for column, default in shape.optional.items():
+        if column not in frame:
+            frame[column] = frame["dtype"] if default is None else default
+        elif isinstance(default, str):
+            frame[column] = frame[column].astype(str)
+    for column in shape.names:
+        if frame[column].isna().any():
+            row = int(np.flatnonzero(frame[column].isna())[0])
+            raise MeasurementError(f"{path}: row {row}: {column} is missing")
+    return frame
+
+
+def _read(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    try:
+        frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+    except pd.errors.EmptyDataError:
+        raise MeasurementError(f"{path}: empty file; a header and at least one row are needed") from None
+    except (OSError, ValueError) as error:
+        kind = "Parquet" if path.suffix == ".parquet" else "CSV"
+        raise MeasurementError(f"{path}: not a readable {kind} file: {str(error).splitlines()[0]}") from error
+    return frame.reset_index(drop=True)
+
+
+def _check_columns(path: Path, present: Iterable[str], required: tuple[str, ...]) -> None:
+    has = list(present)
+    for column in required:
+        if column in has:
+            continue
+        stem = column.removesuffix("_us")
+        other_unit = next((c for c in has if c != column and c.startswith(stem) and column.endswith("_us")), None)
+        if other_unit is not None:
+            raise MeasurementError(
+                f"{path}: column {other_unit!r} instead of {column!r}; latencies are in microseconds"
+            )
+        raise MeasurementError(f"{path}: missing column {column!r}; {nearest(column, has) if has else 'no columns'}")
+
+
+def _numbers(path: Path, frame: pd.DataFrame, column: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+    try:
+        return frame[column].to_numpy(dtype=np.float64, na_value=np.nan)
+    except (TypeError, ValueError):
+        raise MeasurementError(f"{path}: column {column!r} holds text; numbers are expected") from None
+
+
+def _check_numbers(path: Path, frame: pd.DataFrame, column: str, least: int) -> None:
+    values = _numbers(path, frame, column)
+    bad = np.flatnonzero(~(np.isfinite(values) & (values >= least)))
+    if bad.size:
+        row = int(bad[0])
+        raise MeasurementError(f"{path}: row {row}: {column} is {values[row]:g}; it must be at least {least}")
+
+
+def _check_latency(path: Path, frame: pd.DataFrame, column: str) -> None:
+    values = _numbers(path, frame, column)
+    bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
+    if bad.size:
+        row = int(bad[0])
+        raise MeasurementError(f"{path}: row {row}: {column} is {values[row]:g}; a latency is a positive number of us")
+    middle = float(np.median(values))
+    if middle < SHORTEST:
+        raise MeasurementError(
+            f"{path}: {column} has a median of {middle:.3g}; no kernel takes less than {SHORTEST:g} us, "
+            "so that the column is in another unit than microseconds"
+        )
