@@ -10,6 +10,7 @@ kernels are published as bandwidths and are turned into times by :func:`seconds_
 from __future__ import annotations
 
 import argparse
+import csv
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ PHASES: tuple[Phase, Phase] = ("dispatch", "combine")
 HIDDEN, TOP_K, EXPERTS = 7168, 8, 256
 #: DeepEP's published normal-mode tests route to at most four nodes [1].
 MAX_NODES = 4
+_ROWS = Path(__file__).parent / "published" / "expert_exchange.csv"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,153 +63,28 @@ def seconds_of_bandwidth(phase: Phase, ranks: int, tokens: int, rate: float) -> 
     return float(copies) * tokens * HIDDEN * PAYLOAD[phase] / rate
 
 
-def _pairs(
-    source: str,
-    device: str,
-    mode: str,
-    rows: Mapping[tuple[int, int], tuple[float | None, float | None]],
-    *,
-    domain: int = 8,
-    element_bytes: Mapping[str, float] = PAYLOAD,
-    rates: bool = False,
-    max_nodes: int | None = None,
-) -> list[Published]:
-    """Rows ``(ranks, tokens) -> (dispatch, combine)`` in us, or in GB/s where ``rates``."""
-    found = []
-    for (ranks, tokens), figures in rows.items():
-        for phase, figure in zip(PHASES, figures, strict=True):
-            if figure is None:
-                continue
-            found.append(
-                Published(
-                    source=source,
-                    device=device,
-                    domain=domain,
-                    mode=mode,
-                    phase=phase,
-                    ranks=ranks,
-                    tokens=tokens,
-                    element_bytes=element_bytes[phase],
-                    max_nodes=max_nodes,
-                    seconds=seconds_of_bandwidth(phase, ranks, tokens, figure * 1e9) if rates else figure * 1e-6,
-                )
-            )
-    return found
-
-
 def published_rows() -> list[Published]:
-    """All rows, in the order of their sources."""
-    bfloat16 = {"dispatch": 2.0, "combine": 2.0}
-    legacy = "DeepEP docs/legacy.md@dd758ca"
-    return [
-        *_pairs(
-            legacy,
-            "h800-sxm",
-            "deepep_low_latency",
-            {
-                (8, 128): (77, 114),
-                (16, 128): (118, 195),
-                (32, 128): (155, 273),
-                (64, 128): (173, 314),
-                (128, 128): (192, 369),
-                (256, 128): (194, 360),
-            },
-        ),
-        *_pairs(
-            "DeepEP README before b8d90fb (pure RDMA)",
-            "h800-sxm",
-            "deepep_low_latency_rdma",
-            {
-                (8, 128): (163, 318),
-                (16, 128): (173, 329),
-                (32, 128): (182, 350),
-                (64, 128): (186, 353),
-                (128, 128): (192, 369),
-                (256, 128): (194, 360),
-            },
-        ),
-        *_pairs(
-            "DeepEP README-NCCL.md (pure RDMA)",
-            "h100-sxm",
-            "deepep_low_latency_rdma",
-            {(8, 128): (160.7, 304.2), (16, 128): (182.3, 319.8), (32, 128): (188.7, 332.9), (64, 128): (225.1, 343.1)},
-        ),
-        *_pairs(
-            "aiconfigurator@095f58a, DeepEP low-latency tables",
-            "h100-sxm",
-            "deepep_low_latency",
-            {
-                (8, 32): (20.5, 24.6),
-                (8, 128): (39.8, 72.4),
-                (8, 256): (67, 136),
-                (16, 32): (40.4, 60.4),
-                (16, 128): (101.8, 188.2),
-                (16, 256): (180, 335),
-                (32, 32): (55.5, 86),
-                (32, 128): (144.2, 266),
-                (32, 256): (262, 501),
-                (64, 32): (62.6, 96.6),
-                (64, 128): (165.5, 305.7),
-                (64, 256): (302, 583),
-            },
-        ),
-        *_pairs(
-            legacy,
-            "h800-sxm",
-            "deepep_normal",
-            {(8, 4096): (153, 158), (16, 4096): (43, 43), (32, 4096): (58, 57), (64, 4096): (51, 50)},
-            rates=True,
-            max_nodes=MAX_NODES,
-        ),
-        *_pairs(
-            "DeepEP README-NCCL.md",
-            "h100-sxm",
-            "deepep_normal",
-            {(16, 4096): (79.7, 66.4), (32, 4096): (62.9, 62.9), (64, 4096): (53.5, 53.2)},
-            rates=True,
-            max_nodes=MAX_NODES,
-        ),
-        *_pairs(
-            "aiconfigurator@095f58a, DeepEP normal tables",
-            "h100-sxm",
-            "deepep_normal",
-            {(8, 4096): (491, 973), (16, 4096): (749, 1777), (32, 4096): (1791, 3522)},
-        ),
-        *_pairs(
-            "TensorRT-LLM tech blog 18 (NVLinkOneSided)",
-            "gb200",
-            "one_sided",
-            {
-                (8, 1): (18.9, 31.0),
-                (8, 64): (22.3, 34.1),
-                (8, 512): (89.5, 91.7),
-                (8, 2048): (311.8, 322.6),
-                (16, 1): (18.8, 30.8),
-                (16, 512): (97.1, 98.2),
-                (16, 2048): (343.3, 348.4),
-                (32, 512): (109.6, 102.5),
-                (32, 2048): (373.7, 369.5),
-                (64, 128): (41.6, 44.5),
-                (64, 2048): (399.2, 372.1),
-            },
-            domain=72,
-            element_bytes=bfloat16,
-        ),
-        *_pairs(
-            "arXiv:2506.12708 (CloudMatrix384, FusedDispatch and FusedCombine)",
-            "ascend-910c-die",
-            "fused",
-            {
-                (8, 128): (116, 118),
-                (16, 128): (131, None),
-                (32, 128): (133, None),
-                (64, 128): (141, None),
-                (128, 128): (152, None),
-                (256, 128): (152, 149),
-            },
-            domain=384,
-        ),
-    ]
+    """All rows, in the order of their sources; figures are times [us] or DeepEP's bottleneck bandwidths [GB/s]."""
+    with _ROWS.open(encoding="utf-8", newline="") as file:
+        return [_published(row) for row in csv.DictReader(file)]
+
+
+def _published(row: Mapping[str, str]) -> Published:
+    phase: Phase = "dispatch" if row["phase"] == "dispatch" else "combine"
+    ranks, tokens, figure = int(row["ranks"]), int(row["tokens"]), float(row["figure"])
+    rate = row["unit"] == "GB/s"
+    return Published(
+        source=row["source"],
+        device=row["device"],
+        domain=int(row["domain"]),
+        mode=row["mode"],
+        phase=phase,
+        ranks=ranks,
+        tokens=tokens,
+        element_bytes=float(row["element_bytes"]),
+        max_nodes=int(row["max_nodes"]) if row["max_nodes"] else None,
+        seconds=seconds_of_bandwidth(phase, ranks, tokens, figure * 1e9) if rate else figure * 1e-6,
+    )
 
 
 def predict(row: Published, kernel: ExchangeKernel) -> float:

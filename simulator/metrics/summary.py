@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.metrics.percentiles import weighted_percentile
 from simulator.results import Distribution, Summary
 from simulator.scenario import Slo
 
@@ -82,10 +83,8 @@ def distribution(values: FloatArray, weights: FloatArray | None = None) -> Distr
     if weights is None:
         p50, p90, p99 = np.percentile(values, (50, 90, 99)).tolist()
         return Distribution(mean=float(values.mean()), p50=p50, p90=p90, p99=p99)
-    order = np.argsort(values)
-    cumulative = np.cumsum(weights[order])
-    picks = np.searchsorted(cumulative, np.array([0.5, 0.9, 0.99]) * cumulative[-1])
-    p50, p90, p99 = values[order][np.minimum(picks, len(values) - 1)].tolist()
+    counts = weights.astype(np.int64)
+    p50, p90, p99 = (weighted_percentile(values, counts, percent) for percent in (50.0, 90.0, 99.0))
     return Distribution(mean=float(np.average(values, weights=weights)), p50=p50, p90=p90, p99=p99)
 
 

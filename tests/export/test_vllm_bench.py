@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from simulator.errors import OutputError
 from simulator.export import TokenGaps, encode_json, vllm_bench_result
-from simulator.export.vllm_bench import weighted_percentile
+from simulator.metrics.percentiles import weighted_percentile
 
 DATE = datetime(2026, 2, 14, 10, 43, 2, tzinfo=UTC)
 SHARED = Path(__file__).parents[2].parent / "shared"
