@@ -102,10 +102,10 @@ def test_gaps_between_tokens_add_up_to_the_time_of_the_answers(case: Case, run: 
 @given(case=cases())
 def test_all_counters_are_zero_at_the_end(case: Case, run: Callable[[Case], Played]) -> None:
     for instance in run(case).instances:
-        per_rank = (instance._reserved, instance._sequences, instance._running, instance._context)
-        assert [int(np.abs(counter).sum()) for counter in per_rank] == [0, 0, 0, 0]
-        totals = (instance._reserved_total, instance._sequences_total, instance._running_total, instance._context_total)
-        assert totals == (0, 0, 0, 0)
+        batch = instance._batch
+        per_rank = [(batch.rows[rank], batch.sequences[rank], batch.tokens_on(rank)) for rank in range(len(batch.rows))]
+        assert per_rank == [(0, 0, 0)] * instance.limits.dp
+        assert (batch.running, batch.held, batch.context, batch.prompts) == (0, 0, 0, 0)
         assert (instance.outstanding, instance._queued, instance._pending) == (0, 0, 0)
         assert not any(instance._waiting)
         assert not any(instance._prefilling)
