@@ -19,3 +19,6 @@ DTYPE_BYTES: Mapping[str, float] = {
     "nvfp4": 0.5 + 1.0 / 16,
     "int4": 0.5 + 2.0 / 32,
 }
+
+#: Elements that share one scale along the inner axis of a matrix; a shard holds whole blocks.
+BLOCK_ELEMENTS: Mapping[str, int] = {"mxfp4": 32, "nvfp4": 16, "int4": 32}

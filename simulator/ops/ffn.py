@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,6 +18,7 @@ from simulator.ops.ir import (
     residual_norm,
     small,
 )
+from workloads.dtypes import BLOCK_ELEMENTS
 from workloads.model_spec import DenseFFN, MoE
 
 
@@ -44,7 +46,8 @@ def moe_ops(c: StepContext, moe: MoE, count: int, expert_counts: FloatArray | No
     yield from _exchange(c, moe, count, "dispatch")
     active = moe.top_k * moe.num_experts / (moe.num_experts + moe.null_experts)
     assignments = c.group_tokens * active / split.ep
-    width = moe.intermediate / split.etp
+    block = BLOCK_ELEMENTS.get(dtypes.experts, 1)
+    width = math.ceil(moe.intermediate / split.etp / block) * block
     weights = moe.matrices * hidden * width * dtype_bytes(dtypes.experts)
     touched = (moe.num_experts / split.ep) * (1 - (1 - active / moe.num_experts) ** c.group_tokens)
     yield Op(
