@@ -6,14 +6,17 @@ construction (tiles, splits, whether heads are absorbed) is not fitted.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from hardware_profiles.errors import nearest
+from hardware_profiles.loader import load_device
 from simulator.cost.attention import AttentionDecodeKernel, AttentionPrefillKernel
 from simulator.cost.elementwise import ElementwiseKernel
 from simulator.cost.gemm import GemmKernel
@@ -21,9 +24,11 @@ from simulator.cost.kernel import Silicon
 from simulator.cost.linear_attention import ConvolutionKernel, ScanKernel
 from simulator.cost.mla import MlaDecodeKernel, MlaPrefillKernel
 from validation.dense_rows import FAMILIES, Family
+from validation.fit_moe import silicon_of
 from validation.fitting import Accuracy, Bounds, FitError, accuracy, fit, split, write_kernels
 
 SEED = 20261122
+SOURCE = "fit to kernel latencies of github:ai-dynamo/aiconfigurator"
 #: What quantising A to one byte moves: two bytes read and one written for the values, about one for the scale pass
 #: [bytes per element].
 QUANTISE_TRAFFIC = 4.0
@@ -126,11 +131,18 @@ _PREFILL = Start(
     kernel=AttentionPrefillKernel(
         launch=8e-6,
         repack=1e-7,
+        combine=2e-6,
         tile=2e-6,
+        packing=5e-7,
         block=1e-7,
         compute=0.8,
-        softmax=0.3,
+        softmax=1.3,
         memory=0.8,
+        tile_rows=128.0,
+        narrow_tile_rows=192.0,
+        max_splits=128.0,
+        packs=1.0,
+        order=3.0,
         balance=0.5,
         throttle=0.1,
         sharpness=3.0,
@@ -138,12 +150,15 @@ _PREFILL = Start(
     bounds={
         "launch": (1e-6, 2e-5),
         "repack": (1e-9, 1e-5),
+        "combine": (1e-8, 2e-5),
         "tile": (1e-7, 2e-5),
+        "packing": (1e-9, 1e-5),
         "block": (1e-9, 1e-6),
         "compute": (0.3, 1.0),
-        "softmax": (1e-3, 2),
-        "memory": (0.3, 1.0),
+        "softmax": (1e-3, 4),
+        "memory": (0.03, 1.0),
         "balance": (1e-3, 1),
+        "order": (1, 10),
         "throttle": (1e-3, 0.5),
         "sharpness": (1, 8),
     },
@@ -177,9 +192,10 @@ def _latent_decode(launch: float, head_tile: float, max_splits: float, convert: 
     return Start(kernel=kernel, bounds={**free, **_EAGER, **casting, "compute": (0.05, 1.0)})
 
 
-def _latent_prefill(launch: float, absorbed: float) -> Start:
-    kernel = MlaPrefillKernel(**_values(_PREFILL.kernel) | {"launch": launch, "repack": 0.0}, absorbed=absorbed)
-    free = {name: limits for name, limits in _PREFILL.bounds.items() if name != "repack"}
+def _latent_prefill(launch: float, absorbed: float, tile_rows: float, max_splits: float) -> Start:
+    fixed = {"repack": 0.0, "packing": 0.0, "packs": 0.0, "tile_rows": tile_rows, "max_splits": max_splits}
+    kernel = MlaPrefillKernel(**_values(_PREFILL.kernel) | fixed | {"launch": launch}, absorbed=absorbed)
+    free = {name: limits for name, limits in _PREFILL.bounds.items() if name not in fixed}
     return Start(kernel=kernel, bounds={**free, **_EAGER})
 
 
@@ -194,31 +210,36 @@ def _quantised_gemm(coarse_rows: float, **start: float) -> Start:
     return Start(kernel=GemmKernel(**_values(_GEMM.kernel) | fixed | start), bounds={**free, **_QUANTISING})
 
 
-#: Start by kernel table, the storage dtype left out where it makes no difference.
-STARTS: Mapping[str, Start] = {
-    "gemm.cublas": _GEMM,
-    "gemm.cutlass": _quantised_gemm(256.0, quantise=2.7e-6, ragged=0.8, throttle=0.6, overlap=0.1),
-    "gemm.deepgemm": _quantised_gemm(
-        0.0, quantise=1.2e-6, quantise_bytes=9.0, ragged=0.15, first_wave=1.0, tile=2000.0
+#: Starts by kernel table, the storage dtype left out where it makes no difference. Where libraries differ in what
+#: they fix by construction, the alternative that fits best is taken: flash attention 3 packs query heads and splits
+#: short prefills; flash attention 2 does neither, and its tiles are of 64 rows.
+STARTS: Mapping[str, tuple[Start, ...]] = {
+    "gemm.cublas": (_GEMM,),
+    "gemm.cutlass": (_quantised_gemm(256.0, quantise=2.7e-6, ragged=0.8, throttle=0.6, overlap=0.1),),
+    "gemm.deepgemm": (
+        _quantised_gemm(0.0, quantise=1.2e-6, quantise_bytes=9.0, ragged=0.15, first_wave=1.0, tile=2000.0),
     ),
-    "attention_decode.flash": _DECODE,
-    "attention_prefill.flash": _PREFILL,
-    "mla_decode.flash": _latent_decode(1e-5, 64.0, 128.0),
-    "mla_decode.flash.fp8": _latent_decode(1.6e-5, 64.0, 128.0, convert=8.0),
-    "mla_decode.triton": _latent_decode(3e-4, 16.0, 4.0),
-    "mla_prefill.flash": _latent_prefill(1e-5, 1.0),
-    "mla_prefill.triton": _latent_prefill(2.7e-4, 0.0),
-    "gated_delta_net.causal_conv1d_fn": _CONVOLUTION,
-    "gated_delta_net.causal_conv1d_update": _without(_CONVOLUTION, sequence=1.0),
-    "gated_delta_net.chunk_gated_delta_rule": _SCAN,
-    "gated_delta_net.fused_recurrent_gated_delta_rule": _without(_SCAN, passes=1.0, chunk=0.0),
-    "mamba2.causal_conv1d_fn": _CONVOLUTION,
-    "mamba2.causal_conv1d_update": _without(_CONVOLUTION, sequence=1.0),
+    "attention_decode.flash": (_DECODE,),
+    "attention_prefill.flash": (
+        _PREFILL,
+        _without(_PREFILL, packs=0.0, packing=0.0, max_splits=1.0, tile_rows=64.0, narrow_tile_rows=64.0),
+    ),
+    "mla_decode.flash": (_latent_decode(1e-5, 64.0, 128.0),),
+    "mla_decode.flash.fp8": (_latent_decode(1.6e-5, 64.0, 128.0, convert=8.0),),
+    "mla_decode.triton": (_latent_decode(3e-4, 16.0, 4.0),),
+    "mla_prefill.flash": tuple(_latent_prefill(1e-5, 1.0, rows, 128.0) for rows in (64.0, 128.0)),
+    "mla_prefill.triton": tuple(_latent_prefill(2.7e-4, 0.0, rows, 1.0) for rows in (64.0, 128.0)),
+    "gated_delta_net.causal_conv1d_fn": (_CONVOLUTION,),
+    "gated_delta_net.causal_conv1d_update": (_without(_CONVOLUTION, sequence=1.0),),
+    "gated_delta_net.chunk_gated_delta_rule": (_SCAN,),
+    "gated_delta_net.fused_recurrent_gated_delta_rule": (_without(_SCAN, passes=1.0, chunk=0.0),),
+    "mamba2.causal_conv1d_fn": (_CONVOLUTION,),
+    "mamba2.causal_conv1d_update": (_without(_CONVOLUTION, sequence=1.0),),
 }
 
 
-def start_of(table: str) -> Start:
-    """Start of a kernel table, by its name or its name without dtype."""
+def starts_of(table: str) -> tuple[Start, ...]:
+    """Starts of a kernel table, by its name or its name without dtype."""
     for name in (table, table.rpartition(".")[0]):
         if name in STARTS:
             return STARTS[name]
@@ -239,16 +260,20 @@ def fit_table(op: str, name: str, rows: pd.DataFrame, silicon: Silicon, seed: in
     seed : int
         Which split.
     """
-    family, start = FAMILIES[op], start_of(name)
+    family = FAMILIES[op]
     train_rows, test_rows = split(len(rows), seed)
     train, test = rows.iloc[train_rows], rows.iloc[test_rows]
-    result = fit(
-        type(start.kernel),
-        lambda kernel: family.predict(train, silicon, kernel),
-        train["latency_us"].to_numpy() * 1e-6,
-        start=start.kernel,
-        bounds=start.bounds,
-    )
+    results = [
+        fit(
+            type(start.kernel),
+            lambda kernel: family.predict(train, silicon, kernel),
+            train["latency_us"].to_numpy() * 1e-6,
+            start=start.kernel,
+            bounds=start.bounds,
+        )
+        for start in starts_of(name)
+    ]
+    result = min(results, key=lambda fitted: fitted.cost)
     overall, regimes = judge(family, test, silicon, result.coefficients)
     return FittedTable(
         op=op,
@@ -278,11 +303,6 @@ def tables_of(op: str, folder: Path) -> Iterator[tuple[str, pd.DataFrame]]:
         yield from ((str(name), group) for name, group in rows.groupby(FAMILIES[op].table(rows)))
 
 
-def fit_device(folder: Path, silicon: Silicon, seed: int = SEED) -> list[FittedTable]:
-    """Fit every kernel table that a folder of measurements covers."""
-    return [fit_table(op, name, rows, silicon, seed) for op in FAMILIES for name, rows in tables_of(op, folder)]
-
-
 def borrowed(fitted: Sequence[FittedTable]) -> dict[str, tuple[Any, str]]:
     """Kernels that no table measures, from the fitted ones that resemble them, with a note each.
 
@@ -304,9 +324,9 @@ def borrowed(fitted: Sequence[FittedTable]) -> dict[str, tuple[Any, str]]:
     return found
 
 
-def save(fitted: Sequence[FittedTable], path: Path, source: str, date: str) -> None:
+def save(fitted: Sequence[FittedTable], path: Path) -> None:
     """Write fitted tables, and those borrowed from them, into a kernel file with where they came from."""
-    own = {"source": source, "date": date}
+    own = {"source": SOURCE, "date": datetime.now(UTC).date().isoformat()}
     resembling = {
         name: (kernel, {**own, "status": "assumption", "note": f"not measured: {note}"})
         for name, (kernel, note) in borrowed(fitted).items()
@@ -327,3 +347,42 @@ def save(fitted: Sequence[FittedTable], path: Path, source: str, date: str) -> N
             for table in fitted
         },
     )
+
+
+def report(fitted: FittedTable) -> None:
+    """Print a fitted table's accuracy on rows that it was not fitted to."""
+    print(f"{fitted.name:52s} {fitted.test}  at bound: {', '.join(fitted.at_bound) or '-'}")
+    for name, figures in fitted.regimes.items():
+        print(f"  {name:50s} {figures}")
+
+
+def main() -> None:
+    """Fit the dense kernels of a device, report, and if asked write the coefficients."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("measurements", type=Path, help="folder with a folder of tables per device")
+    parser.add_argument("device")
+    parser.add_argument("--write", action="store_true")
+    parser.add_argument("--only", default="", help="fit only ops whose name contains this")
+    parser.add_argument("--blind", metavar="DEVICE", help="also predict this device with the kernels fitted here")
+    options = parser.parse_args()
+    silicon = silicon_of(load_device(options.device))
+    folder = options.measurements / options.device.replace("-", "_")
+    fitted = []
+    for op in FAMILIES:
+        if options.only not in op:
+            continue
+        for name, rows in tables_of(op, folder):
+            fitted.append(fit_table(op, name, rows, silicon))
+            report(fitted[-1])
+    if options.write:
+        save(fitted, Path(__file__).parents[1] / "hardware_profiles" / "kernels" / f"{options.device}.toml")
+    if options.blind:
+        other = silicon_of(load_device(options.blind))
+        for table in fitted:
+            for name, rows in tables_of(table.op, options.measurements / options.blind.replace("-", "_")):
+                if name == table.name:
+                    print(f"blind {options.blind} {name:40s} {judge(FAMILIES[table.op], rows, other, table.kernel)[0]}")
+
+
+if __name__ == "__main__":
+    main()

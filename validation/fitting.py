@@ -59,9 +59,10 @@ class Accuracy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit(Generic[T]):
-    """Fitted coefficients, their accuracy on the rows that they were fitted to, and those that stopped at a bound."""
+    """Fitted coefficients, the loss and accuracy on the rows that they were fitted to, and those stopped at a bound."""
 
     coefficients: T
+    cost: float
     accuracy: Accuracy
     at_bound: tuple[str, ...]
 
@@ -192,6 +193,7 @@ def fit(
     best = coefficients(solution.x)
     return Fit(
         coefficients=best,
+        cost=float(solution.cost),
         accuracy=accuracy(predict(best), measured),
         at_bound=tuple(name for name, at in zip(free, stuck.tolist(), strict=True) if at),
     )

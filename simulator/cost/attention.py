@@ -12,9 +12,11 @@ from simulator.cost.kernel import DTYPE_BYTES, FloatArray, KernelTime, Silicon, 
 
 #: exp() per clock and SM: the special function units of every NVIDIA generation since Volta [1/clock].
 EXPONENTIALS_PER_CLOCK = 16.0
-#: Rows (query heads x tokens) and keys of one tile of the flash kernels [1].
-TILE_ROWS = 128.0
+#: Keys of one block of the flash kernels, and query heads that share a scan in decoding [1].
 TILE_KEYS = 128.0
+TILE_HEADS = 128.0
+#: Elements of a head up to which a kernel takes its narrow tile [1].
+NARROW_HEAD = 64.0
 #: Share of the best occupancy at which flash attention stops splitting further [1].
 ENOUGH_OCCUPANCY = 0.85
 #: Working set, in cache sizes, below which data that was just used is found again, and above which none of it
@@ -81,18 +83,31 @@ class AttentionPrefillKernel:
         Time of the smallest call [s].
     repack : float
         Extra time where single-token queries of several sequences are brought together per KV head [s].
+    combine : float
+        Extra time where the keys are split, as in decoding, because there are few tiles, and partial results are
+        merged [s].
     tile : float
         Fixed time of one tile of queries on one SM [s].
+    packing : float
+        What gathering the query heads of one KV head adds to the time of a tile [s].
     block : float
         Fixed time of one block of keys within a tile [s].
     compute : float
         Share of the peak matrix rate inside the main loop [1].
     softmax : float
-        Share of the exponentials that the matrix work does not hide [1].
+        Time of the softmax in that of its exponentials alone [1].
     memory : float
         Share of the datasheet memory bandwidth that is reached [1].
+    tile_rows, narrow_tile_rows : float
+        Query rows of a tile, for heads of more than 64 elements and for narrower ones [1].
+    max_splits : float
+        Largest number of splits of one tile's keys; 1 where the kernel never splits [1].
+    packs : float
+        1 where the query heads of one KV head share tiles, 0 where each has its own (single tokens always share) [1].
     balance : float
         Weight of the last, partly filled round of tiles: 0 spreads it evenly, 1 waits for a full round [1].
+    order : float
+        Exponent of the blend of mean and longest work of an SM: large where long tiles start first [1].
     throttle : float
         Loss of clock in kernels that run much longer than :data:`THROTTLE_TIME` [1].
     sharpness : float
@@ -101,12 +116,19 @@ class AttentionPrefillKernel:
 
     launch: float = field(metadata={"unit": "s"})
     repack: float = field(metadata={"unit": "s"})
+    combine: float = field(metadata={"unit": "s"})
     tile: float = field(metadata={"unit": "s"})
+    packing: float = field(metadata={"unit": "s"})
     block: float = field(metadata={"unit": "s"})
     compute: float
     softmax: float
     memory: float
+    tile_rows: float
+    narrow_tile_rows: float
+    max_splits: float
+    packs: float
     balance: float
+    order: float
     throttle: float
     sharpness: float
 
@@ -198,7 +220,7 @@ def attention_decode_time(
     )
     keys = kv_length if window is None else np.minimum(kv_length, np.asarray(window, dtype=np.float64))
     groups = heads / kv_heads
-    tiles = batch * kv_heads * np.ceil(groups / TILE_ROWS)
+    tiles = batch * kv_heads * np.ceil(groups / TILE_HEADS)
     token_bytes = 2.0 * head_dim * dtype_bytes(kv_dtype)
     query_bytes = 2.0 * batch * heads * head_dim * dtype_bytes(dtype)
     traffic = batch * kv_heads * keys * token_bytes
@@ -223,8 +245,9 @@ def streaming_time(
 ) -> KernelTime:
     """Time of ``tiles`` independent scans over ``keys`` cached tokens each, split until the SMs are full [s].
 
-    ``fixed`` is added to the launch [s], ``token_bytes`` is what one tile reads per key, ``traffic`` what all tiles together draw from memory and
-    ``query_bytes`` queries and outputs [bytes]; ``key_time`` is the arithmetic of one key on one SM [s].
+    ``token_bytes`` is what one tile reads per key, ``traffic`` what all tiles together draw from memory and
+    ``query_bytes`` queries and outputs [bytes]; ``key_time`` is the arithmetic of one key on one SM [s]; ``fixed``
+    is added to the launch [s].
     """
     blocks = np.ceil(keys / TILE_KEYS)
     slots = silicon.units * kernel.tiles_per_unit
@@ -283,7 +306,7 @@ def attention_prefill_time(
 
     Notes
     -----
-    The query heads of one KV head share tiles of :data:`TILE_ROWS` rows; a tile visits blocks of
+    The query heads of one KV head share tiles of rows where the kernel packs them; a tile visits blocks of
     :data:`TILE_KEYS` keys up to its own diagonal. See :func:`causal_time`.
     """
     batch, context, prefix, heads, kv_heads, head_dim = (
@@ -294,14 +317,17 @@ def attention_prefill_time(
     element, kv_element = dtype_bytes(dtype), dtype_bytes(kv_dtype)
     keys = prefix + context if window is None else np.minimum(prefix + context, context + np.asarray(window))
     traffic = batch * head_dim * (2.0 * heads * context * element + 2.0 * kv_heads * keys * kv_element)
+    packed = (kernel.packs > 0.5) | (context == 1)
     return causal_time(
-        batch * kv_heads,
-        context * groups,
+        batch * np.where(packed, kv_heads, heads),
+        context * np.where(packed, groups, 1.0),
         context,
         prefix,
         4.0 * head_dim,
         traffic,
-        repack=repack,
+        tile_rows=np.where(head_dim > NARROW_HEAD, kernel.tile_rows, kernel.narrow_tile_rows),
+        tile=kernel.tile + np.where(packed & (groups > 1), kernel.packing, 0.0),
+        fixed=repack,
         window=window,
         peak=matrix_peak(dtype, silicon),
         silicon=silicon,
@@ -317,7 +343,9 @@ def causal_time(
     flops: FloatArray,
     traffic: FloatArray,
     *,
-    repack: FloatArray,
+    tile_rows: FloatArray,
+    tile: FloatArray,
+    fixed: FloatArray,
     window: ArrayLike | None,
     peak: float,
     silicon: Silicon,
@@ -325,30 +353,38 @@ def causal_time(
 ) -> KernelTime:
     """Time of causal attention of ``rows`` packed query rows in each of ``streams`` KV heads [s].
 
-    ``flops`` is the work of one query-key pair [FLOP], ``traffic`` the memory traffic [bytes].
+    ``flops`` is the work of one query-key pair [FLOP], ``traffic`` the memory traffic [bytes], ``tile_rows`` the
+    rows of a tile [1] and ``tile`` its fixed time [s]; ``fixed`` is added to the launch [s].
 
     Notes
     -----
-    A tile of 128 rows spans ``128 * context / rows`` tokens. Its block of 128 keys takes
-    ``block + 128^2 * max(flops / rate, exponentials)``; the tiles' blocks are added exactly up to the diagonal.
+    A tile of ``r`` rows spans ``r context / rows`` tokens. A block of 128 keys takes it ``block`` and the root of
+    the summed squares of its matrix work ``128 r flops / rate`` and its exponentials, which overlap in part. The
+    tiles' blocks are counted up to the diagonal and spread over the SMs; the last tile, whose blocks run one after
+    another unless they are split, is blended in with exponent ``order``.
     """
-    tiles = np.ceil(rows / TILE_ROWS)
-    span = context / tiles
-    mean_keys = prefix + (context + span) / 2.0
+    tiles = np.ceil(rows / tile_rows)
+    span = tile_rows * context / rows
+    mean_keys = prefix + (span * (tiles - 1.0) / 2.0 + context / tiles)
     longest = prefix + context
     if window is not None:
         limit = np.asarray(window, dtype=np.float64) + span
         mean_keys, longest = np.minimum(mean_keys, limit), np.minimum(longest, limit)
-    mean_blocks = np.maximum(1.0, mean_keys / TILE_KEYS + 0.5 * (mean_keys > TILE_KEYS))
-    matrix = TILE_ROWS * TILE_KEYS * flops * silicon.units / (peak * kernel.compute)
-    softmax = TILE_ROWS * TILE_KEYS / (EXPONENTIALS_PER_CLOCK * silicon.clock)
-    block = kernel.block + matrix + kernel.softmax * softmax
     total = streams * tiles
-    rounds = full_rounds(total / silicon.units, kernel.balance)
-    spread = rounds * (kernel.tile + mean_blocks * block)
-    critical = kernel.tile + np.ceil(longest / TILE_KEYS) * block
-    compute = throttled(np.maximum(spread, critical), kernel.throttle)
+    most = np.ceil(longest / TILE_KEYS)
+    ragged = 0.5 * (1.0 - np.gcd(np.rint(span).astype(np.int64), int(TILE_KEYS)) / TILE_KEYS)
+    mean = np.minimum(np.maximum(1.0, mean_keys / TILE_KEYS + ragged), most)
+    matrix = tile_rows * TILE_KEYS * flops * silicon.units / (peak * kernel.compute)
+    softmax = tile_rows * TILE_KEYS / (EXPONENTIALS_PER_CLOCK * silicon.clock)
+    block = kernel.block + np.hypot(matrix, kernel.softmax * softmax)
+    enough = np.ceil(ENOUGH_OCCUPANCY * np.floor(silicon.units / total))
+    splits = np.clip(enough, 1.0, np.minimum(kernel.max_splits, most))
+    rounds = total * splits / silicon.units
+    rounds = np.where(rounds < 1.0, rounds, full_rounds(rounds, kernel.balance))
+    spread = rounds * (tile + mean / splits * block)
+    critical = tile + np.ceil(most / splits) * block
+    compute = throttled(smooth_max(spread, critical, kernel.order), kernel.throttle)
     memory = traffic / (silicon.memory_bandwidth * kernel.memory)
-    launch = kernel.launch + repack
+    launch = kernel.launch + fixed + np.where(splits > 1.0, kernel.combine, 0.0)
     seconds = launch + smooth_max(compute, memory, kernel.sharpness)
-    return KernelTime(seconds=seconds, terms={"launch": launch + 0.0 * compute, "compute": compute, "memory": memory})
+    return KernelTime(seconds=seconds, terms={"launch": launch, "compute": compute, "memory": memory})

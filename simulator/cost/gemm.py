@@ -70,6 +70,9 @@ class GemmKernel:
         Launch of the kernel that quantises A, 0 where A is not quantised [s].
     quantise_bytes : float
         Traffic of quantising A [bytes per element].
+    whole_tiles : float
+        1 where matrix units compute whole tiles however many rows of them are filled, 0 where cores compute only the
+        rows that there are [1].
     """
 
     launch: float = field(metadata={"unit": "s"})
@@ -92,6 +95,7 @@ class GemmKernel:
     ragged: float
     quantise: float = field(metadata={"unit": "s"})
     quantise_bytes: float = field(metadata={"unit": "B"})
+    whole_tiles: float = 1.0
 
 
 def gemm_time(
@@ -154,25 +158,23 @@ def _fastest_tile(
     kernel: GemmKernel,
 ) -> tuple[FloatArray, FloatArray]:
     """Time of compute and memory together, and of compute alone, with the fastest tile that is allowed [s]."""
-    best, compute_of_best = np.full(m.shape, np.inf), np.full(m.shape, np.inf)
-    for rows, columns in TILES:
-        tiles = np.ceil(m / rows) * np.ceil(n / columns)
-        parts = np.floor(np.clip(np.floor(silicon.units / tiles), 1.0, np.maximum(1.0, k / kernel.split_depth)))
-        waves = tiles * parts / silicon.units
-        rounds = full_rounds(waves, kernel.balance)
-        loss = 1.0 + kernel.small_tile * (np.sqrt(LARGE_TILE / (rows * columns)) - 1.0)
-        arithmetic = 2.0 * rows * columns * silicon.units * loss / (peak * kernel.compute)
-        operands = (np.minimum(m, rows) * a_bytes + np.minimum(n, columns) * b_bytes) / silicon.clock
-        step = np.maximum(np.maximum(arithmetic, kernel.depth / silicon.clock), operands / kernel.feed)
-        part = k / parts * step + kernel.tile / silicon.clock
-        served = tiles * k * operands / (kernel.cache_feed * silicon.units)
-        compute = throttled(np.maximum(rounds * part, served), kernel.throttle)
-        shorter = np.minimum(compute, memory)
-        time = smooth_max(compute, memory, kernel.sharpness) + (kernel.overlap + kernel.first_wave / rounds) * shorter
-        time = time + np.where(parts > 1.0, kernel.split, 0.0)
-        if kernel.coarse_rows > 0.0:
-            allowed = np.where(m > kernel.coarse_rows, rows * columns >= COARSE_ROWS**2, rows == FINE_ROWS)
-            time = np.where(allowed, time, np.inf)
-        better = time < best
-        best, compute_of_best = np.where(better, time, best), np.where(better, compute, compute_of_best)
-    return best, compute_of_best
+    shape = (len(TILES), *(1,) * m.ndim)
+    rows, columns = (np.array(side).reshape(shape) for side in zip(*TILES, strict=True))
+    tiles = np.ceil(m / rows) * np.ceil(n / columns)
+    parts = np.floor(np.clip(np.floor(silicon.units / tiles), 1.0, np.maximum(1.0, k / kernel.split_depth)))
+    rounds = full_rounds(tiles * parts / silicon.units, kernel.balance)
+    loss = 1.0 + kernel.small_tile * (np.sqrt(LARGE_TILE / (rows * columns)) - 1.0)
+    filled = kernel.whole_tiles * rows + (1.0 - kernel.whole_tiles) * m / np.ceil(m / rows)
+    arithmetic = 2.0 * filled * columns * silicon.units * loss / (peak * kernel.compute)
+    operands = (np.minimum(m, rows) * a_bytes + np.minimum(n, columns) * b_bytes) / silicon.clock
+    step = np.maximum(np.maximum(arithmetic, kernel.depth / silicon.clock), operands / kernel.feed)
+    part = k / parts * step + kernel.tile / silicon.clock
+    served = tiles * k * operands / (kernel.cache_feed * silicon.units)
+    compute = throttled(np.maximum(rounds * part, served), kernel.throttle)
+    exposed = (kernel.overlap + kernel.first_wave / rounds) * np.minimum(compute, memory)
+    time = smooth_max(compute, memory, kernel.sharpness) + exposed + np.where(parts > 1.0, kernel.split, 0.0)
+    if kernel.coarse_rows > 0.0:
+        allowed = np.where(m > kernel.coarse_rows, rows * columns >= COARSE_ROWS**2, rows == FINE_ROWS)
+        time = np.where(allowed, time, np.inf)
+    fastest = np.argmin(time, axis=0)[None]
+    return np.take_along_axis(time, fastest, 0)[0], np.take_along_axis(compute, fastest, 0)[0]
