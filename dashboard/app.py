@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
 
 #: A click that was sent before the browser took over a new address still carries the old one [s].
-_ADDRESS_LAG_S = 2.0
+_ADDRESS_LAG_S = 0.5
 
 
 @st.cache_resource(show_spinner=False)
@@ -50,7 +50,9 @@ def main() -> None:
         except MoesimError as error:
             panels.findings([answers.as_finding(error)])
             return
-    _change(scenario=scenario)
+    if scenario != _page().scenario:
+        st.session_state.link_findings = ()
+        _change(scenario=scenario)
     _body(catalogue)
     _write_link(catalogue)
 
@@ -168,7 +170,7 @@ def _buttons() -> None:
         if page.baseline is not None:
             st.button("Unpin baseline", on_click=_unpin, icon=":material/keep_off:")
             same = page.baseline == page.scenario
-            st.caption("This is the baseline." if same else "Changes are against the pinned baseline.")
+            panels.small("This is the baseline." if same else "Changes are against the pinned baseline.")
 
 
 def _simulate_if_wanted() -> None:

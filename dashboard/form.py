@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import streamlit as st
 
 from dashboard.catalogue import Catalogue
+from dashboard.state import most
 from simulator.scenario import Lengths as LengthsChoice
 from simulator.scenario import PlacementChoice, Requests, Routing, Scenario, Stack
 
@@ -104,11 +105,11 @@ def _parallelism(fields: _Fields, catalogue: Catalogue) -> None:
     total = per_instance * fields.get("parallelism.instances")
     node, cluster = fields.get("hardware.node"), fields.get("hardware.cluster")
     node = node or catalogue.cluster_node.get(cluster or "", "")
-    text = f"{per_instance} devices per instance, {total} in all."
+    text = f"{per_instance} device{'s' * (per_instance > 1)} per instance, {total} in all."
     if node in catalogue.node_devices:
         held, nodes = catalogue.node_devices[node], catalogue.cluster_nodes.get(cluster or "", 1)
-        text += f" An instance takes {math.ceil(per_instance / held)} of {nodes} nodes with {held} devices each."
-    st.caption(text)
+        text += f" Nodes of {held}: an instance takes {math.ceil(per_instance / held)} of {nodes}."
+    st.markdown(f":small[{text}]")
     with st.expander("Expert placement"):
         fields.choice("placement.policy", "Policy", _options(PlacementChoice, "policy"))
         fields.count(
@@ -134,14 +135,12 @@ def _load(fields: _Fields, catalogue: Catalogue) -> None:
         fields.number("requests.cv", "Coefficient of variation of the gaps", default=1.0)
     if kind == "diurnal":
         fields.duration("requests.period", "Length of a day [s]", 1.0, "one swing of the rate", default=3600.0)
-        fields.number("requests.amplitude", "Swing over mean", least=0.0, most=0.99, default=0.5)
+        fields.number("requests.amplitude", "Swing over mean", least=0.0, highest=0.99, default=0.5)
     if kind != "trace":
         fields.drop("requests.trace")
         _lengths(fields)
-    if kind == "trace":
-        fields.count("requests.count", "Requests", optional=True, help_text="empty = all of the trace")
-    else:
-        fields.count("requests.count", "Requests", default=200, help_text="requests to simulate")
+    empty = "all of the trace" if kind == "trace" else "10 rounds of a closed loop, or 1,000 requests"
+    fields.count("requests.count", "Requests", optional=True, help_text=f"empty = {empty}")
 
 
 def _lengths(fields: _Fields) -> None:
@@ -153,7 +152,7 @@ def _lengths(fields: _Fields) -> None:
     with right:
         fields.count("requests.lengths.output", f"Output [tokens]{which}")
     if kind == "uniform":
-        fields.number("requests.lengths.range_ratio", "Smallest over largest", most=1.0, default=1.0)
+        fields.number("requests.lengths.range_ratio", "Smallest over largest", highest=1.0, default=1.0)
     if kind == "lognormal":
         fields.number("requests.lengths.cv", "Standard deviation over mean", default=1.0)
 
@@ -181,7 +180,7 @@ def _stack(fields: _Fields, catalogue: Catalogue) -> None:
             hint = f"{_help(Stack, key)}; empty = {_STACK_DEFAULT}"
             fields.count(f"stack.{key}", label, optional=True, help_text=hint)
         memory = f"{_help(Stack, 'memory_fraction')}; empty = {_STACK_DEFAULT}"
-        fields.number("stack.memory_fraction", "Share of device memory", most=1.0, help_text=memory)
+        fields.number("stack.memory_fraction", "Share of device memory", highest=1.0, help_text=memory)
 
 
 class _Fields:
@@ -244,14 +243,14 @@ class _Fields:
         if absent is not None:
             allowed.insert(0, None)
         widget = _PREFIX + key
-        if st.session_state.get(widget, offered or default) not in allowed:
+        if st.session_state.setdefault(widget, offered or default) not in allowed:
             st.session_state[widget] = allowed[0]
 
         def words(name: str | None) -> str:
             return absent or "" if name is None else _WORDS.get(name, name)
 
         draw = partial(st.selectbox, label, allowed, key=widget, format_func=words)
-        return self._draw(key, current, offered or default, draw)
+        return self._draw(key, current, default, draw)
 
     def count(
         self,
@@ -266,8 +265,8 @@ class _Fields:
         """Offer a whole number; an optional one may be left empty."""
         current = self.before(key)
         start: Any = None if optional else "min"
-        draw = partial(st.number_input, label, least, None, start, 1, key=_PREFIX + key, help=help_text)
-        return self._draw(key, current, default if current is None else current, draw)
+        draw = partial(st.number_input, label, least, most(key), start, 1, key=_PREFIX + key, help=help_text)
+        return self._draw(key, current, default, draw)
 
     def number(
         self,
@@ -275,30 +274,40 @@ class _Fields:
         label: str,
         *,
         least: float = _LEAST,
-        most: float | None = None,
+        highest: float | None = None,
         default: float | None = None,
         help_text: str | None = None,
     ) -> Any:
         """Offer a real number, which may be left empty."""
         current = self.before(key)
         shape: dict[str, Any] = {"step": 0.1, "format": "%.6g", "help": help_text}
-        draw = partial(st.number_input, label, least, most, None, key=_PREFIX + key, **shape)
-        return self._draw(key, current, default if current is None else current, draw)
+        # The scenario's own value is always in range: the schema is wider than what the widget invites to.
+        low = least if current is None else min(least, current)
+        high = most(key) if highest is None else max(highest, current or 0.0)
+        draw = partial(st.number_input, label, low, float(high), None, key=_PREFIX + key, **shape)
+        return self._draw(key, current, default, draw)
 
     def duration(self, key: str, label: str, scale: float, help_text: str, default: float | None = None) -> None:
         """Offer a duration in a unit of ``scale`` per second; the scenario gets it with its unit."""
         value = self.before(key)
         current = None if value is None else value * scale
         shape: dict[str, Any] = {"step": 1.0, "format": "%.6g", "help": help_text}
-        draw = partial(st.number_input, label, _LEAST, None, None, key=_PREFIX + key, **shape)
-        shown = self._draw(key, current, default if current is None else current, draw)
+        low = _LEAST if current is None else min(_LEAST, current)
+        draw = partial(st.number_input, label, low, None, None, key=_PREFIX + key, **shape)
+        shown = self._draw(key, current, default, draw)
         if key in self._changed and shown is not None:
             self._changed[key] = f"{shown / scale!r} s"
 
-    def _draw(self, key: str, current: Any, seed: Any, draw: Callable[[], Any]) -> Any:
-        """Seed a widget on its first run, draw it, and note its value if it is not the scenario's."""
-        if seed is not None:
-            st.session_state.setdefault(_PREFIX + key, seed)
+    def _draw(self, key: str, current: Any, default: Any, draw: Callable[[], Any]) -> Any:
+        """Seed a widget on its first run, draw it, and note its value if it is not the scenario's.
+
+        A widget with a default is never left empty.
+        """
+        widget = _PREFIX + key
+        seed = default if current is None else current
+        emptied = default is not None and st.session_state.get(widget) is None
+        if seed is not None and (widget not in st.session_state or emptied):
+            st.session_state[widget] = seed
         shown = draw()
         if shown != current:
             self._changed[key] = shown

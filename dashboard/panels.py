@@ -93,14 +93,20 @@ def headline(answer: Estimate | Result, baseline: Estimate | Result | None) -> N
             )
 
 
+def small(text: str) -> None:
+    """Write small print; Streamlit's captions are too pale to read."""
+    st.markdown(f":small[{_plain(text)}]")
+
+
 def chart(drawn: Chart, key: str) -> None:
     """Show a chart, the sentence that states its finding, and its table."""
-    left, right = st.columns([3, 2])
+    left, right = st.columns([4, 3])
     with left:
         _plot(drawn, key)
     with right:
-        st.table(drawn.table.set_index(drawn.table.columns[0]))
-    st.caption(drawn.alt)
+        unbroken = drawn.table.map(lambda text: text.replace(" ", "\u00a0"))
+        st.table(unbroken.set_index(unbroken.columns[0]))
+    small(drawn.alt)
 
 
 def _plot(drawn: Chart, key: str) -> None:
@@ -144,7 +150,7 @@ def steps(result: Result | None) -> None:
 
 def numbers(labelled: Mapping[str, Estimate | Result]) -> None:
     """Show every number of every answer side by side."""
-    st.table(summary_table({label: answer.summary for label, answer in labelled.items()}))
+    st.table(summary_table({label: answer.summary for label, answer in labelled.items()}).rename_axis("Quantity"))
 
 
 def why(scenario: Scenario) -> None:
@@ -159,7 +165,7 @@ def why(scenario: Scenario) -> None:
             continue
         drawn = ops_chart(explanation)
         _plot(drawn, f"ops-{phase}")
-        st.caption(drawn.alt)
+        small(drawn.alt)
         st.dataframe(drawn.table, hide_index=True, alt=f"Every op of the {phase} step, the most expensive first.")
 
 
@@ -170,13 +176,14 @@ def _needs_simulation(what: str) -> None:
 def copies(preset: str, base: Scenario, scenario: Scenario) -> None:
     """Show the scenario as TOML, command and Python, each with a copy button."""
     changes = differences(base, scenario)
-    for title, text, language in (
-        ("Command line", snippets.as_command(preset, changes), "bash"),
-        ("Python", snippets.as_python(preset, changes, scenario), "python"),
-        ("TOML", snippets.as_toml(scenario), "toml"),
+    for title, text in (
+        ("Command line", snippets.as_command(preset, changes)),
+        ("Python", snippets.as_python(preset, changes, scenario)),
+        ("TOML", snippets.as_toml(scenario)),
     ):
         st.header(title)
-        st.code(text, language=language)
+        # Without colours: those of the highlighter are too pale to read.
+        st.code(text, language=None)
 
 
 def downloads(scenario: Scenario, estimate: Estimate, result: Result | None) -> None:
@@ -192,7 +199,7 @@ def downloads(scenario: Scenario, estimate: Estimate, result: Result | None) -> 
             _download("Requests, Parquet", lambda: _parquet(requests), "requests.parquet", parquet)
             _download("Steps, Parquet", lambda: _parquet(steps_frame), "steps.parquet", parquet)
     if result is None:
-        st.caption("The summary is that of the estimate; request and step tables need a simulation.")
+        small("The summary is that of the estimate; request and step tables need a simulation.")
 
 
 def _download(label: str, data: Callable[[], bytes], name: str, mime: str) -> None:

@@ -44,6 +44,21 @@ _NAMED = (
     "routing.trace",
 )
 
+#: Largest values that the page takes, so that a link cannot exhaust the machine; the command line takes more.
+_MOST = {
+    "requests.count": 1_000_000,
+    "requests.concurrency": 1_000_000,
+    "requests.repeat": 1_000,
+    "requests.lengths.input": 10_000_000,
+    "requests.lengths.output": 10_000_000,
+    "routing.tokens": 1_000_000,
+    "placement.redundant_slots": 100_000,
+    "run.traced_steps": 10_000,
+    **{f"parallelism.{key}": 100_000 for key in ("tp", "dp", "pp", "ep", "instances")},
+}
+#: Whole numbers beyond this are not exact in a browser.
+_MOST_EXACT = 2**53 - 1
+
 #: More than a scenario needs; what goes beyond is not read.
 _MOST_PARAMETERS = 100
 _LONGEST_VALUE = 200
@@ -72,6 +87,11 @@ class Names:
 
     presets: Mapping[str, Scenario]
     by_key: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def most(key: str) -> int:
+    """Return the largest value that the page takes for a key."""
+    return _MOST.get(key, _MOST_EXACT)
 
 
 def differences(preset: Scenario, scenario: Scenario) -> dict[str, str]:
@@ -186,6 +206,9 @@ def _why_refused(key: str, text: str, own: Mapping[str, Any], names: Names) -> s
         return f"the value has {len(text)} characters; at most {_LONGEST_VALUE} are read"
     if text in ("", own[key]):
         return ""
+    value = _value(text)
+    if isinstance(value, int | float) and value > most(key):
+        return f"got {text}; at most {most(key):,} here, the command line takes more"
     allowed = names.by_key.get(key, ())
     if key in _NAMED and text not in allowed:
         return f"a link may not name {text!r}; {nearest(text, allowed)}" if allowed else "a link may not set it"

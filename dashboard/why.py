@@ -53,26 +53,32 @@ def _ops_alt(explanation: Explanation, ops: pd.DataFrame) -> str:
     )
 
 
-def _ops_table(ops: pd.DataFrame) -> pd.DataFrame:
-    def scaled(key: str, factor: float) -> list[str]:
-        return [significant(float(value) * factor) for value in ops[key]]
+#: Columns of the table: what it is called, the key in the frame, and the factor to its unit (0 = text).
+_COLUMNS = (
+    ("Op", "name", 0.0),
+    ("Component", "component", 0.0),
+    ("Repeat", "repeat", 1.0),
+    ("Time [µs]", "time_s", 1e6),
+    ("Share [%]", "share", 100.0),
+    ("Bound", "bound", 0.0),
+    ("Work [GFLOP]", "flops", 1e-9),
+    ("Memory [MB]", "bytes", 1e-6),
+    ("Message [MB]", "message_bytes", 1e-6),
+    ("Kernel", "kernel", 0.0),
+    ("Equation", "equation", 0.0),
+    ("Inputs", "inputs", 0.0),
+    ("Source", "source", 0.0),
+    ("Evidence", "evidence", 0.0),
+    ("Error, 1 sigma [%]", "error", 100.0),
+)
 
+
+def _ops_table(ops: pd.DataFrame) -> pd.DataFrame:
+    """Put the ops into display units; a column that the explanation does not have is left out."""
     return pd.DataFrame(
         {
-            "Op": ops["name"].to_list(),
-            "Component": [component_label(name) for name in ops["component"]],
-            "Repeat": ops["repeat"].to_list(),
-            "Time [µs]": scaled("time_s", 1e6),
-            "Share [%]": scaled("share", 100),
-            "Bound": ops["bound"].to_list(),
-            "Work [GFLOP]": scaled("flops", 1e-9),
-            "Memory [MB]": scaled("bytes", 1e-6),
-            "Message [MB]": scaled("message_bytes", 1e-6),
-            "Kernel": ops["kernel"].to_list(),
-            "Equation": ops["equation"].to_list(),
-            "Inputs": [str(value) for value in ops["inputs"]],
-            "Source": ops["source"].to_list(),
-            "Evidence": ops["evidence"].to_list(),
-            "Error, 1 sigma [%]": scaled("error", 100),
+            title: [significant(float(value) * factor) if factor else str(value) for value in ops[key]]
+            for title, key, factor in _COLUMNS
+            if key in ops
         }
     )

@@ -12,7 +12,7 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from simulator.results import COMPONENTS, Distribution, Explanation, Result, Summary
+from simulator.results import COMPONENTS, Distribution, Estimate, Explanation, Result, Summary
 from simulator.scenario import Scenario
 
 SCENARIO = Scenario.from_mapping(
@@ -175,3 +175,14 @@ def open_page() -> Callable[..., AppTest]:
         return page.run()
 
     return open_at
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answer every scenario with the same made-up estimate, for tests of the form alone."""
+
+    def estimate(scenario: Scenario) -> Estimate:
+        return Estimate(scenario=scenario, summary=_summary(means_only=True), breakdown=BREAKDOWN)
+
+    monkeypatch.setattr("simulator.api.estimate", estimate)
+    monkeypatch.setattr("simulator.api.check", lambda _: ())

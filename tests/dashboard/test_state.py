@@ -34,7 +34,7 @@ NAMES = Names(
         "routing.trace": ("sample:routing.npz",),
     },
 )
-COUNTS = st.integers(1, 2**31)
+COUNTS = st.integers(1, 1000)
 POSITIVE = st.floats(min_value=1e-9, max_value=1e9)
 SECONDS = POSITIVE.map(lambda value: f"{value!r} s")
 
@@ -62,7 +62,7 @@ def scenarios(draw: st.DrawFn) -> Scenario:
     }
     data: dict[str, object] = {
         "name": draw(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)),
-        "seed": draw(st.integers(0, 2**40)),
+        "seed": draw(st.integers(0, 2**53 - 1)),
         "model": {"name": draw(st.sampled_from(["mixtral-8x7b", "gpt-oss-20b"]))},
         "hardware": {"device": draw(st.sampled_from(["a100-sxm", "h100-sxm"]))},
     }
@@ -141,6 +141,15 @@ def test_one_bad_value_spoils_only_itself() -> None:
     assert state.scenario == BASE.override("parallelism.tp=2")
     assert [finding.where for finding in findings] == ["parallelism.ep", "seed", "requests.rat"]
     assert "requests.rate" in findings[2].message
+
+
+@pytest.mark.parametrize(
+    "change", [{"requests.count": "100000000"}, {"parallelism.ep": "1000000"}, {"seed": str(2**60)}]
+)
+def test_a_link_cannot_exhaust_the_machine(change: dict[str, str]) -> None:
+    state, findings = from_params({"preset": "base", **change}, NAMES)
+    assert state.scenario == BASE
+    assert "at most" in findings[0].message
 
 
 def test_an_unknown_preset_falls_back_and_names_the_nearest() -> None:
