@@ -188,9 +188,9 @@ def compile_tables(
 
 
 def _token_grid(most: int) -> FloatArray:
-    """Every count up to 128, every eighth to 1024, every sixty-fourth beyond: where tiles and waves step."""
-    steps = [np.arange(0, 129), np.arange(136, 1025, 8), np.arange(1088, most + 128, 64)]
-    grid = np.concatenate(steps)
+    """Every count to 128, every eighth to 1024, and every sixty-fourth with the next: where tiles and waves step."""
+    edges = np.arange(128, most, 64)
+    grid = np.unique(np.concatenate([np.arange(0, 129), np.arange(136, 1025, 8), edges, edges + 1]))
     return np.append(grid[grid < most], most).astype(np.float64)
 
 
@@ -257,7 +257,10 @@ def _expert_tables(
 ) -> dict[Order, ExpertLines]:
     octaves = np.log2(max(most, 2))
     dense, sparse = np.arange(0, min(octaves, 12), 1 / 3), np.arange(12, octaves, 2 / 3)
-    points = np.array(sorted({*np.rint(2.0 ** np.concatenate([dense, sparse])).astype(int).tolist(), max(most, 2)}))
+    # Kernels change their tiles just beyond powers of two.
+    beyond = 2.0 ** np.arange(2, octaves) + 1.0
+    wanted = np.append(np.rint(2.0 ** np.concatenate([dense, sparse, np.log2(beyond)])), most)
+    points = np.unique(np.clip(wanted, 1, max(most, 2)).astype(np.int64))
     return {order: _expert_lines(cost, model, split, routing, order, points) for order in ("prompt", "decode")}
 
 
