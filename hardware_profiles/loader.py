@@ -81,7 +81,7 @@ def load_device(name: str, folder: Path | None = None) -> Device:
     for processor in device.processors.values():
         if processor.kernels_from is not None:
             _find("devices", processor.kernels_from, folder, f"{path.name}: processors.{processor.name}.kernels_from: ")
-    *user, built_in = _roots(folder)
+    *user, built_in = catalogue_folders(folder)
     kernels = {**_kernel_files(built_in, device.id), **device.main.kernels}
     for root in user:
         kernels.update(_kernel_files(root, device.id))
@@ -108,7 +108,7 @@ def load_cluster(name: str, folder: Path | None = None) -> Cluster:
 def load_price(device: str, folder: Path | None = None) -> Price | None:
     """Load what a device costs; ``None`` where the catalogue states no price for it."""
     device_id = _find("devices", device, folder).stem
-    for root in _roots(folder):
+    for root in catalogue_folders(folder):
         path = root / "prices" / f"{device_id}.toml"
         if path.is_file():
             price = _load(parse_price, path)
@@ -152,7 +152,7 @@ def resolve_kernels(
     return kernels, "; ".join(evidence) or "none"
 
 
-def _roots(folder: Path | None) -> tuple[Path, ...]:
+def catalogue_folders(folder: Path | None) -> tuple[Path, ...]:
     """Catalogues in the order in which they are searched."""
     if folder is None and os.environ.get(FOLDER_VARIABLE):
         folder = Path(os.environ[FOLDER_VARIABLE])
@@ -166,12 +166,12 @@ def _roots(folder: Path | None) -> tuple[Path, ...]:
 
 
 def _ids(kind: str, folder: Path | None) -> list[str]:
-    return sorted({path.stem for root in _roots(folder) for path in (root / kind).glob("*.toml")})
+    return sorted({path.stem for root in catalogue_folders(folder) for path in (root / kind).glob("*.toml")})
 
 
 def _find(kind: str, name: str, folder: Path | None, where: str = "") -> Path:
     """File of the profile with this id or alias; the error names the nearest ones."""
-    roots = _roots(folder)
+    roots = catalogue_folders(folder)
     names: set[str] = set()
     for root in roots:
         # An id is its file's name, so that only aliases need all files.

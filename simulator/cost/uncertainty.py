@@ -1,0 +1,234 @@
+"""The 80 % interval of a prediction, from how far its kernels were off where they were measured.
+
+Errors are taken as normal in the logarithm of time. Those of one kernel family come from the same coefficients, so
+that they add up in full; those of two families are taken as independent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hardware_profiles.loader import load_device
+from hardware_profiles.residuals import Residuals, load_residuals, load_transfer
+from hardware_profiles.schema import Device
+from simulator.cost.model import OpTime
+from simulator.hardware import Hardware
+
+FloatArray = NDArray[np.float64]
+Evidence = Literal["fitted", "relative's kernels", "assumption"]
+
+#: Standard deviations from the middle to either end of an 80 % interval of a normal distribution [1].
+Z80 = 1.2815515655446004
+#: Time of one call [s] up to which each regime of residuals reaches, and the regimes' names.
+REGIME_LIMITS = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3)
+REGIMES = ("0-10 us", "10-30 us", "30-100 us", "100-300 us", "0.3-1 ms", "1 ms and more")
+#: Spread of a kernel that nobody compared with measurements [1]: an assumption.
+UNMEASURED = 0.3
+#: What each doubling beyond the measured shapes adds to the spread [1]: an assumption.
+PER_DOUBLING = 0.08
+#: What borrowing adds to the spread where no family's transfer was measured [1]: an assumption.
+BORROWED = 0.3
+#: How far a shape may lie beyond the measured ones before it counts as extrapolated [1].
+TOLERANCE = 0.02
+#: Tables whose coefficients come from one library and are therefore off together, by the first word of their name.
+FAMILIES: Mapping[str, str] = {
+    "all_gather": "collectives",
+    "all_reduce": "collectives",
+    "all_to_all": "collectives",
+    "reduce_scatter": "collectives",
+    "dispatch": "exchange",
+    "combine": "exchange",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """Spread of predictions [1] (standard deviation of the log of time), and what it rests on.
+
+    ``extrapolated`` marks shapes beyond those that were measured.
+    """
+
+    sigma: FloatArray
+    extrapolated: NDArray[np.bool_]
+    evidence: Evidence
+
+
+def interval(seconds: ArrayLike, sigma: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """Return both ends of the 80 % interval of predicted times [s] with a spread [1].
+
+    Examples
+    --------
+    >>> low, high = interval(100e-6, 0.1)
+    >>> f"{low * 1e6:.1f} {high * 1e6:.1f}"
+    '88.0 113.7'
+    """
+    times, width = np.asarray(seconds, dtype=np.float64), np.exp(Z80 * np.asarray(sigma, dtype=np.float64))
+    return times / width, times * width
+
+
+def combine(times: Sequence[ArrayLike], sigmas: Sequence[ArrayLike], families: Sequence[str]) -> FloatArray:
+    """Spread of a sum of times [1]: errors add up within a family and are independent between families.
+
+    Parameters
+    ----------
+    times : sequence of array_like
+        The terms of the sum [s]; they broadcast.
+    sigmas : sequence of array_like
+        Their spreads [1].
+    families : sequence of str
+        The kernel family of each.
+
+    Notes
+    -----
+    ``sigma = sqrt(sum_f (sum_{i in f} t_i sigma_i)^2) / sum_i t_i``; 0 for an empty sum or one of 0 seconds.
+
+    Examples
+    --------
+    >>> float(combine([1.0, 1.0], [0.1, 0.1], ["gemm", "gemm"]))
+    0.1
+    >>> round(float(combine([1.0, 1.0], [0.1, 0.1], ["gemm", "moe"])), 4)
+    0.0707
+    """
+    total, together = np.zeros(()), dict[str, Any]()
+    for time, sigma, family in zip(times, sigmas, families, strict=True):
+        seconds = np.asarray(time, dtype=np.float64)
+        total = total + seconds
+        together[family] = together.get(family, 0.0) + seconds * np.asarray(sigma, dtype=np.float64)
+    variance = sum((part * part for part in together.values()), np.zeros(()))
+    return np.divide(np.sqrt(variance), total, out=np.zeros_like(total + variance), where=total > 0)
+
+
+def regime_numbers(seconds: ArrayLike) -> NDArray[np.intp]:
+    """Number in :data:`REGIMES` of the regime that each call of so many seconds is in."""
+    return np.searchsorted(np.asarray(REGIME_LIMITS), np.asarray(seconds, dtype=np.float64), side="left")
+
+
+def table_spread(
+    hardware: Hardware,
+    table: str,
+    seconds: ArrayLike,
+    axes: Mapping[str, ArrayLike] | None = None,
+    *,
+    kind: str = "",
+    folder: Path | None = None,
+) -> Spread:
+    """Spread of predictions that were made with one kernel table.
+
+    Parameters
+    ----------
+    hardware : Hardware
+        The device and whose kernels it has.
+    table : str
+        Name of the kernel table.
+    seconds : array_like
+        Predicted time of one call [s].
+    axes : Mapping of str to array_like, optional
+        The shapes by axis; those without a measured range are not looked at.
+    kind : str
+        Kind of shape that the residuals tell apart: ``skewed`` for uneven routing.
+    folder : Path, optional
+        The user's profiles.
+    """
+    origin, borrowed = _origin(hardware.device, table, folder)
+    residuals = load_residuals(origin.id, folder).get(table) if origin is not None else None
+    times = np.asarray(seconds, dtype=np.float64)
+    if residuals is None:
+        sigma = np.full(times.shape, UNMEASURED)
+        return Spread(sigma=sigma, extrapolated=np.zeros(times.shape, dtype=bool), evidence="assumption")
+    variance = _by_regime(residuals, times, kind) ** 2
+    beyond = doublings_beyond(residuals, axes or {})
+    variance = variance + (PER_DOUBLING * beyond) ** 2
+    if borrowed and origin is not None:
+        variance = variance + _transfer(hardware.device, origin, table, folder) ** 2
+    evidence: Evidence = "relative's kernels" if borrowed else "fitted"
+    if residuals.status == "assumption":
+        evidence = "assumption"
+    extrapolated = np.broadcast_to(beyond > np.log2(1.0 + TOLERANCE), variance.shape)
+    return Spread(sigma=np.sqrt(variance), extrapolated=extrapolated, evidence=evidence)
+
+
+def doublings_beyond(residuals: Residuals, axes: Mapping[str, ArrayLike]) -> FloatArray:
+    """Doublings by which shapes lie beyond the measured ones, all axes together [1]."""
+    beyond = np.zeros(())
+    for axis, values in axes.items():
+        if axis not in residuals.ranges:
+            continue
+        low, high = residuals.ranges[axis]
+        value = np.maximum(np.asarray(values, dtype=np.float64), 1e-9)
+        beyond = beyond + np.maximum(np.log2(value / max(high, 1e-9)), 0.0)
+        beyond = beyond + np.maximum(np.log2(max(low, 1e-9) / value), 0.0)
+    return beyond
+
+
+def family_of(table: str) -> str:
+    """Name the family whose errors are not independent, from a kernel table's name."""
+    first = table.split(".")[0]
+    return FAMILIES.get(first, first)
+
+
+def op_spread(op_time: OpTime, hardware: Hardware, folder: Path | None = None) -> Spread:
+    """Spread of one op of a step."""
+    op = op_time.op
+    call = (op_time.seconds + op_time.wait) / max(op.repeat, 1e-12)
+    shape = dict(_op_axes(op.shape))
+    kind = "skewed" if op.shape.get("counts") is not None else ""
+    return table_spread(hardware, op_time.table, call, shape, kind=kind, folder=folder)
+
+
+def step_interval(
+    op_times: Sequence[OpTime], hardware: Hardware, folder: Path | None = None
+) -> tuple[FloatArray, FloatArray]:
+    """Return the 80 % interval of a step's kernel time, as factors on it [1].
+
+    Parameters
+    ----------
+    op_times : sequence of OpTime
+        The ops of the step; their arrays broadcast.
+    hardware : Hardware
+        Where the step runs.
+    folder : Path, optional
+        The user's profiles.
+    """
+    times = [op_time.seconds + op_time.wait for op_time in op_times]
+    sigmas = [op_spread(op_time, hardware, folder).sigma for op_time in op_times]
+    families = [family_of(op_time.table) for op_time in op_times]
+    return interval(1.0, combine(times, sigmas, families))
+
+
+def _op_axes(shape: Mapping[str, Any]) -> Iterator[tuple[str, ArrayLike]]:
+    """Axes of an op's shape under the names of the measured ranges."""
+    for name, value in shape.items():
+        if isinstance(value, int | float | np.ndarray) and not isinstance(value, bool):
+            yield name, value
+    if "context" in shape and "prefix" in shape:
+        yield "kv_length", np.asarray(shape["context"]) + np.asarray(shape["prefix"])
+
+
+def _by_regime(residuals: Residuals, seconds: FloatArray, kind: str) -> FloatArray:
+    spread = residuals.spread
+    otherwise = spread.get(f"{kind} all".strip(), spread["all"])
+    by_number = np.array([spread.get(f"{kind} {regime}".strip(), otherwise) for regime in REGIMES])
+    return np.asarray(by_number[regime_numbers(seconds)], dtype=np.float64)
+
+
+def _origin(device: Device, table: str, folder: Path | None) -> tuple[Device | None, bool]:
+    """Return the device that a kernel table belongs to, and whether this device borrows it."""
+    owner, borrowed = device, False
+    while table not in owner.main.kernels:
+        if owner.main.kernels_from is None:
+            return None, True
+        owner, borrowed = load_device(owner.main.kernels_from, folder), True
+    return owner, borrowed
+
+
+def _transfer(device: Device, origin: Device, table: str, folder: Path | None) -> float:
+    transfer = load_transfer(folder)
+    alike = device.architecture == origin.architecture
+    spreads = transfer.same_architecture if alike else transfer.other_architecture
+    return spreads.get(family_of(table), spreads.get("all", BORROWED))
