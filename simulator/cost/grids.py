@@ -17,6 +17,8 @@ _FLOOR = 1e-12
 _NOTHING = math.log(_FLOOR) + 0.5
 #: Offset, log2 of the first point, points per octave, index of the last point.
 _Axis = tuple[float, float, float, int]
+#: Index of the point below, and how far a value is on the way to the next.
+Place = tuple[int, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +68,14 @@ class TimeGrid:
 
     def at(self, *values: float) -> float:
         """Return the time at one point [s]."""
-        places = [_place(value, axis) for value, axis in zip(values, self._axes, strict=True)]
+        return self.at_places(self.places(*values))
+
+    def places(self, *values: float) -> list[Place]:
+        """Find a point on the axes, to be looked up in this grid and in others over the same axes."""
+        return [_place(value, axis) for value, axis in zip(values, self._axes, strict=True)]
+
+    def at_places(self, places: list[Place]) -> float:
+        """Return the time at one point that :meth:`places` found [s]."""
         blend = _blend(self._logs, places, 0)
         return 0.0 if blend < _NOTHING else math.exp(blend)
 
@@ -93,8 +102,7 @@ class TimeLine:
         return 0.0 if blend < _NOTHING else math.exp(blend)
 
 
-def _place(value: float, axis: _Axis) -> tuple[int, float]:
-    """Find the point below a value, and how far the value is on the way to the next."""
+def _place(value: float, axis: _Axis) -> Place:
     offset, first, per_octave, last = axis
     place = (math.log2(max(value + offset, 1e-9)) - first) * per_octave
     if place <= 0.0:
@@ -105,7 +113,7 @@ def _place(value: float, axis: _Axis) -> tuple[int, float]:
     return index, place - index
 
 
-def _blend(table: Any, places: list[tuple[int, float]], depth: int) -> float:
+def _blend(table: Any, places: list[Place], depth: int) -> float:
     index, share = places[depth]
     low, high = table[index], table[index + 1]
     if depth < len(places) - 1:

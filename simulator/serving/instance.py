@@ -150,12 +150,13 @@ class Instance:
         per_token, per_sequence = (
             each / (limits.pool * limits.dp) for each in (limits.kv_per_token, limits.kv_per_sequence)
         )
+        now = env.now
         while True:
             if not self._pending and not batch.running:
                 self._wake = env.event()
                 yield self._wake
                 self._wake = None
-                self._last_decode = env.now
+                self._last_decode = now = env.now
                 continue
             if batch.index >= self._check_at:
                 self._make_room()
@@ -165,12 +166,13 @@ class Instance:
             step = self._timer.time(work)
             context = batch.context
             use = (context + batch.prompts) * per_token + batch.held * per_sequence
-            self._steps.add(_row(self.index, env.now, work, step, self._queued, use, context))
+            self._steps.add(_row(self.index, now, work, step, self._queued, use, context))
             yield env.timeout(step.duration)
+            now = env.now
             if decodes:
-                self._decode(env.now)
+                self._decode(now)
             for chunk in chunks:
-                self._advance_prompt(chunk, env.now)
+                self._advance_prompt(chunk, now)
 
     def _take_prompts(self) -> list[_Chunk]:
         """Give every open rank prompt tokens within its budget, admitting waiting requests that fit."""

@@ -160,10 +160,10 @@ class TableTimer:
         """Add the attention of prompt chunks; return the time of ops that only numbers of rows drive [s]."""
         tables, totals, pp = self._tables, self._totals, self._pp
         sequences = max(work.prompt_sequences / pp, 1.0)
-        place = (sequences, work.prompt_rows / pp / sequences, work.prompt_prefix)
-        step.attention += tables.prompt_attention.at(*place)
+        places = tables.prompt_attention.places(sequences, work.prompt_rows / pp / sequences, work.prompt_prefix)
+        step.attention += tables.prompt_attention.at_places(places)
         if tables.prompt_projections is not None:
-            step.prompt_projections = tables.prompt_projections.at(*place)
+            step.prompt_projections = tables.prompt_projections.at_places(places)
         rows, logits, decoded = (-(-count // pp) for count in (work.rows, work.logits, work.decode_rows))
         return totals.tokens[rows] + totals.logits[logits] + totals.absorbed[decoded]
 
