@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,11 +19,12 @@ from simulator.findings import check
 from simulator.metrics.recorder import column
 from simulator.metrics.summary import Capacity, measured_window, summarise
 from simulator.placement.replay import expert_spread
-from simulator.results import Estimate, Result
+from simulator.results import Estimate, Result, Summary
 from simulator.scenario import Scenario
 from simulator.serving.deployment import Deployment, deploy, scenario_requests
 from simulator.serving.engine import EngineRun, run_engine
-from simulator.serving.steady import steady_state
+from simulator.serving.steady import mean_load, steady_state
+from simulator.serving.step_ops import decode_interval
 from simulator.serving.work import step_slices, step_work
 
 if TYPE_CHECKING:
@@ -93,9 +95,11 @@ def _result(scenario: Scenario, deployment: Deployment, trace: RequestTrace, run
         simulated=run.end,
         wall=time.perf_counter() - began,
     )
+    decoded = float(steps["decode_total"].sum())
+    context = round(float(steps["context_total"].sum()) / max(decoded, 1.0))
     return Result(
         scenario=scenario,
-        summary=summary,
+        summary=_with_interval(summary, scenario, deployment, _mean_batch(steps), context),
         breakdown=breakdown,
         requests=_request_frame(trace, run, window.requests),
         steps=_step_frame(steps),
@@ -118,9 +122,10 @@ def estimate(scenario: Scenario) -> Estimate:
     deployment = deploy(scenario, trace)
     instances = scenario.parallelism.instances
     summary, breakdown = steady_state(deployment, trace, instances, scenario.slo, _capacity(deployment, instances))
+    context = round(mean_load(trace, instances).context)
     return Estimate(
         scenario=scenario,
-        summary=summary,
+        summary=_with_interval(summary, scenario, deployment, round(summary.batch_size_mean), context),
         breakdown=breakdown,
         warnings=(*trace.notes, *deployment.warnings),
         provenance=_provenance(scenario, deployment),
@@ -138,6 +143,12 @@ def save(result: Result, folder: Path) -> Path:
     from simulator.export import write_result
 
     return write_result(result, folder)
+
+
+def _with_interval(summary: Summary, scenario: Scenario, deployment: Deployment, batch: int, context: int) -> Summary:
+    """Add the interval of the mean decode step, which most of the time is made of."""
+    folder = Path(scenario.hardware.profiles) if scenario.hardware.profiles else None
+    return replace(summary, interval_80=decode_interval(deployment, batch, context, folder))
 
 
 def _mean_batch(steps: dict[str, NDArray[np.float64]]) -> int:

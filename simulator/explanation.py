@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from simulator.cost.model import OpTime
-from simulator.ops import StepShape, build_ops
+from simulator.cost.uncertainty import UNMEASURED, op_spread
 from simulator.results import Explanation
 from simulator.scenario import Scenario
 from simulator.serving.deployment import Deployment, deploy, scenario_requests
 from simulator.serving.steady import occupancy
+from simulator.serving.step_ops import priced_step, step_gap
 from workloads.request_trace import RequestTrace
 
 #: How the time of each kind of op is worked out; the theory pages derive them.
@@ -32,7 +34,6 @@ EQUATIONS = {
     "dispatch": "latency + bytes on the busiest link / bandwidth, hottest receiver",
     "combine": "latency + bytes on the busiest link / bandwidth, hottest receiver",
 }
-_WINDOWS = 8
 
 
 def explain(
@@ -63,13 +64,10 @@ def explain(
     trace = scenario_requests(scenario.requests, scenario.seed)
     deployment = deploy(scenario, trace)
     sequences, length = _defaults(deployment, trace, phase, batch, context, scenario.parallelism.instances)
-    times = _times(deployment, phase, sequences, length)
-    gap = deployment.stack.number("cpu_gap") + deployment.stack.number("cpu_gap_per_request") * sequences
-    if phase == "prefill":
-        host = deployment.tables.launches * deployment.stack.number("launch_eager")
-        busy = sum(float(time.seconds + time.wait) for time in times)
-        gap += deployment.stack.number("prefill_gap") + max(host - busy, 0.0)
-    rows = [_op_row(deployment, time) for time in times if float(time.seconds) > 0.0]
+    times = priced_step(deployment, phase, sequences, length)
+    gap = step_gap(deployment, phase, sequences, sum(float(time.seconds + time.wait) for time in times))
+    folder = Path(scenario.hardware.profiles) if scenario.hardware.profiles else None
+    rows = [_op_row(deployment, time, folder) for time in times if float(time.seconds) > 0.0]
     rows += [_wait_row(time) for time in times if float(time.wait) > 0.0]
     rows.append(_gap_row(deployment, gap))
     total = sum(row["time_s"] for row in rows)
@@ -102,32 +100,11 @@ def _defaults(
     return batch or max(round(running), 1), context or round(length)
 
 
-def _times(deployment: Deployment, phase: str, sequences: int, length: int) -> list[OpTime]:
-    split, routing = deployment.split, deployment.routing
-    own = max(sequences / (split.dp * split.pp), 1.0 if split.dp == 1 else 0.0)
-    own = float(np.ceil(own))
-    tokens = max(round(sequences / split.pp) * (length if phase == "prefill" else 1), 1)
-    counts, share = None, 1.0
-    if routing is not None:
-        sampled = routing.counts("prompt" if phase == "prefill" else "decode", tokens, _WINDOWS)
-        load = sampled.sum(axis=-1)
-        share = float((load.max(axis=-1) / np.maximum(load.mean(axis=-1), 1e-12)).mean())
-        counts = sampled.reshape(-1, *sampled.shape[2:])
-    shape = (
-        StepShape(prefill_tokens=own * length, prefill_sequences=own, group_tokens=float(tokens), max_rank_share=share)
-        if phase == "prefill"
-        else StepShape(
-            decode_sequences=own, decode_context=float(length), group_tokens=float(tokens), max_rank_share=share
-        )
-    )
-    return list(deployment.cost.times(build_ops(deployment.model, split, deployment.stack, shape, counts)))
-
-
-def _op_row(deployment: Deployment, time: OpTime) -> dict[str, Any]:
+def _op_row(deployment: Deployment, time: OpTime, folder: Path | None) -> dict[str, Any]:
     op = time.op
+    spread = op_spread(time, deployment.hardware, folder)
     bound = max(time.terms, key=lambda term: float(np.mean(time.terms[term])), default="latency")
     sources = sorted({quantity.source for quantity in time.coefficients.values()})
-    statuses = sorted({str(quantity.status) for quantity in time.coefficients.values()})
     return {
         "name": op.name,
         "kind": op.kind,
@@ -143,7 +120,8 @@ def _op_row(deployment: Deployment, time: OpTime) -> dict[str, Any]:
         "equation": EQUATIONS[op.kind],
         "inputs": _inputs(op.shape),
         "source": "; ".join(sources),
-        "evidence": f"{'/'.join(statuses)}, {deployment.hardware.evidence}",
+        "evidence": spread.evidence + (", extrapolated" if bool(np.any(spread.extrapolated)) else ""),
+        "error": float(spread.sigma),
     }
 
 
@@ -166,6 +144,7 @@ def _gap_row(deployment: Deployment, gap: float) -> dict[str, Any]:
         "equation": "cpu_gap + cpu_gap_per_request * requests (+ prefill_gap and launches that the host cannot hide)",
         "source": quantity.source,
         "evidence": quantity.status,
+        "error": UNMEASURED,
     }
 
 
@@ -186,6 +165,7 @@ def _blank(name: str, component: str, seconds: float) -> dict[str, Any]:
         "inputs": "",
         "source": "",
         "evidence": "",
+        "error": float("nan"),
     }
 
 

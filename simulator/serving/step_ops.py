@@ -1,0 +1,77 @@
+"""One representative step of a deployment, priced op by op, with its uncertainty."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from simulator.cost.model import OpTime
+from simulator.cost.uncertainty import UNMEASURED, combine, family_of, interval, op_spread
+from simulator.ops import StepShape, build_ops
+from simulator.serving.deployment import Deployment
+
+Phase = Literal["prefill", "decode"]
+_WINDOWS = 8
+
+
+def priced_step(deployment: Deployment, phase: Phase, sequences: int, length: int) -> tuple[OpTime, ...]:
+    """Price the ops of one step on the busiest rank.
+
+    Parameters
+    ----------
+    deployment : Deployment
+        What runs.
+    phase : {"prefill", "decode"}
+        Whether the step computes prompts or decodes.
+    sequences : int
+        Sequences of the step over all data-parallel ranks [1].
+    length : int
+        Prompt length (prefill) or KV length (decode) [tokens].
+    """
+    split, routing = deployment.split, deployment.routing
+    own = float(np.ceil(sequences / (split.dp * split.pp)))
+    tokens = max(round(sequences / split.pp) * (length if phase == "prefill" else 1), 1)
+    counts, share = None, 1.0
+    if routing is not None:
+        sampled = routing.counts("prompt" if phase == "prefill" else "decode", tokens, _WINDOWS)
+        load = sampled.sum(axis=-1)
+        share = float((load.max(axis=-1) / np.maximum(load.mean(axis=-1), 1e-12)).mean())
+        counts = sampled.reshape(-1, *sampled.shape[2:])
+    if phase == "prefill":
+        shape = StepShape(
+            prefill_tokens=own * length, prefill_sequences=own, group_tokens=float(tokens), max_rank_share=share
+        )
+    else:
+        shape = StepShape(
+            decode_sequences=own, decode_context=float(length), group_tokens=float(tokens), max_rank_share=share
+        )
+    return deployment.cost.times(build_ops(deployment.model, split, deployment.stack, shape, counts))
+
+
+def step_gap(deployment: Deployment, phase: Phase, sequences: int, busy: float) -> float:
+    """Host time of a step that its kernels, busy for so long [s], do not hide [s]."""
+    stack = deployment.stack
+    gap = stack.number("cpu_gap") + stack.number("cpu_gap_per_request") * sequences
+    if phase == "prefill":
+        host = deployment.tables.launches * stack.number("launch_eager")
+        gap += stack.number("prefill_gap") + max(host - busy, 0.0)
+    return gap
+
+
+@lru_cache(maxsize=64)
+def decode_interval(deployment: Deployment, sequences: int, length: int, folder: Path | None) -> tuple[float, float]:
+    """Return the 80 % interval of a decode step's time, as factors on it [1].
+
+    Kernels count with their residuals, errors of one family in full; the host gap with the spread of what nobody
+    measured.
+    """
+    times = [time for time in priced_step(deployment, "decode", max(sequences, 1), max(length, 1)) if time.seconds > 0]
+    seconds = [float(time.seconds + time.wait) for time in times]
+    sigmas = [float(op_spread(time, deployment.hardware, folder).sigma) for time in times]
+    families = [family_of(time.table) for time in times]
+    gap = step_gap(deployment, "decode", sequences, sum(seconds))
+    low, high = interval(1.0, combine([*seconds, gap], [*sigmas, UNMEASURED], [*families, "host"]))
+    return float(low), float(high)
