@@ -168,7 +168,7 @@ _QUANTISING = {"ragged": (1e-3, 5.0), "quantise": (1e-7, 5e-6), "quantise_bytes"
 _EAGER = {"launch": (5e-6, 5e-4)}
 _CONVOLUTION = Start(
     kernel=ConvolutionKernel(launch=4e-6, memory=0.7, sequence=500.0),
-    bounds={"launch": (1e-6, 2e-5), "memory": (0.1, 1.5), "sequence": (1, 2000)},
+    bounds={"launch": (1e-6, 2e-5), "memory": (0.1, 1.0), "sequence": (1, 2000)},
 )
 _SCAN = Start(
     kernel=ScanKernel(launch=1.6e-5, memory=0.8, passes=10.0, state=8.0, chunk=1e-6),
@@ -317,6 +317,9 @@ def borrowed(fitted: Sequence[FittedTable]) -> dict[str, tuple[Any, str]]:
         share = quantising.memory * QUANTISE_TRAFFIC / quantising.quantise_bytes
         small = ElementwiseKernel(launch=quantising.quantise, memory=min(share, 1.0))
         found["elementwise.fused"] = small, "as the kernel that quantises A in the fp8 GEMM rows"
+    if prefill := kernels.get("attention_prefill.flash.bfloat16"):
+        expanded = MlaPrefillKernel(**_values(prefill) | {"packs": 0.0}, absorbed=0.0)
+        found["mla_prefill.expanded.bfloat16"] = expanded, "as attention_prefill.flash on the expanded heads"
     if scan := kernels.get("gated_delta_net.chunk_gated_delta_rule"):
         found["mamba2.chunk_scan"] = scan, "as gated_delta_net.chunk_gated_delta_rule"
     if step := kernels.get("gated_delta_net.fused_recurrent_gated_delta_rule"):

@@ -11,13 +11,16 @@ from numpy.typing import ArrayLike
 
 from hardware_profiles.errors import ProfileError, nearest
 from hardware_profiles.schema import Quantity
-from simulator.cost.kernel import KernelTime, Silicon, coefficients
+from simulator.cost.attention import found_in_cache
+from simulator.cost.kernel import FloatArray, KernelTime, Silicon, coefficients
 from workloads.model_spec import GatedDeltaNet, Mamba2
 
 #: Tokens of one chunk of the chunked scans [1].
 CHUNK = 64.0
-#: Bytes of activations, of a recurrent state in the scan, and of a snapshot between chunks [bytes].
-ACTIVATION, STATE, SNAPSHOT = 2.0, 4.0, 2.0
+#: Bytes per element of activations, and of the snapshots of the state between chunks [bytes].
+ACTIVATION, SNAPSHOT = 2.0, 2.0
+#: How much faster the last-level cache serves than memory [1].
+CACHE_SPEED = 2.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +75,7 @@ def causal_convolution_time(
     width: float = 4.0,
     silicon: Silicon,
     kernel: ConvolutionKernel,
+    cached: bool = False,
 ) -> KernelTime:
     """Time of a causal depthwise convolution over ``batch`` sequences of ``seq_len`` tokens [s].
 
@@ -83,6 +87,9 @@ def causal_convolution_time(
         Taps of the filter [1]; its last inputs are kept as the state.
     silicon, kernel
         The processor and the kernel's coefficients.
+    cached : bool
+        Whether the data was used just before, as in a benchmark that repeats one call: what fits in the last-level
+        cache then comes from there.
 
     Returns
     -------
@@ -95,7 +102,7 @@ def causal_convolution_time(
     """
     batch, seq_len, channels = (np.asarray(x, dtype=np.float64) for x in (batch, seq_len, channels))
     elements = 2.0 * np.maximum(seq_len, kernel.sequence) + 2.0 * width
-    memory = batch * channels * elements * ACTIVATION / (silicon.memory_bandwidth * kernel.memory)
+    memory = _moving(batch * channels * elements * ACTIVATION, silicon, kernel.memory, cached=cached)
     return KernelTime(seconds=kernel.launch + memory, terms={"launch": kernel.launch + 0.0 * memory, "memory": memory})
 
 
@@ -109,6 +116,7 @@ def scan_time(
     *,
     silicon: Silicon,
     kernel: ScanKernel,
+    cached: bool = False,
 ) -> KernelTime:
     """Time of a scan with one ``key_dim x value_dim`` state per value head and sequence [s].
 
@@ -120,6 +128,8 @@ def scan_time(
         Heads and elements per head of keys and of values [1].
     silicon, kernel
         The processor and the kernel's coefficients.
+    cached : bool
+        As in :func:`causal_convolution_time`.
 
     Returns
     -------
@@ -140,7 +150,7 @@ def scan_time(
     chunks = np.ceil(seq_len / CHUNK)
     snapshots = 2.0 * SNAPSHOT * batch * (chunks - 1.0) * states
     moved = vectors + snapshots + batch * states * kernel.state
-    memory = moved / (silicon.memory_bandwidth * kernel.memory)
+    memory = _moving(moved, silicon, kernel.memory, cached=cached)
     sequential = kernel.chunk * (chunks - 1.0)
     seconds = kernel.launch + memory + sequential
     launch = kernel.launch + 0.0 * seconds
@@ -159,6 +169,7 @@ def gated_delta_net_time(
     d_conv: float = 4.0,
     silicon: Silicon,
     kernels: Mapping[str, ConvolutionKernel | ScanKernel],
+    cached: bool = False,
 ) -> KernelTime:
     """Time of one kernel of a gated-delta-net layer.
 
@@ -177,6 +188,8 @@ def gated_delta_net_time(
         Taps of the convolution [1].
     silicon, kernels
         The processor and coefficients by operation.
+    cached : bool
+        As in :func:`causal_convolution_time`.
 
     Returns
     -------
@@ -186,8 +199,12 @@ def gated_delta_net_time(
     kernel = _kernel(operation, kernels)
     if isinstance(kernel, ConvolutionKernel):
         channels = np.asarray(num_k_heads, dtype=np.float64) * np.asarray(head_k_dim, dtype=np.float64)
-        return causal_convolution_time(batch, seq_len, channels, width=d_conv, silicon=silicon, kernel=kernel)
-    return scan_time(batch, seq_len, num_k_heads, num_v_heads, head_k_dim, head_v_dim, silicon=silicon, kernel=kernel)
+        return causal_convolution_time(
+            batch, seq_len, channels, width=d_conv, silicon=silicon, kernel=kernel, cached=cached
+        )
+    return scan_time(
+        batch, seq_len, num_k_heads, num_v_heads, head_k_dim, head_v_dim, silicon=silicon, kernel=kernel, cached=cached
+    )
 
 
 def mamba2_time(
@@ -202,6 +219,7 @@ def mamba2_time(
     d_conv: float = 4.0,
     silicon: Silicon,
     kernels: Mapping[str, ConvolutionKernel | ScanKernel],
+    cached: bool = False,
 ) -> KernelTime:
     """Time of one kernel of a Mamba2 layer.
 
@@ -217,6 +235,8 @@ def mamba2_time(
         Taps of the convolution [1].
     silicon, kernels
         The processor and coefficients by operation.
+    cached : bool
+        As in :func:`causal_convolution_time`.
 
     Returns
     -------
@@ -232,8 +252,10 @@ def mamba2_time(
     if isinstance(kernel, ConvolutionKernel):
         heads, dim, groups, state = (np.asarray(x, dtype=np.float64) for x in (nheads, head_dim, n_groups, d_state))
         channels = heads * dim + 2.0 * groups * state
-        return causal_convolution_time(batch, seq_len, channels, width=d_conv, silicon=silicon, kernel=kernel)
-    return scan_time(batch, seq_len, n_groups, nheads, d_state, head_dim, silicon=silicon, kernel=kernel)
+        return causal_convolution_time(
+            batch, seq_len, channels, width=d_conv, silicon=silicon, kernel=kernel, cached=cached
+        )
+    return scan_time(batch, seq_len, n_groups, nheads, d_state, head_dim, silicon=silicon, kernel=kernel, cached=cached)
 
 
 def linear_attention_time(
@@ -289,6 +311,12 @@ def linear_attention_time(
     )
     terms = {"convolution": mixed.seconds, **time.terms}
     return KernelTime(seconds=time.seconds + mixed.seconds, terms=terms), name, table
+
+
+def _moving(moved: FloatArray, silicon: Silicon, share: float, *, cached: bool) -> FloatArray:
+    """Time to move bytes at a share of the bandwidth [s], faster for the part that the cache holds."""
+    memory = moved / (silicon.memory_bandwidth * share)
+    return memory * (1.0 - (1.0 - 1.0 / CACHE_SPEED) * found_in_cache(moved, silicon)) if cached else memory
 
 
 def _table(name: str, kernels: Mapping[str, Mapping[str, Quantity]]) -> tuple[str, Mapping[str, Quantity]]:
