@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,14 +107,15 @@ class StepTables:
 
     Attributes
     ----------
-    tokens : array, shape (most tokens + 1, parts + 2)
-        Ops that all tokens drive, by part [s], then FLOPs and bytes; row n is n tokens on the rank.
+    tokens, prompts : array, shape (most tokens + 1, parts + 2)
+        Ops that all tokens drive, by part [s], then FLOPs and bytes; row n is n tokens on the rank, all decoded or
+        with prompt tokens among them, for which some stacks exchange tokens otherwise.
     logits : array, likewise
         Ops that the rows reaching the LM head drive.
     decode : array, likewise
         Ops that decoded sequences drive outside attention (absorbed projections).
-    exchange : array, shape (most tokens + 1,)
-        What dispatch and combine add per unit of (imbalance - 1) [s].
+    exchange, prompt_exchange : array, shape (most tokens + 1,)
+        What dispatch and combine add per unit of (imbalance - 1), likewise [s].
     decode_attention, prompt_attention : TimeGrid
         Over (sequences, context) and (sequences, new tokens, prefix) [s].
     prompt_projections : TimeGrid or None
@@ -125,9 +126,11 @@ class StepTables:
     """
 
     tokens: FloatArray
+    prompts: FloatArray
     logits: FloatArray
     decode: FloatArray
     exchange: FloatArray
+    prompt_exchange: FloatArray
     decode_attention: TimeGrid
     prompt_attention: TimeGrid
     prompt_projections: TimeGrid | None
@@ -164,15 +167,20 @@ def compile_tables(
     def table(shape: StepShape, driver: Driver) -> FloatArray:
         return _dense(grid, _by_part(cost, ops(shape, driver), len(grid)), most_tokens)
 
+    def uneven(shape: StepShape, even: FloatArray) -> FloatArray:
+        busiest = table(replace(shape, max_rank_share=2.0), "tokens")
+        return np.asarray((busiest - even)[:, : len(PARTS)].sum(axis=1))
+
     decoding = StepShape(decode_sequences=grid, decode_context=1.0)
-    busiest = StepShape(decode_sequences=grid, decode_context=1.0, max_rank_share=2.0)
-    tokens = table(decoding, "tokens")
-    exchange = (table(busiest, "tokens") - tokens)[:, : len(PARTS)].sum(axis=1)
+    prompting = StepShape(prefill_tokens=np.maximum(grid, 1.0), prefill_sequences=1.0)
+    tokens, prompts = table(decoding, "tokens"), table(prompting, "tokens")
     return StepTables(
         tokens=tokens,
+        prompts=prompts,
         logits=table(decoding, "logits"),
         decode=_without(table(decoding, "decode"), "attention"),
-        exchange=exchange,
+        exchange=uneven(decoding, tokens),
+        prompt_exchange=uneven(prompting, prompts),
         decode_attention=_decode_grid(cost, ops, most_sequences, most_context),
         prompt_attention=_prompt_grid(cost, ops, "attention", most_tokens, most_sequences, most_context),
         prompt_projections=_prompt_grid(cost, ops, "gemm", most_tokens, most_sequences, most_context)

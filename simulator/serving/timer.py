@@ -67,6 +67,7 @@ class RowTotals:
 
     ``alone`` is a decode step of n sequences, padded as CUDA graphs are; ``tokens``, ``logits`` and ``absorbed`` are
     what all tokens, rows of the LM head and decoded sequences take in a step that also holds prompt tokens.
+    ``exchange`` and ``prompt_exchange`` are what dispatch and combine add per unit of (imbalance - 1) in either.
     """
 
     padded: NDArray[np.int64]
@@ -75,21 +76,23 @@ class RowTotals:
     logits: list[float]
     absorbed: list[float]
     exchange: list[float]
+    prompt_exchange: list[float]
 
 
 def row_totals(tables: StepTables, stack: StackProfile) -> RowTotals:
     """Sum step tables over parts, once per deployment."""
     padded = padded_rows(len(tables.tokens) - 1, stack)
-    tokens, logits, absorbed = (
-        table[:, : len(PARTS)].sum(axis=1) for table in (tables.tokens, tables.logits, tables.decode)
+    tokens, prompts, logits, absorbed = (
+        table[:, : len(PARTS)].sum(axis=1) for table in (tables.tokens, tables.prompts, tables.logits, tables.decode)
     )
     return RowTotals(
         padded=padded,
         alone=(tokens[padded] + logits + absorbed).tolist(),
-        tokens=tokens.tolist(),
+        tokens=prompts.tolist(),
         logits=logits.tolist(),
         absorbed=absorbed.tolist(),
         exchange=tables.exchange.tolist(),
+        prompt_exchange=tables.prompt_exchange.tolist(),
     )
 
 
@@ -140,7 +143,8 @@ class TableTimer:
         fixed = self._prompts(work, step) if work.prompt_total else totals.alone[rows]
         if self._routing is not None:
             self._experts(self._routing, work, step)
-            fixed += totals.exchange[rows] * (step.imbalance - 1.0)
+            exchange = totals.prompt_exchange if work.prompt_total else totals.exchange
+            fixed += exchange[rows] * (step.imbalance - 1.0)
         busy = fixed + step.attention + step.prompt_projections + step.experts + step.wait
         step.gap = self._gap + self._gap_each * work.running
         if work.prompt_total:
@@ -189,13 +193,15 @@ class TableTimer:
         decoding = steps["prompt_total"] == 0
         logits = np.ceil(steps["logits"] / pp).astype(np.int64)
         decoded = np.ceil(steps["decode_rows"] / pp).astype(np.int64)
-        parts = tables.tokens[np.where(decoding, self._totals.padded[rows], rows)]
+        both = np.concatenate([tables.tokens, tables.prompts])
+        parts = both[np.where(decoding, self._totals.padded[rows], rows + len(tables.tokens))]
         parts = parts + tables.logits[np.where(decoding, rows, logits)]
         parts = parts + tables.decode[np.where(decoding, rows, decoded)]
         total = dict.fromkeys(COMPONENTS[:-1], 0.0)
         for index, part in enumerate(PARTS):
             total[part] = float(parts[:, index].sum())
-        extra = tables.exchange[rows] * (steps["imbalance"] - 1.0)
+        exchange = np.where(decoding, tables.exchange[rows], tables.prompt_exchange[rows])
+        extra = exchange * (steps["imbalance"] - 1.0)
         total["dispatch"] += float(extra.sum()) / 2
         total["combine"] += float(extra.sum()) / 2
         total["attention"] += float(steps["attention"].sum())

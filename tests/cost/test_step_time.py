@@ -84,7 +84,8 @@ def direct(d: Deployment, step: Step) -> float:
     """Sum the ops of a step, each priced for exactly this step [s]."""
     prompt, tokens = step.prompts * step.new, step.decodes + step.prompts * step.new
     width = tokens if prompt else int(padded_rows(len(d.tables.tokens) - 1, d.stack)[tokens])
-    total = op_seconds(d, {"tokens"}, decode_sequences=width, decode_context=1.0)
+    width_of = {"prefill_tokens": tokens} if prompt else {"decode_sequences": width}
+    total = op_seconds(d, {"tokens"}, **width_of, decode_context=1.0)
     total += op_seconds(d, {"logits"}, decode_sequences=step.decodes + step.prompts, decode_context=1.0)
     if step.decodes:
         total += op_seconds(d, {"decode"}, decode_sequences=step.decodes, decode_context=step.context)
@@ -95,7 +96,8 @@ def direct(d: Deployment, step: Step) -> float:
     if d.routing is not None:
         load = d.routing.prompt.load(0, prompt * d.split.dp) + d.routing.decode.load(0, step.decodes * d.split.dp)
         imbalance = float((load.max(axis=0) / load.mean(axis=0)).mean())
-    return total + float(d.tables.exchange[tokens]) * (imbalance - 1.0)
+    uneven = d.tables.prompt_exchange if prompt else d.tables.exchange
+    return total + float(uneven[tokens]) * (imbalance - 1.0)
 
 
 def error(d: Deployment, step: Step) -> float:
@@ -230,3 +232,21 @@ def test_a_uniform_router_with_many_tokens_approaches_the_balanced_time() -> Non
     ]
     assert excess[0] > excess[1] > excess[2] > -0.001
     assert excess[2] < 0.04
+
+
+def test_prompt_steps_exchange_tokens_as_the_stack_does_for_prompts() -> None:
+    """DeepEP has a mode for prompts and one for decoding; a stack may choose between them by phase."""
+    exchanges = {}
+    for mode in ("deepep", "deepep_normal", "deepep_low_latency"):
+        scenario = {
+            **DEPLOYMENTS["deepseek-v3"],
+            "model": {"name": "deepseek-v3"},
+            "stack": {"name": "sglang", "exchange": mode},
+            "requests": {"kind": "closed_loop", "concurrency": 64, "lengths": {"input": 512, "output": 64}},
+            "routing": {"kind": "balanced"},
+        }
+        timer = deploy(Scenario.from_mapping(scenario)).timer()
+        steps = (Step(prompts=1, new=512), Step(decodes=8, context=512.0))
+        exchanges[mode] = [timer.time(step.work(8)).duration for step in steps]
+    assert exchanges["deepep"] == [exchanges["deepep_normal"][0], exchanges["deepep_low_latency"][1]]
+    assert exchanges["deepep_normal"] != exchanges["deepep_low_latency"]
