@@ -134,18 +134,17 @@ def _body(catalogue: Catalogue) -> None:
         st.info("This scenario cannot run. Change what the findings name, and the answer comes at once.")
         panels.copies(page.preset, catalogue.presets[page.preset], page.scenario)
         return
-    baseline_estimate = _baseline_estimate()
-    _buttons()
     store = answers.result_store()
+    baseline_estimate = _baseline_estimate()
     result = store.get(page.scenario)
     baseline_result = store.get(page.baseline) if page.baseline else None
     _change(simulated=result is not None)
-    if result is not None:
-        panels.headline(result, baseline_result)
-        panels.badges(result)
-    else:
-        panels.headline(estimate, baseline_estimate)
-        panels.badges(estimate)
+    answer = result or estimate
+    baseline = baseline_estimate if result is None else baseline_result
+    missing = result is None or (baseline_result is None and baseline_estimate is not None)
+    _buttons(runnable=missing, compared=baseline is not None)
+    panels.headline(answer, baseline)
+    panels.badges(answer)
     _simulate_if_wanted()
     _tabs(catalogue, estimate, result, baseline_estimate, baseline_result)
 
@@ -162,15 +161,22 @@ def _baseline_estimate() -> Estimate | None:
         return None
 
 
-def _buttons() -> None:
+def _buttons(*, runnable: bool, compared: bool) -> None:
+    """Draw what can be done, and say what the changes are against."""
     page = _page()
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.button("Simulate", type="primary", on_click=_want_simulation, icon=":material/play_arrow:")
+        icon = ":material/play_arrow:"
+        st.button("Simulate", type="primary", on_click=_want_simulation, icon=icon, disabled=not runnable)
         st.button("Pin as baseline", on_click=_pin, icon=":material/keep:")
-        if page.baseline is not None:
-            st.button("Unpin baseline", on_click=_unpin, icon=":material/keep_off:")
-            same = page.baseline == page.scenario
-            panels.small("This is the baseline." if same else "Changes are against the pinned baseline.")
+        if page.baseline is None:
+            return
+        st.button("Unpin baseline", on_click=_unpin, icon=":material/keep_off:")
+        if page.baseline == page.scenario:
+            panels.small("This is the baseline.")
+        elif compared:
+            panels.small("Changes are against the pinned baseline.")
+        elif runnable:
+            panels.small("Simulate again to run the baseline too and see the changes.")
 
 
 def _simulate_if_wanted() -> None:

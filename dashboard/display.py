@@ -14,6 +14,9 @@ from simulator.results import Summary
 #: What is shown where a quantity was not measured.
 MISSING = "n/a"
 
+#: Below it a row of zeros is harder to read than an exponent.
+_PLAIN = 1e-4
+
 #: Counts and spans that only a simulation has; an estimate carries zeros for them.
 _OF_A_RUN = ("requests_completed", "engine_steps", "simulated_s", "wall_s", "preemptions")
 
@@ -21,17 +24,19 @@ Verdict = Literal["better", "worse", "same"]
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """Write a number with so many significant digits, without an exponent and with separated thousands.
+    """Write a number with so many significant digits and separated thousands; tiny ones get an exponent.
 
     Examples
     --------
-    >>> significant(1234.5), significant(0.012345), significant(9.999)
-    ('1,230', '0.0123', '10.0')
+    >>> significant(1234.5), significant(0.012345), significant(9.999), significant(1.5e-13)
+    ('1,230', '0.0123', '10.0', '1.50e-13')
     """
     if not math.isfinite(value):
         return MISSING
     if value == 0:
         return "0"
+    if abs(value) < _PLAIN:
+        return f"{value:.{digits - 1}e}"
     rounded = float(f"{value:.{digits - 1}e}")
     decimals = digits - 1 - math.floor(math.log10(abs(rounded)))
     return f"{rounded:,.{max(decimals, 0)}f}"

@@ -22,6 +22,9 @@ from simulator.results import COMPONENTS
 #: Points that one figure may hold; beyond, browsers stutter.
 MOST_POINTS = 20_000
 
+#: Percent of the time that is not worth a bar.
+_DUST = 1e-6
+
 MARGIN: Mapping[str, int] = {"l": 10, "r": 10, "t": 10, "b": 10}
 
 #: Instances drawn one by one in a time chart.
@@ -118,9 +121,10 @@ def breakdown_chart(breakdowns: Mapping[str, Mapping[str, float]]) -> Chart:
 
 
 def _shares(parts: Mapping[str, float]) -> dict[str, float]:
-    """Turn seconds by component into percent of their sum."""
+    """Turn seconds by component into percent of their sum; the dust of rounding counts as nothing."""
     total = math.fsum(parts.values())
-    return {name: 100 * parts.get(name, 0.0) / total if total > 0 else 0.0 for name in COMPONENTS}
+    shares = {name: 100 * parts.get(name, 0.0) / total if total > 0 else 0.0 for name in COMPONENTS}
+    return {name: share if share >= _DUST else 0.0 for name, share in shares.items()}
 
 
 def _breakdown_alt(shares: Mapping[str, Mapping[str, float]]) -> str:
@@ -177,10 +181,10 @@ def latency_chart(
         trace = _cumulative(values * factor) if kind == "cumulative" else _histogram(values * factor)
         hover = f"%{{x:.3g}} {unit}: %{{y:.3g}} %<extra>{name}</extra>"
         figure.add_trace(trace.update(name=name, marker_color=colour, hovertemplate=hover), row=1, col=column)
-        for share, dash in ((50, "dash"), (99, "dot")):
+        for share, dash, side in ((50, "dash", "right"), (99, "dot", "left")):
             at = _statistic(values, share) * factor
             figure.add_vline(x=at, line_dash=dash, line_color=_GREY, row=1, col=column)
-            label = {"x": at, "y": 1, "yref": "y domain", "yanchor": "bottom", "text": f"p{share}"}
+            label = {"x": at, "y": 1, "yref": "y domain", "yanchor": "bottom", "xanchor": side, "text": f"p{share}"}
             figure.add_annotation(**label, showarrow=False, row=1, col=column)
         objective = (objectives or {}).get(name)
         if objective:
@@ -228,15 +232,15 @@ def _latency_alt(latencies: Mapping[str, NDArray[np.float64]], objectives: Mappi
 
 
 def steps_chart(steps: pd.DataFrame) -> Chart:
-    """Draw tokens per step, KV use and queue over the run, a line per instance.
+    """Draw batch, prompt tokens, KV use and queue over the run, a line per instance.
 
     Long runs are thinned so that the lowest and highest step of every stretch stay.
     """
     instances = sorted(steps["instance"].unique())
     drawn = instances[:MOST_INSTANCES]
     panels = (
-        ("decode_tokens", "Decode [tokens/step]", 1.0),
-        ("prefill_tokens", "Prefill [tokens/step]", 1.0),
+        ("running", "Batch [requests]", 1.0),
+        ("prefill_tokens", "Prefill [tokens]", 1.0),
         ("kv_use", "KV use [%]", 100.0),
         ("queue_length", "Queue [requests]", 1.0),
     )
@@ -289,7 +293,7 @@ def _steps_alt(steps: pd.DataFrame, drawn: int, instances: int) -> str:
     shown = f" The first {drawn} of {instances} instances are drawn." if drawn < instances else ""
     return (
         f"{len(steps):,} engine steps over {duration(end)}. "
-        f"Decode tokens per step: {significant(float(steps['decode_tokens'].mean()))} on average. "
+        f"The batch holds {significant(float(steps['running'].mean()))} requests on average. "
         f"KV use peaks at {in_unit(float(steps['kv_use'].max()), '%')}. "
         f"The queue holds {significant(float(steps['queue_length'].mean()))} requests on average "
         f"and {significant(float(steps['queue_length'].max()))} at most.{shown}"

@@ -41,6 +41,10 @@ _LEAST = 1e-6
 _STACK_DEFAULT = "the stack's default"
 
 
+def _worded(name: str) -> str:
+    return _WORDS.get(name, name)
+
+
 def forget() -> None:
     """Drop what the widgets hold, so that the next run seeds them from the scenario."""
     for key in [key for key in st.session_state if str(key).startswith(_PREFIX)]:
@@ -232,24 +236,19 @@ class _Fields:
         default: str | None = None,
         keep: bool = True,
     ) -> Any:
-        """Offer names, and "not chosen" where ``absent`` says what that means.
+        """Offer names; where the key is optional, ``absent`` says what leaving it empty means.
 
         ``keep`` keeps the scenario's own value on offer though it is not among the options, so that a link shows
         what it asked for; where another choice made it meaningless it is dropped.
         """
         current = self.before(key)
         offered = current if keep else None
-        allowed: list[str | None] = list(_with(options, offered))
-        if absent is not None:
-            allowed.insert(0, None)
+        allowed = _with(options, offered)
         widget = _PREFIX + key
         if st.session_state.setdefault(widget, offered or default) not in allowed:
-            st.session_state[widget] = allowed[0]
-
-        def words(name: str | None) -> str:
-            return absent or "" if name is None else _WORDS.get(name, name)
-
-        draw = partial(st.selectbox, label, allowed, key=widget, format_func=words)
+            st.session_state[widget] = allowed[0] if absent is None else None
+        index = 0 if absent is None else None
+        draw = partial(st.selectbox, label, allowed, index, _worded, key=widget, placeholder=absent)
         return self._draw(key, current, default, draw)
 
     def count(

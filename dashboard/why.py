@@ -57,7 +57,7 @@ def _ops_alt(explanation: Explanation, ops: pd.DataFrame) -> str:
 _COLUMNS = (
     ("Op", "name", 0.0),
     ("Component", "component", 0.0),
-    ("Repeat", "repeat", 1.0),
+    ("Repeat", "repeat", 0.0),
     ("Time [µs]", "time_s", 1e6),
     ("Share [%]", "share", 100.0),
     ("Bound", "bound", 0.0),
@@ -75,10 +75,11 @@ _COLUMNS = (
 
 def _ops_table(ops: pd.DataFrame) -> pd.DataFrame:
     """Put the ops into display units; a column that the explanation does not have is left out."""
-    return pd.DataFrame(
-        {
-            title: [significant(float(value) * factor) if factor else str(value) for value in ops[key]]
-            for title, key, factor in _COLUMNS
-            if key in ops
-        }
-    )
+    columns = {
+        title: [significant(float(value) * factor) if factor else str(value) for value in ops[key]]
+        for title, key, factor in _COLUMNS
+        if key in ops
+    }
+    columns["Component"] = [component_label(name) for name in columns["Component"]]
+    columns["Repeat"] = [f"{float(text):g}" for text in columns["Repeat"]]
+    return pd.DataFrame(columns)

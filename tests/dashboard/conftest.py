@@ -104,6 +104,7 @@ def _steps(count: int = 200, instances: int = 1) -> pd.DataFrame:
                     "duration_s": 0.01,
                     "prefill_tokens": np.arange(count) % 64,
                     "decode_tokens": 8,
+                    "running": 8,
                     "queue_length": queue,
                     "kv_use": 0.5 * np.arange(count) / max(count, 1),
                     "imbalance": 1.25,

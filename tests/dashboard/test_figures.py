@@ -46,6 +46,11 @@ def test_breakdown_alt_text_states_the_largest_part(result: Result) -> None:
     assert "Simulation: experts 50.0 %" in breakdown_chart({"Simulation": result.breakdown}).alt
 
 
+def test_the_dust_of_rounding_is_no_part_of_a_breakdown(result: Result) -> None:
+    chart = breakdown_chart({"Simulation": {**result.breakdown, "dispatch": 1e-15}})
+    assert "dispatch" not in chart.table["Component"].to_list()
+
+
 def test_a_breakdown_without_time_says_so() -> None:
     chart = breakdown_chart({"Estimate": dict.fromkeys(COMPONENTS, 0.0)})
     assert "no time was spent" in chart.alt
