@@ -53,7 +53,7 @@ def _attention_decode(rows: pd.DataFrame, silicon: Silicon, kernel: AttentionDec
     shape: dict[str, Any] = {name: rows[name] for name in ("batch", "num_heads", "num_kv_heads", "head_dim")}
     length = rows["prefix"] + 1
     return attention_decode_time(
-        kv_length=length, **shape, **_storage(rows), silicon=silicon, kernel=kernel, cached=True
+        kv_length=length, **shape, **_storage(rows), silicon=silicon, kernel=kernel, cached=_cached(rows)
     ).seconds
 
 
@@ -66,7 +66,7 @@ def _mla_decode(rows: pd.DataFrame, silicon: Silicon, kernel: MlaDecodeKernel) -
     shape: dict[str, Any] = {name: rows[name] for name in ("batch", "num_heads")}
     length = rows["prefix"] + 1
     return mla_decode_time(
-        kv_length=length, **shape, **_storage(rows), silicon=silicon, kernel=kernel, cached=True
+        kv_length=length, **shape, **_storage(rows), silicon=silicon, kernel=kernel, cached=_cached(rows)
     ).seconds
 
 
@@ -96,6 +96,11 @@ def _storage(rows: pd.DataFrame) -> dict[str, Any]:
     return {"dtype": str(rows["dtype"].iloc[0]), "kv_dtype": str(rows["kv_dtype"].iloc[0])}
 
 
+def _cached(rows: pd.DataFrame) -> bool:
+    """Tell whether a benchmark repeated one call on one set of operands, as most do, and not on many in turn."""
+    return bool(rows["cached"].iloc[0]) if "cached" in rows else True
+
+
 def _gemm_regime(rows: pd.DataFrame) -> NDArray[Any]:
     m = rows["m"].to_numpy()
     return np.select([m <= 64, m <= 512, m <= 4400], ["m <= 64", "m 65-512", "m 513-4353"], "m > 4400")
@@ -109,18 +114,30 @@ def _time_regime(rows: pd.DataFrame) -> NDArray[Any]:
 _GEMM_LIBRARIES = {"bfloat16": "cublas", "fp8": "cutlass", "fp8_block": "deepgemm"}
 
 
+def _gemm_table(rows: pd.DataFrame) -> pd.Series:
+    names = "gemm." + rows["dtype"].map(_GEMM_LIBRARIES) + "." + rows["dtype"]
+    return names.mask(_own(rows), "gemm." + rows["kernel"] + "." + rows["dtype"])
+
+
 def _flash_table(op: str) -> Callable[[pd.DataFrame], pd.Series]:
     def name(rows: pd.DataFrame) -> pd.Series:
         backend = np.where(rows["kernel"].str.contains("triton"), "triton", "flash")
+        backend = np.where(_own(rows), rows["kernel"], backend)
         return pd.Series([f"{op}.{b}.{d}" for b, d in zip(backend, rows["kv_dtype"], strict=True)], index=rows.index)
 
     return name
 
 
+def _own(rows: pd.DataFrame) -> pd.Series:
+    """Rows of the microbenchmarks, whose column ``kernel`` is the backend."""
+    framework = rows["framework"] if "framework" in rows else pd.Series("", index=rows.index)
+    return framework == "torch"
+
+
 #: Families by the op that the measurement tables name.
 FAMILIES: Mapping[str, Family] = {
     "gemm": Family(
-        table=lambda rows: "gemm." + rows["dtype"].map(_GEMM_LIBRARIES) + "." + rows["dtype"],
+        table=_gemm_table,
         predict=_gemm,
         regime=_gemm_regime,
     ),

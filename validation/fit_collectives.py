@@ -26,7 +26,7 @@ from simulator.cost.collectives import (
     reduce_scatter_time,
 )
 from simulator.cost.expert_exchange import ExchangeKernel, dispatch_time
-from simulator.cost.kernel import Fabric, FloatArray
+from simulator.cost.kernel import Fabric, FloatArray, KernelTime
 from validation.fitting import Accuracy, Fit, accuracy, fit, split, write_kernels
 
 if TYPE_CHECKING:
@@ -45,6 +45,13 @@ ONE_SHOT_BYTES = 2 * 2**20
 SOURCE = "aiconfigurator kernel tables (Apache-2.0), fitted by validation.fit_collectives"
 Bounds = Mapping[str, tuple[float, float]]
 Table = tuple[Any, dict[str, Any]]
+
+#: Collectives that go around a ring or in pairs, as the rows name them.
+RINGS: Mapping[str, Callable[..., KernelTime]] = {
+    "all_gather": all_gather_time,
+    "reduce_scatter": reduce_scatter_time,
+    "alltoall": all_to_all_time,
+}
 
 RING_BOUNDS: Bounds = {
     "launch": (1e-6, 1e-4),
@@ -142,36 +149,63 @@ def provenance(rows: int, result: Accuracy) -> dict[str, Any]:
 
 def fit_nccl(frame: pd.DataFrame, fabric: Fabric, *, in_switch: bool) -> dict[str, Table]:
     """Fit NCCL's collectives; ``in_switch`` says whether this machine's switches reduce."""
-    tables: dict[str, Table] = {}
-    rings = {"all_gather": all_gather_time, "reduce_scatter": reduce_scatter_time, "alltoall": all_to_all_time}
-    for collective, time in rings.items():
-        rows = frame[frame["collective"] == collective].reset_index(drop=True)
-        start = CollectiveKernel(launch=5e-6, hop=1e-6, efficiency=0.75, own_share=0.3, ramp=3e-5, ramp_bytes=1e7)
+    return dict(fit_collective(name, frame, fabric, in_switch=in_switch) for name in (*RINGS, "all_reduce"))
 
-        def predict(part: pd.DataFrame, kernel: CollectiveKernel, time: Any = time) -> FloatArray:
-            seconds: FloatArray = time(_bytes(part), _ranks(part), fabric=fabric, kernel=kernel).seconds
-            return seconds
 
-        def solve(part: pd.DataFrame, measured: FloatArray, start: Any = start, predict: Any = predict) -> Fit[Any]:
-            return fit(CollectiveKernel, lambda k: predict(part, k), measured, start=start, bounds=RING_BOUNDS)
+def fit_collective(
+    collective: str,
+    frame: pd.DataFrame,
+    fabric: Fabric,
+    *,
+    in_switch: bool = False,
+    library: str = "nccl",
+    bounds: Bounds = RING_BOUNDS,
+) -> tuple[str, Table]:
+    """Fit one collective of a library; return the kernel table's name and the table.
 
-        name = "all_to_all.nccl" if collective == "alltoall" else f"{collective}.nccl"
-        tables[name] = _held_out(name, rows, _seconds(rows), solve, predict)
-    rows = frame[frame["collective"] == "all_reduce"].reset_index(drop=True)
-    tables["all_reduce.nccl"] = _held_out(
-        "all_reduce.nccl",
-        rows,
-        _seconds(rows),
-        lambda part, measured: solve_all_reduce(part, measured, fabric, in_switch=in_switch),
-        lambda part, kernel: predict_all_reduce(part, fabric=fabric, kernel=kernel),
-    )
-    return tables
+    Parameters
+    ----------
+    collective : str
+        As the rows name it: ``all_reduce``, ``all_gather``, ``reduce_scatter`` or ``alltoall``.
+    frame : DataFrame
+        Rows of all collectives.
+    fabric : Fabric
+        The links between the ranks.
+    in_switch : bool
+        Whether this machine's switches reduce.
+    library : str
+        Backend of the kernel table.
+    bounds : Bounds
+        Of the free coefficients.
+    """
+    rows = frame[frame["collective"] == collective].reset_index(drop=True)
+    if collective == "all_reduce":
+        name = f"all_reduce.{library}"
+        return name, _held_out(
+            name,
+            rows,
+            _seconds(rows),
+            lambda part, measured: solve_all_reduce(part, measured, fabric, in_switch=in_switch, ring=bounds),
+            lambda part, kernel: predict_all_reduce(part, fabric=fabric, kernel=kernel),
+        )
+    time = RINGS[collective]
+    start = CollectiveKernel(launch=5e-6, hop=1e-6, efficiency=0.75, own_share=0.3, ramp=3e-5, ramp_bytes=1e7)
+
+    def predict(part: pd.DataFrame, kernel: CollectiveKernel) -> FloatArray:
+        seconds: FloatArray = time(_bytes(part), _ranks(part), fabric=fabric, kernel=kernel).seconds
+        return seconds
+
+    def solve(part: pd.DataFrame, measured: FloatArray) -> Fit[CollectiveKernel]:
+        return fit(CollectiveKernel, lambda k: predict(part, k), measured, start=start, bounds=bounds)
+
+    name = f"all_to_all.{library}" if collective == "alltoall" else f"{collective}.{library}"
+    return name, _held_out(name, rows, _seconds(rows), solve, predict)
 
 
 def solve_all_reduce(
-    frame: pd.DataFrame, measured: FloatArray, fabric: Fabric, *, in_switch: bool
+    frame: pd.DataFrame, measured: FloatArray, fabric: Fabric, *, in_switch: bool, ring: Bounds = RING_BOUNDS
 ) -> Fit[AllReduceKernel]:
-    """Fit NCCL's all-reduce: a ring, and a reduction in the switch where there is one."""
+    """Fit a library's all-reduce: a ring, and a reduction in the switch where there is one."""
     start = AllReduceKernel(
         launch=5e-6,
         hop=1e-6,
@@ -181,7 +215,7 @@ def solve_all_reduce(
         ramp_bytes=1e7,
         switch_efficiency=0.6 if in_switch else 0.0,
     )
-    bounds = {**RING_BOUNDS, **({"switch_efficiency": (0.3, 1.0)} if in_switch else {})}
+    bounds = {**ring, **({"switch_efficiency": (0.3, 1.0)} if in_switch else {})}
     return fit(
         AllReduceKernel,
         lambda k: predict_all_reduce(frame, fabric=fabric, kernel=k),

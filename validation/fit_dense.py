@@ -246,7 +246,14 @@ def starts_of(table: str) -> tuple[Start, ...]:
     raise FitError(f"kernel table {table!r} has no start of a fit; {nearest(table, STARTS)}")
 
 
-def fit_table(op: str, name: str, rows: pd.DataFrame, silicon: Silicon, seed: int = SEED) -> FittedTable:
+def fit_table(
+    op: str,
+    name: str,
+    rows: pd.DataFrame,
+    silicon: Silicon,
+    seed: int = SEED,
+    starts: Sequence[Start] | None = None,
+) -> FittedTable:
     """Fit one kernel table on a training split of its rows and judge it on the rest.
 
     Parameters
@@ -259,6 +266,8 @@ def fit_table(op: str, name: str, rows: pd.DataFrame, silicon: Silicon, seed: in
         The processor that was measured.
     seed : int
         Which split.
+    starts : sequence of Start, optional
+        Where to start instead of :data:`STARTS`; the best counts.
     """
     family = FAMILIES[op]
     train_rows, test_rows = split(len(rows), seed)
@@ -271,7 +280,7 @@ def fit_table(op: str, name: str, rows: pd.DataFrame, silicon: Silicon, seed: in
             start=start.kernel,
             bounds=start.bounds,
         )
-        for start in starts_of(name)
+        for start in starts or starts_of(name)
     ]
     result = min(results, key=lambda fitted: fitted.cost)
     overall, regimes = judge(family, test, silicon, result.coefficients)

@@ -37,6 +37,8 @@ BACKENDS = {
     "moe_torch_flow": "cutlass",
     "vllm_fused_moe": "triton",
     "deepepmoe": "deepgemm",
+    "loop": "loop",
+    "grouped_mm": "grouped_mm",
 }
 SOURCE = "aiconfigurator kernel tables (Apache-2.0), fitted by validation.fit_moe"
 
@@ -124,12 +126,17 @@ def tables(folder: Path) -> dict[str, tuple[pd.DataFrame, str]]:
     found: dict[str, tuple[pd.DataFrame, str]] = {}
     for op, layout in LAYOUTS.items():
         path = folder / f"{op}.parquet"
-        if not path.exists():
-            continue
-        frame = pd.read_parquet(path)
-        for (kernel, dtype), rows in frame.groupby(["kernel", "dtype"]):
-            backend = BACKENDS[str(kernel)] + ("" if layout == "fused" else f"_{layout}")
-            found[f"moe.{backend}.{dtype}"] = _without_repeats(rows), layout
+        if path.exists():
+            found |= {name: (rows, layout) for name, rows in tables_of(op, pd.read_parquet(path)).items()}
+    return found
+
+
+def tables_of(op: str, frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Split the rows of an op by kernel table, repeated points taken together."""
+    layout, found = LAYOUTS[op], dict[str, "pd.DataFrame"]()
+    for (kernel, dtype), rows in frame.groupby(["kernel", "dtype"]):
+        backend = BACKENDS.get(str(kernel), str(kernel)) + ("" if layout == "fused" else f"_{layout}")
+        found[f"moe.{backend}.{dtype}"] = _without_repeats(rows)
     return found
 
 
@@ -147,11 +154,19 @@ def _without_repeats(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def fit_table(
-    name: str, frame: pd.DataFrame, rows: MoeRows, chosen: IntArray, silicon: Silicon
+    name: str,
+    frame: pd.DataFrame,
+    rows: MoeRows,
+    chosen: IntArray,
+    silicon: Silicon,
+    planned: tuple[MoeKernel, Mapping[str, tuple[float, float]]] | None = None,
 ) -> tuple[MoeKernel, tuple[str, ...], float]:
-    """Fit one kernel to the chosen rows; return it, the coefficients at a bound and the share of anomalous rows."""
+    """Fit one kernel to the chosen rows; return it, the coefficients at a bound and the share of anomalous rows.
+
+    ``planned`` gives the start and its bounds for a kernel that :func:`plan` does not know.
+    """
     _, backend, dtype = name.split(".")
-    start, bounds = plan(backend, dtype, str(frame["version"].iloc[0]))
+    start, bounds = planned or plan(backend, dtype, str(frame["version"].iloc[0]))
     measured = frame["latency_us"].to_numpy(dtype=np.float64) * 1e-6
     anomalous = 0.0
     first: Any = None

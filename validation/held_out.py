@@ -49,7 +49,7 @@ def _fitted_together(op: str, frame: pd.DataFrame) -> Iterator[NDArray[np.int64]
         by = FAMILIES[op].table(frame).fillna("")
     elif op in LAYOUTS:
         by = ["kernel", "dtype"]
-    elif op == "nccl":
+    elif op in {"nccl", "gloo"}:
         by = "collective"
     elif op == "custom_allreduce":
         by = frame["kernel"].str.endswith("eager")

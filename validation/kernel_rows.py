@@ -20,6 +20,7 @@ from simulator.cost.collectives import (
     all_to_all_time,
     reduce_scatter_time,
 )
+from simulator.cost.elementwise import ElementwiseKernel, elementwise_time
 from simulator.cost.expert_exchange import ExchangeKernel
 from simulator.cost.gemm import GemmKernel
 from simulator.cost.kernel import DTYPE_BYTES, Fabric, FloatArray, coefficients
@@ -100,8 +101,10 @@ def predict_op(op: str, frame: pd.DataFrame, hardware: Hardware) -> list[Block]:
         return list(_linear(op, frame, hardware))
     if op in LAYOUTS:
         return list(_moe(op, frame, hardware))
-    if op == "nccl":
-        return list(_nccl(frame, hardware))
+    if op in {"nccl", "gloo"}:
+        return list(_library(op, frame, hardware))
+    if op == "elementwise":
+        return list(_elementwise(frame, hardware))
     if op == "custom_allreduce":
         return list(_custom_all_reduce(frame, hardware))
     return list(_exchange(op, frame, hardware))
@@ -206,22 +209,32 @@ def _fabric(frame: pd.DataFrame, hardware: Hardware) -> Fabric:
     return dataclasses.replace(hardware.fabric, domain=max(hardware.fabric.domain, together))
 
 
-def _nccl(frame: pd.DataFrame, hardware: Hardware) -> Iterator[Block]:
+def _elementwise(frame: pd.DataFrame, hardware: Hardware) -> Iterator[Block]:
+    for (framework,), rows in _groups(frame, ["framework"]):
+        yield _attempt(frame, rows, partial(_find_elementwise, hardware, framework))
+
+
+def _find_elementwise(hardware: Hardware, backend: str) -> Found:
+    name, kernel = _resolved(hardware, "elementwise", (backend,), None, ElementwiseKernel)
+    return name, lambda rows: elementwise_time(rows["bytes_moved"], silicon=hardware.silicon, kernel=kernel).seconds
+
+
+def _library(op: str, frame: pd.DataFrame, hardware: Hardware) -> Iterator[Block]:
     fabric = _fabric(frame, hardware)
     for (collective, dtype), rows in _groups(frame, ["collective", "dtype"]):
         if dtype not in ELEMENT:
-            yield _unpredicted(rows, f"nccl: unknown dtype {dtype!r}")
+            yield _unpredicted(rows, f"{op}: unknown dtype {dtype!r}")
         elif collective == "all_reduce":
-            yield _attempt(frame, rows, partial(_find_all_reduce, hardware, fabric, "nccl"))
+            yield _attempt(frame, rows, partial(_find_all_reduce, hardware, fabric, op))
         elif collective in _RINGS:
-            yield _attempt(frame, rows, partial(_find_ring, hardware, fabric, collective))
+            yield _attempt(frame, rows, partial(_find_ring, hardware, fabric, collective, op))
         else:
-            yield _unpredicted(rows, f"nccl: unknown collective {collective!r}")
+            yield _unpredicted(rows, f"{op}: unknown collective {collective!r}")
 
 
-def _find_ring(hardware: Hardware, fabric: Fabric, collective: str) -> Found:
+def _find_ring(hardware: Hardware, fabric: Fabric, collective: str, library: str) -> Found:
     family, time = _RINGS[collective]
-    name, kernel = _resolved(hardware, family, ("nccl",), None, CollectiveKernel)
+    name, kernel = _resolved(hardware, family, (library,), None, CollectiveKernel)
 
     def predict(rows: pd.DataFrame) -> FloatArray:
         sizes = rows["message_elems"].to_numpy(np.float64) * rows["dtype"].map(ELEMENT).to_numpy(np.float64)

@@ -94,6 +94,13 @@ FORMATS: Mapping[str, TableFormat] = {
         optional={"kernel": ""},
         figures=_WHOLE,
     ),
+    "gloo": TableFormat(
+        names=("dtype", "collective"),
+        sizes=("num_gpus", "message_elems"),
+        optional={"kernel": ""},
+        figures=_WHOLE,
+    ),
+    "elementwise": TableFormat(names=("kernel", "dtype"), sizes=("bytes_moved",), optional=_KERNEL, figures=_WHOLE),
     "custom_allreduce": TableFormat(
         names=("dtype",), sizes=("num_gpus", "message_elems"), optional={"kernel": "graph"}, figures=_WHOLE
     ),

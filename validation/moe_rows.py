@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ CONTIGUOUS_PADDING = 128
 #: First framework versions whose tables were drawn with leftovers going to the least loaded experts.
 NEWER_DRAWS = {"TRTLLM": (1, 1), "VLLM": (0, 15)}
 POWER_LAW = "power_law_"
+#: Column of tables that say how many tokens each expert got: a list per row.
+COUNTS = "expert_counts"
 _GROUP = ["top_k", "num_experts", "ep", "distribution"]
 
 
@@ -93,15 +96,24 @@ def version_of(text: str) -> tuple[int, ...]:
 def _loads(frame: pd.DataFrame, layout: str) -> FloatArray:
     """Assignments, active experts and row tiles of each row and draw, shape (rows, draws, 2 + tiles)."""
     loads = np.zeros((len(frame), DRAWS, 2 + len(ROW_TILES)))
+    if COUNTS in frame:
+        for row, counted in enumerate(frame[COUNTS]):
+            loads[row] = _load(np.asarray(json.loads(counted) if isinstance(counted, str) else counted))
+        return loads
     leftover: Leftover = "most" if _older(frame) else "least"
     groups: dict[tuple[int, int, int, str], IntArray] = frame.groupby(_GROUP).indices  # type: ignore[assignment]
     for (top_k, experts, ep, distribution), rows in groups.items():
         tokens, index = np.unique(frame["num_tokens"].to_numpy()[rows], return_inverse=True)
         counts = _counts(tokens, int(top_k), int(experts), int(ep), str(distribution), layout, leftover)
-        tiles = [np.ceil(counts / tile).sum(-1) for tile in ROW_TILES]
-        load = np.stack([counts.sum(-1), np.count_nonzero(counts, axis=-1), *tiles], axis=-1)
-        loads[rows] = load[index]
+        loads[rows] = _load(counts)[index]
     return loads
+
+
+def _load(counts: IntArray) -> FloatArray:
+    """Assignments, active experts and row tiles of each size, from counts of shape (..., experts)."""
+    tiles = [np.ceil(counts / tile).sum(-1) for tile in ROW_TILES]
+    load: FloatArray = np.stack([counts.sum(-1), np.count_nonzero(counts, axis=-1), *tiles], axis=-1)
+    return load
 
 
 def moe_rows(frame: pd.DataFrame, *, layout: str = "fused") -> MoeRows:
