@@ -136,7 +136,7 @@ _RATES = (
         better="higher",
     ),
     Quantity(
-        label="Cost [USD/Mtok]",
+        label="USD per Mtok",
         key="usd_per_million_output_tokens",
         help="US dollars per million output tokens, at the device's price",
         better="lower",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _DRAW = {"error": st.error, "warning": st.warning, "note": st.info}
 _ICONS = {"error": ":material/error:", "warning": ":material/warning:", "note": ":material/info:"}
 #: Six of them side by side on a laptop; on narrower screens they wrap [px].
-_METRIC_WIDTH = 158
+_METRIC_WIDTH = 148
 _COLOURS = {"better": "blue", "worse": "orange", "same": "gray"}
 
 

@@ -62,7 +62,7 @@ def test_an_estimate_shows_no_counts_of_a_run(make_summary: Callable[..., Summar
 def test_the_headline_reads_the_summary(make_summary: Callable[..., Summary]) -> None:
     shown = {quantity.label: quantity.of(make_summary()) for quantity in HEADLINE}
     assert shown["TTFT, p99"] == pytest.approx(0.6)
-    assert shown["Cost [USD/Mtok]"] == 2.5
+    assert shown["USD per Mtok"] == 2.5
 
 
 def test_the_interval_is_phrased_in_percent_or_not_at_all() -> None:
