@@ -34,8 +34,9 @@ def console() -> Console:
 def table(*headings: str, title: str | None = None, right: Iterable[str] = ()) -> Table:
     """Return an empty table with these headings, some of them right-aligned."""
     result = Table(box=SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", padding=(0, 1, 0, 0))
-    for heading in headings:
-        result.add_column(heading, justify="right" if heading in right else "left", overflow="fold")
+    for place, heading in enumerate(headings):
+        # The first column names things: a name that is cut or folded can be neither read nor copied.
+        result.add_column(heading, justify="right" if heading in right else "left", overflow="fold", no_wrap=place == 0)
     return result
 
 

@@ -124,7 +124,7 @@ def test_every_kernel_file_belongs_to_a_device(file: str) -> None:
 
 def test_measured_devices_keep_their_own_kernels() -> None:
     for name in ("h100-sxm", "a100-sxm"):
-        assert resolve_kernels(load_device(name).main)[1] == "own"
+        assert resolve_kernels(load_device(name).main)[1].split("; ")[0] == "own"
     assert resolve_kernels(load_device("h800-sxm").main)[1] == "relative's kernels: h100-sxm"
 
 
