@@ -93,6 +93,11 @@ class RoutingReplay:
         """Assignments per token."""
         return int(self.slot_ids.shape[2])
 
+    @property
+    def mean_load(self) -> float:
+        """Assignments of the mean rank per token, those to null experts left out [1]."""
+        return float(self.prompt.sums[-1].mean()) / self.tokens
+
     def counts(self, order: Order, tokens: int, windows: int) -> FloatArray:
         """Count tokens per expert slot in evenly spread windows of the trace.
 

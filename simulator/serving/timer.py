@@ -131,7 +131,7 @@ class TableTimer:
         self._trace_tokens = routing.tokens if routing else 0
         self._prompt_at = self._decode_at = int(start * self._trace_tokens)
         # Assignments of the mean rank per token of the step.
-        self._share = routing.top_k / routing.placement.ranks if routing else 0.0
+        self._share = routing.mean_load if routing else 0.0
         self._step = StepTime()
 
     def time(self, work: StepWork) -> StepTime:
