@@ -36,7 +36,6 @@ BACKENDS = {
     "moe_torch_flow_cutlass": "cutlass",
     "moe_torch_flow": "cutlass",
     "vllm_fused_moe": "triton",
-    "deepepmoe": "deepgemm",
     "loop": "loop",
     "grouped_mm": "grouped_mm",
 }
@@ -135,9 +134,15 @@ def tables_of(op: str, frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Split the rows of an op by kernel table, repeated points taken together."""
     layout, found = LAYOUTS[op], dict[str, "pd.DataFrame"]()
     for (kernel, dtype), rows in frame.groupby(["kernel", "dtype"]):
-        backend = BACKENDS.get(str(kernel), str(kernel)) + ("" if layout == "fused" else f"_{layout}")
-        found[f"moe.{backend}.{dtype}"] = _without_repeats(rows)
+        found[f"moe.{backend_of(str(kernel), layout)}.{dtype}"] = _without_repeats(rows)
     return found
+
+
+def backend_of(kernel: str, layout: str) -> str:
+    """Backend that a measured kernel's name stands for; of one that nobody knows, what its layout tells."""
+    if layout != "fused":
+        return f"deepgemm_{layout}"
+    return BACKENDS.get(kernel, "triton" if "triton" in kernel or "fused_moe" in kernel else "cutlass")
 
 
 def _without_repeats(rows: pd.DataFrame) -> pd.DataFrame:
@@ -154,19 +159,11 @@ def _without_repeats(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def fit_table(
-    name: str,
-    frame: pd.DataFrame,
-    rows: MoeRows,
-    chosen: IntArray,
-    silicon: Silicon,
-    planned: tuple[MoeKernel, Mapping[str, tuple[float, float]]] | None = None,
+    name: str, frame: pd.DataFrame, rows: MoeRows, chosen: IntArray, silicon: Silicon
 ) -> tuple[MoeKernel, tuple[str, ...], float]:
-    """Fit one kernel to the chosen rows; return it, the coefficients at a bound and the share of anomalous rows.
-
-    ``planned`` gives the start and its bounds for a kernel that :func:`plan` does not know.
-    """
+    """Fit one kernel to the chosen rows; return it, the coefficients at a bound and the share of anomalous rows."""
     _, backend, dtype = name.split(".")
-    start, bounds = planned or plan(backend, dtype, str(frame["version"].iloc[0]))
+    start, bounds = plan(backend, dtype, str(frame["version"].iloc[0]))
     measured = frame["latency_us"].to_numpy(dtype=np.float64) * 1e-6
     anomalous = 0.0
     first: Any = None

@@ -31,7 +31,7 @@ from simulator.hardware import Hardware
 from simulator.stack import kernel_table
 from validation.dense_rows import FAMILIES
 from validation.fit_collectives import ELEMENT, predict_all_reduce, predict_exchange
-from validation.fit_moe import BACKENDS, LAYOUTS
+from validation.fit_moe import LAYOUTS, backend_of
 from validation.measured import FORMATS
 from validation.moe_rows import NEWER_DRAWS, MoeRows, moe_rows, predict_moe_rows, version_of
 
@@ -50,6 +50,8 @@ _DENSE: Mapping[str, type[Any]] = {
     "mla_prefill": MlaPrefillKernel,
     "mla_decode": MlaDecodeKernel,
 }
+#: Backend of small kernels whose rows name no framework.
+UNNAMED = "fused"
 _LINEAR = ("gated_delta_net", "mamba2")
 _RINGS = {
     "all_gather": ("all_gather", all_gather_time),
@@ -177,7 +179,7 @@ def _moe(op: str, frame: pd.DataFrame, hardware: Hardware) -> Iterator[Block]:
         part = frame.iloc[drawn]
         loads = moe_rows(part, layout=layout)
         for (kernel, dtype), index in _groups(part, ["kernel", "dtype"]):
-            backend = _moe_backend(kernel, layout)
+            backend = backend_of(kernel, layout)
             rows = dataclasses.replace(loads[index], dtype=dtype)
             yield _attempt(frame, drawn[index], partial(_find_moe, hardware, backend, rows))
 
@@ -185,13 +187,6 @@ def _moe(op: str, frame: pd.DataFrame, hardware: Hardware) -> Iterator[Block]:
 def _find_moe(hardware: Hardware, backend: str, rows: MoeRows) -> Found:
     name, kernel = _resolved(hardware, "moe", (backend,), rows.dtype, MoeKernel)
     return name, lambda _: predict_moe_rows(rows, silicon=hardware.silicon, kernel=kernel)
-
-
-def _moe_backend(kernel: str, layout: str) -> str:
-    """Backend that a measured kernel's name stands for; of one that nobody knows, what its layout tells."""
-    if layout != "fused":
-        return f"deepgemm_{layout}"
-    return BACKENDS.get(kernel, "triton" if "triton" in kernel or "fused_moe" in kernel else "cutlass")
 
 
 def _draw_groups(frame: pd.DataFrame) -> list[RowNumbers]:
@@ -211,7 +206,7 @@ def _fabric(frame: pd.DataFrame, hardware: Hardware) -> Fabric:
 
 def _elementwise(frame: pd.DataFrame, hardware: Hardware) -> Iterator[Block]:
     for (framework,), rows in _groups(frame, ["framework"]):
-        yield _attempt(frame, rows, partial(_find_elementwise, hardware, framework))
+        yield _attempt(frame, rows, partial(_find_elementwise, hardware, framework or UNNAMED))
 
 
 def _find_elementwise(hardware: Hardware, backend: str) -> Found:
