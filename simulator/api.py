@@ -60,7 +60,14 @@ def simulate(scenario: Scenario, *, progress: Callable[[float], None] | None = N
     deployment = deploy(scenario, trace)
     instances = scenario.parallelism.instances
     timers = [deployment.timer(index, instances) for index in range(instances)]
-    run = run_engine(trace, timers, deployment.limits, balancer=scenario.stack.balancer, progress=progress)
+    run = run_engine(
+        trace,
+        timers,
+        deployment.limits,
+        balancer=scenario.stack.balancer,
+        frontend=deployment.stack.number("frontend"),
+        progress=progress,
+    )
     return _result(scenario, deployment, trace, run, began)
 
 

@@ -32,6 +32,7 @@ _DIMENSIONS: Mapping[str, str] = {
     "cpu_gap_per_request": "time",
     "prefill_gap": "time",
     "launch_eager": "time",
+    "frontend": "time",
     "activation_reserve": "bytes",
 }
 

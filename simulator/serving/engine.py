@@ -42,6 +42,7 @@ def run_engine(
     limits: Limits,
     *,
     balancer: Balancer = "least_loaded",
+    frontend: float = 0.0,
     progress: Progress | None = None,
 ) -> EngineRun:
     """Play a request trace through instances until every request is answered.
@@ -56,6 +57,8 @@ def run_engine(
         What bounds steps and batches.
     balancer : {"round_robin", "least_loaded"}
         Which instance takes a request.
+    frontend : float
+        Time from a request's arrival until the scheduler sees it: HTTP, tokenisation, hand-over [s].
     progress : callable, optional
         Told the share of requests that are done.
     """
@@ -77,7 +80,10 @@ def run_engine(
 
     def start(request: int) -> None:
         records.arrival[request] = env.now
-        pick(instances).submit(request)
+        if frontend > 0.0:
+            env.timeout(frontend, request).callbacks.append(lambda event: pick(instances).submit(event.value))
+        else:
+            pick(instances).submit(request)
 
     def on_finish(_request: int) -> None:
         nonlocal finished, started

@@ -165,7 +165,7 @@ def _at(deployment: Deployment, timer: TableTimer, load: Load, running: float, w
         prompt_s=prompt,
         prompt_share=share,
         gap_s=gap,
-        ttft_s=chunks * prompt,
+        ttft_s=deployment.stack.number("frontend") + chunks * prompt,
         rate=ends / gap,
         saturated=False,
         steps={name: np.array([decode_row[name], prompt_row[name]]) for name in STEP_COLUMNS},
