@@ -176,10 +176,10 @@ def _mean_step(
     timer: TableTimer, dp: int, running: float, load: Load, tokens: float, prompts: float, windows: int
 ) -> tuple[float, dict[str, float]]:
     """Average a step over windows of the routing trace, between the whole batch sizes around ``running``."""
-    low = math.floor(running / dp) if running >= dp else math.floor(running)
-    sizes = {low: 1.0 - (running / dp - low), low + 1: running / dp - low} if running >= dp else {}
-    if not sizes:
-        sizes = {0: 1.0 - running / dp, 1: running / dp} if dp > 1 else {low: 1 - running + low, low + 1: running - low}
+    # Fewer requests than ranks: the busiest rank holds one as soon as there is one.
+    each = running / dp if running >= dp else min(running, 1.0)
+    low = math.floor(each)
+    sizes = {low: 1.0 - (each - low), low + 1: each - low}
     row = dict.fromkeys(STEP_COLUMNS, 0.0)
     for size, weight in sizes.items():
         total = max(round(running), size) if dp > 1 else size
