@@ -101,8 +101,8 @@ def solve(deployment: Deployment, load: Load) -> Steady:
     Notes
     -----
     With n requests decoding, e = n / (outputs - 1) end per step and as many prompts come in, each of
-    ``chunks = ceil(inputs / budget)`` prompt steps. Where prompts run first, a decode step is followed by them if at
-    least one came in, which has the probability 1 - exp(-e) of independent endings. In a closed loop n is what is in
+    ``chunks = ceil(inputs / budget)`` prompt steps. At least one comes in with the probability 1 - exp(-e) of
+    independent endings. In a closed loop n is what is in
     flight less what is in prefill (Little's law); in an open loop n = rate * (outputs - 1) * gap. Both are solved by
     damped iteration. Wrong where arrivals come in bursts that queue, and where requests of equal length end together.
     """
@@ -150,11 +150,10 @@ def _at(deployment: Deployment, timer: TableTimer, load: Load, running: float, w
     chunks = max(math.ceil(load.inputs / budget), 1) if limits.chunked else 1
     ends = running / decodes
     decode, decode_row = _mean_step(timer, limits.dp, running, load, 0.0, 0.0, windows)
+    # Prompts that arrive within one step are computed together, as far as the budget of all ranks goes.
+    share = max(-math.expm1(-ends) * chunks, ends * load.inputs / (limits.dp * budget))
     if mixed:
-        share = min(ends * chunks, 1.0)
-    else:
-        # Prompts that arrive within one step are computed together, as far as the budget of all ranks goes.
-        share = max(-math.expm1(-ends) * chunks, ends * load.inputs / (limits.dp * budget))
+        share = min(share, 1.0)
     tokens = ends * load.inputs / share if share > 0 else load.inputs
     batch = running if mixed else 0.0
     prompt, prompt_row = _mean_step(timer, limits.dp, batch, load, tokens, tokens / load.inputs, windows)
