@@ -112,6 +112,9 @@ class AttentionPrefillKernel:
         Loss of clock in kernels that run much longer than :data:`THROTTLE_TIME` [1].
     sharpness : float
         Exponent of the blend of compute and memory time [1].
+    whole_tiles : float
+        1 where matrix units compute whole tiles and blocks however many rows and keys of them are filled, 0 where cores
+        compute only those that there are [1].
     """
 
     launch: float = field(metadata={"unit": "s"})
@@ -131,6 +134,7 @@ class AttentionPrefillKernel:
     order: float
     throttle: float
     sharpness: float
+    whole_tiles: float = 1.0
 
 
 #: Time after which a busy chip lowers its clock to stay within its power limit [s].
@@ -373,16 +377,18 @@ def causal_time(
     total = streams * tiles
     most = np.ceil(longest / TILE_KEYS)
     ragged = 0.5 * (1.0 - np.gcd(np.rint(span).astype(np.int64), int(TILE_KEYS)) / TILE_KEYS)
-    mean = np.minimum(np.maximum(1.0, mean_keys / TILE_KEYS + ragged), most)
-    matrix = tile_rows * TILE_KEYS * flops * silicon.units / (peak * kernel.compute)
-    softmax = tile_rows * TILE_KEYS / (EXPONENTIALS_PER_CLOCK * silicon.clock)
+    whole, partly = kernel.whole_tiles, 1.0 - kernel.whole_tiles
+    mean = whole * np.minimum(np.maximum(1.0, mean_keys / TILE_KEYS + ragged), most) + partly * mean_keys / TILE_KEYS
+    filled = whole * tile_rows + partly * rows / tiles
+    matrix = filled * TILE_KEYS * flops * silicon.units / (peak * kernel.compute)
+    softmax = filled * TILE_KEYS / (EXPONENTIALS_PER_CLOCK * silicon.clock)
     block = kernel.block + np.hypot(matrix, kernel.softmax * softmax)
     enough = np.ceil(ENOUGH_OCCUPANCY * np.floor(silicon.units / total))
     splits = np.clip(enough, 1.0, np.minimum(kernel.max_splits, most))
     rounds = total * splits / silicon.units
     rounds = np.where(rounds < 1.0, rounds, full_rounds(rounds, kernel.balance))
     spread = rounds * (tile + mean / splits * block)
-    critical = tile + np.ceil(most / splits) * block
+    critical = tile + (whole * np.ceil(most / splits) + partly * longest / TILE_KEYS / splits) * block
     compute = throttled(smooth_max(spread, critical, kernel.order), kernel.throttle)
     memory = traffic / (silicon.memory_bandwidth * kernel.memory)
     launch = kernel.launch + fixed + np.where(splits > 1.0, kernel.combine, 0.0)
