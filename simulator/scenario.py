@@ -84,7 +84,7 @@ class PlacementChoice(_Section):
 class Stack(_Section):
     """The serving stack and what of its defaults to change."""
 
-    name: str = Field("sglang", description="serving-stack profile")
+    name: str = Field("sglang", description="serving-stack profile, or path of a TOML file of one's own")
     scheduler: Literal["mixed", "prefill_first"] | None = Field(None, description="batching policy")
     token_budget: Count | None = Field(None, description="tokens a rank may take in one step")
     max_running: Count | None = Field(None, description="requests that a rank may run at once")
@@ -242,7 +242,14 @@ class Scenario(_Section):
 
 def _anchor_paths(data: dict[str, Any], folder: Path) -> None:
     """Make the file's relative paths relative to the file; names of catalogues and samples stay."""
-    for section, key in (("model", "name"), ("requests", "trace"), ("routing", "trace"), ("hardware", "profiles")):
+    paths = (
+        ("model", "name"),
+        ("stack", "name"),
+        ("requests", "trace"),
+        ("routing", "trace"),
+        ("hardware", "profiles"),
+    )
+    for section, key in paths:
         values = data.get(section)
         value = values.get(key) if isinstance(values, dict) else None
         if isinstance(value, str) and not value.startswith("sample:") and not Path(value).is_absolute():

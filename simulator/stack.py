@@ -11,15 +11,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
+from hardware_profiles.parse import check_keys, parse_choice, parse_quantity
 from hardware_profiles.schema import Quantity
-from hardware_profiles.units import to_si
 from simulator.errors import ProfileError, nearest
 from simulator.scenario import Stack as StackChoice
 
 _FOLDER = Path(__file__).parent / "stacks"
+Scheduler = Literal["mixed", "prefill_first"]
 Exchange = Literal["all_to_all", "all_gather", "deepep_low_latency", "deepep_normal", "deepep"]
+SCHEDULERS: tuple[Scheduler, ...] = get_args(Scheduler)
+EXCHANGES: tuple[Exchange, ...] = get_args(Exchange)
 
 #: Dimension of each number of a stack file.
 _DIMENSIONS: Mapping[str, str] = {
@@ -59,7 +62,7 @@ class StackProfile:
 
     id: str
     name: str
-    scheduler: Literal["mixed", "prefill_first"]
+    scheduler: Scheduler
     chunked: bool
     exchange: Exchange
     backends: Mapping[str, tuple[str, ...]]
@@ -84,13 +87,15 @@ def stack_names() -> tuple[str, ...]:
 
 
 def load_stack(name: str) -> StackProfile:
-    """Return a serving stack by id or alias.
+    """Return a serving stack by id, alias, or the path of a TOML file of one's own.
 
     Raises
     ------
     ProfileError
-        No such stack; the message names the nearest.
+        No such stack, in which case the message names the nearest, or a malformed file.
     """
+    if name.endswith(".toml"):
+        return _read(Path(name))
     wanted = name.lower()
     for profile in _catalogue().values():
         if wanted == profile.id or wanted in profile.aliases:
@@ -167,34 +172,27 @@ def _dtype_relatives(dtype: str | None) -> tuple[str | None, ...]:
 
 
 def _read(path: Path) -> StackProfile:
-    data = tomllib.loads(path.read_text(encoding="utf-8"))
-    numbers = data.get("numbers", {})
-    if missing := sorted(_DIMENSIONS.keys() - numbers.keys()):
-        raise ProfileError(f"{path.name}: numbers: missing {', '.join(missing)}")
-    if unknown := sorted(numbers.keys() - _DIMENSIONS.keys()):
-        raise ProfileError(f"{path.name}: numbers.{unknown[0]}: unknown key; {nearest(unknown[0], _DIMENSIONS)}")
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ProfileError(f"{path}: not a readable stack file: {error}") from None
+    allowed = {"id", "name", "aliases", "scheduler", "chunked", "exchange", "fused", "backends", "numbers"}
+    check_keys(data, allowed - {"aliases", "fused"}, allowed, path.name)
+    numbers = data["numbers"]
+    check_keys(numbers, _DIMENSIONS, _DIMENSIONS, f"{path.name}: numbers")
     return StackProfile(
         id=data["id"],
         name=data["name"],
         aliases=tuple(data.get("aliases", ())),
-        scheduler=data["scheduler"],
-        chunked=data["chunked"],
-        exchange=data["exchange"],
+        scheduler=parse_choice(data, "scheduler", SCHEDULERS, path.name),
+        chunked=bool(data["chunked"]),
+        exchange=parse_choice(data, "exchange", EXCHANGES, path.name),
         backends={family: tuple(names) for family, names in data["backends"].items()},
         fused=frozenset(data.get("fused", ())),
         numbers={key: _quantity(value, key, path.name) for key, value in numbers.items()},
     )
 
 
-def _quantity(table: Mapping[str, Any], key: str, file: str) -> Quantity:
+def _quantity(table: object, key: str, file: str) -> Quantity:
     where = f"{file}: numbers.{key}"
-    dimension = cast("Any", _DIMENSIONS[key])
-    value = to_si(table.get("value"), table.get("unit"), dimension, where, zero_allowed=True)
-    return Quantity(
-        value=value,
-        unit=table["unit"],
-        stated=float(table["value"]),
-        source=table["source"],
-        status=table["status"],
-        note=table.get("note", ""),
-    )
+    return parse_quantity(table, cast("Any", _DIMENSIONS[key]), where, zero_allowed=True)

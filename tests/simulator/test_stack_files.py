@@ -1,0 +1,61 @@
+"""Serving stacks of one's own."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from simulator import Scenario
+from simulator.errors import ProfileError
+from simulator.stack import load_stack, stack_names
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    text = (files("simulator") / "stacks" / "vllm.toml").read_text(encoding="utf-8")
+    path = tmp_path / "mine.toml"
+    path.write_text(text.replace('id = "vllm"', 'id = "mine"'), encoding="utf-8")
+    return path
+
+
+def test_a_stack_file_of_ones_own_is_read_by_its_path(own: Path) -> None:
+    assert load_stack(str(own)).id == "mine"
+
+
+def test_a_scenario_finds_the_stack_file_beside_it(own: Path) -> None:
+    scenario = own.parent / "scenario.toml"
+    scenario.write_text(
+        '[model]\nname = "mixtral-8x7b"\n[hardware]\ndevice = "a100-sxm"\n[stack]\nname = "mine.toml"\n',
+        encoding="utf-8",
+    )
+    assert load_stack(Scenario.load(scenario).stack.name).id == "mine"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('scheduler = "mixed"', 'scheduler = "random"', "allowed: mixed, prefill_first"),
+        ("token_budget", "token_bugdet", "token_budget"),
+        ('unit = "ms"', 'unit = "GB"', "expected time"),
+        ("[numbers]", "[numbers", "not a readable stack file"),
+    ],
+)
+def test_a_broken_stack_file_says_what_is_wrong(own: Path, old: str, new: str, message: str) -> None:
+    own.write_text(own.read_text(encoding="utf-8").replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(ProfileError, match=message) as raised:
+        load_stack(str(own))
+    assert "mine.toml" in str(raised.value)
+
+
+def test_an_unknown_stack_names_the_nearest_one() -> None:
+    with pytest.raises(ProfileError, match="'sglang'"):
+        load_stack("sglnag")
+
+
+@pytest.mark.parametrize("name", stack_names())
+def test_every_number_of_a_stack_has_a_source(name: str) -> None:
+    for quantity in load_stack(name).numbers.values():
+        assert quantity.source
+        assert quantity.status in {"datasheet", "measured", "fitted", "published", "assumption"}
