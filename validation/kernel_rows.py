@@ -149,7 +149,8 @@ def _resolved(
 def _dense(op: str, frame: pd.DataFrame, hardware: Hardware) -> Iterator[Block]:
     stated = FAMILIES[op].table(frame).fillna("").rename("table")
     storage = "kv_dtype" if "kv_dtype" in frame else "dtype"
-    for (table, _, stored), rows in _groups(frame, [stated, "dtype", storage]):
+    by = [stated, "dtype", storage, *(["cached"] if "cached" in frame else [])]
+    for (table, _, stored, *_), rows in _groups(frame, by):
         yield _attempt(frame, rows, partial(_find_dense, op, hardware, tuple(table.split(".")[1:2]), stored))
 
 

@@ -148,14 +148,14 @@ def judge_op(compared: pd.DataFrame, shape: pd.DataFrame) -> OpAccuracy:
         for name, chosen in (("balanced", ~predicted["skewed"]), ("power_law", predicted["skewed"])):
             if chosen.any():
                 parts[name] = _judge(predicted[chosen])
-    for part in dict.fromkeys(predicted["part"]):
+    for part in predicted["part"].unique():
         if part:
             parts[part] = _judge(predicted[predicted["part"] == part])
     return OpAccuracy(
         overall=overall,
         coverage_80=coverage,
         extrapolated=float(predicted["extrapolated"].mean()) if len(predicted) else float("nan"),
-        evidence=tuple(dict.fromkeys(predicted["evidence"])),
+        evidence=tuple(predicted["evidence"].unique()),
         parts=parts,
         skipped={str(reason): int(rows["row"].nunique()) for reason, rows in skipped.groupby("reason")},
         worst=_worst(predicted, shape),

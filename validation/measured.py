@@ -173,15 +173,20 @@ def read_measured(path: Path) -> pd.DataFrame:
         _check_numbers(path, frame, column, least=0)
     for column in shape.figures.values():
         _check_latency(path, frame, column)
-    for column, default in shape.optional.items():
-        if column not in frame:
-            frame[column] = frame["dtype"] if default is None else default
-        elif isinstance(default, str):
-            frame[column] = frame[column].astype(str)
     for column in shape.names:
         if frame[column].isna().any():
             row = int(np.flatnonzero(frame[column].isna())[0])
             raise MeasurementError(f"{path}: row {row}: {column} is missing")
+    return filled(op, frame)
+
+
+def filled(op: str, frame: pd.DataFrame) -> pd.DataFrame:
+    """Fill in the optional columns of an op's table: unnamed kernels, a cache stored as the activations are."""
+    for column, default in FORMATS[op].optional.items():
+        if column not in frame:
+            frame[column] = frame["dtype"] if default is None else default
+        elif isinstance(default, str):
+            frame[column] = frame[column].astype(str)
     return frame
 
 

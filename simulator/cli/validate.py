@@ -1,0 +1,120 @@
+"""``moesim validate`` and ``moesim regress``: predictions against measurements, papers and a baseline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from simulator.cli.answer import answering, print_json
+
+#: Exit code of a check that ran and found predictions that are wrong.
+FAILED = 1
+
+validate = typer.Typer(
+    name="validate",
+    help="Compare predictions with measured tables and with published figures.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Profiles = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of your own hardware profiles.")]
+
+
+@validate.command()
+def kernels(
+    device: Annotated[str, typer.Option(metavar="NAME", help="Device that was measured: id or alias.")],
+    measurements: Annotated[Path, typer.Option(metavar="DIR", help="One Parquet or CSV file per op.")],
+    predictions: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write every row with its prediction as Parquet.")
+    ] = None,
+    held_out: Annotated[
+        bool, typer.Option("--held-out", help="Only the rows that a fit on these tables leaves out.")
+    ] = False,
+    profiles: Profiles = None,
+    as_json: Json = False,
+) -> None:
+    """Predict every row of measured tables and compare: median error, p90, bias, share inside the 80 % interval."""
+    with answering(as_json=as_json):
+        from validation.kernels import print_report, validate_kernels, write_predictions
+
+        report = validate_kernels(device, measurements, profiles=profiles, only_held_out=held_out)
+        if predictions is not None:
+            write_predictions(report, predictions)
+        if as_json:
+            print_json(report.document())
+            return
+        from simulator.cli.console import console
+
+        text = console()
+        print_report(text, report)
+        if predictions is not None:
+            text.print(f"written: {predictions}")
+
+
+@validate.command()
+def papers(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Cases; all if none is named.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compute what papers print from what they state; exit with 1 if a figure is missed without a reason."""
+    with answering(as_json=as_json):
+        from validation.papers import print_papers, validate_papers
+
+        report = validate_papers(names or ())
+        if as_json:
+            print_json(report.document())
+        else:
+            from simulator.cli.console import console
+
+            print_papers(console(), report)
+        if not report.passed:
+            raise typer.Exit(FAILED)
+
+
+def regress(
+    baseline: Annotated[Path, typer.Option(metavar="FILE", help="Baseline: a JSON file that --update writes.")],
+    update: Annotated[bool, typer.Option("--update", help="Write what is predicted now as the baseline.")] = False,
+    scenario: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="With --update: cover this scenario file or preset; may be repeated."),
+    ] = None,
+    device: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="With --update: cover this device's kernels; may be repeated."),
+    ] = None,
+    measurements: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Recorded measurements, a folder per device, to check the accuracy too."),
+    ] = None,
+    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the outcome as JUnit XML.")] = None,
+    markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the outcome as Markdown.")] = None,
+) -> None:
+    """Compare predictions, accuracy and stated figures with a baseline; exit with 1 if one moved."""
+    with answering():
+        from simulator.cli.console import console
+        from simulator.errors import ScenarioError
+        from validation import regress as checks
+        from validation import regress_report as report
+
+        if (scenario or device) and not update:
+            raise ScenarioError("--scenario and --device say what a new baseline covers; give them with --update")
+        text = console()
+        if update:
+            new, outcomes = checks.update(
+                baseline, scenarios=scenario or (), devices=device or (), measurements=measurements
+            )
+            report.print_outcomes(text, [o for o in outcomes if o.status != "unchecked"])
+            text.print(f"written: {baseline}, {len(new.predictions):,} predictions")
+        else:
+            outcomes = checks.regress(baseline, measurements)
+            report.print_outcomes(text, outcomes)
+        if junit is not None:
+            report.write_text(junit, report.junit(outcomes))
+        if markdown is not None:
+            report.write_text(markdown, report.markdown(outcomes))
+        if not update and report.failures(outcomes):
+            raise typer.Exit(FAILED)
