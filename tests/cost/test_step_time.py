@@ -239,8 +239,9 @@ def test_prompt_steps_exchange_tokens_as_the_stack_does_for_prompts() -> None:
     exchanges = {}
     for mode in ("deepep", "deepep_normal", "deepep_low_latency"):
         scenario = {
-            **DEPLOYMENTS["deepseek-v3"],
-            "model": {"name": "deepseek-v3"},
+            "model": {"name": "deepseek-v2-lite"},
+            "hardware": {"device": "h100-sxm"},
+            "parallelism": {"dp": 8, "ep": 8},
             "stack": {"name": "sglang", "exchange": mode},
             "requests": {"kind": "closed_loop", "concurrency": 64, "lengths": {"input": 512, "output": 64}},
             "routing": {"kind": "balanced"},

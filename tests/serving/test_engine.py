@@ -159,6 +159,18 @@ def test_all_ranks_wait_for_the_one_that_still_has_prompts(
     assert column_of(played, "first_token") == [1.0, 3.0]
 
 
+def test_the_scheduler_sees_a_request_after_the_frontend_is_done_with_it(
+    play: Play, limits: LimitsOf, requests_of: RequestsOf, constant_timer: Any
+) -> None:
+    played = play(requests_of([4, 4], [2, 2], arrival=[1.0, 9.0]), limits(), [constant_timer()], frontend=0.25)
+    assert column_of(played, "arrival") == [1.0, 9.0]
+    assert column_of(played, "admitted") == [1.25, 9.25]
+    assert column_of(played, "finish") == [3.25, 11.25]
+    loop = play(requests_of([4, 4], [2, 2], concurrency=1), limits(), [constant_timer()], frontend=0.25)
+    assert column_of(loop, "arrival") == [0.0, 2.25]
+    assert column_of(loop, "finish") == [2.25, 4.5]
+
+
 def test_progress_is_told_and_reaches_the_end(limits: LimitsOf, requests_of: RequestsOf, constant_timer: Any) -> None:
     told: list[float] = []
     run_engine(requests_of([1] * 5, [2] * 5), [constant_timer()], limits(), progress=told.append)
