@@ -21,7 +21,9 @@ from validation.fitting import Bounds
 
 #: A limit that is never reached.
 _NEVER = 1e9
-_ROOFS: Bounds = {"launch": (1e-7, 1e-2), "compute": (0.01, 1.5), "memory": (0.01, 1.5)}
+#: Shares of a peak and a bandwidth that were themselves measured, with another kernel: this one may exceed them, by
+#: far where the matrix library lacks instructions that the other kernel knows to replace.
+_ROOFS: Bounds = {"launch": (1e-7, 1e-2), "compute": (0.01, 50.0), "memory": (0.005, 3.0)}
 
 _GEMM = Start(
     kernel=GemmKernel(
@@ -47,7 +49,7 @@ _GEMM = Start(
         quantise_bytes=4.0,
         whole_tiles=0.1,
     ),
-    bounds={**_ROOFS, "tile": (1.0, 1e7), "sharpness": (1.0, 8.0), "whole_tiles": (0.0, 1.0)},
+    bounds={**_ROOFS, "tile": (1.0, 1e7), "whole_tiles": (0.0, 1.0)},
 )
 _DECODE = AttentionDecodeKernel(
     launch=2e-5,
@@ -68,8 +70,7 @@ _STREAM: Bounds = {
     "launch": (1e-7, 1e-2),
     "tile": (1e-9, 1e-2),
     "stream": (1e-3, 500.0),
-    "memory": (0.01, 1.5),
-    "sharpness": (1.0, 8.0),
+    "memory": (0.005, 3.0),
 }
 _PREFILL = AttentionPrefillKernel(
     launch=2e-5,
@@ -77,7 +78,7 @@ _PREFILL = AttentionPrefillKernel(
     combine=0.0,
     tile=1e-6,
     packing=0.0,
-    block=1e-6,
+    block=0.0,
     compute=0.5,
     softmax=2.0,
     memory=0.5,
@@ -89,8 +90,9 @@ _PREFILL = AttentionPrefillKernel(
     order=3.0,
     throttle=0.0,
     sharpness=2.0,
+    whole_tiles=0.0,
 )
-_CAUSAL: Bounds = {**_ROOFS, "tile": (1e-9, 1e-2), "block": (1e-9, 1e-2), "softmax": (1e-3, 300.0)}
+_CAUSAL: Bounds = {**_ROOFS, "tile": (1e-9, 1e-2), "softmax": (1e-3, 300.0)}
 
 
 def _values(kernel: Any) -> dict[str, float]:
@@ -108,7 +110,7 @@ TORCH_STARTS: Mapping[str, tuple[Start, ...]] = {
     "gemm.cublaslt": (_SCALED,),
     "attention_decode.sdpa": (Start(kernel=_DECODE, bounds=_STREAM),),
     "attention_prefill.sdpa": (Start(kernel=_PREFILL, bounds=_CAUSAL),),
-    "mla_decode.sdpa": (Start(kernel=_LATENT_DECODE, bounds={**_STREAM, "compute": (1e-3, 1.5)}),),
+    "mla_decode.sdpa": (Start(kernel=_LATENT_DECODE, bounds={**_STREAM, "compute": (1e-3, 50.0)}),),
     "mla_prefill.sdpa": (Start(kernel=_LATENT_PREFILL, bounds=_CAUSAL),),
     "mla_prefill.flash": (Start(kernel=_LATENT_PREFILL, bounds=_CAUSAL),),
 }
@@ -138,14 +140,14 @@ MOE = Start(
     bounds={
         "launch": (1e-6, 1e-1),
         "expert_launch": (1e-10, 1e-2),
-        "memory_efficiency": (0.01, 1.5),
-        "compute_efficiency": (0.01, 1.5),
+        "memory_efficiency": (0.005, 3.0),
+        "compute_efficiency": (0.01, 50.0),
         "minimum_rows": (1.0, 128.0),
         "hidden_traffic": (0.1, 1000.0),
     },
 )
 ELEMENTWISE = Start(
-    kernel=ElementwiseKernel(launch=1e-5, memory=0.5), bounds={"launch": (1e-7, 1e-2), "memory": (0.005, 1.5)}
+    kernel=ElementwiseKernel(launch=1e-5, memory=0.5), bounds={"launch": (1e-7, 1e-2), "memory": (0.005, 3.0)}
 )
 #: Between processes of a host: what the start and the link are; two ranks tell nothing about a longer ring.
 GLOO: Bounds = {"launch": (1e-6, 1e-1), "efficiency": (1e-4, 1.0)}

@@ -13,6 +13,8 @@ import typer
 from typer.core import TyperCommand
 
 from simulator.cli.answer import MENDABLE, answering, print_json
+from simulator.cli.calibrate import calibrate
+from simulator.cli.validate import regress, validate
 
 if TYPE_CHECKING:
     from simulator.scenario import Scenario
@@ -26,6 +28,8 @@ app = typer.Typer(
     # Plain help: rich's takes longer to import than everything else together.
     rich_markup_mode=None,
 )
+app.add_typer(calibrate)
+app.add_typer(validate)
 
 
 class Catalogues(StrEnum):
@@ -252,6 +256,9 @@ def dashboard(
 def version() -> None:
     """Show the version."""
     _print_version()
+
+
+app.command()(regress)
 
 
 def load_scenario(

@@ -21,17 +21,17 @@ _HEADS: Mapping[str, tuple[tuple[int, int, int], ...]] = {
 #: Sequences, and tokens of a prompt.
 _PROMPTS: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "tiny": ((1, 4), (16, 64, 128, 256, 512)),
-    "small": ((1, 2, 8), (16, 64, 128, 256, 512, 1024)),
+    "small": ((1, 4), (16, 64, 128, 256, 512, 1024)),
     "full": ((1, 2, 4, 8, 16, 32), (16, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)),
 }
 #: Sequences, and tokens in the cache.
 _CACHES: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "tiny": ((1, 4, 16), (64, 256, 1024, 4096)),
-    "small": ((1, 4, 16, 64), (64, 256, 1024, 4096, 8192)),
+    "small": ((1, 4, 16), (64, 256, 1024, 4096, 8192)),
     "full": ((1, 2, 4, 8, 16, 32, 64, 128, 256), (16, 64, 256, 1024, 2048, 4096, 8192, 16384, 65536)),
 }
 #: Query heads on this rank of latent attention.
-_LATENT_HEADS: Mapping[str, tuple[int, ...]] = {"tiny": (4, 16), "small": (8, 16, 32), "full": (8, 16, 32, 64, 128)}
+_LATENT_HEADS: Mapping[str, tuple[int, ...]] = {"tiny": (2, 4, 8), "small": (4, 16), "full": (8, 16, 32, 64, 128)}
 #: Elements of the latent, of the shared rotary key, and of a head's own key (DeepSeek-V2, V3).
 LATENT, ROPE, NOPE = 512, 64, 128
 

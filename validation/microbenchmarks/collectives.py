@@ -22,8 +22,8 @@ from validation.microbenchmarks.machine import Machine, MicrobenchmarkError, imp
 
 #: Elements of the message by size of the benchmark.
 _ELEMENTS: Mapping[str, tuple[int, ...]] = {
-    "tiny": tuple(4**power for power in range(4, 11)),
-    "small": tuple(4**power for power in range(3, 12)),
+    "tiny": tuple(2**power for power in range(8, 21)),
+    "small": tuple(2**power for power in range(6, 23)),
     "full": tuple(2**power for power in range(8, 28)),
 }
 _COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "alltoall")

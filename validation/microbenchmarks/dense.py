@@ -42,8 +42,8 @@ _WIDTHS: Mapping[str, tuple[int, ...]] = {
 }
 #: Payload of copies [bytes].
 _COPIES: Mapping[str, tuple[int, ...]] = {
-    "tiny": tuple(4**power for power in range(6, 14)),
-    "small": tuple(4**power for power in range(6, 15)),
+    "tiny": tuple(2**power for power in range(12, 24)),
+    "small": tuple(2**power for power in range(12, 28)),
     "full": tuple(2**power for power in range(10, 31)),
 }
 #: Experts that the router's top-k chooses among, and how many it takes.

@@ -19,6 +19,8 @@ Call = Callable[[], object]
 WARM_UP = 3
 #: Fewest and most repeats of a measurement [1].
 LEAST_REPEATS, MOST_REPEATS = 5, 300
+#: Calls longer than this are warmed up once and repeated three times at least, since others want their time too [s].
+LONG_CALL, LEAST_LONG_REPEATS = 5e-2, 3
 #: Calls shorter than this are timed several at once on the host [s].
 SHORTEST_SAMPLE = 5e-5
 #: Kernels shorter than this are replayed as a CUDA graph, so that the host's launches do not count [s].
@@ -62,10 +64,13 @@ def _on_host(calls: Sequence[Call], seconds: float) -> Sample:
     estimate = float("inf")
     for _ in range(WARM_UP):
         estimate = min(estimate, _host_time(turn, 1))
+        if estimate > LONG_CALL:
+            break
     inner = max(1, round(SHORTEST_SAMPLE / max(estimate, 1e-9)))
+    least = LEAST_LONG_REPEATS if estimate > LONG_CALL else LEAST_REPEATS
     times: list[float] = []
     end = time.perf_counter() + seconds
-    while len(times) < LEAST_REPEATS or (len(times) < MOST_REPEATS and time.perf_counter() < end):
+    while len(times) < least or (len(times) < MOST_REPEATS and time.perf_counter() < end):
         times.append(_host_time(turn, inner))
     return _sample(times, "host")
 
