@@ -292,7 +292,7 @@ def update(
     path : Path
         The baseline; where it exists, it says what is covered unless the arguments do.
     scenarios, devices : sequence of str
-        What to cover; all presets where there is no baseline yet.
+        What to cover; all presets where there is no baseline yet and neither is given.
     measurements : Path, optional
         Recorded measurements; without them, recorded accuracy is kept.
 
@@ -301,12 +301,11 @@ def update(
     Baseline, list of Outcome
         The new baseline, and what changed against the old one.
     """
-    old = load_baseline(path) if path.is_file() else _empty()
-    covered = replace(
-        old,
-        scenarios=tuple(scenarios) or old.scenarios or (() if devices else preset_names()),
-        devices=tuple(devices) or old.devices,
-    )
+    if path.is_file():
+        old = load_baseline(path)
+    else:
+        old = _empty(() if scenarios or devices else preset_names())
+    covered = replace(old, scenarios=tuple(scenarios) or old.scenarios, devices=tuple(devices) or old.devices)
     predictions = predictions_of(covered.scenarios, covered.devices, path.parent)
     accuracy = {**old.accuracy, **_recomputed(old, measurements)}
     if measurements is not None:
@@ -318,5 +317,5 @@ def update(
     return new, compare(old, predictions, {})
 
 
-def _empty() -> Baseline:
-    return Baseline(scenarios=(), devices=(), documents=(), predictions={}, tolerance=TOLERANCE, accuracy={})
+def _empty(scenarios: tuple[str, ...]) -> Baseline:
+    return Baseline(scenarios=scenarios, devices=(), documents=(), predictions={}, tolerance=TOLERANCE, accuracy={})
