@@ -247,7 +247,23 @@ def test_prompt_steps_exchange_tokens_as_the_stack_does_for_prompts() -> None:
             "routing": {"kind": "balanced"},
         }
         timer = deploy(Scenario.from_mapping(scenario)).timer()
-        steps = (Step(prompts=1, new=512), Step(decodes=8, context=512.0))
-        exchanges[mode] = [timer.time(step.work(8)).duration for step in steps]
+        exchanges[mode] = []
+        for step in (Step(prompts=1, new=512), Step(decodes=8, context=512.0)):
+            timed = timer.time(step.work(8))
+            exchanges[mode].append(timed.duration - timed.gap)
     assert exchanges["deepep"] == [exchanges["deepep_normal"][0], exchanges["deepep_low_latency"][1]]
-    assert exchanges["deepep_normal"] != exchanges["deepep_low_latency"]
+    assert exchanges["deepep_normal"][0] != exchanges["deepep_low_latency"][0]
+    assert exchanges["deepep_normal"][1] != exchanges["deepep_low_latency"][1]
+
+
+def test_the_host_takes_its_time_per_step_per_request_and_for_launches_that_it_cannot_hide() -> None:
+    d = deployment("gpt-oss-20b")
+    timer, number = d.timer(), d.stack.number
+    decode = timer.time(Step(decodes=10, context=100.0).work(1))
+    assert decode.gap == pytest.approx(number("cpu_gap") + 10 * number("cpu_gap_per_request"))
+    prompt = timer.time(Step(prompts=1, new=16).work(1))
+    host = d.tables.launches * number("launch_eager")
+    assert prompt.duration - number("cpu_gap") - number("prefill_gap") == pytest.approx(host)
+    long = timer.time(Step(prompts=2, new=4000).work(1))
+    assert long.duration - long.gap > host
+    assert long.gap == pytest.approx(number("cpu_gap") + number("prefill_gap"))

@@ -68,7 +68,7 @@ def played(trace: RequestTrace, limits: Limits, timers: Sequence[Any], **options
         def _drop_running(self, rank: int) -> int:
             request = super()._drop_running(rank)
             resumed.append(request)
-            lost.append(self._state.prompt[request])
+            lost.append(int(trace.input_tokens[request]) + self._state.generated[request])
             return request
 
     with pytest.MonkeyPatch.context() as patch:
