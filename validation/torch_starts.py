@@ -106,7 +106,10 @@ _SCALED = STARTS["gemm.deepgemm"][0]
 
 #: Starts by kernel table, the dtype left out.
 TORCH_STARTS: Mapping[str, tuple[Start, ...]] = {
-    "gemm.torch": (_GEMM,),
+    "gemm.torch": tuple(
+        dataclasses.replace(_GEMM, kernel=dataclasses.replace(_GEMM.kernel, sharpness=overlap))
+        for overlap in (1.0, 8.0)
+    ),
     "gemm.cublaslt": (_SCALED,),
     "attention_decode.sdpa": (Start(kernel=_DECODE, bounds=_STREAM),),
     "attention_prefill.sdpa": (Start(kernel=_PREFILL, bounds=_CAUSAL),),
@@ -143,7 +146,7 @@ MOE = Start(
         "memory_efficiency": (0.005, 3.0),
         "compute_efficiency": (0.01, 50.0),
         "minimum_rows": (1.0, 128.0),
-        "hidden_traffic": (0.1, 1000.0),
+        "hidden_traffic": (0.1, 1e5),
     },
 )
 ELEMENTWISE = Start(

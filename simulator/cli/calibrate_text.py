@@ -31,6 +31,9 @@ def print_measured(text: Console, report: Report) -> None:
         latencies = [row["latency_us"] for row in rows]
         grid.add_row(name, str(len(rows)), f"{number(min(latencies))} us", f"{number(max(latencies))} us")
     text.print(grid)
+    cores = report.manifest["cores"]
+    if cores and cores["used"] < cores["usable"]:
+        text.print(f"measured on {cores['used']} of {cores['usable']} cores; --threads sets how many")
     for reason in report.left_out:
         text.print(f"left out: {reason}", style="dim")
 

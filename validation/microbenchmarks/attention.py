@@ -31,7 +31,7 @@ _CACHES: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "full": ((1, 2, 4, 8, 16, 32, 64, 128, 256), (16, 64, 256, 1024, 2048, 4096, 8192, 16384, 65536)),
 }
 #: Query heads on this rank of latent attention.
-_LATENT_HEADS: Mapping[str, tuple[int, ...]] = {"tiny": (2, 4, 8), "small": (4, 16), "full": (8, 16, 32, 64, 128)}
+_LATENT_HEADS: Mapping[str, tuple[int, ...]] = {"tiny": (2, 4, 8), "small": (2, 4, 8), "full": (8, 16, 32, 64, 128)}
 #: Elements of the latent, of the shared rotary key, and of a head's own key (DeepSeek-V2, V3).
 LATENT, ROPE, NOPE = 512, 64, 128
 

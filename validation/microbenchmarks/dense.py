@@ -31,13 +31,13 @@ _WEIGHTS: Mapping[str, tuple[tuple[int, int], ...]] = {
 }
 #: Tokens and width of the small kernels.
 _TOKENS: Mapping[str, tuple[int, ...]] = {
-    "tiny": (1, 16, 128, 1024),
-    "small": (1, 8, 64, 512, 2048),
+    "tiny": (1, 16, 128, 512),
+    "small": (1, 8, 64, 256, 1024),
     "full": (1, 8, 64, 256, 1024, 4096, 16384, 65536),
 }
 _WIDTHS: Mapping[str, tuple[int, ...]] = {
     "tiny": (256, 1024),
-    "small": (512, 2048, 4096),
+    "small": (512, 1024, 2048),
     "full": (1024, 2048, 2880, 4096, 7168),
 }
 #: Payload of copies [bytes].
@@ -46,8 +46,6 @@ _COPIES: Mapping[str, tuple[int, ...]] = {
     "small": tuple(2**power for power in range(12, 28)),
     "full": tuple(2**power for power in range(10, 31)),
 }
-#: Experts that the router's top-k chooses among, and how many it takes.
-_ROUTER = (256, 8)
 
 
 def gemm_cases(machine: Machine, size: str, dtypes: tuple[str, ...]) -> Iterator[Case]:
@@ -80,23 +78,20 @@ def _gemm(pool: Pool, machine: Machine, m: int, n: int, k: int, dtype: str) -> C
 
 
 def elementwise_cases(machine: Machine, size: str, dtypes: tuple[str, ...]) -> Iterator[Case]:
-    """Norm, gated activation, residual sum, permutation and router of ``num_tokens`` tokens ``hidden`` wide.
+    """Norm, gated activation, residual sum and permutation of ``num_tokens`` tokens ``hidden`` wide.
 
     ``bytes_moved`` is what must move: operands once in, results once out.
     """
     del machine
     for dtype in (dtype for dtype in dtypes if dtype in {"float32", "bfloat16"}):
         for kernel, tokens, width in itertools.product(_SMALL, _TOKENS[size], _WIDTHS[size]):
-            if kernel == "top_k" and width != _WIDTHS[size][0]:
-                continue
             moved, make = _SMALL[kernel]
-            columns = _ROUTER[0] if kernel == "top_k" else width
-            total = moved * tokens * columns * ELEMENT[dtype]
+            total = moved * tokens * width * ELEMENT[dtype]
             yield Case(
-                row={"kernel": kernel, "dtype": dtype, "num_tokens": tokens, "hidden": columns, "bytes_moved": total},
+                row={"kernel": kernel, "dtype": dtype, "num_tokens": tokens, "hidden": width, "bytes_moved": total},
                 bytes=total,
                 flops=0.0,
-                prepare=partial(make, shape=(tokens, columns), dtype=dtype),
+                prepare=partial(make, shape=(tokens, width), dtype=dtype),
             )
 
 
@@ -125,19 +120,12 @@ def _permute(pool: Pool, shape: tuple[int, int], dtype: str) -> Call:
     return lambda: torch.index_select(x, 0, order, out=y)
 
 
-def _top_k(pool: Pool, shape: tuple[int, int], dtype: str) -> Call:
-    torch = import_torch()
-    logits = pool.take(shape, dtype)
-    return lambda: torch.topk(torch.softmax(logits, -1), _ROUTER[1])
-
-
 #: Elements moved per element of the input, and the call, by kernel.
 _SMALL: Mapping[str, tuple[float, Any]] = {
     "rms_norm": (2.0, _rms_norm),
     "silu_mul": (3.0, _silu_mul),
     "add": (3.0, _add),
     "permute": (2.0, _permute),
-    "top_k": (1.0, _top_k),
 }
 
 

@@ -23,7 +23,7 @@ IntArray = NDArray[np.int64]
 #: Width, inner width, experts and experts per token of a layer.
 _LAYERS: Mapping[str, tuple[tuple[int, int, int, int], ...]] = {
     "tiny": ((256, 64, 32, 4), (512, 256, 8, 2)),
-    "small": ((512, 256, 32, 4), (1024, 512, 8, 2), (512, 128, 64, 8)),
+    "small": ((512, 128, 32, 4), (512, 512, 8, 2), (256, 128, 64, 8)),
     "full": (
         *((4096, 14336, 8, 2), (2048, 768, 128, 8), (4096, 1536, 128, 8), (2880, 2880, 32, 4)),
         *((2048, 1408, 64, 6), (7168, 2048, 256, 8), (3072, 1536, 256, 8)),
@@ -31,7 +31,7 @@ _LAYERS: Mapping[str, tuple[tuple[int, int, int, int], ...]] = {
 }
 _TOKENS: Mapping[str, tuple[int, ...]] = {
     "tiny": (1, 2, 4, 8, 16, 32, 64),
-    "small": (1, 2, 4, 8, 16, 32, 64, 128, 256),
+    "small": (1, 2, 4, 8, 16, 32, 64, 128),
     "full": (1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 1024, 2048, 4096, 8192, 16384),
 }
 #: Exponent of the Zipf routing: the popularity of the n-th expert is n^-s.

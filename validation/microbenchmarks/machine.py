@@ -103,6 +103,17 @@ def describe_machine(kind: Kind) -> Machine:
     return _describe_gpu() if kind == "cuda" else _describe_cpu()
 
 
+def free_cores() -> int:
+    """Cores that PyTorch would use and that other work leaves free over the last minute, at least one [1].
+
+    Threads wait for each other at the end of every kernel; one that another process holds up makes all of them wait,
+    a thousand times longer than a small kernel takes.
+    """
+    cores = int(import_torch().get_num_threads())
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    return max(1, cores - round(load))
+
+
 def clocks_now(machine: Machine) -> dict[str, float]:
     """Clocks of this moment [MHz]: of the multiprocessors and the memory, or the mean over cores."""
     if machine.kind == "cuda":
@@ -188,7 +199,7 @@ def _is_number(text: str) -> bool:
 
 def _last_level_cache() -> int:
     """Bytes of the highest cache level, all its instances that this process may use together; 0 if not told."""
-    usable = _usable_cores()
+    usable = _core_numbers()
     levels: dict[int, dict[str, int]] = {}
     for index in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cache/index[0-9]*"):
         core = int(index.parts[-3].removeprefix("cpu"))
@@ -215,7 +226,12 @@ def _host_memory() -> int:
     return min(total, int(limit)) if limit.isdigit() else total
 
 
-def _usable_cores() -> set[int]:
+def usable_cores() -> int:
+    """Cores that this process may run on [1]."""
+    return len(_core_numbers())
+
+
+def _core_numbers() -> set[int]:
     if hasattr(os, "sched_getaffinity"):
         return set(os.sched_getaffinity(0))
     return set(range(os.cpu_count() or 1))

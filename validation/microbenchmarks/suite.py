@@ -26,7 +26,9 @@ from validation.microbenchmarks.machine import (
     choose_kind,
     clocks_now,
     describe_machine,
+    free_cores,
     import_torch,
+    usable_cores,
 )
 from validation.microbenchmarks.timing import measure
 
@@ -41,7 +43,7 @@ OPS: Mapping[str, tuple[Cases | None, float]] = {
     "attention_decode": (decode_cases, 2.5),
     "mla_prefill": (latent_prefill_cases, 2.0),
     "mla_decode": (latent_decode_cases, 2.0),
-    "moe": (moe_cases, 4.0),
+    "moe": (moe_cases, 6.0),
     "elementwise": (elementwise_cases, 1.5),
     "grouped_gemm": (grouped_gemm_cases, 1.0),
     "collectives": (None, 1.0),
@@ -111,7 +113,7 @@ def run_microbenchmarks(
     seconds : float or None
         Time in all [s] instead of that of the size.
     threads : int or None
-        Cores of a CPU to use [1]; as many as PyTorch takes if not given.
+        Cores of a CPU to use [1]; those that other work leaves free if not given.
     progress : callable or None
         Told the share done [1] and what is being measured.
 
@@ -126,8 +128,8 @@ def run_microbenchmarks(
     limits = SIZES[_known("size", size, SIZES)]
     if out is not None:
         _check_folder(out)
-    if threads is not None:
-        import_torch().set_num_threads(threads)
+    if kind == "cpu":
+        import_torch().set_num_threads(threads or free_cores())
     machine = describe_machine(kind)
     wanted = _dtypes(machine, dtypes)
     begun, load, clocks = time.monotonic(), _load(), clocks_now(machine)
@@ -155,6 +157,7 @@ def run_microbenchmarks(
         "dtypes": list(wanted),
         "seconds": round(time.monotonic() - begun, 1),
         "clocks_mhz": {"before": clocks, "after": clocks_now(machine)},
+        "cores": {"used": machine.units, "usable": usable_cores()} if kind == "cpu" else {},
         "load_average": {"before": load, "after": _load()},
         "rows": {op: len(rows) for op, rows in tables.items()},
         "left_out": left_out,
