@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hardware_profiles.loader import load_device, resolve_kernels
 from simulator.cost.uncertainty import interval, table_spread
 from simulator.hardware import Hardware
 from validation.fit_collectives import ELEMENT, NODE
@@ -53,6 +55,15 @@ def skewed(frame: pd.DataFrame) -> NDArray[np.bool_]:
     if "distribution" not in frame:
         return np.zeros(len(frame), dtype=bool)
     return ~frame["distribution"].isin(EVEN).to_numpy()
+
+
+def borrowing(hardware: Hardware, lender: str, folder: Path | None = None) -> Hardware:
+    """Return hardware whose own kernels are set aside for those of another device, as if it had never been measured."""
+    device = hardware.device
+    main = dataclasses.replace(device.main, kernels={}, kernels_from=load_device(lender, folder).id)
+    kernels, evidence = resolve_kernels(main, folder)
+    device = dataclasses.replace(device, processors={**device.processors, main.name: main})
+    return dataclasses.replace(hardware, device=device, kernels=kernels, evidence=evidence)
 
 
 def compare_op(op: str, frame: pd.DataFrame, hardware: Hardware, folder: Path | None = None) -> pd.DataFrame:
@@ -100,7 +111,15 @@ def _compare(
         for kind, chosen in (("", ~uneven[rows]), ("skewed", uneven[rows])):
             if chosen.any():
                 part = {name: values[chosen] for name, values in shape.items()}
-                spread = table_spread(hardware, block.table, block.seconds[chosen], part, kind=kind, folder=folder)
+                spread = table_spread(
+                    hardware,
+                    block.table,
+                    block.seconds[chosen],
+                    part,
+                    kind=kind,
+                    substituted=block.substituted,
+                    folder=folder,
+                )
                 sigma[chosen], extrapolated[chosen] = spread.sigma, spread.extrapolated
                 evidence = spread.evidence
     low, high = interval(block.seconds, sigma)

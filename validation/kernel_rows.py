@@ -76,6 +76,8 @@ class Block:
         Predicted times [s]; nan where ``reason`` says why there are none.
     reason : str
         Why the rows cannot be predicted, else ``""``.
+    substituted : bool
+        Whether the device has no kernel of the library that was measured, so that another library's is used.
     """
 
     rows: RowNumbers
@@ -83,6 +85,7 @@ class Block:
     table: str
     seconds: FloatArray
     reason: str = ""
+    substituted: bool = False
 
 
 def predict_op(op: str, frame: pd.DataFrame, hardware: Hardware) -> list[Block]:
@@ -112,15 +115,18 @@ def predict_op(op: str, frame: pd.DataFrame, hardware: Hardware) -> list[Block]:
     return list(_exchange(op, frame, hardware))
 
 
-def _attempt(frame: pd.DataFrame, rows: RowNumbers, find: Callable[[], Found], part: str = "") -> Block:
-    """Predict rows, or keep the reason why the device cannot."""
+def _attempt(
+    frame: pd.DataFrame, rows: RowNumbers, find: Callable[[], Found], part: str = "", library: str = ""
+) -> Block:
+    """Predict rows that ``library`` ran, or keep the reason why the device cannot."""
     table = ""
     try:
         table, predict = find()
         seconds = np.asarray(predict(frame.iloc[rows]), dtype=np.float64)
     except ProfileError as error:
         return _unpredicted(rows, str(error), part)
-    return Block(rows=rows, part=part, table=table, seconds=seconds)
+    substituted = library not in {"", table.split(".")[1]}
+    return Block(rows=rows, part=part, table=table, seconds=seconds, substituted=substituted)
 
 
 def _unpredicted(rows: RowNumbers, reason: str, part: str = "") -> Block:
@@ -151,7 +157,9 @@ def _dense(op: str, frame: pd.DataFrame, hardware: Hardware) -> Iterator[Block]:
     storage = "kv_dtype" if "kv_dtype" in frame else "dtype"
     by = [stated, "dtype", storage, *(["cached"] if "cached" in frame else [])]
     for (table, _, stored, *_), rows in _groups(frame, by):
-        yield _attempt(frame, rows, partial(_find_dense, op, hardware, tuple(table.split(".")[1:2]), stored))
+        backends = tuple(table.split(".")[1:2])
+        find = partial(_find_dense, op, hardware, backends, stored)
+        yield _attempt(frame, rows, find, library="".join(backends))
 
 
 def _find_dense(op: str, hardware: Hardware, backends: tuple[str, ...], dtype: str) -> Found:
@@ -182,7 +190,7 @@ def _moe(op: str, frame: pd.DataFrame, hardware: Hardware) -> Iterator[Block]:
         for (kernel, dtype), index in _groups(part, ["kernel", "dtype"]):
             backend = backend_of(kernel, layout)
             rows = dataclasses.replace(loads[index], dtype=dtype)
-            yield _attempt(frame, drawn[index], partial(_find_moe, hardware, backend, rows))
+            yield _attempt(frame, drawn[index], partial(_find_moe, hardware, backend, rows), library=backend)
 
 
 def _find_moe(hardware: Hardware, backend: str, rows: MoeRows) -> Found:

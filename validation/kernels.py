@@ -11,7 +11,7 @@ import numpy as np
 
 from simulator.errors import OutputError
 from simulator.hardware import Hardware, load_hardware
-from validation.compare import compare_op
+from validation.compare import borrowing, compare_op
 from validation.fitting import Accuracy, accuracy
 from validation.held_out import held_out
 from validation.measured import FORMATS, measured_files, read_measured
@@ -88,6 +88,7 @@ def validate_kernels(
     folder: Path,
     *,
     profiles: Path | None = None,
+    kernels_of: str | None = None,
     only_held_out: bool = False,
 ) -> KernelReport:
     """Predict every row of a folder of tables and compare.
@@ -100,6 +101,8 @@ def validate_kernels(
         One Parquet or CSV file per op.
     profiles : Path, optional
         The user's profiles.
+    kernels_of : str, optional
+        Predict with the kernels of this device, as if ``device`` had none of its own.
     only_held_out : bool
         Keep only the rows that a fit on this folder does not train on.
 
@@ -109,6 +112,8 @@ def validate_kernels(
         The device is unknown, or a table cannot be used.
     """
     hardware = load_hardware(device, folder=profiles)
+    if kernels_of is not None:
+        hardware = borrowing(hardware, kernels_of, profiles)
     files, unknown = measured_files(folder)
     ops: dict[str, OpAccuracy] = {}
     tables: dict[str, tuple[pd.DataFrame, pd.DataFrame]] = {}

@@ -22,7 +22,8 @@ from simulator.presets import preset_names, scenario_path
 from simulator.results import Estimate
 from simulator.scenario import Scenario
 from validation.grids import predict_grid
-from validation.kernels import validate_kernels
+from validation.kernels import KernelReport, validate_kernels
+from validation.page import write_page
 from validation.papers import validate_papers
 from validation.stated import restate, stated_figures
 
@@ -42,6 +43,7 @@ _SUMMARY = (
     "batch_size_mean",
     "usd_per_million_output_tokens",
 )
+STATISTICS = ("rows", "median_ape", "p90_ape", "bias", "coverage_80")
 Status = Literal["same", "moved", "gone", "new", "worse", "misstated", "unchecked"]
 #: Outcomes that make a comparison fail.
 FAILURES: tuple[Status, ...] = ("moved", "gone", "new", "worse", "misstated")
@@ -59,6 +61,8 @@ class Baseline:
     ----------
     scenarios, devices, documents : tuple of str
         What is covered; paths are relative to the baseline's folder.
+    page : str
+        Markdown file that :mod:`validation.page` makes of the accuracy with every update; ``""`` for none.
     predictions : Mapping of str to float
         Predictions by key, in SI.
     tolerance : float
@@ -70,6 +74,7 @@ class Baseline:
     scenarios: tuple[str, ...]
     devices: tuple[str, ...]
     documents: tuple[str, ...]
+    page: str
     predictions: Mapping[str, float]
     tolerance: float
     accuracy: Mapping[str, float]
@@ -107,6 +112,7 @@ def load_baseline(path: Path) -> Baseline:
             scenarios=tuple(document["scenarios"]),
             devices=tuple(document["devices"]),
             documents=tuple(document["documents"]),
+            page=str(document["page"]),
             predictions={key: float(value) for key, value in document["predictions"].items()},
             tolerance=float(document["tolerance"]),
             accuracy={key: float(value) for key, value in document["accuracy"].items()},
@@ -124,6 +130,7 @@ def save_baseline(baseline: Baseline, path: Path) -> None:
         "scenarios": list(baseline.scenarios),
         "devices": list(baseline.devices),
         "documents": list(baseline.documents),
+        "page": baseline.page,
         "tolerance": baseline.tolerance,
         "predictions": {key: _rounded(value) for key, value in sorted(baseline.predictions.items())},
         "accuracy": {key: _rounded(value) for key, value in sorted(baseline.accuracy.items())},
@@ -194,16 +201,21 @@ def accuracy_of(measurements: Path) -> dict[str, float]:
         raise BaselineError(f"{measurements}: no measurements; expected one folder per device")
     found: dict[str, float] = {}
     for folder in folders:
-        device = load_device(folder.name.replace("_", "-")).id
-        report = validate_kernels(device, folder, only_held_out=True).document()
-        for op, figures in report["ops"].items():
-            for part, values in {"": figures, **figures["parts"]}.items():
-                name = "/".join(text for text in (device, op, part) if text)
-                found |= {
-                    f"{name}/{key}": float(values[key]) for key in ("median_ape", "p90_ape", "bias", "coverage_80")
-                }
-                found[f"{name}/rows"] = float(values["rows"])
+        device = load_device(folder.name.replace("_", "-"))
+        found |= _accuracy(device.id, validate_kernels(device.id, folder, only_held_out=True))
+        if device.main.kernels and (lender := device.main.kernels_from) is not None:
+            # Nothing is fitted on any of its rows: with another device's kernels, it was never measured.
+            found |= _accuracy(f"{device.id}<-{lender}", validate_kernels(device.id, folder, kernels_of=lender))
     return {key: value for key, value in found.items() if math.isfinite(value)}
+
+
+def _accuracy(name: str, report: KernelReport) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for op, figures in report.document()["ops"].items():
+        for part, values in {"": figures, **figures["parts"]}.items():
+            key = "/".join(text for text in (name, op, part) if text)
+            found |= {f"{key}/{statistic}": float(values[statistic]) for statistic in STATISTICS}
+    return found
 
 
 def paper_figures() -> dict[str, float]:
@@ -301,10 +313,7 @@ def update(
     Baseline, list of Outcome
         The new baseline, and what changed against the old one.
     """
-    if path.is_file():
-        old = load_baseline(path)
-    else:
-        old = _empty(() if scenarios or devices else preset_names())
+    old = load_baseline(path) if path.is_file() else _empty(() if scenarios or devices else preset_names())
     covered = replace(old, scenarios=tuple(scenarios) or old.scenarios, devices=tuple(devices) or old.devices)
     predictions = predictions_of(covered.scenarios, covered.devices, path.parent)
     accuracy = {**old.accuracy, **_recomputed(old, measurements)}
@@ -313,9 +322,13 @@ def update(
     new = replace(covered, predictions=predictions, accuracy=accuracy)
     save_baseline(new, path)
     new = load_baseline(path)
-    restate((path.parent / document for document in new.documents), {**new.accuracy, **new.predictions})
+    if new.page:
+        write_page(new.accuracy, path.parent / new.page)
+    restate([path.parent / document for document in new.documents], {**new.accuracy, **new.predictions})
     return new, compare(old, predictions, {})
 
 
 def _empty(scenarios: tuple[str, ...]) -> Baseline:
-    return Baseline(scenarios=scenarios, devices=(), documents=(), predictions={}, tolerance=TOLERANCE, accuracy={})
+    return Baseline(
+        scenarios=scenarios, devices=(), documents=(), page="", predictions={}, tolerance=TOLERANCE, accuracy={}
+    )

@@ -8,7 +8,6 @@ another.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -19,11 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hardware_profiles.loader import load_device
 from hardware_profiles.residuals import Residuals
 from simulator.cost.uncertainty import REGIMES, Z80, family_of, regime_numbers
 from simulator.hardware import Hardware, load_hardware
-from validation.compare import axes_of, compare_op
+from validation.compare import axes_of, borrowing, compare_op
 from validation.held_out import held_out
 from validation.measured import measured_files, read_measured
 
@@ -116,10 +114,9 @@ def transfer_of(folder: Path, hardware: Hardware, lender: str) -> dict[str, floa
     lender : str
         The device whose kernels are used instead.
     """
-    borrowing = dataclasses.replace(hardware, kernels=load_device(lender).main.kernels)
     own = {table: spread_of(_ratios(rows)) for table, rows, _ in _by_table(folder, hardware)}
     added: dict[str, list[float]] = {}
-    for table, rows, _ in _by_table(folder, borrowing):
+    for table, rows, _ in _by_table(folder, borrowing(hardware, lender)):
         # A table that the device lacks runs another library, whose difference is not one of silicon.
         if table in own:
             wider = spread_of(_ratios(rows)) ** 2 - own[table] ** 2

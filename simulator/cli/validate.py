@@ -34,6 +34,10 @@ def kernels(
     held_out: Annotated[
         bool, typer.Option("--held-out", help="Only the rows that a fit on these tables leaves out.")
     ] = False,
+    kernels_of: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Use this device's kernels, as if the measured one had none of its own."),
+    ] = None,
     profiles: Profiles = None,
     as_json: Json = False,
 ) -> None:
@@ -41,7 +45,9 @@ def kernels(
     with answering(as_json=as_json):
         from validation.kernels import print_report, validate_kernels, write_predictions
 
-        report = validate_kernels(device, measurements, profiles=profiles, only_held_out=held_out)
+        report = validate_kernels(
+            device, measurements, profiles=profiles, kernels_of=kernels_of, only_held_out=held_out
+        )
         if predictions is not None:
             write_predictions(report, predictions)
         if as_json:

@@ -34,6 +34,8 @@ UNMEASURED = 0.3
 PER_DOUBLING = 0.08
 #: What borrowing adds to the spread where no family's transfer was measured [1]: an assumption.
 BORROWED = 0.3
+#: What another library's kernel in the place of the one that runs adds to the spread [1]: an assumption.
+SUBSTITUTED = 0.5
 #: How far a shape may lie beyond the measured ones before it counts as extrapolated [1].
 TOLERANCE = 0.02
 #: Tables whose coefficients come from one library and are therefore off together, by the first word of their name.
@@ -116,6 +118,7 @@ def table_spread(
     axes: Mapping[str, ArrayLike] | None = None,
     *,
     kind: str = "",
+    substituted: bool = False,
     folder: Path | None = None,
 ) -> Spread:
     """Spread of predictions that were made with one kernel table.
@@ -132,6 +135,8 @@ def table_spread(
         The shapes by axis; those without a measured range are not looked at.
     kind : str
         Kind of shape that the residuals tell apart: ``skewed`` for uneven routing.
+    substituted : bool
+        Whether the kernel stands for one of another library, of which the device has none.
     folder : Path, optional
         The user's profiles.
     """
@@ -146,8 +151,10 @@ def table_spread(
     variance = variance + (PER_DOUBLING * beyond) ** 2
     if borrowed and origin is not None:
         variance = variance + _transfer(hardware.device, origin, table, folder) ** 2
+    if substituted:
+        variance = variance + SUBSTITUTED**2
     evidence: Evidence = "relative's kernels" if borrowed else "fitted"
-    if residuals.status == "assumption":
+    if substituted or residuals.status == "assumption":
         evidence = "assumption"
     extrapolated = np.broadcast_to(beyond > np.log2(1.0 + TOLERANCE), variance.shape)
     return Spread(sigma=np.sqrt(variance), extrapolated=extrapolated, evidence=evidence)

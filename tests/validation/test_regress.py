@@ -107,7 +107,9 @@ def test_scenarios_of_ones_own_are_covered(tmp_path: Path) -> None:
 
 
 def statuses(before: dict[str, float], after: dict[str, float]) -> dict[str, str]:
-    base = regress.Baseline(scenarios=(), devices=(), documents=(), predictions={}, tolerance=1e-3, accuracy=before)
+    base = regress.Baseline(
+        scenarios=(), devices=(), documents=(), page="", predictions={}, tolerance=1e-3, accuracy=before
+    )
     return {outcome.key: outcome.status for outcome in compare(base, {}, after)}
 
 
