@@ -24,7 +24,7 @@ CONTIGUOUS_PADDING = 128
 #: First framework versions whose tables were drawn with leftovers going to the least loaded experts.
 NEWER_DRAWS = {"TRTLLM": (1, 1), "VLLM": (0, 15)}
 POWER_LAW = "power_law_"
-#: Column of tables that say how many tokens each expert got: a list per row.
+#: Column of tables that say how many tokens each expert got: a JSON list per row.
 COUNTS = "expert_counts"
 _GROUP = ["top_k", "num_experts", "ep", "distribution"]
 
@@ -98,7 +98,7 @@ def _loads(frame: pd.DataFrame, layout: str) -> FloatArray:
     loads = np.zeros((len(frame), DRAWS, 2 + len(ROW_TILES)))
     if COUNTS in frame:
         for row, counted in enumerate(frame[COUNTS]):
-            loads[row] = _load(np.asarray(json.loads(counted) if isinstance(counted, str) else counted))
+            loads[row] = _load(np.asarray(json.loads(counted), dtype=np.int64))
         return loads
     leftover: Leftover = "most" if _older(frame) else "least"
     groups: dict[tuple[int, int, int, str], IntArray] = frame.groupby(_GROUP).indices  # type: ignore[assignment]

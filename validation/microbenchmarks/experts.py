@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -165,7 +166,7 @@ def _columns(layer: Layer, kernel: str, counts: IntArray) -> dict[str, Any]:
         "top_k": layer.top_k,
         "num_experts": layer.num_experts,
         "distribution": layer.distribution,
-        "expert_counts": counts.tolist(),
+        "expert_counts": json.dumps(counts.tolist()),
     }
 
 

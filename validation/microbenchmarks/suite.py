@@ -274,7 +274,7 @@ def _load() -> float:
 
 
 def _label(case: Case) -> str:
-    return ", ".join(f"{key}={value}" for key, value in case.row.items() if not isinstance(value, list))
+    return ", ".join(f"{key}={value}" for key, value in case.row.items() if key != "expert_counts")
 
 
 def _shares(ops: Sequence[str]) -> dict[str, tuple[float, float]]:
