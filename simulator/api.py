@@ -19,12 +19,12 @@ from simulator.findings import check
 from simulator.metrics.recorder import column
 from simulator.metrics.summary import Capacity, measured_window, summarise
 from simulator.placement.replay import expert_spread
-from simulator.results import Estimate, Result, Summary
+from simulator.results import Estimate, Result
 from simulator.scenario import Scenario
 from simulator.serving.deployment import Deployment, deploy, scenario_requests
 from simulator.serving.engine import EngineRun, run_engine
 from simulator.serving.steady import mean_load, steady_state
-from simulator.serving.step_ops import decode_interval
+from simulator.serving.step_ops import Certainty, decode_certainty
 from simulator.serving.work import step_slices, step_work
 
 if TYPE_CHECKING:
@@ -104,16 +104,17 @@ def _result(scenario: Scenario, deployment: Deployment, trace: RequestTrace, run
     )
     decoded = float(steps["decode_total"].sum())
     context = round(float(steps["context_total"].sum()) / max(decoded, 1.0))
+    certainty = _certainty(scenario, deployment, _mean_batch(steps), context)
     return Result(
         scenario=scenario,
-        summary=_with_interval(summary, scenario, deployment, _mean_batch(steps), context),
+        summary=replace(summary, interval_80=certainty.interval_80),
         breakdown=breakdown,
         requests=_request_frame(trace, run, window.requests),
         steps=_step_frame(steps),
         slices=step_slices(deployment, steps, scenario.run.traced_steps),
         token_gaps=TokenGaps(values_s=run.gaps["gap_s"], counts=run.gaps["tokens"].astype(np.int64)),
-        warnings=(*trace.notes, *deployment.warnings),
-        provenance=_provenance(scenario, deployment),
+        warnings=_warnings(trace, deployment, certainty),
+        provenance=_provenance(scenario, deployment, certainty),
     )
 
 
@@ -130,12 +131,13 @@ def estimate(scenario: Scenario) -> Estimate:
     instances = scenario.parallelism.instances
     summary, breakdown = steady_state(deployment, trace, instances, scenario.slo, _capacity(deployment, instances))
     context = round(mean_load(trace, instances).context)
+    certainty = _certainty(scenario, deployment, round(summary.batch_size_mean), context)
     return Estimate(
         scenario=scenario,
-        summary=_with_interval(summary, scenario, deployment, round(summary.batch_size_mean), context),
+        summary=replace(summary, interval_80=certainty.interval_80),
         breakdown=breakdown,
-        warnings=(*trace.notes, *deployment.warnings),
-        provenance=_provenance(scenario, deployment),
+        warnings=_warnings(trace, deployment, certainty),
+        provenance=_provenance(scenario, deployment, certainty),
     )
 
 
@@ -152,10 +154,14 @@ def save(result: Result, folder: Path) -> Path:
     return write_result(result, folder)
 
 
-def _with_interval(summary: Summary, scenario: Scenario, deployment: Deployment, batch: int, context: int) -> Summary:
-    """Add the interval of the mean decode step, which most of the time is made of."""
+def _certainty(scenario: Scenario, deployment: Deployment, batch: int, context: int) -> Certainty:
     folder = Path(scenario.hardware.profiles) if scenario.hardware.profiles else None
-    return replace(summary, interval_80=decode_interval(deployment, batch, context, folder))
+    return decode_certainty(deployment, batch, context, folder)
+
+
+def _warnings(trace: RequestTrace, deployment: Deployment, certainty: Certainty) -> tuple[str, ...]:
+    beyond = [f"extrapolated: {family} runs beyond the shapes it was measured on" for family in certainty.beyond]
+    return (*trace.notes, *deployment.warnings, *beyond)
 
 
 def _mean_batch(steps: dict[str, NDArray[np.float64]]) -> int:
@@ -214,7 +220,7 @@ def _step_frame(steps: dict[str, NDArray[np.float64]]) -> pd.DataFrame:
     )
 
 
-def _provenance(scenario: Scenario, deployment: Deployment) -> dict[str, str]:
+def _provenance(scenario: Scenario, deployment: Deployment, certainty: Certainty) -> dict[str, str]:
     try:
         moesim = version("moesim")
     except PackageNotFoundError:
@@ -229,6 +235,7 @@ def _provenance(scenario: Scenario, deployment: Deployment) -> dict[str, str]:
         "node": hardware.node.id,
         "cluster": hardware.cluster.id if hardware.cluster else "",
         "kernels": hardware.evidence,
+        "evidence": ", ".join(f"{grade} {share:.0%}" for grade, share in sorted(certainty.evidence.items())),
         "stack": deployment.stack.id,
         "routing_tokens": str(deployment.routing.tokens if deployment.routing else 0),
     }

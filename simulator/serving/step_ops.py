@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -61,17 +63,36 @@ def step_gap(deployment: Deployment, phase: Phase, sequences: int, busy: float) 
     return gap
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certainty:
+    """How much a step's time can be trusted.
+
+    ``interval_80`` holds its ends as factors on the time [1]; ``evidence`` maps each grade to the share of the time
+    that rests on it [1]; ``beyond`` names the kernel families that run outside the shapes they were measured on.
+    """
+
+    interval_80: tuple[float, float]
+    evidence: Mapping[str, float]
+    beyond: tuple[str, ...]
+
+
 @lru_cache(maxsize=64)
-def decode_interval(deployment: Deployment, sequences: int, length: int, folder: Path | None) -> tuple[float, float]:
-    """Return the 80 % interval of a decode step's time, as factors on it [1].
+def decode_certainty(deployment: Deployment, sequences: int, length: int, folder: Path | None) -> Certainty:
+    """Judge a decode step, which most of a run is made of.
 
     Kernels count with their residuals, errors of one family in full; the host gap with the spread of what nobody
     measured.
     """
     times = [time for time in priced_step(deployment, "decode", max(sequences, 1), max(length, 1)) if time.seconds > 0]
     seconds = [float(time.seconds + time.wait) for time in times]
-    sigmas = [float(op_spread(time, deployment.hardware, folder).sigma) for time in times]
+    spreads = [op_spread(time, deployment.hardware, folder) for time in times]
     families = [family_of(time.table) for time in times]
     gap = step_gap(deployment, "decode", sequences, sum(seconds))
+    sigmas = [float(spread.sigma) for spread in spreads]
     low, high = interval(1.0, combine([*seconds, gap], [*sigmas, UNMEASURED], [*families, "host"]))
-    return float(low), float(high)
+    shares: dict[str, float] = {}
+    grades = [*(str(spread.evidence) for spread in spreads), str(deployment.stack.numbers["cpu_gap"].status)]
+    for grade, part in zip(grades, [*seconds, gap], strict=True):
+        shares[grade] = shares.get(grade, 0.0) + part / (sum(seconds) + gap)
+    beyond = {family for family, spread in zip(families, spreads, strict=True) if np.any(spread.extrapolated)}
+    return Certainty(interval_80=(float(low), float(high)), evidence=shares, beyond=tuple(sorted(beyond)))
