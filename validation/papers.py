@@ -251,6 +251,8 @@ def validate_papers(names: Sequence[str] = ()) -> PaperReport:
         A name is unknown, or a case is malformed.
     """
     found = case_names()
+    if not found:
+        raise CaseError(f"{CASES}: no cases; they are part of a checkout")
     for name in names:
         if name not in found:
             raise CaseError(f"unknown case {name!r}; {nearest(name, found)}")

@@ -38,8 +38,10 @@ def summary_line(outcomes: Sequence[Outcome]) -> str:
     counts = Counter(outcome.status for outcome in outcomes)
     told = [f"{counts['same']:,} figures unchanged"]
     told += [f"{counts[status]:,} {status}" for status in FAILURES if counts[status]]
+    counts["unchecked"] -= sum(o.status == "unchecked" and bool(o.where) for o in outcomes)
     if counts["unchecked"]:
         told.append(f"{counts['unchecked']:,} not checked, because no measurements were given")
+    told += [f"not checked: {o.where}" for o in outcomes if o.status == "unchecked" and o.where]
     return ", ".join(told)
 
 
@@ -113,7 +115,7 @@ def junit(outcomes: Sequence[Outcome]) -> str:
                 told = f"{figure_text(o.key, o.before)} -> {figure_text(o.key, o.after)} {change_text(o)}"
                 ET.SubElement(case, "failure", message=f"{_MEANING[o.status]}: {told}", type=o.status)
             elif o.status == "unchecked":
-                ET.SubElement(case, "skipped", message="no measurements were given")
+                ET.SubElement(case, "skipped", message=o.where or "no measurements were given")
     ET.indent(suites)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(suites, encoding="unicode") + "\n"
 

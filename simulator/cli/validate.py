@@ -82,7 +82,10 @@ def papers(
 
 
 def regress(
-    baseline: Annotated[Path, typer.Option(metavar="FILE", help="Baseline: a JSON file that --update writes.")],
+    baseline: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Baseline: a JSON file that --update writes; moesim's own if not given."),
+    ] = None,
     update: Annotated[bool, typer.Option("--update", help="Write what is predicted now as the baseline.")] = False,
     scenario: Annotated[
         list[str] | None,
@@ -108,15 +111,15 @@ def regress(
 
         if (scenario or device) and not update:
             raise ScenarioError("--scenario and --device say what a new baseline covers; give them with --update")
-        text = console()
+        text, path = console(), baseline or checks.BUILT_IN
         if update:
             new, outcomes = checks.update(
-                baseline, scenarios=scenario or (), devices=device or (), measurements=measurements
+                path, scenarios=scenario or (), devices=device or (), measurements=measurements
             )
             report.print_outcomes(text, [o for o in outcomes if o.status != "unchecked"])
-            text.print(f"written: {baseline}, {len(new.predictions):,} predictions")
+            text.print(f"written: {path}, {len(new.predictions):,} predictions")
         else:
-            outcomes = checks.regress(baseline, measurements)
+            outcomes = checks.regress(path, measurements)
             report.print_outcomes(text, outcomes)
         if junit is not None:
             report.write_text(junit, report.junit(outcomes))

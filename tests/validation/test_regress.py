@@ -139,7 +139,7 @@ def test_accuracy_that_cannot_be_recomputed_is_not_checked() -> None:
 
 def test_predictions_that_come_or_go_are_noticed() -> None:
     base = regress.Baseline(
-        scenarios=(), devices=(), documents=(), predictions={"old": 1.0}, tolerance=1e-3, accuracy={}
+        scenarios=(), devices=(), documents=(), page="", predictions={"old": 1.0}, tolerance=1e-3, accuracy={}
     )
     assert [(o.key, o.status) for o in compare(base, {"fresh": 1.0}, {})] == [("fresh", "new"), ("old", "gone")]
 
@@ -165,6 +165,14 @@ def test_a_document_that_states_another_figure_fails_and_an_update_mends_it(base
     assert [(s.key, s.text) for s in stated_figures([page])] == [(key, "5.2 %"), ("b/unknown/rows", "7")]
     # The second mark names a figure that nobody computes, and stays wrong.
     assert [o.key for o in failures(regress.regress(baseline))] == ["b/unknown/rows"]
+
+
+def test_a_document_that_is_not_there_is_told_and_fails_nothing(baseline: Path) -> None:
+    document = json.loads(baseline.read_text(encoding="utf-8"))
+    baseline.write_text(json.dumps({**document, "documents": ["absent.md"]}))
+    answer = CliRunner().invoke(app, [*COMMAND, str(baseline)])
+    assert answer.exit_code == 0
+    assert "absent.md: no such file" in answer.stdout.replace("\n", "")
 
 
 def test_a_passing_comparison_says_so() -> None:
