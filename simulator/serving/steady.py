@@ -22,18 +22,22 @@ FloatArray = NDArray[np.float64]
 _NAN = float("nan")
 _WINDOWS = 4
 _ROUNDS = 40
+#: Quantiles of prompt lengths that are kept, and cells of the distribution of prompt tokens on a rank [1].
+_QUANTILES = 64
+_CELLS = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
     """What one instance is asked on average.
 
-    ``inputs`` and ``outputs`` are mean lengths [tokens], ``context`` the mean KV length that a decoded token sees
-    [tokens], ``concurrency`` the requests in flight of a closed loop and ``rate`` the arrivals of an open one [1/s];
-    one of the two is 0.
+    ``inputs`` and ``outputs`` are mean lengths [tokens], ``prompts`` evenly spaced quantiles of the prompt lengths
+    [tokens], ``context`` the mean KV length that a decoded token sees [tokens], ``concurrency`` the requests in flight
+    of a closed loop and ``rate`` the arrivals of an open one [1/s]; one of the two is 0.
     """
 
     inputs: float
+    prompts: tuple[float, ...]
     outputs: float
     context: float
     concurrency: float
@@ -82,6 +86,7 @@ def mean_load(trace: RequestTrace, instances: int) -> Load:
     span = float(trace.arrival[-1] - trace.arrival[0]) if len(trace) > 1 else 0.0
     return Load(
         inputs=float(inputs.mean()),
+        prompts=tuple(np.quantile(inputs, (np.arange(_QUANTILES) + 0.5) / _QUANTILES).tolist()),
         outputs=float(outputs.mean()),
         context=context,
         concurrency=(trace.concurrency or 0) / instances,
@@ -155,8 +160,9 @@ def _at(deployment: Deployment, timer: TableTimer, load: Load, running: float, w
     if mixed:
         share = min(share, 1.0)
     tokens = ends * load.inputs / share if share > 0 else load.inputs
+    own = min(max(busiest_prompts(load, limits.dp, ends) / chunks, tokens / limits.dp), tokens)
     batch = running if mixed else 0.0
-    prompt, prompt_row = _mean_step(timer, limits.dp, batch, load, tokens, tokens / load.inputs, windows)
+    prompt, prompt_row = _mean_step(timer, limits.dp, batch, load, tokens, own, windows)
     gap = (1.0 - share) * decode + share * prompt if mixed else decode + share * prompt
     return Steady(
         running=running,
@@ -171,10 +177,40 @@ def _at(deployment: Deployment, timer: TableTimer, load: Load, running: float, w
     )
 
 
+def busiest_prompts(load: Load, dp: int, ends: float) -> float:
+    """Prompt tokens on the rank with most of them, in a step that computes the prompts of one step [tokens].
+
+    Parameters
+    ----------
+    load : Load
+        Its prompt lengths.
+    dp : int
+        Ranks that prompts come to at random [1].
+    ends : float
+        Prompts that come in per step, over all ranks [1].
+
+    Notes
+    -----
+    Each rank gets a compound Poisson load, whose distribution is the inverse transform of exp(rate (phi - 1)) for
+    prompt lengths of transform phi; the expected largest of ``dp`` such loads is the sum of 1 - F^dp, divided by the
+    probability that any prompt comes in.
+    """
+    rate = ends / dp
+    cell = max(load.prompts) * (2.0 + rate + 6.0 * math.sqrt(rate)) / _CELLS
+    places = np.maximum(np.rint(np.asarray(load.prompts) / cell).astype(np.int64), 1)
+    lengths = np.bincount(places, minlength=_CELLS) / len(load.prompts)
+    chance = np.fft.irfft(np.exp(rate * (np.fft.rfft(lengths) - 1.0)), _CELLS)
+    below = np.clip(np.cumsum(chance), 0.0, 1.0)
+    return float((1.0 - below**dp).sum() * cell / -math.expm1(-ends))
+
+
 def _mean_step(
-    timer: TableTimer, dp: int, running: float, load: Load, tokens: float, prompts: float, windows: int
+    timer: TableTimer, dp: int, running: float, load: Load, tokens: float, own: float, windows: int
 ) -> tuple[float, dict[str, float]]:
-    """Average a step over windows of the routing trace, between the whole batch sizes around ``running``."""
+    """Average a step over windows of the routing trace, between the whole batch sizes around ``running``.
+
+    Of the prompt ``tokens`` of the step, the busiest rank computes its ``own``.
+    """
     # Fewer requests than ranks: the busiest rank holds one as soon as there is one.
     each = running / dp if running >= dp else min(running, 1.0)
     low = math.floor(each)
@@ -185,26 +221,25 @@ def _mean_step(
         if weight <= 0.0 or (size == 0 and tokens <= 0.0):
             continue
         for _ in range(windows):
-            work = _work(dp, size, total, load, tokens, prompts)
+            work = _work(size, total, load, tokens, own)
             _accumulate(row, work, timer.time(work), weight / windows)
     return row["duration_s"], row
 
 
-def _work(dp: int, size: int, total: int, load: Load, tokens: float, prompts: float) -> StepWork:
-    """One step: ``size`` decoding on the busiest rank, prompt tokens on as few ranks as hold them."""
-    own = min(tokens, max(tokens / dp, load.inputs)) if tokens else 0.0
-    sequences = max(prompts * own / tokens, 1.0 if own >= load.inputs else own / load.inputs) if tokens else 0.0
-    prefix = max(load.inputs / max(sequences, 1e-9) - own / max(sequences, 1e-9), 0.0) / 2 if sequences < 1 else 0.0
+def _work(size: int, total: int, load: Load, tokens: float, own: float) -> StepWork:
+    """One step: ``size`` decoding and ``own`` prompt tokens on the busiest rank."""
+    sequences = max(round(own / load.inputs), 1) if tokens else 0
     return StepWork(
         rows=size + round(own),
         decode_rows=size,
         decode_context=load.context,
         prompt_rows=round(own),
-        prompt_sequences=max(round(sequences), 1) if tokens else 0,
-        prompt_prefix=prefix,
+        prompt_sequences=sequences,
+        # Chunks of a prompt follow half of the rest of it on average.
+        prompt_prefix=max(load.inputs - own, 0.0) / 2 if tokens else 0.0,
         prompt_total=round(tokens),
         decode_total=total if size else 0,
-        logits=size + (max(round(sequences), 1) if tokens else 0),
+        logits=size + sequences,
         running=total,
     )
 
