@@ -19,9 +19,8 @@ _MEASURING = 0.9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
-    """A profile that was made: what was measured and fitted for it, what it borrows, and where it lies."""
+    """A profile that was made: what was fitted for it, what it borrows and from whom, and where it lies."""
 
-    report: Report
     calibration: Calibration
     device: Device
     relative: str
@@ -32,7 +31,6 @@ class Made:
         """The outcome as JSON."""
         return {
             **self.calibration.document(),
-            "manifest": dict(self.report.manifest),
             "relative": self.relative,
             "borrowed": list(self.borrowed),
             "folder": str(self.folder),
@@ -48,7 +46,7 @@ def calibrate_here(
     threads: int | None = None,
     name: str | None = None,
     progress: Callable[[float, str], None] | None = None,
-) -> Made:
+) -> tuple[Report, Made]:
     """Measure, fit and write a profile of this machine.
 
     Parameters
@@ -86,16 +84,19 @@ def calibrate_here(
     report = run_microbenchmarks(
         device=device, size=size, seconds=seconds, threads=threads, out=tables, progress=measuring
     )
+    return report, make_profile(tables, folder, name=name, progress=fitting)
+
+
+def make_profile(
+    tables: Path, folder: Path, *, name: str | None = None, progress: Callable[[float], None] | None = None
+) -> Made:
+    """Fit what the microbenchmarks wrote and put the profile of their machine into a folder of profiles.
+
+    Nothing is written unless all of it can be.
+    """
     measured = measured_device(tables, name)
-    calibration = fit_measurements(alone(measured), tables, progress=fitting)
+    calibration = fit_measurements(alone(measured), tables, progress=progress)
     whole, relative, borrowed = completed(measured, calibration)
     write_calibration(calibration, folder)
     save_profile(whole, folder)
-    return Made(
-        report=report,
-        calibration=calibration,
-        device=whole,
-        relative=relative,
-        borrowed=borrowed,
-        folder=folder,
-    )
+    return Made(calibration=calibration, device=whole, relative=relative, borrowed=borrowed, folder=folder)

@@ -115,7 +115,7 @@ TORCH_STARTS: Mapping[str, tuple[Start, ...]] = {
     "attention_prefill.sdpa": (Start(kernel=_PREFILL, bounds=_CAUSAL),),
     "mla_decode.sdpa": (Start(kernel=_LATENT_DECODE, bounds={**_STREAM, "compute": (1e-3, 50.0)}),),
     "mla_prefill.sdpa": (Start(kernel=_LATENT_PREFILL, bounds=_CAUSAL),),
-    "mla_prefill.flash": (Start(kernel=_LATENT_PREFILL, bounds=_CAUSAL),),
+    "mla_prefill.expanded": (Start(kernel=_LATENT_PREFILL, bounds=_CAUSAL),),
 }
 
 #: A layer that goes from expert to expert: rows are not padded, weights are read once.

@@ -97,7 +97,7 @@ def calibrate_machine(
         from validation.calibrate_machine import calibrate_here
 
         with _progress(no_progress) as progress:
-            made = calibrate_here(
+            report, made = calibrate_here(
                 folder=out or profile_folder(),
                 device=device,
                 size=size,
@@ -106,10 +106,10 @@ def calibrate_machine(
                 progress=progress,
             )
         if as_json:
-            print_json(made.document())
+            print_json({**made.document(), "manifest": report.manifest})
             return
         text = console()
-        print_measured(text, made.report)
+        print_measured(text, report)
         print_calibration(text, made.calibration)
         if made.borrowed:
             text.print(f"not measured here, taken from {made.relative} as assumptions: {', '.join(made.borrowed)}")

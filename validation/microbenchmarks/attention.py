@@ -99,7 +99,7 @@ def latent_prefill_cases(machine: Machine, size: str, dtypes: tuple[str, ...]) -
     for dtype, heads, batch, context in itertools.product(_floating(dtypes), _LATENT_HEADS[size], batches, contexts):
         shape = (batch, heads, context, NOPE + ROPE)
         yield Case(
-            row=_columns("flash" if machine.kind == "cuda" else "sdpa", dtype)
+            row=_columns("expanded" if machine.kind == "cuda" else "sdpa", dtype)
             | {"batch": batch, "context": context, "prefix": 0, "num_heads": heads, "tp_size": 1},
             bytes=4.0 * batch * context * heads * (NOPE + ROPE) * ELEMENT[dtype],
             flops=2.0 * batch * heads * context * context * (NOPE + ROPE),

@@ -141,8 +141,8 @@ def copy_cases(machine: Machine, size: str, dtypes: tuple[str, ...]) -> Iterator
             bytes=2.0 * payload,
             flops=0.0,
             prepare=partial(_copy, way=way, payload=payload),
-            # Copies from pageable memory wait for the host.
-            graph="pageable" not in way,
+            # Copies from pageable memory wait for the host, and a graph would keep pinned memory from its allocator.
+            graph=way == "device",
         )
 
 
@@ -152,8 +152,8 @@ def _copy(pool: Pool, way: str, payload: int) -> Call:
     if way == "device":
         target = pool.scratch((payload,), "int8")
         return lambda: target.copy_(there)
-    host = torch.empty(payload, dtype=torch.int8, pin_memory=way.endswith("pinned")).random_(-128, 128)
-    target = pool.scratch((payload,), "int8")
+    host = torch.empty(payload, dtype=torch.int8, pin_memory=way.endswith("pinned")).copy_(there)
     if way.startswith("host_to_device"):
+        target = pool.scratch((payload,), "int8")
         return lambda: target.copy_(host, non_blocking=True)
     return lambda: host.copy_(there, non_blocking=True)
