@@ -1,7 +1,8 @@
 """The 80 % interval of a prediction, from how far its kernels were off where they were measured.
 
 Errors are taken as normal in the logarithm of time. Those of one kernel family come from the same coefficients, so
-that they add up in full; those of two families are taken as independent.
+that they add up in full; those of two families are taken as independent, but for what borrowing adds: kernels of
+another device are off in one direction together.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from simulator.cost.model import OpTime
 from simulator.hardware import Hardware
 
 FloatArray = NDArray[np.float64]
+#: Name under which the part of errors is added up that all families share.
+_SHARED = "shared by all families"
 Evidence = Literal["fitted", "relative's kernels", "assumption"]
 
 #: Standard deviations from the middle to either end of an 80 % interval of a normal distribution [1].
@@ -53,10 +56,12 @@ FAMILIES: Mapping[str, str] = {
 class Spread:
     """Spread of predictions [1] (standard deviation of the log of time), and what it rests on.
 
-    ``extrapolated`` marks shapes beyond those that were measured.
+    ``transfer`` is the part of it that comes of borrowing: a device that is slower than its relative's kernels say is
+    so in all of them. ``extrapolated`` marks shapes beyond those that were measured.
     """
 
     sigma: FloatArray
+    transfer: FloatArray
     extrapolated: NDArray[np.bool_]
     evidence: Evidence
 
@@ -74,7 +79,12 @@ def interval(seconds: ArrayLike, sigma: ArrayLike) -> tuple[FloatArray, FloatArr
     return times / width, times * width
 
 
-def combine(times: Sequence[ArrayLike], sigmas: Sequence[ArrayLike], families: Sequence[str]) -> FloatArray:
+def combine(
+    times: Sequence[ArrayLike],
+    sigmas: Sequence[ArrayLike],
+    families: Sequence[str],
+    shared: Sequence[ArrayLike] | None = None,
+) -> FloatArray:
     """Spread of a sum of times [1]: errors add up within a family and are independent between families.
 
     Parameters
@@ -85,10 +95,13 @@ def combine(times: Sequence[ArrayLike], sigmas: Sequence[ArrayLike], families: S
         Their spreads [1].
     families : sequence of str
         The kernel family of each.
+    shared : sequence of array_like, optional
+        The part of each spread that all terms have in common, whatever their family: ``Spread.transfer``.
 
     Notes
     -----
-    ``sigma = sqrt(sum_f (sum_{i in f} t_i sigma_i)^2) / sum_i t_i``; 0 for an empty sum or one of 0 seconds.
+    ``sigma^2 = (sum_f (sum_{i in f} t_i own_i)^2 + (sum_i t_i shared_i)^2) / (sum_i t_i)^2`` with ``own_i^2 =
+    sigma_i^2 - shared_i^2``; 0 for an empty sum or one of 0 seconds.
 
     Examples
     --------
@@ -98,10 +111,12 @@ def combine(times: Sequence[ArrayLike], sigmas: Sequence[ArrayLike], families: S
     0.0707
     """
     total, together = np.zeros(()), dict[str, Any]()
-    for time, sigma, family in zip(times, sigmas, families, strict=True):
-        seconds = np.asarray(time, dtype=np.float64)
+    for time, sigma, family, common in zip(times, sigmas, families, shared or [0.0] * len(times), strict=True):
+        seconds, all_together = np.asarray(time, dtype=np.float64), np.asarray(common, dtype=np.float64)
+        own = np.sqrt(np.maximum(np.asarray(sigma, dtype=np.float64) ** 2 - all_together**2, 0.0))
         total = total + seconds
-        together[family] = together.get(family, 0.0) + seconds * np.asarray(sigma, dtype=np.float64)
+        together[family] = together.get(family, 0.0) + seconds * own
+        together[_SHARED] = together.get(_SHARED, 0.0) + seconds * all_together
     variance = sum((part * part for part in together.values()), np.zeros(()))
     return np.divide(np.sqrt(variance), total, out=np.zeros_like(total + variance), where=total > 0)
 
@@ -145,19 +160,29 @@ def table_spread(
     times = np.asarray(seconds, dtype=np.float64)
     if residuals is None:
         sigma = np.full(times.shape, UNMEASURED)
-        return Spread(sigma=sigma, extrapolated=np.zeros(times.shape, dtype=bool), evidence="assumption")
+        return Spread(
+            sigma=sigma,
+            transfer=np.zeros(times.shape),
+            extrapolated=np.zeros(times.shape, dtype=bool),
+            evidence="assumption",
+        )
     variance = _by_regime(residuals, times, kind) ** 2
     beyond = doublings_beyond(residuals, axes or {})
     variance = variance + (PER_DOUBLING * beyond) ** 2
-    if borrowed and origin is not None:
-        variance = variance + _transfer(hardware.device, origin, table, folder) ** 2
+    transfer = _transfer(hardware.device, origin, table, folder) if borrowed and origin is not None else 0.0
+    variance = variance + transfer**2
     if substituted:
         variance = variance + SUBSTITUTED**2
     evidence: Evidence = "relative's kernels" if borrowed else "fitted"
     if substituted or residuals.status == "assumption":
         evidence = "assumption"
     extrapolated = np.broadcast_to(beyond > np.log2(1.0 + TOLERANCE), variance.shape)
-    return Spread(sigma=np.sqrt(variance), extrapolated=extrapolated, evidence=evidence)
+    return Spread(
+        sigma=np.sqrt(variance),
+        transfer=np.full(variance.shape, transfer),
+        extrapolated=extrapolated,
+        evidence=evidence,
+    )
 
 
 def doublings_beyond(residuals: Residuals, axes: Mapping[str, ArrayLike]) -> FloatArray:
@@ -203,9 +228,10 @@ def step_interval(
         The user's profiles.
     """
     times = [op_time.seconds + op_time.wait for op_time in op_times]
-    sigmas = [op_spread(op_time, hardware, folder).sigma for op_time in op_times]
+    spreads = [op_spread(op_time, hardware, folder) for op_time in op_times]
     families = [family_of(op_time.table) for op_time in op_times]
-    return interval(1.0, combine(times, sigmas, families))
+    sigmas, shared = [spread.sigma for spread in spreads], [spread.transfer for spread in spreads]
+    return interval(1.0, combine(times, sigmas, families, shared))
 
 
 def _op_axes(shape: Mapping[str, Any]) -> Iterator[tuple[str, ArrayLike]]:

@@ -67,6 +67,16 @@ def test_splitting_a_call_of_one_family_leaves_its_spread(seconds: float, sigma:
     assert float(split) == pytest.approx(sigma)
 
 
+@given(terms, st.floats(0.0, 1.0))
+def test_what_is_shared_by_all_families_adds_up_in_full(parts: list[tuple[float, float, str]], share: float) -> None:
+    seconds, spreads, families = zip(*parts, strict=True)
+    shared = [share * s for s in spreads]
+    found, apart = float(combine(seconds, spreads, families, shared)), float(combine(seconds, spreads, families))
+    together = sum(t * s for t, s in zip(seconds, spreads, strict=True)) / sum(seconds)
+    assert apart * (1 - 1e-9) - 1e-12 <= found <= together * (1 + 1e-9) + 1e-12
+    assert float(combine(seconds, spreads, families, spreads)) == pytest.approx(together)
+
+
 def test_an_empty_sum_has_no_spread() -> None:
     assert float(combine([], [], [])) == 0.0
     assert float(combine([0.0], [0.3], ["gemm"])) == 0.0
