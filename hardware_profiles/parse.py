@@ -237,7 +237,7 @@ def parse_aliases(table: Table, where: str) -> tuple[str, ...]:
 
 def _processor(name: str, table: Table, where: str) -> Processor:
     required = ("kind", "units", "clock", "peak", "memory_bandwidth")
-    check_keys(table, required, (*required, "cache", "kernels", "kernels_from"), where)
+    check_keys(table, required, (*required, "cache", "sustained", "kernels", "kernels_from"), where)
     kinds: tuple[ProcessorKind, ...] = get_args(ProcessorKind)
     peak = _tables(table["peak"], f"{where}.peak")
     check_keys(peak, ("bfloat16",), PEAK_DTYPES, f"{where}.peak")
@@ -249,6 +249,7 @@ def _processor(name: str, table: Table, where: str) -> Processor:
         peak={dtype: parse_quantity(q, "compute", f"{where}.peak.{dtype}") for dtype, q in peak.items()},
         memory_bandwidth=parse_quantity(table["memory_bandwidth"], "bandwidth", f"{where}.memory_bandwidth"),
         cache=parse_quantity(table["cache"], "bytes", f"{where}.cache") if "cache" in table else None,
+        sustained=parse_quantity(table["sustained"], "one", f"{where}.sustained") if "sustained" in table else None,
         kernels=parse_kernels(_tables(table.get("kernels", {}), f"{where}.kernels"), f"{where}.kernels"),
         kernels_from=parse_text(table, "kernels_from", where) if "kernels_from" in table else None,
     )

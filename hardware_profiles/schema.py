@@ -76,6 +76,9 @@ class Processor:
         What this processor can draw from the device memory [bytes/s]; PIM units see more than the xPU.
     cache : Quantity or None
         Last-level cache [bytes].
+    sustained : Quantity or None
+        Rate of long matrix kernels, which the power limit holds down, over that which the borrowed kernels' own loss
+        of clock gives on this chip [1]; 1 where absent.
     kernels : Mapping of str to Mapping of str to Quantity
         Coefficients by kernel (``gemm.cublas``) and name.
     kernels_from : str or None
@@ -89,6 +92,7 @@ class Processor:
     peak: Mapping[str, Quantity]
     memory_bandwidth: Quantity
     cache: Quantity | None = None
+    sustained: Quantity | None = None
     kernels: Mapping[str, Mapping[str, Quantity]] = field(default_factory=dict)
     kernels_from: str | None = None
 

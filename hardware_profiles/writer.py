@@ -68,6 +68,8 @@ def _processor_table(processor: Processor) -> dict[str, object]:
     table["memory_bandwidth"] = _quantity_table(processor.memory_bandwidth)
     if processor.cache is not None:
         table["cache"] = _quantity_table(processor.cache)
+    if processor.sustained is not None:
+        table["sustained"] = _quantity_table(processor.sustained)
     table["peak"] = {dtype: _quantity_table(q) for dtype, q in processor.peak.items()}
     table["kernels"] = {
         kernel: {name: _quantity_table(q) for name, q in coefficients.items()}

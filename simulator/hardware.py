@@ -123,6 +123,7 @@ def silicon_of(processor: Processor) -> Silicon:
         peak={dtype: quantity.value for dtype, quantity in processor.peak.items()},
         memory_bandwidth=processor.memory_bandwidth.value,
         cache=processor.cache.value if processor.cache else 0.0,
+        sustained=processor.sustained.value if processor.sustained else 1.0,
     )
 
 

@@ -111,7 +111,13 @@ def _time_regime(rows: pd.DataFrame) -> NDArray[Any]:
     return np.select([latency <= 30, latency <= 300], ["<= 30 us", "30-300 us"], "> 300 us")
 
 
-_GEMM_LIBRARIES = {"bfloat16": "cublas", "fp8": "cutlass", "fp8_block": "deepgemm"}
+_GEMM_LIBRARIES = {
+    "bfloat16": "cublas",
+    "int8": "cublas",
+    "fp8": "cutlass",
+    "fp8_block": "deepgemm",
+    "nvfp4": "cutlass",
+}
 
 
 def _gemm_table(rows: pd.DataFrame) -> pd.Series:

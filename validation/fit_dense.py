@@ -75,6 +75,9 @@ _GEMM = Start(
         throttle=0.13,
         coarse_rows=0.0,
         ragged=0.0,
+        ragged_depth=0.0,
+        fine_rows=64.0,
+        spill=0.02,
         quantise=0.0,
         quantise_bytes=4.0,
     ),
@@ -95,6 +98,7 @@ _GEMM = Start(
         "first_wave": (1e-4, 1.5),
         "sharpness": (1, 16),
         "throttle": (1e-3, 1),
+        "spill": (1e-3, 1),
     },
 )
 _DECODE = Start(
@@ -163,7 +167,12 @@ _PREFILL = Start(
         "sharpness": (1, 8),
     },
 )
-_QUANTISING = {"ragged": (1e-3, 5.0), "quantise": (1e-7, 5e-6), "quantise_bytes": (3.0, 20.0)}
+_QUANTISING = {
+    "ragged": (1e-3, 5.0),
+    "ragged_depth": (1e-3, 2.0),
+    "quantise": (1e-7, 5e-6),
+    "quantise_bytes": (3.0, 20.0),
+}
 #: Launch of engines that call kernels one by one, host time included [s].
 _EAGER = {"launch": (5e-6, 5e-4)}
 _CONVOLUTION = Start(
@@ -215,9 +224,39 @@ def _quantised_gemm(coarse_rows: float, **start: float) -> Start:
 #: short prefills; flash attention 2 does neither, and its tiles are of 64 rows.
 STARTS: Mapping[str, tuple[Start, ...]] = {
     "gemm.cublas": (_GEMM,),
-    "gemm.cutlass": (_quantised_gemm(256.0, quantise=2.7e-6, ragged=0.8, throttle=0.6, overlap=0.1),),
+    "gemm.cutlass": (
+        _quantised_gemm(
+            256.0,
+            quantise=2.7e-6,
+            ragged=0.49,
+            ragged_depth=0.03,
+            throttle=0.2,
+            overlap=0.07,
+            spill=0.4,
+            tile=20.0,
+            depth=1.5,
+            feed=68.0,
+            cache_feed=47.0,
+            compute=0.95,
+            sharpness=4.0,
+            balance=0.95,
+            small_tile=3e-4,
+            memory=0.78,
+            write=1.3,
+            launch=2.7e-6,
+        ),
+    ),
     "gemm.deepgemm": (
-        _quantised_gemm(0.0, quantise=1.2e-6, quantise_bytes=9.0, ragged=0.15, first_wave=1.0, tile=2000.0),
+        _quantised_gemm(
+            0.0,
+            quantise=1.2e-6,
+            quantise_bytes=9.0,
+            ragged=0.15,
+            ragged_depth=0.6,
+            fine_rows=128.0,
+            first_wave=1.0,
+            tile=2000.0,
+        ),
     ),
     "attention_decode.flash": (_DECODE,),
     "attention_prefill.flash": (

@@ -157,9 +157,10 @@ def matrix_peak(dtype: str, silicon: Silicon) -> float:
     return silicon.peak[arithmetic]
 
 
-def throttled(compute: FloatArray, throttle: float) -> FloatArray:
+def throttled(compute: FloatArray, throttle: float, silicon: Silicon) -> FloatArray:
     """Stretch compute time [s] where it is long enough for the clock to fall."""
-    return compute * (1.0 + throttle * compute / (compute + THROTTLE_TIME))
+    loss = (1.0 + throttle) / silicon.sustained - 1.0
+    return compute * (1.0 + loss * compute / (compute + THROTTLE_TIME))
 
 
 def full_rounds(rounds: FloatArray, balance: float) -> FloatArray:
@@ -333,6 +334,7 @@ def attention_prefill_time(
         tile=kernel.tile + np.where(packed & (groups > 1), kernel.packing, 0.0),
         fixed=repack,
         window=window,
+        order=kernel.order,
         peak=matrix_peak(dtype, silicon),
         silicon=silicon,
         kernel=kernel,
@@ -351,6 +353,7 @@ def causal_time(
     tile: FloatArray,
     fixed: FloatArray,
     window: ArrayLike | None,
+    order: ArrayLike,
     peak: float,
     silicon: Silicon,
     kernel: AttentionPrefillKernel,
@@ -389,7 +392,7 @@ def causal_time(
     rounds = np.where(rounds < 1.0, rounds, full_rounds(rounds, kernel.balance))
     spread = rounds * (tile + mean / splits * block)
     critical = tile + (whole * np.ceil(most / splits) + partly * longest / TILE_KEYS / splits) * block
-    compute = throttled(smooth_max(spread, critical, kernel.order), kernel.throttle)
+    compute = throttled(smooth_max(spread, critical, order), kernel.throttle, silicon)
     memory = traffic / (silicon.memory_bandwidth * kernel.memory)
     launch = kernel.launch + fixed + np.where(splits > 1.0, kernel.combine, 0.0)
     seconds = launch + smooth_max(compute, memory, kernel.sharpness)

@@ -65,7 +65,15 @@ class GemmKernel:
         Rows of A above which the library only uses tiles of 128 rows or more, and below which only those of 64;
         0 where it chooses freely [1].
     ragged : float
-        Passes over B that a partly filled last row of tiles costs in addition [1].
+        Cost of a last row of tiles that is almost empty, in the geometric mean of the product's time and a pass
+        over B [1].
+    ragged_depth : float
+        Growth of ``depth`` where the last row of tiles is almost empty [1].
+    fine_rows : float
+        Rows of the tiles that few rows of A take, of which the last one may be partly filled [1].
+    spill : float
+        Share of the operands that SMs take in that comes from memory and not from the cache, where the smaller of A
+        and B is far larger than the cache: it is high where tiles are not ordered for reuse [1].
     quantise : float
         Launch of the kernel that quantises A, 0 where A is not quantised [s].
     quantise_bytes : float
@@ -93,6 +101,9 @@ class GemmKernel:
     throttle: float
     coarse_rows: float
     ragged: float
+    ragged_depth: float = 0.0
+    fine_rows: float = 64.0
+    spill: float = 0.0
     quantise: float = field(metadata={"unit": "s"})
     quantise_bytes: float = field(metadata={"unit": "B"})
     whole_tiles: float = 1.0
@@ -130,9 +141,9 @@ def gemm_time(
     memory = (n * k * b_bytes + m * k * a_bytes + m * n * OUTPUT_BYTES * kernel.write) / bandwidth
     product, compute = _fastest_tile(m, n, k, a_bytes, b_bytes, memory, matrix_peak(dtype, silicon), silicon, kernel)
     coarse = (kernel.coarse_rows > 0.0) & (m > kernel.coarse_rows)
-    grain = np.where(coarse, COARSE_ROWS, FINE_ROWS)
-    missing = np.where(m > FINE_ROWS, (-m) % grain / grain, 0.0)
-    ragged = kernel.ragged * missing * n * k * b_bytes / bandwidth
+    grain = np.where(coarse, COARSE_ROWS, kernel.fine_rows)
+    empty = np.where(m > grain, emptiness(m, grain), 0.0)
+    ragged = kernel.ragged * empty * np.sqrt(np.ceil(m / grain)) * n * k * b_bytes / bandwidth
     quantise = np.zeros_like(memory)
     if kernel.quantise > 0.0:
         step = ElementwiseKernel(launch=kernel.quantise, memory=kernel.memory)
@@ -144,6 +155,12 @@ def gemm_time(
         "quantise": quantise,
     }
     return KernelTime(seconds=kernel.launch + product + ragged + quantise, terms=terms)
+
+
+def emptiness(m: FloatArray, rows: FloatArray | float) -> FloatArray:
+    """Say how empty the last row of tiles is [1]: nearly 0 while it is three quarters full, 1 with a single row."""
+    missing = (-m) % rows / rows
+    return np.asarray(missing**2 * (3.0 - 2.0 * missing), dtype=np.float64)
 
 
 def _fastest_tile(
@@ -167,14 +184,20 @@ def _fastest_tile(
     filled = kernel.whole_tiles * rows + (1.0 - kernel.whole_tiles) * m / np.ceil(m / rows)
     arithmetic = 2.0 * filled * columns * silicon.units * loss / (peak * kernel.compute)
     operands = (np.minimum(m, rows) * a_bytes + np.minimum(n, columns) * b_bytes) / silicon.clock
-    step = np.maximum(np.maximum(arithmetic, kernel.depth / silicon.clock), operands / kernel.feed)
+    depth = kernel.depth * (1.0 + kernel.ragged_depth * emptiness(m, FINE_ROWS)) / silicon.clock
+    step = np.maximum(np.maximum(arithmetic, depth), operands / kernel.feed)
     part = k / parts * step + kernel.tile / silicon.clock
-    served = tiles * k * operands / (kernel.cache_feed * silicon.units)
-    compute = throttled(np.maximum(rounds * part, served), kernel.throttle)
+    taken_in = tiles * k * operands
+    served = taken_in / (kernel.cache_feed * silicon.units)
+    smaller = np.minimum(m * a_bytes, n * b_bytes) * k
+    missed = kernel.spill * np.maximum(1.0 - silicon.cache / smaller, 0.0) * taken_in * silicon.clock
+    memory = np.maximum(memory, missed / (silicon.memory_bandwidth * kernel.memory))
+    compute = throttled(np.maximum(rounds * part, served), kernel.throttle, silicon)
     exposed = (kernel.overlap + kernel.first_wave / rounds) * np.minimum(compute, memory)
     time = smooth_max(compute, memory, kernel.sharpness) + exposed + np.where(parts > 1.0, kernel.split, 0.0)
     if kernel.coarse_rows > 0.0:
-        allowed = np.where(m > kernel.coarse_rows, rows * columns >= COARSE_ROWS**2, rows == FINE_ROWS)
+        side = np.where(m > FINE_ROWS, COARSE_ROWS, FINE_ROWS)
+        allowed = (rows == np.where(m > kernel.coarse_rows, COARSE_ROWS, FINE_ROWS)) & (columns <= side)
         time = np.where(allowed, time, np.inf)
     fastest = np.argmin(time, axis=0)[None]
     return np.take_along_axis(time, fastest, 0)[0], np.take_along_axis(compute, fastest, 0)[0]

@@ -27,7 +27,8 @@ class Silicon:
     """What belongs to a processor and its memory, in SI floats.
 
     ``units`` are SMs or AI cores [1]; ``clock`` [Hz]; ``peak`` dense FLOP/s by arithmetic dtype (``bfloat16``,
-    ``fp8``, ``int8``, ``fp4``, ``float32``); ``memory_bandwidth`` [bytes/s]; ``cache`` [bytes].
+    ``fp8``, ``int8``, ``fp4``, ``float32``); ``memory_bandwidth`` [bytes/s]; ``cache`` [bytes]; ``sustained`` the rate
+    of long matrix kernels over that of the chips on which their loss of clock was fitted [1].
     """
 
     units: float
@@ -35,6 +36,7 @@ class Silicon:
     peak: Mapping[str, float]
     memory_bandwidth: float
     cache: float
+    sustained: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,12 +97,12 @@ def coefficients(kind: type[T], table: Mapping[str, Quantity], where: str) -> T:
     return kind(**{name: quantity.value for name, quantity in table.items()})
 
 
-def smooth_max(a: ArrayLike, b: ArrayLike, sharpness: float) -> FloatArray:
+def smooth_max(a: ArrayLike, b: ArrayLike, sharpness: ArrayLike) -> FloatArray:
     """Blend two bounds [s]: the p-norm, above either and near the larger when they differ.
 
     ``sharpness`` p is 1 for a plain sum (no overlap) and grows towards a hard maximum (perfect overlap).
     """
-    x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    x, y, sharpness = (np.asarray(value, dtype=np.float64) for value in (a, b, sharpness))
     high, low = np.maximum(x, y), np.minimum(x, y)
     ratio = np.divide(low, high, out=np.zeros_like(high + low), where=high > 0)
     return np.asarray(high * (1.0 + ratio**sharpness) ** (1.0 / sharpness), dtype=np.float64)

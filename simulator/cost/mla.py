@@ -88,7 +88,8 @@ def mla_prefill_time(
     Notes
     -----
     One query-key pair costs ``2 (2 rank + rope)`` FLOP in the absorbed form and ``2 (nope + rope + v)`` in the
-    expanded one.
+    expanded one. The absorbed kernel takes one sequence after another, the long tiles of each first, so that those of
+    the last sequence come late.
     """
     batch, context, prefix, heads = (np.asarray(x, dtype=np.float64) for x in (batch, context, prefix, num_heads))
     absorbed = kernel.absorbed > 0.5
@@ -110,6 +111,7 @@ def mla_prefill_time(
         tile=np.asarray(kernel.tile),
         fixed=np.zeros_like(batch),
         window=None,
+        order=np.where((batch > 1) & absorbed, 1.0, kernel.order),
         peak=matrix_peak(dtype, silicon),
         silicon=silicon,
         kernel=kernel,
