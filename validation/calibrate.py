@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Progress = Callable[[float], None]
-#: Median error on held-out rows beyond which a fit says nothing about its kernel [1].
-USELESS = 1.0
+#: Factor by which predictions of held-out rows are off in the median when a fit says nothing about its kernel [1].
+USELESS = 2.0
 #: Tables whose rows are multiplied in the arithmetic of their dtype.
 _ARITHMETIC = ("gemm", "attention_prefill", "attention_decode", "mla_prefill", "mla_decode", "moe")
 
@@ -57,6 +57,8 @@ class TableFit:
         Measured rows [1]; four fifths were fitted.
     test : Accuracy
         On the rest.
+    factor : float
+        Factor by which predictions of those are off in the median [1].
     regimes : Mapping of str to Accuracy
         The same by regime of the call's time, uneven routing by itself.
     ranges : Mapping of str to (float, float)
@@ -72,6 +74,7 @@ class TableFit:
     kernel: Any
     rows: int
     test: Accuracy
+    factor: float
     regimes: Mapping[str, Accuracy]
     ranges: Mapping[str, tuple[float, float]]
     at_bound: tuple[str, ...]
@@ -157,9 +160,9 @@ def fit_measurements(
     fitted, kept = _fit_all(frames, hardware, progress)
     fits, residuals = _judge_all(frames, fitted, hardware, folder)
     kept |= {table: "none of its rows could be predicted" for table in fitted if table not in fits}
-    for table in [table for table, fit in fits.items() if fit.test.median_ape > USELESS]:
-        kept[table] = f"median error {fits[table].test.median_ape:.0%} on held-out rows: the fit did not converge"
-        del fits[table], residuals[table]
+    for table in [table for table, fit in fits.items() if fit.factor > USELESS]:
+        factor = fits.pop(table).factor
+        kept[table] = f"the fit did not converge: held-out rows are off by a factor of {factor:.1f} in the median"
     if not fits:
         reasons = "; ".join(f"{table}: {reason}" for table, reason in kept.items()) or "no known op was measured"
         raise FitError(f"{folder}: nothing could be fitted, and nothing was changed: {reasons}")
@@ -175,7 +178,7 @@ def fit_measurements(
         fits=tuple(fits.values()),
         kept=kept,
         derived=derived,
-        residuals=residuals,
+        residuals={table: residuals[table] for table in fits if table in residuals},
         unknown_ops=unknown,
         spread=_spread(frames),
     )
@@ -221,18 +224,23 @@ def _judge_all(
                 kernel=fitted[str(table)].kernel,
                 rows=len(rows),
                 test=_accuracy(rows[rows["held_out"]]),
+                factor=_factor(rows[rows["held_out"]]),
                 regimes=dict(_by_regime(rows[rows["held_out"]])),
                 ranges={axis: (float(v[numbers].min()), float(v[numbers].max())) for axis, v in axes.items()},
                 at_bound=fitted[str(table)].at_bound,
                 source=origin or _framework(frame.iloc[numbers], folder),
             )
     source = origin or f"tables of {folder.name}, held-out rows"
-    residuals = residuals_of(folder, updated, source)
-    return fits, {table: residuals[table] for table in fits if table in residuals}
+    return fits, residuals_of(folder, updated, source)
 
 
 def _accuracy(rows: pd.DataFrame) -> Accuracy:
     return accuracy(rows["predicted_us"].to_numpy(), rows["measured_us"].to_numpy())
+
+
+def _factor(rows: pd.DataFrame) -> float:
+    ratios = np.abs(np.log(rows["predicted_us"].to_numpy() / rows["measured_us"].to_numpy()))
+    return float(np.exp(np.median(ratios))) if len(ratios) else float("nan")
 
 
 def _by_regime(rows: pd.DataFrame) -> Iterator[tuple[str, Accuracy]]:

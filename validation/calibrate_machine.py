@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,6 +41,7 @@ def calibrate_here(
     *,
     folder: Path,
     device: str | None = None,
+    ops: Sequence[str] = (),
     size: str | None = None,
     seconds: float | None = None,
     threads: int | None = None,
@@ -55,7 +56,7 @@ def calibrate_here(
         Folder of profiles; the tables go to ``measurements/<date and time>`` in it.
     device : {"cuda", "cpu"} or None
         What to measure; the first GPU where there is one.
-    size, seconds, threads
+    ops, size, seconds, threads
         As for :func:`validation.microbenchmarks.run_microbenchmarks`.
     name : str or None
         Id of the profile.
@@ -82,7 +83,7 @@ def calibrate_here(
     # A folder of its own for every run, so that no table of an earlier one is fitted with it.
     tables = folder / "measurements" / datetime.now(UTC).strftime("%Y-%m-%dT%H%M%SZ")
     report = run_microbenchmarks(
-        device=device, size=size, seconds=seconds, threads=threads, out=tables, progress=measuring
+        device=device, ops=ops, size=size, seconds=seconds, threads=threads, out=tables, progress=measuring
     )
     return report, make_profile(tables, folder, name=name, progress=fitting)
 

@@ -87,6 +87,7 @@ def _grids() -> Mapping[str, Iterator[dict[str, Any]]]:
         ),
         "deepep_low_latency": _exchanges(),
         "deepep_normal": ({**row, "dispatch_sms": 20, "combine_sms": 20} for row in _exchanges()),
+        "elementwise": ({"kernel": "norm", "dtype": "bfloat16", "bytes_moved": size} for size in (2**14, 2**26)),
         "gated_delta_net": _linear(_GATED, num_k_heads=16, head_k_dim=128, num_v_heads=32, head_v_dim=128, d_conv=4),
         "mamba2": _linear(_STATE_SPACE, nheads=64, head_dim=64, n_groups=8, d_state=128, d_conv=4),
     }

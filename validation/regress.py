@@ -6,10 +6,11 @@ against recorded measurements with its band, and the documents whose stated figu
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +18,7 @@ from hardware_profiles.errors import MoesimError
 from hardware_profiles.loader import load_device
 from simulator import api
 from simulator.errors import OutputError
-from simulator.hardware import load_hardware
+from simulator.hardware import Hardware, load_hardware
 from simulator.presets import preset_names, scenario_path
 from simulator.results import Estimate
 from simulator.scenario import Scenario
@@ -167,7 +168,22 @@ def predictions_of(scenarios: Sequence[str], devices: Sequence[str], folder: Pat
     for device in devices:
         hardware = load_hardware(device)
         found |= {f"kernel/{device}/{key}": seconds for key, seconds in predict_grid(hardware).items()}
+        found |= {f"profile/{device}/{key}": value for key, value in profile_figures(hardware).items()}
     return {key: value for key, value in found.items() if math.isfinite(value)}
+
+
+def profile_figures(hardware: Hardware) -> dict[str, float]:
+    """Coefficients of a device's own kernels and what its datasheet says, in SI.
+
+    A grid of calls cannot be in every regime; the numbers themselves show what changed, and what did not matter.
+    """
+    silicon, fabric = hardware.silicon, hardware.fabric
+    found = {f"peak/{dtype}": rate for dtype, rate in silicon.peak.items()}
+    found |= {name: getattr(silicon, name) for name in ("units", "clock", "memory_bandwidth", "cache")}
+    found |= {f.name: float(getattr(fabric, f.name)) for f in dataclasses.fields(fabric)}
+    for table, coefficients in hardware.device.main.kernels.items():
+        found |= {f"{table}/{name}": quantity.value for name, quantity in coefficients.items()}
+    return found
 
 
 def scenario_figures(scenario: Scenario) -> dict[str, float]:
@@ -322,12 +338,14 @@ def update(
         The new baseline, and what changed against the old one.
     """
     old = load_baseline(path) if path.is_file() else _empty(() if scenarios or devices else preset_names())
-    covered = replace(old, scenarios=tuple(scenarios) or old.scenarios, devices=tuple(devices) or old.devices)
+    covered = dataclasses.replace(
+        old, scenarios=tuple(scenarios) or old.scenarios, devices=tuple(devices) or old.devices
+    )
     predictions = predictions_of(covered.scenarios, covered.devices, path.parent)
     accuracy = {**old.accuracy, **_recomputed(old, measurements)}
     if measurements is not None:
         accuracy |= paper_figures()
-    new = replace(covered, predictions=predictions, accuracy=accuracy)
+    new = dataclasses.replace(covered, predictions=predictions, accuracy=accuracy)
     save_baseline(new, path)
     new = load_baseline(path)
     if new.page:

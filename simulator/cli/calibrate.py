@@ -57,7 +57,7 @@ def spread_lists(args: list[str]) -> list[str]:
 Measured = Annotated[str | None, typer.Option("--device", metavar="cuda|cpu", help="What to measure; the GPU if any.")]
 Ops = Annotated[
     list[str] | None,
-    typer.Option(metavar="OP ...", help="Measure only these: gemm, moe, attention_decode, ..."),
+    typer.Option(metavar="OP,...", help="Measure only these: gemm, moe, attention_decode, ..."),
 ]
 Size = Annotated[
     str | None, typer.Option(metavar="SIZE", help="tiny, small or full; small on a CPU, full on a GPU if not given.")
@@ -77,6 +77,7 @@ def profile_folder() -> Path:
 def calibrate_machine(
     context: typer.Context,
     device: Measured = None,
+    ops: Ops = None,
     size: Size = None,
     threads: Threads = None,
     out: Annotated[
@@ -100,6 +101,7 @@ def calibrate_machine(
             report, made = calibrate_here(
                 folder=out or profile_folder(),
                 device=device,
+                ops=[op for words in ops or () for op in words.split(",")],
                 size=size,
                 threads=threads,
                 name=name,
@@ -123,7 +125,7 @@ def run_(
     device: Measured = None,
     ops: Ops = None,
     dtypes: Annotated[
-        list[str] | None, typer.Option(metavar="DTYPE ...", help="Measure only these: bfloat16, fp8, float32.")
+        list[str] | None, typer.Option(metavar="DTYPE,...", help="Measure only these: bfloat16, fp8, float32.")
     ] = None,
     size: Size = None,
     seconds: Annotated[float | None, typer.Option(min=1.0, help="Time in all, instead of that of the size.")] = None,

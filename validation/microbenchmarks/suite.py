@@ -68,6 +68,8 @@ SIZES: Mapping[str, Size] = {
     "small": Size(seconds=140.0, point=0.05, flops=1e9, bytes=1.4e8),
     "full": Size(seconds=400.0, point=0.03, flops=4e13, bytes=6e10),
 }
+#: Points of an op that are measured however long they take [1].
+LEAST_POINTS = 4
 #: Share of the device's memory that one call's operands may take [1].
 MEMORY_SHARE = 0.4
 #: How long a GPU works before the first measurement, to leave its idle clocks [s].
@@ -193,10 +195,10 @@ def _measure_op(
     begun = time.monotonic()
     for done, case in enumerate(stratified(within)):
         spent = time.monotonic() - begun
-        if spent > seconds:
+        if spent > seconds and done >= LEAST_POINTS:
             left_out.append(f"{op}: {len(within) - done} of {len(within)} points, for lack of time")
             break
-        tell(max(spent / seconds, done / len(within)))
+        tell(max(spent / max(seconds, 1e-9), done / len(within)))
         try:
             rows.append(common | dict(case.row) | _measure_case(case, machine, pool, limits.point))
         except RuntimeError as error:
@@ -256,7 +258,8 @@ def _known(what: str, name: str, allowed: Iterable[str]) -> str:
 def _dtypes(machine: Machine, asked: Sequence[str]) -> tuple[str, ...]:
     for dtype in asked:
         if dtype not in machine.dtypes:
-            raise MicrobenchmarkError(f"{machine.name} does not measure dtype {dtype!r}; it has {machine.dtypes}")
+            has = ", ".join(machine.dtypes)
+            raise MicrobenchmarkError(f"{machine.name} does not measure dtype {dtype!r}; it has {has}")
     return tuple(asked) or machine.dtypes
 
 
