@@ -77,11 +77,21 @@ def test_a_coefficient_that_is_10_percent_off_is_noticed(
     text = report.read_text(encoding="utf-8")
     assert "| figure | before | after | change |" in text
     assert f"/{table}/" in text
-    # Only predictions that use this kernel are in the report.
-    assert all(f"/{table}/" in line for line in text.splitlines() if line.startswith("| kernel/"))
+    # The report holds the coefficient, and of the predictions only those that use this kernel.
+    moved = [line for line in text.splitlines() if line.startswith(("| kernel/", "| profile/"))]
+    assert all(f"/{table}/" in line for line in moved)
+    assert sum(line.startswith("| kernel/") for line in moved) > 0
+    assert [line for line in moved if line.startswith(f"| profile/{DEVICE}/{table}/{name} ") and "+10.00 %" in line]
     failed = ET.parse(xml).getroot().findall(".//failure")  # noqa: S314  # our own file
-    assert len(failed) == sum(line.startswith("| kernel/") for line in text.splitlines())
+    assert len(failed) == len(moved)
     assert all("->" in failure.get("message", "") for failure in failed)
+
+
+def test_a_coefficient_that_no_call_of_the_grid_feels_is_noticed_too(baseline: Path, with_coefficient) -> None:
+    with_coefficient("all_reduce.nccl", "scale_out_efficiency", 1.1)
+    assert [o.key for o in failures(regress.regress(baseline))] == [
+        f"profile/{DEVICE}/all_reduce.nccl/scale_out_efficiency"
+    ]
 
 
 def test_an_update_takes_the_new_predictions(baseline: Path, with_coefficient) -> None:

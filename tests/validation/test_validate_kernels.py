@@ -63,7 +63,7 @@ def written(folder: Path, tables: dict[str, pd.DataFrame], suffix: str = "parque
 @pytest.mark.parametrize("suffix", ["parquet", "csv"])
 def test_a_table_of_predictions_has_no_error(tmp_path: Path, suffix: str) -> None:
     report = validate_kernels("h100-sxm", written(tmp_path, as_predicted("h100-sxm"), suffix))
-    assert report.ops.keys() == set(FORMATS) - {"gloo", "elementwise"}
+    assert report.ops.keys() == set(FORMATS) - {"gloo"}
     for op in report.ops.values():
         assert op.overall.rows > 0
         assert op.overall.p90_ape == pytest.approx(0.0, abs=1e-6)
