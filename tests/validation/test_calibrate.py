@@ -120,7 +120,7 @@ def test_too_few_rows_are_told_and_change_nothing(tmp_path: Path) -> None:
     )
     assert answer.exit_code == 2
     assert "nothing was changed" in answer.output
-    assert "16 rows are too few for 16 coefficients" in answer.output
+    assert "16 rows are too few for" in answer.output
     assert not out.exists()
 
 
@@ -330,7 +330,7 @@ def small_scenario(folder: Path, device: str, profiles: Path) -> Scenario:
 @pytest.mark.skipif(find_spec("torch") is None, reason="PyTorch is not installed (extra 'calibrate')")
 def test_a_machine_measures_itself_and_simulates_on_its_own_profile(tmp_path: Path) -> None:
     profiles = tmp_path / "profiles"
-    ops = ("copy", "gemm", "attention_prefill", "attention_decode", "moe", "elementwise")
+    ops = ("copy", "gemm", "attention_decode", "elementwise")
     report, made = calibrate_here(
         folder=profiles, device="cpu", ops=ops, size="tiny", seconds=30.0, threads=1, name="this-box"
     )

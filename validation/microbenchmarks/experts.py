@@ -94,9 +94,15 @@ def _recording() -> tuple[IntArray, int]:
         raise MicrobenchmarkError(f"{RECORDED}: the recorded routing cannot be read: {error}") from error
 
 
+def _recorded_layer() -> tuple[int, int]:
+    """Experts of the recorded router, and experts per token [1]."""
+    ids, experts = _recording()
+    return experts, ids.shape[1]
+
+
 def _recorded(num_tokens: int, top_k: int, num_experts: int) -> IntArray:
     ids, experts = _recording()
-    if (experts, ids.shape[1]) != (num_experts, top_k):
+    if _recorded_layer() != (num_experts, top_k):
         raise MicrobenchmarkError(f"the recorded routing has {experts} experts, {ids.shape[1]} of them per token")
     return ids[np.arange(num_tokens) % len(ids)]
 
@@ -105,8 +111,8 @@ def _layers(size: str, dtypes: tuple[str, ...]) -> Iterator[Layer]:
     floating = [dtype for dtype in dtypes if dtype in {"float32", "bfloat16"}]
     for dtype, (hidden, intermediate, experts, top_k) in itertools.product(floating, _LAYERS[size]):
         ways = ["uniform", f"zipf_{ZIPF:g}"]
-        recorded, recorded_experts = _recording()
-        if (recorded_experts, recorded.shape[1]) == (experts, top_k):
+        # Taken to a machine without the rest of the project, there is no recording.
+        if RECORDED.is_file() and _recorded_layer() == (experts, top_k):
             ways.append("recorded")
         for num_tokens, way in itertools.product(_TOKENS[size], ways):
             yield Layer(
