@@ -186,7 +186,7 @@ def filled(op: str, frame: pd.DataFrame) -> pd.DataFrame:
         if column not in frame:
             frame[column] = frame["dtype"] if default is None else default
         elif isinstance(default, str):
-            frame[column] = frame[column].fillna(default).astype(str)
+            frame[column] = frame[column].astype(object).fillna(default).astype(str)
     return frame
 
 
