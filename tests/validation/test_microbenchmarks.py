@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,10 +19,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from validation.dense_rows import FAMILIES
+from validation.fit_dense import starts_of
+from validation.fitting import ROWS_PER_COEFFICIENT
 from validation.measured import read_measured
-from validation.microbenchmarks import OPS, MicrobenchmarkError, Report, run_microbenchmarks
+from validation.microbenchmarks import (
+    OPS,
+    SIZES,
+    Machine,
+    MicrobenchmarkError,
+    Report,
+    describe_machine,
+    run_microbenchmarks,
+)
 from validation.microbenchmarks.case import Case, stratified
 from validation.microbenchmarks.experts import route
+from validation.microbenchmarks.timing import _stream, measure
+from validation.torch_starts import torch_starts
 
 ROOT = Path(__file__).parents[2]
 needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="PyTorch is not installed (extra 'calibrate')")
@@ -183,7 +200,6 @@ def test_points_that_a_kernel_refuses_are_left_out_with_the_reason(monkeypatch: 
 @needs_torch
 def test_operands_rotate_through_more_than_the_cache() -> None:
     from validation.microbenchmarks.buffers import Pool
-    from validation.microbenchmarks.machine import describe_machine
 
     machine = describe_machine("cpu")
     pool = Pool(machine)
@@ -224,3 +240,136 @@ def test_collectives_are_measured_between_processes(monkeypatch: pytest.MonkeyPa
     assert set(rows["message_elems"]) == {256, 65536}
     assert (rows["latency_us"] > 1.0).all()
     assert set(rows["num_gpus"]) == {2}
+
+
+class FakeGpu:
+    """As much of ``torch.cuda`` as timing needs, on a clock of its own; each launch from the host takes ``launch``."""
+
+    def __init__(self, launch: float) -> None:
+        self.now, self.launch, self.capturing = 0.0, launch, None
+        self.cuda = self
+
+    def call(self, work: float, made: list[float]) -> Any:
+        def run() -> None:
+            made.append(work)
+            if self.capturing is None:
+                self.now += work + self.launch
+            else:
+                self.capturing.works.append(work)
+
+        return run
+
+    def synchronize(self) -> None:
+        pass
+
+    def Stream(self) -> FakeGpu:  # noqa: N802
+        return self
+
+    def current_stream(self) -> FakeGpu:
+        return self
+
+    @contextlib.contextmanager
+    def stream(self, _: FakeGpu) -> Iterator[None]:
+        yield
+
+    def Event(self, **_: bool) -> Any:  # noqa: N802
+        gpu = self
+
+        class Event:
+            def record(self) -> None:
+                self.at = gpu.now
+
+            def elapsed_time(self, other: Event) -> float:
+                return (other.at - self.at) * 1e3
+
+        return Event()
+
+    def CUDAGraph(self) -> Any:  # noqa: N802
+        gpu = self
+
+        class Graph:
+            def __init__(self) -> None:
+                self.works: list[float] = []
+
+            def replay(self) -> None:
+                gpu.now += sum(self.works)
+
+        return Graph()
+
+    @contextlib.contextmanager
+    def graph(self, graph: Any, **_: FakeGpu) -> Iterator[None]:
+        self.capturing = graph
+        yield
+        self.capturing = None
+
+
+@pytest.mark.parametrize(
+    ("work", "graph", "timing", "seconds"),
+    [(20e-6, True, "graph", 20e-6), (20e-6, False, "events", 50e-6), (5e-3, True, "events", 5.03e-3)],
+)
+def test_a_gpus_short_kernels_are_timed_without_their_launches(
+    monkeypatch: pytest.MonkeyPatch, work: float, graph: bool, timing: str, seconds: float
+) -> None:
+    gpu, made = FakeGpu(launch=30e-6), list[float]()
+    monkeypatch.setattr("validation.microbenchmarks.timing.import_torch", lambda: gpu)
+    calls = [gpu.call(work * (1.0 + 0.1 * (number % 2)), made) for number in range(10)]
+    _stream.cache_clear()
+    sample = measure(calls, kind="cuda", seconds=0.01, graph=graph)
+    _stream.cache_clear()
+    assert sample.timing == timing
+    assert sample.median == pytest.approx(seconds, rel=0.11)
+    assert sample.repeats >= 5
+    assert len(set(made)) == 2, "the calls take turns"
+
+
+GPU = Machine(
+    kind="cuda",
+    name="a GPU",
+    count=8,
+    units=132,
+    clock=1.8e9,
+    cache=50 * 2**20,
+    memory=80 * 10**9,
+    dtypes=("bfloat16", "fp8"),
+    versions={"torch": "2.99"},
+)
+CPU = dataclasses.replace(GPU, kind="cpu", units=8, dtypes=("float32", "bfloat16"))
+
+
+@pytest.mark.parametrize("machine", [GPU, CPU], ids=["cuda", "cpu"])
+@pytest.mark.parametrize("op", [op for op in OPS if op in FAMILIES])
+def test_every_kernel_that_is_measured_can_be_fitted(op: str, machine: Machine) -> None:
+    cases, _ = OPS[op]
+    assert cases is not None
+    size = "full" if machine.kind == "cuda" else "small"
+    rows = pd.DataFrame([{"framework": "torch", **c.row} for c in cases(machine, size, machine.dtypes)])
+    for table, part in rows.groupby(FAMILIES[op].table(rows)):
+        starts = torch_starts(str(table)) or starts_of(str(table))
+        assert len(part) * 0.8 >= ROWS_PER_COEFFICIENT * max(len(start.bounds) for start in starts)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_every_size_has_points_small_enough_for_it(size: str) -> None:
+    machine = GPU if size == "full" else CPU
+    for op in (op for op in OPS if OPS[op][0] is not None and op not in {"moe", "grouped_gemm"}):
+        points = list(OPS[op][0](machine, size, machine.dtypes))
+        within = [p for p in points if p.flops <= SIZES[size].flops and p.bytes <= SIZES[size].bytes]
+        assert len(within) > 0.6 * len(points) > 0, op
+
+
+@needs_torch
+@pytest.mark.parametrize(("capability", "fp8"), [((9, 0), True), ((8, 0), False)])
+def test_a_gpu_says_what_it_is_and_what_it_does_not_tell(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], fp8: bool
+) -> None:
+    import torch
+
+    properties = SimpleNamespace(name="a GPU", multi_processor_count=132, total_memory=80 * 10**9, L2_cache_size=0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr("validation.microbenchmarks.machine.shutil.which", lambda _: None)
+    machine = describe_machine("cuda")
+    assert (machine.units, machine.memory, machine.count) == (132, 80 * 10**9, 2)
+    assert ("fp8" in machine.dtypes) is fp8
+    assert machine.assumed == ("clock", "cache")
