@@ -80,8 +80,8 @@ class Certainty:
 def decode_certainty(deployment: Deployment, sequences: int, length: int, folder: Path | None) -> Certainty:
     """Judge a decode step, which most of a run is made of.
 
-    Kernels count with their residuals, errors of one family in full; the host gap with the spread of what nobody
-    measured.
+    Kernels count with their residuals, errors of one family in full and what borrowing adds in full over all; the
+    host gap with the spread of what nobody measured.
     """
     times = [time for time in priced_step(deployment, "decode", max(sequences, 1), max(length, 1)) if time.seconds > 0]
     seconds = [float(time.seconds + time.wait) for time in times]
@@ -89,7 +89,8 @@ def decode_certainty(deployment: Deployment, sequences: int, length: int, folder
     families = [family_of(time.table) for time in times]
     gap = step_gap(deployment, "decode", sequences, sum(seconds))
     sigmas = [float(spread.sigma) for spread in spreads]
-    low, high = interval(1.0, combine([*seconds, gap], [*sigmas, UNMEASURED], [*families, "host"]))
+    shared = [*(float(spread.transfer) for spread in spreads), 0.0]
+    low, high = interval(1.0, combine([*seconds, gap], [*sigmas, UNMEASURED], [*families, "host"], shared))
     shares: dict[str, float] = {}
     grades = [*(str(spread.evidence) for spread in spreads), str(deployment.stack.numbers["cpu_gap"].status)]
     for grade, part in zip(grades, [*seconds, gap], strict=True):
