@@ -12,7 +12,8 @@ from simulator import Scenario, check
 from simulator.presets import scenario_path
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "docs" / "tutorial.md", *sorted((ROOT / "docs").glob("how-to-*.md"))]
+NAMES = ("tutorial", "how-to-replay-traces", "how-to-compare-deployments", "how-to-read-an-explanation")
+PAGES = [ROOT / "docs" / f"{name}.md" for name in NAMES]
 VERBS = {"simulate", "estimate", "explain", "check"}
 
 
