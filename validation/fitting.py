@@ -187,7 +187,8 @@ def fit(
         xtol=1e-6,
         ftol=1e-6,
     )
-    if not np.all(np.isfinite(solution.x)):
+    # Status 0: the evaluations ran out before the loss stood still.
+    if solution.status <= 0 or not np.all(np.isfinite(solution.x)):
         raise FitError(f"fit of {kind.__name__}: did not converge ({solution.message})")
     stuck = np.minimum(solution.x - low, high - solution.x) < 1e-3 * (high - low)
     best = coefficients(solution.x)

@@ -144,6 +144,23 @@ def test_a_fit_of_noise_is_refused(tmp_path: Path) -> None:
         fit_measurements("h100-sxm", tables(tmp_path / "t", gemm=rows))
 
 
+def test_a_fit_that_does_not_converge_changes_nothing(
+    measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import scipy.optimize
+
+    def hasty(*given: Any, **options: Any) -> Any:
+        return solve(*given, **{**options, "max_nfev": 2})
+
+    solve = scipy.optimize.least_squares
+    monkeypatch.setattr(scipy.optimize, "least_squares", hasty)
+    command = ["calibrate", "fit", "--device", "h100", "--measurements", str(measured), "--out", str(tmp_path / "p")]
+    answer = CliRunner().invoke(app, command)
+    assert answer.exit_code == 2
+    assert "did not converge" in answer.output
+    assert not (tmp_path / "p").exists()
+
+
 def broken(rows: pd.DataFrame, how: str) -> pd.DataFrame:
     if how == "missing":
         return rows.drop(columns="n")
