@@ -6,7 +6,7 @@ shared by all scenarios that differ in the load alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -192,7 +192,10 @@ def scenario_routing(choice: Routing, model: ModelSpec, seed: int) -> RoutingTra
     if choice.kind == "trace":
         if choice.trace is None:
             raise ScenarioError("routing.trace: is required where routing.kind = 'trace'")
-        trace = read_routing_trace(_sample_or_path(choice.trace), num_experts=experts)
+        trace = read_routing_trace(_sample_or_path(choice.trace))
+        if trace.num_experts < experts:
+            # The last experts may simply never have been chosen.
+            trace = replace(trace, num_experts=experts)
         check_routing(trace, num_experts=experts, layers=layers, top_k=moe.top_k)
         return trace
     if choice.kind == "balanced":

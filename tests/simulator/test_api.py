@@ -230,7 +230,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no routing trace": ({"routing": {"kind": "trace"}}, "routing.trace: is required where routing.kind = 'trace'"),
     "routing trace of more experts": (
         {"routing": {"kind": "trace", "trace": "sample:routing_24x32_top4.npz"}},
-        "does not exist, expected 0 to 7",
+        "it has 24 MoE layers of 32 experts, top-4; the model has 32 MoE layers of 8 experts, top-2",
     ),
     "routing trace of fewer layers": (
         {"routing": {"kind": "trace", "trace": "sample:routing_4x8_top2.parquet"}},
