@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import io
 import json
 import tomllib
@@ -152,6 +153,8 @@ def fit_measurements(
     MoesimError
         The device is unknown, a table cannot be used, or no kernel could be fitted.
     """
+    if importlib.util.find_spec("scipy") is None:
+        raise FitError("SciPy is not installed; install it with: pip install 'moesim[calibrate]'")
     hardware = load_hardware(device, folder=profiles) if isinstance(device, str) else device
     files, unknown = measured_files(folder)
     frames = {op: read_measured(path) for op, path in files.items()}

@@ -161,6 +161,12 @@ def test_a_fit_that_does_not_converge_changes_nothing(
     assert not (tmp_path / "p").exists()
 
 
+def test_without_scipy_the_message_says_how_to_install_it(measured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("validation.calibrate.importlib.util.find_spec", lambda _: None)
+    with pytest.raises(FitError, match=r"pip install 'moesim\[calibrate\]'"):
+        fit_measurements("h100-sxm", measured)
+
+
 def broken(rows: pd.DataFrame, how: str) -> pd.DataFrame:
     if how == "missing":
         return rows.drop(columns="n")
