@@ -50,8 +50,10 @@ class Steady:
 
     Attributes
     ----------
-    running : float
-        Requests that decode [1].
+    running, sustained : float
+        Requests that decode, and how many these step times keep decoding; the same once solved [1].
+    batch : float
+        Requests that decode in a decode step [1].
     decode_s, prompt_s : float
         Time of a step without and with prompt tokens [s].
     prompt_share : float
@@ -69,6 +71,8 @@ class Steady:
     """
 
     running: float
+    sustained: float
+    batch: float
     decode_s: float
     prompt_s: float
     prompt_share: float
@@ -105,76 +109,101 @@ def solve(deployment: Deployment, load: Load) -> Steady:
 
     Notes
     -----
-    With n requests decoding, e = n / (outputs - 1) end per step and as many prompts come in, each of
-    ``chunks = ceil(inputs / budget)`` prompt steps. At least one comes in with the probability 1 - exp(-e) of
-    independent endings. In a closed loop n is what is in
-    flight less what is in prefill (Little's law); in an open loop n = rate * (outputs - 1) * gap. Both are solved by
-    damped iteration. Wrong where arrivals come in bursts that queue, and where requests of equal length end together.
+    With n requests in a decode step, e = n / (outputs - 1) end per step and as many prompts come in, each of
+    ``chunks = ceil(prompt / budget)`` prompt steps. At least one comes in with the probability 1 - exp(-e) of
+    independent endings. A request meets the prompts of the others, but not its own. In a closed loop n is what is in
+    flight less those who miss the step: requests not yet admitted and, where steps are mixed, in prefill. In an open
+    loop rate * (outputs - 1) * gap decode at any time, a Poisson number m: a request finds m others, and a step, which
+    needs at least one, m / (1 - exp(-m)). Both are solved by iteration, from the largest batch down. Wrong where
+    arrivals come in bursts that queue, and where requests of equal length end together.
     """
-    limits = deployment.limits
-    timer = deployment.timer()
     decodes = max(load.outputs - 1.0, 1e-9)
     most = _most_running(deployment, load)
-    wanted = load.concurrency or most
-    running = min(wanted, most)
-    state = _at(deployment, timer, load, running, 1)
+    running = min(load.concurrency or most, most)
+    state = _at(deployment, load, running, most, 1)
     for _ in range(_ROUNDS):
-        if load.concurrency:
-            target = load.concurrency / (1.0 + state.ttft_s / (decodes * state.gap_s))
-        else:
-            target = load.rate * decodes * state.gap_s
-        target = min(max(target, 1e-3), most)
+        target = min(max(state.sustained, 1e-3), most)
         if abs(target - running) <= 1e-4 * running:
             break
-        running += 0.6 * (target - running)
-        state = _at(deployment, timer, load, running, 1)
-    state = _at(deployment, timer, load, running, _WINDOWS)
-    capacity = running / (decodes * state.gap_s)
-    saturated = not load.concurrency and load.rate > capacity * 1.001 and running >= most * 0.999
-    rate = capacity if load.concurrency or saturated else load.rate
-    wait = 0.0
+        running = target
+        state = _at(deployment, load, running, most, 1)
+    full = state.sustained >= most
+    state = _at(deployment, load, running, most, _WINDOWS)
     if load.concurrency:
-        wait = max(load.concurrency / rate - state.ttft_s - decodes * state.gap_s, 0.0)
-    elif limits.dp:
-        wait = state.gap_s / 2
-    return replace(state, ttft_s=state.ttft_s + wait, rate=rate, saturated=saturated)
+        cycle = state.ttft_s + decodes * state.gap_s
+        rate = min(state.rate, load.concurrency / cycle) if full else load.concurrency / cycle
+        return replace(state, ttft_s=state.ttft_s + load.concurrency / rate - cycle, rate=rate)
+    saturated = full and load.rate > state.rate * 1.001
+    return replace(state, rate=state.rate if saturated else load.rate, saturated=saturated)
 
 
 def _most_running(deployment: Deployment, load: Load) -> float:
+    """Requests that an instance can decode at once: as many as it may, fit its memory, and leave room for prompts."""
     limits = deployment.limits
     held = limits.kv_per_sequence + (load.inputs + load.outputs / 2) * limits.kv_per_token
-    return limits.dp * min(limits.max_running, limits.pool / held)
+    most = min(limits.max_running, limits.pool / held)
+    if limits.scheduler == "mixed":
+        most = min(most, limits.token_budget / (1.0 + load.inputs / max(load.outputs - 1.0, 1.0)))
+    return limits.dp * most
 
 
-def _at(deployment: Deployment, timer: TableTimer, load: Load, running: float, windows: int) -> Steady:
-    """Step times with so many requests decoding, averaged over windows of the routing trace."""
-    limits = deployment.limits
-    mixed = limits.scheduler == "mixed"
+def _at(deployment: Deployment, load: Load, running: float, most: float, windows: int) -> Steady:
+    """Step times with so many requests decoding, averaged over windows of the routing trace, always the same."""
+    limits, timer = deployment.limits, deployment.timer()
+    closed, mixed = load.concurrency > 0, limits.scheduler == "mixed"
     decodes = max(load.outputs - 1.0, 1e-9)
-    budget = max(limits.token_budget - (running / limits.dp if mixed else 0.0), 1.0)
-    chunks = max(math.ceil(load.inputs / budget), 1) if limits.chunked else 1
-    ends = running / decodes
-    decode, decode_row = _mean_step(timer, limits.dp, running, load, 0.0, 0.0, windows)
+    others = max(running - 1.0, 0.0) if closed else running
+    batch = max(running, 1.0) if closed else running / -math.expm1(-running)
+    ends = batch / decodes
+    decode, decode_row = _mean_step(timer, limits.dp, batch, load, 0.0, 0.0, windows)
+    budget = max(limits.token_budget - (batch / limits.dp if mixed else 0.0), 1.0)
+    chunks = float(np.ceil(np.asarray(load.prompts) / budget).mean()) if limits.chunked else 1.0
+    entry = frontend = deployment.stack.number("frontend")
+    late = math.ceil(frontend / decode) if closed and not mixed else 0
+    share, own = _prompt_steps(load, limits.dp, ends, late)
     # Prompts that arrive within one step are computed together, as far as the budget of all ranks goes.
-    share = max(-math.expm1(-ends) * chunks, ends * load.inputs / (limits.dp * budget))
+    share = max(share * chunks, ends * load.inputs / (limits.dp * budget))
     if mixed:
         share = min(share, 1.0)
-    tokens = ends * load.inputs / share if share > 0 else load.inputs
-    own = min(max(busiest_prompts(load, limits.dp, ends) / chunks, tokens / limits.dp), tokens)
-    batch = running if mixed else 0.0
-    prompt, prompt_row = _mean_step(timer, limits.dp, batch, load, tokens, own, windows)
-    gap = (1.0 - share) * decode + share * prompt if mixed else decode + share * prompt
+    tokens = ends * load.inputs / share
+    own = min(max(own / chunks, tokens / limits.dp), tokens)
+    if limits.chunked:
+        own = min(own, budget)
+    prompt, prompt_row = _mean_step(timer, limits.dp, others if mixed else 0.0, load, tokens, own, windows)
+    pure, met = (1.0 - share if mixed else 1.0), share * others / batch
+    period = pure * decode + share * prompt
+    felt = decode if closed else _mean_step(timer, limits.dp, min(running + 1.0, most), load, 0.0, 0.0, windows)[0]
+    gap = (1.0 - met if mixed else 1.0) * felt + met * prompt
+    if frontend > 0.0 or not closed:
+        # Who comes at any time waits for the rest of a step; the next of a closed loop comes as one ends.
+        entry += -math.expm1(-others) * (pure * decode**2 + share * prompt**2) / (2.0 * period)
+    missed = entry / period + chunks * mixed
     return Steady(
         running=running,
+        sustained=load.concurrency * decodes / (decodes + missed) if closed else load.rate * decodes * gap,
+        batch=batch,
         decode_s=decode,
         prompt_s=prompt,
         prompt_share=share,
         gap_s=gap,
-        ttft_s=deployment.stack.number("frontend") + chunks * prompt,
-        rate=ends / gap,
+        ttft_s=entry + chunks * prompt,
+        rate=ends / period,
         saturated=False,
         steps={name: np.array([decode_row[name], prompt_row[name]]) for name in STEP_COLUMNS},
     )
+
+
+def _prompt_steps(load: Load, dp: int, ends: float, late: int) -> tuple[float, float]:
+    """Prompt steps per decode step, and prompt tokens of the busiest rank in one, before any chunking [1], [tokens].
+
+    Prompts come ``late`` decode steps after the ends that made room for them. Where they run first, the first to come
+    stops the decoding; those whose turn came while it was on its way arrive during its step and share the next.
+    """
+    first, second = -math.expm1(-ends), -math.expm1(-ends * late)
+    own = busiest_prompts(load, dp, ends)
+    if late:
+        own = (own + second * busiest_prompts(load, dp, ends * late)) / (1.0 + second)
+    return (1.0 + second) / (1.0 / first + late), own
 
 
 def busiest_prompts(load: Load, dp: int, ends: float) -> float:
@@ -275,7 +304,7 @@ def steady_state(
         for part, seconds in parts.items():
             breakdown[part] += weight * seconds
     busy = sum(breakdown.values())
-    steps_per_s = state.rate * max(load.outputs - 1.0, 1e-9) / max(state.running, 1e-9)
+    steps_per_s = state.rate * max(load.outputs - 1.0, 1e-9) / max(state.batch, 1e-9)
     breakdown = {part: seconds * steps_per_s for part, seconds in breakdown.items()}
     breakdown["idle"] = max(1.0 - busy * steps_per_s, 0.0)
     work = step_work(deployment, state.steps, weights)
@@ -284,7 +313,7 @@ def steady_state(
     limits = ((state.ttft_s, slo.ttft), (tpot, slo.tpot), (e2el, slo.e2el))
     met = all(limit is None or value <= limit for value, limit in limits)
     rate = state.rate * instances
-    spread = expert_spread(deployment.routing, round(state.running), _WINDOWS)
+    spread = expert_spread(deployment.routing, max(round(state.batch), 1), _WINDOWS)
     summary = _summary(state, load, capacity, work, rate, steps_per_s, e2el, instances, spread, met=met)
     return summary, breakdown
 
@@ -323,7 +352,8 @@ def _summary(
         goodput_rps=rate if met and not state.saturated else 0.0,
         usd_per_million_output_tokens=capacity.price / output_rate * 1e6 if output_rate > 0 else _NAN,
         request_throughput_rps=rate,
-        batch_size_mean=state.running,
+        # Over the time of all steps, in which an open loop may rest.
+        batch_size_mean=state.batch if load.rate else state.rate * (load.outputs - 1.0) * state.gap_s,
         queue_length_mean=_NAN,
         kv_use_mean=_NAN,
         kv_use_max=_NAN,

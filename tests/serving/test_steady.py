@@ -11,7 +11,8 @@ import pytest
 from simulator import Scenario, estimate, simulate
 from simulator.results import Estimate, Result
 from simulator.serving.deployment import deploy, scenario_requests
-from simulator.serving.steady import mean_load, solve
+from simulator.serving.steady import busiest_prompts, mean_load, solve
+from workloads.request_trace import RequestTrace
 
 CASES: dict[str, dict[str, Any]] = {
     "mixtral-8x7b on a100, tp 2": {
@@ -74,7 +75,7 @@ def test_estimate_and_simulation_agree_within_three_percent(case: str, concurren
 @pytest.mark.parametrize("case", CASES)
 def test_estimate_and_simulation_agree_on_the_first_token_of_a_light_load(case: str) -> None:
     closed_form, events = (answer.summary for answer in both(case, 4))
-    assert closed_form.ttft_s.mean == pytest.approx(events.ttft_s.mean, rel=0.08)
+    assert closed_form.ttft_s.mean == pytest.approx(events.ttft_s.mean, rel=0.1)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -95,7 +96,7 @@ def test_littles_law_ties_the_estimate_together(case: str) -> None:
     devices = asked.parallelism.tp * asked.parallelism.dp
     assert summary.output_tokens_per_s_per_gpu * devices == pytest.approx(summary.request_throughput_rps * outputs)
     decoding = summary.request_throughput_rps * summary.tpot_s.mean * (outputs - 1)
-    assert decoding == pytest.approx(summary.batch_size_mean, rel=1e-3)
+    assert decoding == pytest.approx(summary.batch_size_mean, rel=0.02)
 
 
 def test_one_request_alone_on_many_ranks_takes_its_own_time() -> None:
@@ -104,22 +105,71 @@ def test_one_request_alone_on_many_ranks_takes_its_own_time() -> None:
     assert closed_form.tpot_s.mean == pytest.approx(events.tpot_s.mean, rel=0.02)
 
 
-def test_an_open_loop_below_capacity_agrees_too() -> None:
+@pytest.mark.parametrize("rate", [0.05, 1.0, 6.0])
+def test_an_open_loop_below_capacity_agrees_too(rate: float) -> None:
+    """From one request now and then, which no other shares its steps with, to a busy server."""
     asked = scenario(
         "gpt-oss-20b on h100",
         16,
         requests={
             "kind": "poisson",
-            "rate": 6.0,
-            "count": 800,
-            "lengths": {"kind": "uniform", "input": 1024, "output": 256, "range_ratio": 0.5},
+            "rate": rate,
+            "count": 200 if rate < 1 else 600,
+            "lengths": {"kind": "uniform", "input": 1024, "output": 128, "range_ratio": 0.5},
         },
-        run={"warmup_requests": 100, "traced_steps": 0},
+        run={"traced_steps": 0},
     )
     closed_form, events = estimate(asked).summary, simulate(asked).summary
-    assert closed_form.tpot_s.mean == pytest.approx(events.tpot_s.mean, rel=0.05)
-    assert closed_form.batch_size_mean == pytest.approx(events.batch_size_mean, rel=0.12)
-    assert closed_form.request_throughput_rps == pytest.approx(6.0, rel=0.08)
+    assert closed_form.tpot_s.mean == pytest.approx(events.tpot_s.mean, rel=0.03)
+    assert closed_form.ttft_s.mean == pytest.approx(events.ttft_s.mean, rel=0.1)
+    assert closed_form.batch_size_mean == pytest.approx(events.batch_size_mean, rel=0.06)
+    assert closed_form.request_throughput_rps == pytest.approx(events.request_throughput_rps, rel=0.03)
+
+
+def test_prompts_that_meet_on_a_rank_hold_up_all_ranks() -> None:
+    """Many requests on eight ranks: a prompt step takes as long as the rank with most prompt tokens."""
+    closed_form, events = (answer.summary for answer in both("deepseek-v3 on h200, dp 8 ep 8", 256))
+    assert closed_form.tpot_s.mean == pytest.approx(events.tpot_s.mean, rel=0.03)
+    assert closed_form.output_tokens_per_s_per_gpu == pytest.approx(events.output_tokens_per_s_per_gpu, rel=0.03)
+
+
+def test_prompts_that_come_late_share_a_step() -> None:
+    """The frontend takes as long as several decode steps, in which more requests end."""
+    asked = scenario("deepseek-v3 on h200, dp 8 ep 8", 64, model={"name": "deepseek-v2-lite"})
+    closed_form, events = estimate(asked).summary, simulate(asked)
+    frontend = deploy(asked).stack.number("frontend")
+    decode = events.steps.loc[events.steps["prefill_tokens"] == 0, "duration_s"].mean()
+    assert frontend > 2 * decode
+    assert closed_form.tpot_s.mean == pytest.approx(events.summary.tpot_s.mean, rel=0.03)
+    rate = events.summary.output_tokens_per_s_per_gpu
+    assert closed_form.output_tokens_per_s_per_gpu == pytest.approx(rate, rel=0.03)
+
+
+def test_long_prompts_are_computed_in_chunks_in_both() -> None:
+    lengths = {"kind": "uniform", "input": 16_384, "output": 128, "range_ratio": 0.5}
+    requests = {"kind": "closed_loop", "concurrency": 4, "count": 240, "lengths": lengths}
+    asked = scenario("gpt-oss-20b on h100", 4, requests=requests, stack={"name": "vllm", "token_budget": 2048})
+    closed_form, events = estimate(asked).summary, simulate(asked).summary
+    assert closed_form.tpot_s.mean == pytest.approx(events.tpot_s.mean, rel=0.03)
+    # The closed form does not know that such prompts queue for the budget of a step.
+    assert closed_form.output_tokens_per_s_per_gpu == pytest.approx(events.output_tokens_per_s_per_gpu, rel=0.06)
+
+
+@pytest.mark.parametrize("dp", [1, 4, 32])
+@pytest.mark.parametrize("ends", [0.01, 0.5, 3.0, 20.0])
+def test_the_busiest_rank_holds_the_largest_of_random_sums(dp: int, ends: float) -> None:
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(500, 1000, 1000)
+    load = mean_load(
+        RequestTrace(arrival=np.zeros(1000), input_tokens=lengths, output_tokens=np.full(1000, 9), concurrency=1), 1
+    )
+    prompts = rng.poisson(ends, 40_000 if ends > 0.1 else 1_000_000)
+    prompts = prompts[prompts > 0][:20_000]
+    sums = np.zeros((len(prompts), dp))
+    for turn in range(int(prompts.max())):
+        rows = np.flatnonzero(prompts > turn)
+        np.add.at(sums, (rows, rng.integers(0, dp, len(rows))), rng.choice(lengths, len(rows)))
+    assert busiest_prompts(load, dp, ends) == pytest.approx(sums.max(axis=1).mean(), rel=0.01)
 
 
 def test_a_load_beyond_capacity_is_said_to_be() -> None:
