@@ -74,6 +74,14 @@ def test_the_load_of_any_window_is_what_counting_gives(ranks: int, start: int, c
     assert sums.load(start, count).tolist() == counted(routing(), chosen, ranks).tolist()
 
 
+@pytest.mark.parametrize("stop", [TOKENS - 1, TOKENS, TOKENS + 1, 2 * TOKENS, 2 * TOKENS + 1])
+def test_windows_that_end_where_the_trace_does_are_counted_right(stop: int) -> None:
+    for start in (0, 1, TOKENS - 1):
+        tokens = np.arange(start, stop) % TOKENS
+        load = cached_replay(4).prompt.load(start, stop - start)
+        assert load.tolist() == counted(routing(), tokens, 4).tolist()
+
+
 @pytest.mark.parametrize("ranks", [1, 2, 4, 8])
 @pytest.mark.parametrize("batch", [1, 7, 64, 250, 500])
 def test_imbalance_of_batches_is_what_counting_gives(ranks: int, batch: int) -> None:

@@ -37,7 +37,8 @@ class Played:
     """A run with the instances that played it, and what preemption cost.
 
     ``recomputed`` are prompt tokens that were computed and thrown away or that repeat decoded ones; ``resumed`` how
-    often a request that had begun to answer began again.
+    often a request that had begun to answer began again; ``fullest`` the largest share of its KV pool that a rank took
+    up at the end of a decode step, before anyone left.
     """
 
     run: EngineRun
@@ -45,6 +46,7 @@ class Played:
     instances: list[Instance] = field(default_factory=list)
     recomputed: int = 0
     resumed: int = 0
+    fullest: float = 0.0
 
     def __getattr__(self, name: str) -> np.ndarray:
         return column(getattr(self.run.requests, name))
@@ -55,11 +57,21 @@ def played(trace: RequestTrace, limits: Limits, timers: Sequence[Any], **options
     seen: list[Instance] = []
     lost: list[int] = []
     resumed: list[int] = []
+    fullest = 0.0
 
     class Watched(Instance):
         def __init__(self, *args: Any) -> None:
             super().__init__(*args)
             seen.append(self)
+
+        def _decode(self, now: float) -> None:
+            nonlocal fullest
+            batch = self._batch
+            for rank in range(limits.dp):
+                tokens = batch.tokens_on(rank) + batch.rows[rank]
+                held = tokens * limits.kv_per_token + batch.sequences[rank] * limits.kv_per_sequence
+                fullest = max(fullest, held / limits.pool)
+            super()._decode(now)
 
         def _drop_prompt(self, rank: int) -> int:
             lost.append(self._prefilling[rank][-1][1])
@@ -74,7 +86,7 @@ def played(trace: RequestTrace, limits: Limits, timers: Sequence[Any], **options
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine, "Instance", Watched)
         run = run_engine(trace, timers, limits, **options)
-    return Played(run=run, trace=trace, instances=seen, recomputed=sum(lost), resumed=len(resumed))
+    return Played(run=run, trace=trace, instances=seen, recomputed=sum(lost), resumed=len(resumed), fullest=fullest)
 
 
 @pytest.fixture(scope="session")

@@ -113,6 +113,15 @@ def test_memory_pressure_preempts_the_youngest_which_keeps_its_tokens(
     assert played.run.gaps["gap_s"].max() == 4.0
 
 
+def test_a_preempted_request_goes_before_those_that_wait(
+    play: Play, limits: LimitsOf, requests_of: RequestsOf, constant_timer: Any
+) -> None:
+    played = play(requests_of([3, 3, 3], [6, 6, 1]), limits(pool=10.0, max_running=2), [constant_timer()])
+    assert played.preemptions.tolist() == [0, 1, 0]
+    assert column_of(played, "finish") == [6.0, 9.0, 10.0]
+    assert column_of(played, "admitted") == [0.0, 0.0, 9.0]
+
+
 def test_a_prompt_in_progress_gives_way_to_an_older_answer(
     play: Play, limits: LimitsOf, requests_of: RequestsOf, constant_timer: Any
 ) -> None:
