@@ -31,11 +31,6 @@ run = { traced_steps = 4 }
 NAN = float("nan")
 
 
-@pytest.fixture(autouse=True)
-def _wide_window(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "120")
-
-
 @pytest.fixture
 def scenario_file(tmp_path: Path) -> Path:
     path = tmp_path / "two_cards.toml"
