@@ -22,7 +22,7 @@ from simulator.memory import MemoryBudget, memory_budget, require_fit
 from simulator.parallelism import Parallelism, require_split
 from simulator.placement import Placement, place
 from simulator.placement.replay import RoutingReplay, replay
-from simulator.scenario import HardwareChoice, Lengths, Model, Requests, Routing, Scenario
+from simulator.scenario import HardwareChoice, Lengths, Model, Requests, Routing, Run, Scenario, Slo
 from simulator.serving.instance import Limits
 from simulator.serving.timer import RowTotals, TableTimer, row_totals
 from simulator.stack import StackProfile, customised
@@ -260,8 +260,27 @@ def deploy(scenario: Scenario, requests: RequestTrace | None = None) -> Deployme
     """
     trace = requests if requests is not None else scenario_requests(scenario.requests, scenario.seed)
     longest = int((trace.input_tokens + trace.output_tokens).max())
-    concurrency = trace.concurrency or 0
-    return _deploy(scenario.model_copy(update={"requests": Requests(), "name": ""}), longest, concurrency)
+    # Tables are sized in powers of two, so that scenarios which differ in their load alone share them.
+    priced = scenario.model_copy(
+        update={
+            "name": "",
+            "requests": Requests(),
+            "slo": Slo(),
+            "run": Run(),
+            "parallelism": scenario.parallelism.model_copy(update={"instances": 1}),
+        }
+    )
+    deployment = _deploy(priced, _power_of_two(longest), _power_of_two(trace.concurrency or 0))
+    require_fit(deployment.budget, deployment.model, deployment.split, longest)
+    if longest <= deployment.model.max_context:
+        return deployment
+    warning = f"extrapolated: requests of {longest} tokens exceed the model's context of {deployment.model.max_context}"
+    return replace(deployment, warnings=(*deployment.warnings, warning))
+
+
+def _power_of_two(count: int) -> int:
+    """Round up to a power of two; 0 stays 0."""
+    return 1 << (count - 1).bit_length() if count else 0
 
 
 @lru_cache(maxsize=8)
@@ -273,7 +292,7 @@ def _deploy(scenario: Scenario, longest: int, concurrency: int) -> Deployment:
     slots = model.moe_layers[0].num_experts + scenario.placement.redundant_slots if model.moe_layers else None
     require_split(model, split, slots)
     budget = device_budget(model, split, stack, hardware, slots)
-    require_fit(budget, model, split, longest)
+    require_fit(budget, model, split, longest=1)
     limits = _limits(stack, split, budget, concurrency)
     most_prompt = limits.token_budget if limits.chunked else max(limits.token_budget, longest)
     routing_trace = scenario_routing(scenario.routing, model, scenario.seed)
@@ -299,7 +318,7 @@ def _deploy(scenario: Scenario, longest: int, concurrency: int) -> Deployment:
         tables=tables,
         totals=row_totals(tables, stack),
         limits=limits,
-        warnings=_warnings(hardware, cost.used, model, routing, longest),
+        warnings=_warnings(hardware, cost.used, routing),
     )
 
 
@@ -344,14 +363,10 @@ def _place(
     return replay(trace, placement, concurrency)
 
 
-def _warnings(
-    hardware: Hardware, used: frozenset[str], model: ModelSpec, routing: RoutingReplay | None, longest: int
-) -> tuple[str, ...]:
+def _warnings(hardware: Hardware, used: frozenset[str], routing: RoutingReplay | None) -> tuple[str, ...]:
     found = []
     if borrowed := sorted({name.split(".")[0] for name in used if name not in hardware.device.main.kernels}):
         found.append(f"extrapolated: {hardware.device.id} takes {', '.join(borrowed)} from {hardware.evidence}")
-    if longest > model.max_context:
-        found.append(f"extrapolated: requests of {longest} tokens exceed the model's context of {model.max_context}")
     if routing is not None and routing.tokens < routing.recorded_tokens:
         found.append(f"routing trace cut to its first {routing.tokens} of {routing.recorded_tokens} tokens")
     return tuple(found)
