@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from array import array
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import cycle
 from typing import Literal
@@ -113,8 +115,21 @@ def run_engine(
         started = min(trace.concurrency, total)
         for request in range(started):
             start(request)
-    env.run(until=done)
+    with _no_collector():
+        env.run(until=done)
     return EngineRun(requests=records, steps=steps.arrays(), gaps=gaps.arrays(), end=env.now)
+
+
+@contextmanager
+def _no_collector() -> Iterator[None]:
+    """Keep the cycle collector from walking the recorded rows again and again: a run makes no cycles."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _least_loaded(instances: Sequence[Instance]) -> Instance:
