@@ -45,7 +45,10 @@ def test_slices_that_overlap_are_refused_by_name() -> None:
 
 
 def test_the_same_slices_on_two_threads_are_fine() -> None:
-    check_nesting([span("attention", 0, 2), span("experts", 1, 2, "rank 0 / network")])
+    overlapping = [span("attention", 0, 2), span("experts", 1, 2)]
+    with pytest.raises(OutputError):
+        check_nesting(overlapping)
+    check_nesting([overlapping[0], span("experts", 1, 2, "rank 0 / network")])
 
 
 def test_a_negative_duration_is_refused() -> None:

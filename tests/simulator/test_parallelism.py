@@ -72,3 +72,4 @@ def test_all_reasons_are_given_at_once_and_each_but_once() -> None:
 def test_a_split_that_can_be_is_let_through() -> None:
     for split in (Parallelism(tp=8, ep=8), Parallelism(dp=32, ep=32), Parallelism(tp=8, pp=2)):
         require_split(DEEPSEEK, split)
+        assert parallelism_problems(DEEPSEEK, split) == []
