@@ -214,9 +214,9 @@ def op_spread(op_time: OpTime, hardware: Hardware, folder: Path | None = None) -
 
 
 def step_interval(
-    op_times: Sequence[OpTime], hardware: Hardware, folder: Path | None = None
+    op_times: Sequence[OpTime], hardware: Hardware, folder: Path | None = None, *, host: float = 0.0
 ) -> tuple[FloatArray, FloatArray]:
-    """Return the 80 % interval of a step's kernel time, as factors on it [1].
+    """Return the 80 % interval of a step's time, as factors on it [1].
 
     Parameters
     ----------
@@ -226,12 +226,14 @@ def step_interval(
         Where the step runs.
     folder : Path, optional
         The user's profiles.
+    host : float
+        Time that the host adds to the kernels [s], which nobody measured.
     """
     times = [op_time.seconds + op_time.wait for op_time in op_times]
     spreads = [op_spread(op_time, hardware, folder) for op_time in op_times]
     families = [family_of(op_time.table) for op_time in op_times]
     sigmas, shared = [spread.sigma for spread in spreads], [spread.transfer for spread in spreads]
-    return interval(1.0, combine(times, sigmas, families, shared))
+    return interval(1.0, combine([*times, host], [*sigmas, UNMEASURED], [*families, "host"], [*shared, 0.0]))
 
 
 def _op_axes(shape: Mapping[str, Any]) -> Iterator[tuple[str, ArrayLike]]:

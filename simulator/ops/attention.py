@@ -31,7 +31,7 @@ def _grouped_query_ops(c: StepContext, a: GroupedQueryAttention, count: int) -> 
     yield small("rope_and_cache", count * passes, c.tokens, c.tokens * width * 2 * 2)
     shape = {"num_heads": heads, "num_kv_heads": kv_heads, "head_dim": a.head_dim}
     options = {"window": a.window, "kv_dtype": dtypes.kv_cache}
-    new = np.divide(c.prefill, c.sequences, out=np.zeros_like(c.prefill), where=c.sequences > 0)
+    new = c.prompt_length
     pairs = c.sequences * _causal_pairs(new, c.prefix, a.window)
     kv_row = 2 * kv_heads * a.head_dim * dtype_bytes(dtypes.kv_cache)
     reach = np.minimum(c.context, a.window) if a.window else c.context
@@ -99,7 +99,7 @@ def _latent_ops(c: StepContext, a: LatentAttention, count: int) -> Iterator[Op]:
 def _latent_prefill(c: StepContext, a: LatentAttention, count: int, heads: float) -> Iterator[Op]:
     """Prompt tokens expand the latent to full keys and values and attend as multi-head attention."""
     dtypes, query = c.model.dtypes, a.qk_nope_head_dim + a.qk_rope_head_dim
-    new = np.divide(c.prefill, c.sequences, out=np.zeros_like(c.prefill), where=c.sequences > 0)
+    new = c.prompt_length
     prefix = np.minimum(c.prefix, a.index_top_k) if a.index_top_k else c.prefix
     expanded = np.where(c.prefill > 0, c.sequences * (prefix + new), 0.0)
     yield gemm(

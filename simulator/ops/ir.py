@@ -94,6 +94,11 @@ class StepContext:
         """Tokens of this attention rank [tokens]."""
         return self.prefill + self.decode
 
+    @property
+    def prompt_length(self) -> FloatArray:
+        """Mean new tokens of a prompt chunk; 0 where there is none [tokens]."""
+        return np.divide(self.prefill, self.sequences, out=np.zeros_like(self.prefill), where=self.sequences > 0)
+
 
 def dtype_bytes(dtype: str) -> float:
     return DTYPE_BYTES[dtype]

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from simulator.cost.model import OpTime
-from simulator.cost.uncertainty import UNMEASURED, combine, family_of, interval, op_spread
+from simulator.cost.uncertainty import family_of, op_spread, step_interval
 from simulator.ops import StepShape, build_ops
 from simulator.serving.deployment import Deployment
 
@@ -88,9 +88,7 @@ def decode_certainty(deployment: Deployment, sequences: int, length: int, folder
     spreads = [op_spread(time, deployment.hardware, folder) for time in times]
     families = [family_of(time.table) for time in times]
     gap = step_gap(deployment, "decode", sequences, sum(seconds))
-    sigmas = [float(spread.sigma) for spread in spreads]
-    shared = [*(float(spread.transfer) for spread in spreads), 0.0]
-    low, high = interval(1.0, combine([*seconds, gap], [*sigmas, UNMEASURED], [*families, "host"], shared))
+    low, high = step_interval(times, deployment.hardware, folder, host=gap)
     shares: dict[str, float] = {}
     grades = [*(str(spread.evidence) for spread in spreads), str(deployment.stack.numbers["cpu_gap"].status)]
     for grade, part in zip(grades, [*seconds, gap], strict=True):
