@@ -1,8 +1,10 @@
-"""The request trace behind a result file of ``vllm bench serve``."""
+"""Result files of ``vllm bench serve``: the request trace behind one, and what it measured."""
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +17,82 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchRun:
+    """What a benchmark run did and measured.
+
+    Attributes
+    ----------
+    model : str
+        The model, as the client called it.
+    requests, concurrency : int
+        Requests that were answered, and most in flight [1].
+    input_tokens, output_tokens : int
+        Mean lengths [tokens].
+    tokens_per_s : float
+        Input and output tokens per second of the run [1/s].
+    ttft, tpot, e2el : float
+        Latencies [s]; NaN where the file has none.
+    statistic : {"mean", "p50"}
+        What the latencies are: means where the file has them, else medians.
+    """
+
+    model: str
+    requests: int
+    concurrency: int
+    input_tokens: int
+    output_tokens: int
+    tokens_per_s: float
+    ttft: float
+    tpot: float
+    e2el: float
+    statistic: str
+
+
+def read_bench_run(file: Path) -> BenchRun:
+    """Read what a result file measured, of vLLM itself (``mean_ttft_ms``) or in seconds (``median_ttft``).
+
+    Raises
+    ------
+    TraceFormatError
+        The file is not such a result, or a figure in it is not a positive number.
+    """
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        msg = f"{file}: cannot be read as JSON: {error}"
+        raise TraceFormatError(msg) from None
+    if not isinstance(document, dict):
+        msg = f"{file}: got a JSON {type(document).__name__}, expected the object that vllm bench serve saves"
+        raise TraceFormatError(msg)
+    requests = int(_positive(document, "completed", file))
+    tokens = [_positive(document, f"total_{kind}_tokens", file) for kind in ("input", "output")]
+    concurrency = int(_positive(document, "max_concurrency", file, default=requests))
+    means = any(f"mean_tpot{unit}" in document for unit in ("_ms", ""))
+    latencies = {name: _latency(document, "mean" if means else "median", name, file) for name in _LATENCIES}
+    return BenchRun(
+        model=str(document.get("model_id", "")),
+        requests=requests,
+        concurrency=min(concurrency, requests),
+        input_tokens=max(round(tokens[0] / requests), 1),
+        output_tokens=max(round(tokens[1] / requests), 1),
+        tokens_per_s=sum(tokens) / _positive(document, "duration", file),
+        statistic="mean" if means else "p50",
+        **latencies,
+    )
+
+
+_LATENCIES = ("ttft", "tpot", "e2el")
+
+
+def _latency(document: dict[str, Any], statistic: str, name: str, file: Path) -> float:
+    """Read a latency [s], written in milliseconds where its key says so; NaN where there is none."""
+    for key, unit in ((f"{statistic}_{name}_ms", 1e-3), (f"{statistic}_{name}", 1.0)):
+        if document.get(key) is not None:
+            return _positive(document, key, file) * unit
+    return math.nan
 
 
 def vllm_trace(document: Any, file: Path) -> RequestTrace:

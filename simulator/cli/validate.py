@@ -81,6 +81,42 @@ def papers(
             raise typer.Exit(FAILED)
 
 
+@validate.command()
+def serving(
+    measurements: Annotated[
+        Path,
+        typer.Option(metavar="FILE_OR_DIR", help="CSV table of runs, or JSON results of vllm bench serve."),
+    ],
+    device: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Device of all runs, over what they say themselves.")
+    ] = None,
+    stack: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Serving stack of all runs: a name or a TOML file.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Model of all runs: a name, model TOML or config.json.")
+    ] = None,
+    every: Annotated[int, typer.Option(metavar="N", min=1, help="Play every N-th run only.")] = 1,
+    profiles: Profiles = None,
+    as_json: Json = False,
+) -> None:
+    """Play measured serving runs as their benchmark did and compare TTFT, TPOT, E2EL and throughput per GPU."""
+    with answering(as_json=as_json):
+        from simulator.cli.progress import progress_bar
+        from validation.serving import print_serving, validate_serving
+        from validation.serving_points import Named
+
+        named = Named(device=device, stack=stack, model=model, profiles=profiles)
+        with progress_bar("playing runs", enabled=not as_json) as progress:
+            report = validate_serving(measurements, named=named, every=every, progress=progress)
+        if as_json:
+            print_json(report.document())
+            return
+        from simulator.cli.console import console
+
+        print_serving(console(), report)
+
+
 def regress(
     baseline: Annotated[
         Path | None,
