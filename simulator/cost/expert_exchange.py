@@ -2,7 +2,9 @@
 
 One model for all exchanges: a token leaves in a number of copies, each copy crosses a scale-up link, a scale-out link
 or none, and a number of compute units push the copies. What differs between libraries (one copy per expert or per
-rank, forwarding within the node, fixed costs) is data of the kernel.
+rank, forwarding within the node, stages, fixed costs) is data of the kernel. :func:`dispatch_time` counts the copies
+of an even router; :mod:`simulator.cost.all_to_all` counts those of a real one and prices them by the same
+:func:`load_time`.
 """
 
 from __future__ import annotations
@@ -50,6 +52,17 @@ class ExchangeKernel:
         1: a token crosses once per remote domain and is passed on inside it; 0: straight to its rank [1].
     scale_out_only : float
         1: all copies take the scale-out link, even inside the domain [1].
+    staged : float
+        1: copies first gather, inside the domain, at the rank whose place they go to in the other domains, and cross
+        in one message per domain (two-level all-to-all); 0: straight [1].
+    coordinated : float
+        1: tensor-parallel peers send only to their counterparts, which then gather what their peers received [1].
+    peer : float
+        Start of each message to another rank over the scale-out link, one after the other [s].
+    peers_half : float
+        Scale-out peers at which the link has lost half its rate to their connections' state; 0 for no loss [1].
+    connection_rate : float
+        Rate of one connection between two scale-out ports [bytes/s].
     """
 
     launch: float = field(metadata=_S)
@@ -68,6 +81,34 @@ class ExchangeKernel:
     merged: float
     forwarded: float
     scale_out_only: float = 0.0
+    staged: float = 0.0
+    coordinated: float = 0.0
+    peer: float = field(default=0.0, metadata=_S)
+    peers_half: float = 0.0
+    connection_rate: float = field(default=1e15, metadata={"unit": "B/s"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExchangeLoad:
+    """What an exchange asks of a rank, each field a number or an array that broadcasts.
+
+    Attributes
+    ----------
+    tokens : array_like
+        Tokens that the rank's units take up [tokens].
+    copies : array_like
+        Copies that its units move [1].
+    scale_up, scale_out : array_like
+        Copies over its scale-up and its scale-out link, in the fuller direction [1].
+    peers : array_like
+        Ranks that it sends to over the scale-out link [1].
+    """
+
+    tokens: ArrayLike
+    copies: ArrayLike
+    scale_up: ArrayLike
+    scale_out: ArrayLike
+    peers: ArrayLike
 
 
 def distinct(draws: ArrayLike, buckets: ArrayLike, items: ArrayLike | None = None) -> FloatArray:
@@ -115,6 +156,7 @@ def dispatch_time(
     units: ArrayLike | None = None,
     rank_copies: ArrayLike | None = None,
     node_copies: ArrayLike | None = None,
+    slices: ArrayLike = 1.0,
 ) -> KernelTime:
     """Time the dispatch of ``tokens`` tokens of each rank [1] to the ranks of their experts.
 
@@ -136,6 +178,8 @@ def dispatch_time(
         Compute units given to the kernel instead of its own choice [1].
     rank_copies, node_copies : array_like, optional
         Ranks and domains that a token really reaches on average [1], instead of those of an even router.
+    slices : array_like
+        Ranks that share each expert and all need its tokens; only a coordinated exchange treats them apart [1].
 
     Returns
     -------
@@ -146,33 +190,82 @@ def dispatch_time(
     -----
     ``launch + smooth_max(start, units, scale_up, scale_out)``. With R ranks and G domains reached among n ranks in m
     domains of d, forwarded copies cross scale-out links ``G (m - 1) / m`` times and scale-up links ``R (d - 1) / d``
-    times; straight copies ``R (n - d) / n`` and ``R (d - 1) / n`` times.
+    times; straight copies ``R (n - d) / n`` and ``R (d - 1) / n`` times; staged ones ``R (m - 1) / m`` and
+    ``R (d - 1) / d`` times.
     """
-    width, n = np.asarray(hidden, dtype=np.float64), np.asarray(ranks, dtype=np.float64)
+    n = np.asarray(ranks, dtype=np.float64)
     if np.any(n < 1):
         raise ScenarioError("expert exchange: ranks must be at least 1")
     d = np.minimum(n, float(fabric.domain))
     m = np.ceil(n / d)
-    reached_ranks, reached_nodes = _copies(top_k, n, m, num_experts, max_nodes, kernel)
+    shared = np.asarray(slices if kernel.coordinated >= 0.5 else 1.0, dtype=np.float64)
+    reached_ranks, reached_nodes = _copies(top_k, n / shared, m, num_experts, max_nodes, kernel)
     if rank_copies is not None:
         reached_ranks = np.asarray(rank_copies, dtype=np.float64)
     if node_copies is not None:
         reached_nodes = np.asarray(node_copies, dtype=np.float64)
-    up, out = _crossings(reached_ranks, reached_nodes, n, d, m, kernel)
-
-    payload = width * np.asarray(element_bytes, dtype=np.float64)
+    up, out = _crossings(reached_ranks, reached_nodes, n, d, m, kernel, shared)
     sent = np.asarray(tokens, dtype=np.float64) * np.asarray(max_rank_share, dtype=np.float64)
-    scale_up = sent * up * payload / (_scale_up(n, d, fabric) * kernel.efficiency)
-    scale_out = sent * out * payload / (fabric.scale_out_bandwidth * kernel.scale_out_efficiency)
+    load = ExchangeLoad(
+        tokens=sent,
+        copies=sent * reached_ranks,
+        scale_up=sent * up,
+        scale_out=sent * out,
+        peers=scale_out_peers(n, d, m, kernel, shared),
+    )
+    return load_time(
+        load,
+        hidden=hidden,
+        ranks=n,
+        element_bytes=element_bytes,
+        fabric=fabric,
+        kernel=kernel,
+        num_experts=num_experts,
+        units=units,
+    )
+
+
+def load_time(
+    load: ExchangeLoad,
+    *,
+    hidden: ArrayLike,
+    ranks: ArrayLike,
+    element_bytes: ArrayLike,
+    fabric: Fabric,
+    kernel: ExchangeKernel,
+    num_experts: ArrayLike | None = None,
+    units: ArrayLike | None = None,
+    links: ArrayLike | None = None,
+) -> KernelTime:
+    """Time an exchange from what it asks of a rank's links and units; parameters as for :func:`dispatch_time`.
+
+    Parameters
+    ----------
+    links : array_like, optional
+        What the links take when messages share them [s], instead of what each rank's own two would.
+
+    Notes
+    -----
+    A scale-out link has ``b e / (1 + p / h)`` for p peers, h the kernel's ``peers_half``, and never more than p
+    connections carry; each peer's message costs its own start.
+    """
+    width, n = np.asarray(hidden, dtype=np.float64), np.asarray(ranks, dtype=np.float64)
+    d = np.minimum(n, float(fabric.domain))
+    out, peers = np.asarray(load.scale_out, dtype=np.float64), np.asarray(load.peers, dtype=np.float64)
+    payload = width * np.asarray(element_bytes, dtype=np.float64)
+    scale_up = np.asarray(load.scale_up, dtype=np.float64) * payload / (_scale_up(n, d, fabric) * kernel.efficiency)
+    scale_out = out * payload / scale_out_rate(peers, fabric, kernel) + kernel.peer * peers
     busy = np.asarray(kernel.units if units is None else units, dtype=np.float64)
     experts = 0.0 if num_experts is None else np.asarray(num_experts, dtype=np.float64)
     if num_experts is not None and kernel.merged < 0.5:
         busy = np.minimum(busy, experts)
-    work = kernel.unit_token + reached_ranks * (kernel.unit_copy + payload / kernel.unit_rate)
-    work = sent * work / busy
+    work = np.asarray(load.tokens, dtype=np.float64) * kernel.unit_token
+    work = work + np.asarray(load.copies, dtype=np.float64) * (kernel.unit_copy + payload / kernel.unit_rate)
+    work = work / busy
     start = kernel.start_expert * experts + kernel.start_hidden * width + kernel.start_doubling * np.log2(n)
     start = start + np.where(out > 0, fabric.scale_out_latency + kernel.start_remote, fabric.scale_up_latency)
-    bounds = smooth_max(smooth_max(scale_up, scale_out, kernel.link_sharpness), work, kernel.link_sharpness)
+    crossing = smooth_max(scale_up, scale_out, kernel.link_sharpness) if links is None else links
+    bounds = smooth_max(crossing, work, kernel.link_sharpness)
     seconds = np.where(n > 1, kernel.launch + smooth_max(start, bounds, kernel.sharpness), 0.0)
     zero = np.zeros_like(seconds)
     return KernelTime(
@@ -184,6 +277,27 @@ def dispatch_time(
             "latency": kernel.launch + start + zero,
         },
     )
+
+
+def scale_out_rate(peers: ArrayLike, fabric: Fabric, kernel: ExchangeKernel) -> FloatArray:
+    """Rate of a rank's scale-out link towards so many peers at once [bytes/s]."""
+    count = np.asarray(peers, dtype=np.float64)
+    rate = fabric.scale_out_bandwidth * kernel.scale_out_efficiency + 0.0 * count
+    if kernel.peers_half > 0.0:
+        rate = rate / (1.0 + count / kernel.peers_half)
+    return np.minimum(rate, kernel.connection_rate * np.maximum(count, 1.0))
+
+
+def scale_out_peers(
+    n: ArrayLike, d: ArrayLike, m: ArrayLike, kernel: ExchangeKernel, slices: ArrayLike = 1.0
+) -> FloatArray:
+    """Ranks that each of ``n`` ranks in ``m`` domains of ``d`` sends to over its scale-out link [1]."""
+    n, d, m = (np.asarray(value, dtype=np.float64) for value in (n, d, m))
+    if kernel.scale_out_only >= 0.5:
+        return np.asarray(n - 1.0, dtype=np.float64)
+    if kernel.forwarded >= 0.5 or kernel.staged >= 0.5:
+        return np.asarray(m - 1.0, dtype=np.float64)
+    return np.asarray((n - d) / np.asarray(slices, dtype=np.float64), dtype=np.float64)
 
 
 #: A combine sends every copy's result back the way it came: the same times with the combine's coefficients and bytes.
@@ -209,14 +323,22 @@ def _copies(
 
 
 def _crossings(
-    ranks: FloatArray, nodes: FloatArray, n: FloatArray, d: FloatArray, m: FloatArray, kernel: ExchangeKernel
+    ranks: FloatArray,
+    nodes: FloatArray,
+    n: FloatArray,
+    d: FloatArray,
+    m: FloatArray,
+    kernel: ExchangeKernel,
+    slices: FloatArray,
 ) -> tuple[FloatArray, FloatArray]:
     """Copies of a token that cross scale-up and scale-out links."""
     if kernel.scale_out_only >= 0.5:
         return 0.0 * ranks, ranks * (n - 1.0) / n
     if kernel.forwarded >= 0.5:
         return ranks * (d - 1.0) / d, nodes * (m - 1.0) / m
-    return ranks * (d - 1.0) / n, ranks * (n - d) / n
+    if kernel.staged >= 0.5:
+        return ranks * (d - 1.0) / d, ranks * (m - 1.0) / m
+    return ranks * ((d - slices) / n + slices - 1.0), ranks * (n - d) / n
 
 
 def _scale_up(n: FloatArray, d: FloatArray, fabric: Fabric) -> FloatArray:
