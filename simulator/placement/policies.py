@@ -1,162 +1,226 @@
-"""Placement policies: linear, and balanced by longest processing time first, both with redundant slots."""
+"""Placement policies: pure functions from the load of experts to the expert of every slot."""
 
 from __future__ import annotations
 
-import heapq
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.errors import InfeasibleScenario
+from simulator.errors import ScenarioError, nearest
+from simulator.placement.affinity import gather
+from simulator.placement.bounds import lower_bound
+from simulator.placement.packing import pack, replica_weights, replicate, replicate_coarsely
+from simulator.placement.refinement import refine
+from simulator.placement.slots import Placement, slot_count
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 
+#: Layers whose heaviest rank is this far above the lower bound are placed in another way [1].
+FAR = 1.005
+#: How much of the mean rank a replica of a hot expert may fill in the ways after the first [1].
+FULL = (0.93, 1.0)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Placement:
-    """Experts in slots; rank r holds the slots [r * slots / ranks, (r + 1) * slots / ranks) of every layer.
+class PlacementTask:
+    """What a policy is told.
 
     Attributes
     ----------
-    slot_expert : int64 array, shape (layers, slots)
-        Logical expert in each slot; an expert in several slots has so many replicas.
-    ranks : int
-        Expert-parallel ranks [1].
-    num_experts : int
-        Logical experts per layer [1].
-    """
-
-    slot_expert: IntArray
-    ranks: int
-    num_experts: int
-
-    @property
-    def slots(self) -> int:
-        """Slots per layer over all ranks [1]."""
-        return int(self.slot_expert.shape[1])
-
-    @property
-    def slots_per_rank(self) -> int:
-        """Slots of one rank in one layer [1]."""
-        return self.slots // self.ranks
-
-    def replicas(self) -> tuple[IntArray, IntArray]:
-        """Return the slots of every expert and how many there are.
-
-        Returns
-        -------
-        slots : int64 array, shape (layers, experts, most replicas)
-            Slots of each expert, its first slot repeated where it has fewer replicas than the most replicated.
-        count : int64 array, shape (layers, experts)
-            Replicas [1].
-        """
-        layers, slots = self.slot_expert.shape
-        order = np.argsort(self.slot_expert, axis=1, kind="stable")
-        experts = np.take_along_axis(self.slot_expert, order, axis=1)
-        row = np.arange(layers)[:, None]
-        count = np.zeros((layers, self.num_experts), dtype=np.int64)
-        np.add.at(count, (row, self.slot_expert), 1)
-        first = np.cumsum(count, axis=1) - count
-        nth = np.arange(slots) - np.take_along_axis(first, experts, axis=1)
-        table = np.empty((layers, self.num_experts, int(count.max())), dtype=np.int64)
-        table[:] = np.take_along_axis(order, np.minimum(first, slots - 1), axis=1)[..., None]
-        table[row, experts, nth] = order
-        return table, count
-
-
-def linear_placement(layers: int, num_experts: int, ranks: int, redundant_slots: int = 0) -> Placement:
-    """Place experts in order, rank by rank; redundant slots repeat experts from the start.
-
-    Raises
-    ------
-    InfeasibleScenario
-        The slots do not divide over the ranks.
-    """
-    slots = _slots(num_experts, ranks, redundant_slots)
-    row = np.arange(slots, dtype=np.int64) % num_experts
-    return Placement(slot_expert=np.tile(row, (layers, 1)), ranks=ranks, num_experts=num_experts)
-
-
-def balanced_placement(load: FloatArray, ranks: int, redundant_slots: int = 0) -> Placement:
-    """Replicate the hottest experts, then pack slots onto ranks, heaviest first, always onto the lightest rank.
-
-    Parameters
-    ----------
     load : float array, shape (layers, experts)
-        Tokens per expert [tokens].
+        Tokens per expert in the past [tokens].
     ranks : int
         Expert-parallel ranks [1].
-    redundant_slots : int
-        Slots beyond one per expert [1].
+    slots : int
+        Slots per layer over all ranks, a multiple of the ranks [1].
+    nodes : int
+        Scale-up domains that the ranks lie in, in equal groups [1].
+    groups : int
+        Groups of consecutive experts of which a token uses only some (group-limited routing) [1].
+    seed : int
+        Seed of the policies that draw.
+    together : float array, shape (layers, experts, experts), or None
+        Co-activation, for the policy that looks at it.
+    """
+
+    load: FloatArray
+    ranks: int
+    slots: int
+    nodes: int = 1
+    groups: int = 1
+    seed: int = 0
+    together: FloatArray | None = None
+
+
+def linear(task: PlacementTask) -> IntArray:
+    """Place experts in order, rank by rank; redundant slots repeat experts from the first on."""
+    layers, experts = task.load.shape
+    return np.tile(np.arange(task.slots, dtype=np.int64) % experts, (layers, 1))
+
+
+def random(task: PlacementTask) -> IntArray:
+    """Shuffle what the linear placement holds, layer by layer."""
+    rng = np.random.default_rng(np.random.SeedSequence(task.seed))
+    return np.asarray(rng.permuted(linear(task), axis=1))
+
+
+def balanced(task: PlacementTask) -> IntArray:
+    """Replicate the hottest experts, then pack slots onto ranks, longest processing time first.
 
     Notes
     -----
-    Replication gives each extra slot to the expert with the most load per replica. Packing is longest processing
-    time first with a limit of slots per rank, whose makespan is within 4/3 of the optimum for independent jobs
-    (R. L. Graham, "Bounds on multiprocessing timing anomalies", SIAM J. Appl. Math. 17(2), 1969). Two replicas of
-    an expert may share a rank, which wastes a slot but never makes the rank heavier than it must be. Where the
-    limit of slots makes the packing heavier than the linear placement, the layer keeps the linear one.
+    Where the limit of slots makes the packing heavier than the linear placement, the layer keeps the linear one.
     """
-    layers, num_experts = load.shape
-    slots = _slots(num_experts, ranks, redundant_slots)
-    slot_expert = np.empty((layers, slots), dtype=np.int64)
-    for layer in range(layers):
-        replicas = _replicate(load[layer], slots)
-        packed = _pack(load[layer] / replicas, replicas, ranks, slots // ranks)
-        plain = np.arange(slots, dtype=np.int64) % num_experts
-        slot_expert[layer] = min((packed, plain), key=lambda row: _heaviest(row, load[layer], ranks))
-    return Placement(slot_expert=slot_expert, ranks=ranks, num_experts=num_experts)
+    packed, plain = eplb_global(task), linear(task)
+    worse = _heaviest(packed, task) > _heaviest(plain, task)
+    return np.where(worse[:, None], plain, packed)
 
 
-def place(policy: Literal["linear", "balanced"], load: FloatArray, ranks: int, redundant_slots: int) -> Placement:
-    """Place by policy name; ``load`` has shape (layers, experts) [tokens]."""
-    if policy == "linear":
-        layers, num_experts = load.shape
-        return linear_placement(layers, num_experts, ranks, redundant_slots)
-    return balanced_placement(load, ranks, redundant_slots)
+def eplb_global(task: PlacementTask) -> IntArray:
+    """Replicate the hottest experts and pack over all ranks: EPLB's global policy [1]_.
+
+    References
+    ----------
+    .. [1] DeepSeek, "Expert Parallelism Load Balancer", https://github.com/deepseek-ai/EPLB, 2025.
+    """
+    return _replicate_and_pack(task.load, task.slots, task.ranks)
 
 
-def _slots(num_experts: int, ranks: int, redundant_slots: int) -> int:
-    slots = num_experts + redundant_slots
-    if slots % ranks:
-        msg = (
-            f"placement.redundant_slots: {num_experts} experts and {redundant_slots} redundant slots do not divide "
-            f"over {ranks} expert-parallel ranks; {redundant_slots + -slots % ranks} redundant slots would"
-        )
-        raise InfeasibleScenario(msg)
-    return slots
+def eplb(task: PlacementTask) -> IntArray:
+    """Pack groups onto nodes, then replicate and pack within every node: EPLB's hierarchical policy.
+
+    Notes
+    -----
+    As in DeepSeek's public algorithm, the global policy takes over where the groups do not divide over the nodes.
+    """
+    layers, experts = task.load.shape
+    if task.groups % task.nodes or task.ranks % task.nodes or experts % task.groups:
+        return eplb_global(task)
+    size, nodes = experts // task.groups, task.nodes
+    by_node = pack(task.load.reshape(layers, task.groups, size).sum(axis=2), nodes)
+    members = (by_node[..., None] * size + np.arange(size)).reshape(layers * nodes, experts // nodes)
+    load = np.take_along_axis(np.repeat(task.load, nodes, axis=0), members, axis=1)
+    local = _replicate_and_pack(load, task.slots // nodes, task.ranks // nodes)
+    return np.asarray(np.take_along_axis(members, local, axis=1).reshape(layers, task.slots))
 
 
-def _replicate(load: FloatArray, slots: int) -> IntArray:
-    """Replicas per expert, each extra one given where a replica carries most."""
-    replicas = np.ones(len(load), dtype=np.int64)
-    heap = [(-value, expert) for expert, value in enumerate(load.tolist())]
-    heapq.heapify(heap)
-    for _ in range(slots - len(load)):
-        _, expert = heapq.heappop(heap)
-        replicas[expert] += 1
-        heapq.heappush(heap, (-float(load[expert]) / int(replicas[expert]), expert))
-    return replicas
+def refined(task: PlacementTask) -> IntArray:
+    """Swap slots of the balanced placement until no swap makes the heaviest rank lighter.
+
+    Notes
+    -----
+    Layers that stay far from the lower bound are tried again with hot experts split more coarsely, and keep the
+    better of both.
+    """
+    bound = lower_bound(task.load, task.ranks, task.slots - task.load.shape[1])
+    found = refine(balanced(task), task.load, task.ranks, bound)
+    for full in FULL if task.slots > task.load.shape[1] else ():
+        far = np.flatnonzero(_heaviest(found, task) > bound * FAR)
+        if not len(far):
+            break
+        rest = replace(task, load=task.load[far])
+        coarse = replicate_coarsely(rest.load, task.slots, task.ranks, full)
+        order = pack(replica_weights(rest.load, coarse), task.ranks)
+        again = refine(np.take_along_axis(coarse, order, axis=1), rest.load, task.ranks, bound[far])
+        better = _heaviest(again, rest) < _heaviest(found[far], rest)
+        found[far[better]] = again[better]
+    return found
 
 
-def _pack(weight: FloatArray, replicas: IntArray, ranks: int, per_rank: int) -> IntArray:
-    """Return the experts of one layer by slot, ranks one after another."""
-    experts = np.repeat(np.arange(len(weight)), replicas)
-    order = experts[np.argsort(-weight[experts], kind="stable")]
-    heap = [(0.0, rank) for rank in range(ranks)]
-    content: list[list[int]] = [[] for _ in range(ranks)]
-    for expert in order.tolist():
-        total, rank = heapq.heappop(heap)
-        content[rank].append(expert)
-        if len(content[rank]) < per_rank:
-            heapq.heappush(heap, (total + float(weight[expert]), rank))
-    return np.asarray([expert for rank in content for expert in rank], dtype=np.int64)
+def affinity(task: PlacementTask) -> IntArray:
+    """Bring experts that tokens choose together onto one node, giving up at most 2 % of the refined balance.
+
+    Notes
+    -----
+    Within a single node, where bytes between nodes are none, ranks take the place of nodes.
+
+    Raises
+    ------
+    ScenarioError
+        The task has no co-activation.
+    """
+    if task.together is None:
+        raise ScenarioError("placement.policy: 'affinity' needs the co-activation of a routing trace")
+    domains = task.nodes if task.nodes > 1 and task.ranks % task.nodes == 0 else task.ranks
+    if domains == 1:
+        return refined(task)
+    return gather(refined(task), task.load, task.together, task.ranks, domains)
 
 
-def _heaviest(slot_expert: IntArray, load: FloatArray, ranks: int) -> float:
-    """Load of the heaviest rank of one layer, replicas of an expert sharing its load evenly [tokens]."""
-    replicas = np.bincount(slot_expert, minlength=len(load))
-    return float((load / replicas)[slot_expert].reshape(ranks, -1).sum(axis=1).max())
+#: Every policy by the name that a scenario gives it; ``lpt`` is another name of ``balanced``.
+POLICIES: Mapping[str, Callable[[PlacementTask], IntArray]] = {
+    "linear": linear,
+    "random": random,
+    "balanced": balanced,
+    "lpt": balanced,
+    "eplb": eplb,
+    "eplb_global": eplb_global,
+    "refined": refined,
+    "affinity": affinity,
+}
+
+
+def place(
+    policy: str,
+    load: FloatArray,
+    ranks: int,
+    redundant_slots: int = 0,
+    *,
+    nodes: int = 1,
+    groups: int = 1,
+    seed: int = 0,
+    together: FloatArray | None = None,
+) -> Placement:
+    """Place experts by the name of a policy.
+
+    Parameters
+    ----------
+    policy : str
+        A key of ``POLICIES``.
+    load : float array, shape (layers, experts)
+        Tokens per expert [tokens].
+    ranks, redundant_slots : int
+        Expert-parallel ranks, and slots beyond one per expert [1].
+    nodes, groups, seed, together
+        As for :class:`PlacementTask`.
+
+    Raises
+    ------
+    ScenarioError
+        No policy has this name.
+    InfeasibleScenario
+        The slots do not divide over the ranks.
+
+    Examples
+    --------
+    >>> place("linear", np.ones((1, 4)), ranks=2, redundant_slots=2).slot_expert.tolist()
+    [[0, 1, 2, 3, 0, 1]]
+    """
+    if policy not in POLICIES:
+        raise ScenarioError(f"placement.policy: unknown policy {policy!r}; {nearest(policy, POLICIES)}")
+    slots = slot_count(load.shape[1], ranks, redundant_slots)
+    task = PlacementTask(
+        load=np.asarray(load, dtype=np.float64),
+        ranks=ranks,
+        slots=slots,
+        nodes=nodes,
+        groups=groups,
+        seed=seed,
+        together=together,
+    )
+    return Placement(slot_expert=POLICIES[policy](task), ranks=ranks, num_experts=load.shape[1])
+
+
+def _replicate_and_pack(load: FloatArray, slots: int, ranks: int) -> IntArray:
+    replicas = replicate(load, slots)
+    order = pack(replica_weights(load, replicas), ranks)
+    return np.asarray(np.take_along_axis(replicas, order, axis=1))
+
+
+def _heaviest(slot_expert: IntArray, task: PlacementTask) -> FloatArray:
+    """Load of the heaviest rank of every layer [tokens]."""
+    weight = replica_weights(task.load, slot_expert)
+    return np.asarray(weight.reshape(len(weight), task.ranks, -1).sum(axis=2).max(axis=1))

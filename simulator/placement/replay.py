@@ -15,7 +15,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.placement.policies import Placement
+from simulator.placement.replica_routing import Assignments, home_ranks, serve
+from simulator.placement.slots import Placement
 from workloads.routing_trace import RoutingTrace
 
 IntArray = NDArray[np.integer]
@@ -61,8 +62,8 @@ class RoutingReplay:
     placement : Placement
         Experts on ranks.
     slot_ids : integer array, shape (tokens, layers, top_k)
-        Slot that serves each assignment, in prompt order; replicas of an expert take turns by token. An assignment
-        to a null expert has the number of slots, which is on no rank.
+        Slot that serves each assignment, in prompt order. An assignment to a null expert has the number of slots,
+        which is on no rank.
     decode_order : int64 array, shape (tokens,)
         Prompt-order index of each token in decode order.
     prompt, decode : RankSums
@@ -146,7 +147,14 @@ def expert_spread(routing: RoutingReplay | None, tokens: int, windows: int = 32)
     return float((counts.max(axis=-1) / mean).mean()), float((counts > 0).mean())
 
 
-def replay(trace: RoutingTrace, placement: Placement, concurrency: int) -> RoutingReplay:
+def replay(
+    trace: RoutingTrace,
+    placement: Placement,
+    concurrency: int,
+    *,
+    replica_routing: str = "round_robin",
+    nodes: int = 1,
+) -> RoutingReplay:
     """Reduce a routing trace to rank loads on a placement.
 
     Parameters
@@ -157,13 +165,23 @@ def replay(trace: RoutingTrace, placement: Placement, concurrency: int) -> Routi
         Experts on ranks.
     concurrency : int
         Sequences decoded side by side, the stride of the decode order [1].
+    replica_routing : str
+        Which replica of an expert serves a token: a key of ``REPLICA_ROUTINGS``.
+    nodes : int
+        Nodes that hold the ranks, for routings that look where a replica is [1].
     """
     room = int(MAX_SUMS_BYTES / (4 * placement.ranks * trace.layers))
     kept = trace.expert_ids[: max(room, 1)]
-    slots, count = _with_null_experts(*placement.replicas(), trace.num_experts, placement.slots)
-    slot_ids = _slot_ids(kept, slots, count)
     starts = trace.sequence_start[trace.sequence_start < len(kept)]
     order = decode_order(starts, len(kept), concurrency)
+    work = Assignments(
+        expert_ids=kept,
+        placement=placement,
+        order=order,
+        home=home_ranks(starts, len(kept), placement.ranks),
+        nodes=nodes,
+    )
+    slot_ids = serve(replica_routing, work)
     rank_ids = slot_ids // placement.slots_per_rank
     return RoutingReplay(
         placement=placement,
@@ -191,26 +209,6 @@ def decode_order(sequence_start: IntArray, tokens: int, concurrency: int) -> NDA
         position[start : start + length] = np.arange(used, used + length)
         heapq.heappush(heap, (used + length, index))
     return np.lexsort((lane, position))
-
-
-def _with_null_experts(
-    slots: NDArray[np.int64], count: NDArray[np.int64], experts: int, nowhere: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Give experts beyond the placed ones, which do no work, a slot that is on no rank."""
-    extra = ((0, 0), (0, experts - slots.shape[1]))
-    return np.pad(slots, (*extra, (0, 0)), constant_values=nowhere), np.pad(count, extra, constant_values=1)
-
-
-def _slot_ids(expert_ids: IntArray, slots: NDArray[np.int64], count: NDArray[np.int64]) -> IntArray:
-    """Serve each assignment from a slot of its expert; replicas take turns by token."""
-    kind = np.uint16 if slots.max() < 2**16 else np.uint32
-    row = np.arange(expert_ids.shape[1])[:, None]
-    if slots.shape[2] == 1:
-        flat: IntArray = slots[row, expert_ids, 0].astype(kind)
-        return flat
-    turn = np.arange(len(expert_ids))[:, None, None] % count[row, expert_ids]
-    chosen: IntArray = slots[row, expert_ids, turn].astype(kind)
-    return chosen
 
 
 def _rank_sums(rank_ids: IntArray, ranks: int, order: NDArray[np.int64] | None) -> RankSums:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from simulator.errors import InfeasibleScenario
-from simulator.placement import Placement, balanced_placement, linear_placement, place
+from simulator.placement import Placement, place
 
 FloatArray = NDArray[np.float64]
 
@@ -65,7 +65,7 @@ def loads(draw: st.DrawFn, most_per_rank: int = 8) -> tuple[FloatArray, int, int
 def test_every_expert_has_a_slot_and_every_slot_an_expert(case: tuple[FloatArray, int, int]) -> None:
     load, ranks, extra = case
     layers, experts = load.shape
-    for placement in (linear_placement(layers, experts, ranks, extra), balanced_placement(load, ranks, extra)):
+    for placement in (place("linear", load, ranks, extra), place("balanced", load, ranks, extra)):
         assert placement.slot_expert.shape == (layers, experts + extra)
         assert placement.slots_per_rank * ranks == placement.slots == experts + extra
         for row in placement.slot_expert:
@@ -77,7 +77,7 @@ def test_every_expert_has_a_slot_and_every_slot_an_expert(case: tuple[FloatArray
 @given(case=loads())
 def test_replicas_list_the_slots_of_each_expert(case: tuple[FloatArray, int, int]) -> None:
     load, ranks, extra = case
-    placement = balanced_placement(load, ranks, extra)
+    placement = place("balanced", load, ranks, extra)
     slots, count = placement.replicas()
     for layer, row in enumerate(placement.slot_expert):
         for expert in range(placement.num_experts):
@@ -91,8 +91,8 @@ def test_replicas_list_the_slots_of_each_expert(case: tuple[FloatArray, int, int
 @given(case=loads())
 def test_balancing_never_makes_the_heaviest_rank_heavier(case: tuple[FloatArray, int, int]) -> None:
     load, ranks, extra = case
-    balanced = rank_loads(balanced_placement(load, ranks, extra), load).max(axis=1)
-    linear = rank_loads(linear_placement(*load.shape, ranks, extra), load).max(axis=1)
+    balanced = rank_loads(place("balanced", load, ranks, extra), load).max(axis=1)
+    linear = rank_loads(place("linear", load, ranks, extra), load).max(axis=1)
     assert (balanced <= linear * (1 + 1e-12) + 1e-12).all()
 
 
@@ -103,7 +103,7 @@ def test_packing_is_within_four_thirds_of_the_best(case: tuple[FloatArray, int, 
     if ranks > 4:
         ranks = 4
         load = load[:, : 4 * (load.shape[1] // 8)]
-    heaviest = rank_loads(balanced_placement(load, ranks), load).max(axis=1)
+    heaviest = rank_loads(place("balanced", load, ranks), load).max(axis=1)
     best = [lightest_maximum(row.tolist(), ranks, load.shape[1] // ranks) for row in load]
     assert (heaviest <= np.asarray(best) * 4 / 3 + 1e-9).all()
 
@@ -111,19 +111,19 @@ def test_packing_is_within_four_thirds_of_the_best(case: tuple[FloatArray, int, 
 @given(case=loads())
 def test_placing_conserves_the_load(case: tuple[FloatArray, int, int]) -> None:
     load, ranks, extra = case
-    held = rank_loads(balanced_placement(load, ranks, extra), load)
+    held = rank_loads(place("balanced", load, ranks, extra), load)
     np.testing.assert_allclose(held.sum(axis=1), load.sum(axis=1), rtol=1e-12)
 
 
 def test_the_hottest_expert_gets_the_redundant_slots() -> None:
     load = np.array([[100.0, 10.0, 10.0, 10.0]])
-    placement = balanced_placement(load, ranks=4, redundant_slots=4)
+    placement = place("balanced", load, ranks=4, redundant_slots=4)
     assert np.bincount(placement.slot_expert[0]).tolist() == [5, 1, 1, 1]
-    assert rank_loads(placement, load).max() < rank_loads(balanced_placement(load, 4), load).max() / 2
+    assert rank_loads(placement, load).max() < rank_loads(place("balanced", load, 4), load).max() / 2
 
 
 def test_linear_placement_keeps_experts_in_order_and_repeats_the_first() -> None:
-    assert linear_placement(1, 4, 2, 2).slot_expert.tolist() == [[0, 1, 2, 3, 0, 1]]
+    assert place("linear", np.ones((1, 4)), 2, 2).slot_expert.tolist() == [[0, 1, 2, 3, 0, 1]]
     assert place("linear", np.ones((1, 4)), 2, 2).slot_expert.tolist() == [[0, 1, 2, 3, 0, 1]]
 
 
@@ -138,6 +138,6 @@ def test_a_skewed_load_is_balanced_within_a_percent() -> None:
 @pytest.mark.parametrize(("redundant", "hint"), [(0, "7 redundant slots would"), (3, "7 redundant slots would")])
 def test_slots_that_do_not_divide_name_how_many_would(redundant: int, hint: str) -> None:
     with pytest.raises(InfeasibleScenario, match=hint):
-        linear_placement(1, 25, 8, redundant)
+        place("linear", np.ones((1, 25)), 8, redundant)
     with pytest.raises(InfeasibleScenario, match="25 experts and"):
-        balanced_placement(np.ones((1, 25)), 8, redundant)
+        place("balanced", np.ones((1, 25)), 8, redundant)

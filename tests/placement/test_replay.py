@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from simulator.placement import Placement, balanced_placement, linear_placement
+from simulator.placement import Placement, place
 from simulator.placement import replay as replay_module
 from simulator.placement.replay import RankSums, RoutingReplay, decode_order, replay
 from workloads.routing_files import read_routing_trace
@@ -57,7 +57,7 @@ def cached_replay(ranks: int) -> RoutingReplay:
 
 
 def on_ranks(trace: RoutingTrace, ranks: int, concurrency: int = 7) -> RoutingReplay:
-    return replay(trace, linear_placement(trace.layers, trace.num_experts, ranks), concurrency)
+    return replay(trace, place("linear", np.ones((trace.layers, trace.num_experts)), ranks), concurrency)
 
 
 @given(
@@ -109,7 +109,7 @@ def test_the_recorded_trace_replays_as_counting_gives(ranks: int) -> None:
 @settings(max_examples=40)
 @given(count=st.integers(1, 2 * TOKENS), start=st.integers(0, TOKENS - 1), extra=st.sampled_from([0, 8, 16]))
 def test_every_assignment_lands_on_one_rank(count: int, start: int, extra: int) -> None:
-    placement = balanced_placement(expert_load(routing()).astype(float), 8, extra)
+    placement = place("balanced", expert_load(routing()).astype(float), 8, extra)
     load = replay(routing(), placement, 5).decode.load(start, count)
     assert (load.sum(axis=0) == count * TOP_K).all()
 
@@ -140,7 +140,7 @@ def test_relabelling_experts_changes_no_load(permutation: list[int], ranks: int)
         num_experts=EXPERTS,
         source="renamed",
     )
-    placement = linear_placement(LAYERS, EXPERTS, ranks)
+    placement = place("linear", np.ones((LAYERS, EXPERTS)), ranks)
     moved = Placement(slot_expert=names[placement.slot_expert], ranks=ranks, num_experts=EXPERTS)
     before, after = replay(trace, placement, 7), replay(renamed, moved, 7)
     np.testing.assert_array_equal(before.prompt.sums, after.prompt.sums)
@@ -151,7 +151,7 @@ def test_relabelling_experts_changes_no_load(permutation: list[int], ranks: int)
 @given(permutation=st.permutations(range(8)))
 def test_relabelling_ranks_permutes_loads(permutation: list[int]) -> None:
     trace, order = routing(), np.asarray(permutation)
-    placement = linear_placement(LAYERS, EXPERTS, 8)
+    placement = place("linear", np.ones((LAYERS, EXPERTS)), 8)
     blocks = placement.slot_expert.reshape(LAYERS, 8, -1)[:, order].reshape(LAYERS, -1)
     shuffled = Placement(slot_expert=blocks, ranks=8, num_experts=EXPERTS)
     before = replay(trace, placement, 7).decode.load(40, 100)
@@ -175,9 +175,9 @@ def test_redundant_slots_and_balance_lower_the_hottest_rank_of_a_skewed_trace() 
     hottest = [
         replay(trace, placement, 8).prompt.load(0, 4000).max()
         for placement in (
-            linear_placement(2, 16, 4),
-            balanced_placement(load, 4),
-            balanced_placement(load, 4, redundant_slots=8),
+            place("linear", np.ones((2, 16)), 4),
+            place("balanced", load, 4),
+            place("balanced", load, 4, redundant_slots=8),
         )
     ]
     assert hottest[0] > hottest[1] >= hottest[2]
@@ -187,7 +187,7 @@ def test_redundant_slots_and_balance_lower_the_hottest_rank_of_a_skewed_trace() 
 def test_null_experts_load_no_rank() -> None:
     ids = np.array([[[0, 4]], [[1, 5]], [[4, 5]], [[2, 3]]])
     trace = RoutingTrace(expert_ids=ids, sequence_start=np.array([0]), num_experts=6, source="two null experts")
-    replayed = replay(trace, linear_placement(1, 4, 2), 1)
+    replayed = replay(trace, place("linear", np.ones((1, 4)), 2), 1)
     assert replayed.prompt.load(0, 4)[:, 0].tolist() == [2, 2]
     assert replayed.counts("prompt", 4, 1).reshape(-1).tolist() == [1, 1, 1, 1]
 
