@@ -74,11 +74,36 @@ class ParallelismChoice(_Section):
     instances: Count = Field(1, description="identical instances behind the load balancer")
 
 
+PlacementPolicy = Literal["linear", "random", "balanced", "lpt", "eplb", "eplb_global", "refined", "affinity"]
+
+
+class Rebalance(_Section):
+    """Placing experts anew while serving: how often, from what, and what moving them disturbs."""
+
+    every: Seconds | None = Field(None, description="time between two rebalances; none without a time or steps")
+    every_steps: Count | None = Field(None, description="engine steps between two rebalances, instead of a time")
+    window: Count = Field(32_768, description="last tokens served whose load decides")
+    policy: PlacementPolicy | None = Field(None, description="policy of new placements; placement.policy if absent")
+    mode: Literal["stall", "overlap"] = Field("stall", description="whether serving waits for the experts that move")
+    bandwidth_share: float = Field(
+        0.2, gt=0, lt=1, allow_inf_nan=False, description="overlap: share of the links that moving experts takes"
+    )
+
+    @property
+    def active(self) -> bool:
+        """Whether the placement changes at all."""
+        return self.every is not None or self.every_steps is not None
+
+
 class PlacementChoice(_Section):
     """Which expert sits on which rank."""
 
-    policy: Literal["linear", "balanced"] = Field("linear", description="expert placement policy")
+    policy: PlacementPolicy = Field("linear", description="expert placement policy")
     redundant_slots: int = Field(0, ge=0, strict=True, description="extra expert slots per layer over all ranks")
+    replica_routing: Literal["round_robin", "local", "least_loaded"] = Field(
+        "round_robin", description="which replica of an expert serves a token"
+    )
+    rebalance: Rebalance = Field(default_factory=Rebalance, description="placing experts anew while serving")
 
 
 class Stack(_Section):

@@ -21,6 +21,7 @@ from simulator.hardware import Hardware, load_hardware
 from simulator.memory import MemoryBudget, memory_budget, require_fit
 from simulator.parallelism import Parallelism, require_split
 from simulator.placement import Placement, place
+from simulator.placement.affinity import coactivation
 from simulator.placement.replay import RoutingReplay, replay
 from simulator.scenario import HardwareChoice, Lengths, Model, Requests, Routing, Run, Scenario, Slo
 from simulator.serving.instance import Limits
@@ -296,7 +297,8 @@ def _deploy(scenario: Scenario, longest: int, concurrency: int) -> Deployment:
     limits = _limits(stack, split, budget, concurrency)
     most_prompt = limits.token_budget if limits.chunked else max(limits.token_budget, longest)
     routing_trace = scenario_routing(scenario.routing, model, scenario.seed)
-    routing = _place(scenario, routing_trace, model, split, limits.max_running * split.dp) if routing_trace else None
+    concurrency = limits.max_running * split.dp
+    routing = _place(scenario, routing_trace, model, split, hardware, concurrency) if routing_trace else None
     cost = CostModel(hardware=hardware, stack=stack)
     tables = compile_tables(
         cost,
@@ -355,12 +357,34 @@ def _limits(stack: StackProfile, split: Parallelism, budget: MemoryBudget, concu
 
 
 def _place(
-    scenario: Scenario, trace: RoutingTrace, model: ModelSpec, split: Parallelism, concurrency: int
+    scenario: Scenario,
+    trace: RoutingTrace,
+    model: ModelSpec,
+    split: Parallelism,
+    hardware: Hardware,
+    concurrency: int,
 ) -> RoutingReplay:
-    load = expert_load(trace)[:, : model.moe_layers[0].num_experts].astype(np.float64)
-    choice = scenario.placement
-    placement: Placement = place(choice.policy, load, split.ep, choice.redundant_slots)
-    return replay(trace, placement, concurrency)
+    moe, choice = model.moe_layers[0], scenario.placement
+    load = expert_load(trace)[:, : moe.num_experts].astype(np.float64)
+    nodes = expert_nodes(split, hardware)
+    placement: Placement = place(
+        # With rebalancing nothing is known of the load at first.
+        "linear" if choice.rebalance.active else choice.policy,
+        load,
+        split.ep,
+        choice.redundant_slots,
+        nodes=nodes,
+        groups=moe.num_groups,
+        seed=scenario.seed,
+        together=coactivation(trace)[:, : moe.num_experts, : moe.num_experts] if choice.policy == "affinity" else None,
+    )
+    return replay(trace, placement, concurrency, replica_routing=choice.replica_routing, nodes=nodes)
+
+
+def expert_nodes(split: Parallelism, hardware: Hardware) -> int:
+    """Count the scale-up domains that the expert-parallel ranks of a stage fill [1]; 1 where they do not tile them."""
+    domain = hardware.fabric.domain
+    return split.group // domain if split.group % domain == 0 and split.ep % (split.group // domain) == 0 else 1
 
 
 def _warnings(hardware: Hardware, used: frozenset[str], routing: RoutingReplay | None) -> tuple[str, ...]:
