@@ -157,7 +157,8 @@ def parse_node(table: Table, file: str) -> Node:
 def parse_cluster(table: Table, file: str) -> Cluster:
     """Read a cluster file."""
     required = ("id", "name", "node", "nodes", "fabric", "link", "oversubscription")
-    check_keys(table, required, (*required, "aliases", "note"), file)
+    check_keys(table, required, (*required, "topology", "leaf_nodes", "aliases", "note"), file)
+    topologies: tuple[Literal["fat_tree", "rail"], ...] = ("fat_tree", "rail")
     fabrics: tuple[Literal["infiniband", "roce", "unified_bus", "none"], ...] = (
         "infiniband",
         "roce",
@@ -175,6 +176,8 @@ def parse_cluster(table: Table, file: str) -> Cluster:
         fabric=parse_choice(table, "fabric", fabrics, file),
         link=_link(table["link"], f"{file}: link"),
         oversubscription=oversubscription,
+        topology=parse_choice(table, "topology", topologies, file) if "topology" in table else "fat_tree",
+        leaf_nodes=_count(table, "leaf_nodes", file) if "leaf_nodes" in table else 1,
         aliases=parse_aliases(table, file),
         note=parse_text(table, "note", file, default=""),
     )

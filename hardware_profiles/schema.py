@@ -147,7 +147,9 @@ class Cluster:
     """Nodes on a scale-out fabric.
 
     ``link`` is one NIC's rate per direction and the end-to-end latency of a minimal message;
-    ``oversubscription`` is downlink over uplink capacity at the leaf (1 = non-blocking).
+    ``oversubscription`` is downlink over uplink capacity at the leaf (1 = non-blocking). ``topology`` says which NICs
+    share a leaf switch: those of a node (``fat_tree``), or those of the same place in every node (``rail``);
+    ``leaf_nodes`` is how many nodes a leaf reaches. Leaves meet in a spine.
     """
 
     id: str
@@ -157,6 +159,8 @@ class Cluster:
     fabric: Literal["infiniband", "roce", "unified_bus", "none"]
     link: Link
     oversubscription: Quantity
+    topology: Literal["fat_tree", "rail"] = "fat_tree"
+    leaf_nodes: int = 1
     aliases: tuple[str, ...] = ()
     note: str = ""
 

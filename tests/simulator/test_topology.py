@@ -13,7 +13,13 @@ from hardware_profiles.loader import load_cluster, load_device, load_node
 from hardware_profiles.schema import Cluster, Device, Node
 from simulator.errors import ProfileError
 from simulator.hardware import fabric_of
-from simulator.topology import ROUTE_MESSAGE, CompiledTopology, build_topology, compile_topology
+from simulator.topology import (
+    ROUTE_MESSAGE,
+    CompiledTopology,
+    build_topology,
+    compile_topology,
+    scale_out_alone,
+)
 
 
 def _parts(device: str, node: str, cluster: str) -> tuple[Device, Node, Cluster]:
@@ -65,16 +71,72 @@ def test_routes_are_the_same_both_ways() -> None:
 
 def test_a_tight_leaf_narrows_the_way_to_other_nodes_only() -> None:
     device, node, cluster = CLUSTERS[0]
-    tight = dataclasses.replace(cluster, oversubscription=dataclasses.replace(cluster.oversubscription, value=32.0))
+    tight = dataclasses.replace(_oversubscribed(cluster, 32.0), topology="fat_tree", leaf_nodes=1)
     compiled = compile_topology(build_topology(device, node, tight, 2))
     assert compiled.bandwidth[0, 8] == pytest.approx(8 * 50e9 / 32)
     assert compiled.bandwidth[0, 1] == pytest.approx(200e9)
 
 
+def _oversubscribed(cluster: Cluster, value: float) -> Cluster:
+    return dataclasses.replace(cluster, oversubscription=dataclasses.replace(cluster.oversubscription, value=value))
+
+
+def test_rails_keep_one_place_of_all_nodes_on_one_switch() -> None:
+    device, node, cluster = CLUSTERS[0]
+    rail = _oversubscribed(dataclasses.replace(cluster, topology="rail", leaf_nodes=2), 32.0)
+    compiled = compile_topology(build_topology(device, node, rail, 4))
+    assert compiled.bandwidth[0, 8] == pytest.approx(50e9)
+    narrow = 2 * 50e9 / 32
+    assert compiled.bandwidth[0, 9] == pytest.approx(narrow)  # another rail
+    assert compiled.bandwidth[0, 16] == pytest.approx(narrow)  # the same rail, another group of nodes
+
+
+def test_every_way_is_made_of_its_links() -> None:
+    compiled = compile_topology(build_topology(*CLUSTERS[0], 3))
+    padded = np.append(compiled.capacity, np.inf)
+    np.testing.assert_array_equal(padded[compiled.routes].min(axis=2), compiled.bandwidth)
+    names = [compiled.links[link] for link in compiled.routes[0, 9] if link >= 0]
+    assert set(names) == {
+        "node0/device0 -> node0/nic0",
+        "node0/nic0 -> leaf0.0",
+        "leaf0.0 -> spine",
+        "spine -> leaf0.1",
+        "leaf0.1 -> node1/nic1",
+        "node1/nic1 -> node1/device1",
+    }
+    assert np.all(compiled.routes[4, 4] == -1)
+    assert compiled.scale_out[compiled.routes[0, 9][compiled.routes[0, 9] >= 0]].all()
+    assert not compiled.scale_out[compiled.routes[0, 1][compiled.routes[0, 1] >= 0]].any()
+
+
+def test_a_slow_link_keeps_the_routes_and_narrows_both_directions() -> None:
+    compiled = compile_topology(build_topology(*CLUSTERS[0], 2))
+    slow = compiled.changed_link("node0/nic3 -> leaf0.3", 0.25)
+    for name in ("node0/nic3 -> leaf0.3", "leaf0.3 -> node0/nic3"):
+        assert slow.capacity[slow.links.index(name)] == pytest.approx(0.25 * 50e9)
+    assert np.count_nonzero(slow.capacity != compiled.capacity) == 2
+    np.testing.assert_array_equal(slow.routes, compiled.routes)
+
+
+def test_an_unknown_or_cut_link_is_refused() -> None:
+    compiled = compile_topology(build_topology(*CLUSTERS[0], 2))
+    with pytest.raises(ProfileError, match=r"no link 'node0/nic3 -> leaf0\.33'.*node0/nic3 -> leaf0\.3"):
+        compiled.changed_link("node0/nic3 -> leaf0.33", 0.5)
+    with pytest.raises(ProfileError, match=r"factor is 0\.0; a link needs some bandwidth"):
+        compiled.changed_link("node0/nic3 -> leaf0.3", 0.0)
+
+
+def test_pure_rdma_takes_the_nic_inside_a_node_too() -> None:
+    graph = build_topology(*CLUSTERS[0], 2)
+    compiled = compile_topology(scale_out_alone(graph))
+    assert compiled.bandwidth[0, 1] == pytest.approx(50e9)
+    assert compiled.scale_out.all()
+
+
 def test_vertices_are_devices_switches_hosts_and_nics() -> None:
     graph = build_topology(*CLUSTERS[0], 2)
     kinds = [data["kind"] for _, data in graph.nodes(data=True)]
-    assert {kind: kinds.count(kind) for kind in set(kinds)} == {"device": 16, "host": 4, "nic": 16, "switch": 5}
+    assert {kind: kinds.count(kind) for kind in set(kinds)} == {"device": 16, "host": 4, "nic": 16, "switch": 11}
 
 
 def test_devices_do_not_forward_for_others() -> None:
