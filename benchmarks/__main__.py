@@ -67,7 +67,7 @@ def engine_speed(file: str, *overrides: str, repeats: int = 5) -> dict[str, floa
     """Run the engine alone, its tables built before; medians over repeats."""
     from simulator import Scenario
     from simulator.serving.deployment import deploy, scenario_requests
-    from simulator.serving.engine import run_engine
+    from simulator.serving.engine import Pool, run_engine
 
     scenario = Scenario.load(ROOT / file, overrides)
     trace = scenario_requests(scenario.requests, scenario.seed)
@@ -77,7 +77,7 @@ def engine_speed(file: str, *overrides: str, repeats: int = 5) -> dict[str, floa
     for _ in range(repeats):
         timer = deployment.timer()
         began = time.process_time()
-        run = run_engine(trace, [timer], deployment.limits)
+        run = run_engine(trace, [Pool(timers=[timer], limits=deployment.limits)])
         seconds.append(time.process_time() - began)
         steps = len(run.steps["start_s"])
     middle = statistics.median(seconds)

@@ -22,7 +22,7 @@ from simulator.placement.replay import expert_spread
 from simulator.results import Estimate, Result
 from simulator.scenario import Scenario
 from simulator.serving.deployment import Deployment, deploy, scenario_requests
-from simulator.serving.engine import EngineRun, run_engine
+from simulator.serving.engine import EngineRun, Pool, run_engine
 from simulator.serving.steady import mean_load, steady_state
 from simulator.serving.step_ops import Certainty, decode_certainty
 from simulator.serving.work import step_slices, step_work
@@ -62,9 +62,8 @@ def simulate(scenario: Scenario, *, progress: Callable[[float], None] | None = N
     timers = [deployment.timer(index, instances) for index in range(instances)]
     run = run_engine(
         trace,
-        timers,
-        deployment.limits,
-        balancer=scenario.stack.balancer,
+        [Pool(timers=timers, limits=deployment.limits)],
+        balance=scenario.stack.balancer,
         frontend=deployment.stack.number("frontend"),
         progress=progress,
     )

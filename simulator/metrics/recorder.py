@@ -82,14 +82,14 @@ class RequestRecorder:
         How many requests the run has.
     """
 
-    __slots__ = ("admitted", "arrival", "finish", "first_token", "instance", "preemptions", "rank")
+    __slots__ = ("admitted", "arrival", "cached", "finish", "first_token", "instance", "preemptions", "rank", "retries")
 
     def __init__(self, requests: int) -> None:
         self.arrival, self.admitted, self.first_token, self.finish = (
             array("d", [float("nan")]) * requests for _ in range(4)
         )
         self.instance, self.rank = (array("q", [-1]) * requests for _ in range(2))
-        self.preemptions = array("q", [0]) * requests
+        self.preemptions, self.retries, self.cached = (array("q", [0]) * requests for _ in range(3))
 
 
 def column(values: array[float] | array[int]) -> NDArray[Any]:

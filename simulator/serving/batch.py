@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 
 class Batch:
     """Requests and KV tokens by data-parallel rank, advanced by counting decode steps.
 
-    A rank on which n requests decode gains n tokens per step, so what it holds is a line over the step counter, and
-    only requests that come and go are touched.
+    A rank on which n requests decode gains n tokens per step, or n times ``gain`` where drafts are accepted, so what it
+    holds is a line over the step counter, and only requests that come and go are touched.
 
     Parameters
     ----------
     dp : int
         Data-parallel attention ranks [1].
+    gain : float
+        Tokens that a decode step adds to a request [1].
 
     Attributes
     ----------
     index : int
         Decode steps so far [1].
+    position : float
+        Tokens that a request has gained which decoded in all of them [tokens].
     rows, sequences : list of int
         Requests that decode on each rank, and those that hold KV cache there, prompts included [1].
     running, held : int
@@ -30,6 +37,7 @@ class Batch:
 
     __slots__ = (
         "_contexts",
+        "_gain",
         "_gains",
         "_most",
         "_origin",
@@ -37,25 +45,34 @@ class Batch:
         "_prompts",
         "held",
         "index",
+        "position",
         "prompts",
         "rows",
         "running",
         "sequences",
     )
 
-    def __init__(self, dp: int) -> None:
+    def __init__(self, dp: int, gain: float = 1) -> None:
         self.index = self.running = self.held = 0
+        # NOTE: a whole gain stays an integer, so that sums over millions of steps are exact.
+        self._gain: float = int(gain) if gain == int(gain) else gain
+        self.position: float = 0
         self.rows, self.sequences = [0] * dp, [0] * dp
         # Tokens that a rank's requests would have held at step 0, and those of prompts that are not computed yet.
-        self._origin, self._prompts = [0] * dp, [0] * dp
-        self._origin_total = self.prompts = 0
+        self._origin: list[float] = [0] * dp
+        self._prompts = [0] * dp
+        self._origin_total: float = 0
+        self.prompts = 0
         # NOTE: context and rows once more as arrays, in which the largest of many ranks is found quickly.
-        self._contexts, self._gains = np.zeros(dp, dtype=np.int64), np.zeros(dp, dtype=np.int64)
+        kind = np.int64 if isinstance(self._gain, int) else np.float64
+        self._contexts: NDArray[Any] = np.zeros(dp, dtype=kind)
+        self._gains: NDArray[Any] = np.zeros(dp, dtype=kind)
         self._most: int | None = 0
 
     def step(self) -> None:
-        """Let every request that decodes gain a token."""
+        """Let every request that decodes gain its tokens."""
         self.index += 1
+        self.position += self._gain
         if len(self.rows) > 1:
             self._contexts += self._gains
 
@@ -72,7 +89,7 @@ class Batch:
         self._reserve(rank, -prompt, 0)
         self._move(rank, prompt, 1)
 
-    def leave(self, rank: int, tokens: int) -> None:
+    def leave(self, rank: int, tokens: float) -> None:
         """Take out a request that decodes and holds so many tokens."""
         self.sequences[rank] -= 1
         self.held -= 1
@@ -84,8 +101,8 @@ class Batch:
         self.sequences[rank] += sequences
         self.held += sequences
 
-    def _move(self, rank: int, tokens: int, rows: int) -> None:
-        origin = tokens - rows * self.index
+    def _move(self, rank: int, tokens: float, rows: int) -> None:
+        origin = tokens - rows * self.position
         self._origin[rank] += origin
         self._origin_total += origin
         self.rows[rank] += rows
@@ -93,7 +110,7 @@ class Batch:
         self._most = None
         if len(self.rows) > 1:
             self._contexts[rank] += tokens
-            self._gains[rank] = self.rows[rank]
+            self._gains[rank] = self.rows[rank] * self._gain
 
     @property
     def most_rows(self) -> int:
@@ -103,17 +120,17 @@ class Batch:
         return self._most
 
     @property
-    def context(self) -> int:
+    def context(self) -> float:
         """KV tokens of the requests that decode, over all ranks [tokens]."""
-        return self._origin_total + self.running * self.index
+        return self._origin_total + self.running * self.position
 
-    def tokens_on(self, rank: int) -> int:
+    def tokens_on(self, rank: int) -> float:
         """KV tokens that are taken on one rank, those of uncomputed prompts included [tokens]."""
-        return self._origin[rank] + self.rows[rank] * self.index + self._prompts[rank]
+        return self._origin[rank] + self.rows[rank] * self.position + self._prompts[rank]
 
-    def longest(self) -> tuple[int, int]:
+    def longest(self) -> tuple[int, float]:
         """Return the requests that decode on the rank with most context [1], and that context [tokens]."""
         if len(self.rows) == 1:
             return self.running, self.context
         rank = int(self._contexts.argmax())
-        return self.rows[rank], self._origin[rank] + self.rows[rank] * self.index
+        return self.rows[rank], self._origin[rank] + self.rows[rank] * self.position

@@ -24,7 +24,7 @@ from simulator.placement import Placement, place
 from simulator.placement.affinity import coactivation
 from simulator.placement.replay import RoutingReplay, replay
 from simulator.scenario import HardwareChoice, Lengths, Model, Requests, Routing, Run, Scenario, Slo
-from simulator.serving.instance import Limits
+from simulator.serving.state import Limits
 from simulator.serving.timer import RowTotals, TableTimer, row_totals
 from simulator.stack import StackProfile, customised
 from workloads.model_library import load_model, with_dtypes

@@ -1,27 +1,50 @@
-"""The discrete-event engine: arrivals, a load balancer and instances on one simpy clock."""
+"""The discrete-event engine: arrivals, load balancers, instances and what acts on them, on one simpy clock."""
 
 from __future__ import annotations
 
 import gc
-from array import array
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import cycle
-from typing import Literal
 
 import numpy as np
 import simpy
 from numpy.typing import NDArray
 
 from simulator.metrics.recorder import STEP_COLUMNS, ColumnRecorder, RequestRecorder
-from simulator.serving.instance import Instance, Limits, RequestState
+from simulator.serving.balancers import Balancer, balancer
+from simulator.serving.kv_link import KVLink
+from simulator.serving.kv_pool import Blocks
+from simulator.serving.prefix_cache import PrefixCache
+from simulator.serving.server import Control, Server, Store
+from simulator.serving.state import Books, Limits, Role, request_state
 from simulator.serving.timer import StepTimer
 from workloads.request_trace import RequestTrace
 
-Balancer = Literal["round_robin", "least_loaded"]
 #: Called with the share of requests that are done, in [0, 1].
 Progress = Callable[[float], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """Instances of one kind: a timer for each, what bounds them, and what of a request they do."""
+
+    timers: Sequence[StepTimer]
+    limits: Limits
+    role: Role = "both"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefixCaching:
+    """How prefixes are cached: the hash blocks of every prompt, their size, and the pool that instances share.
+
+    ``store_tokens`` is its size [tokens], 0 for none; ``fetch_per_token`` the time to fetch a token from it [s].
+    """
+
+    blocks: Blocks
+    block_tokens: int
+    store_tokens: float = 0.0
+    fetch_per_token: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,11 +63,15 @@ class EngineRun:
 
 def run_engine(
     trace: RequestTrace,
-    timers: Sequence[StepTimer],
-    limits: Limits,
+    pools: Sequence[Pool],
     *,
-    balancer: Balancer = "least_loaded",
+    balance: Balancer = "least_loaded",
     frontend: float = 0.0,
+    link: KVLink | None = None,
+    caching: PrefixCaching | None = None,
+    answer_steps: NDArray[np.int64] | None = None,
+    controls: Sequence[Control] = (),
+    seed: int = 0,
     progress: Progress | None = None,
 ) -> EngineRun:
     """Play a request trace through instances until every request is answered.
@@ -53,71 +80,61 @@ def run_engine(
     ----------
     trace : RequestTrace
         Arrivals and lengths, or a closed loop.
-    timers : sequence of StepTimer
-        One per instance.
-    limits : Limits
-        What bounds steps and batches.
-    balancer : {"round_robin", "least_loaded"}
-        Which instance takes a request.
+    pools : sequence of Pool
+        The instances.
+    balance : {"round_robin", "least_loaded", "power_of_two", "cache_aware"}
+        Which instance takes a request; one that decodes what others computed is always the least loaded.
     frontend : float
         Time from a request's arrival until the scheduler sees it: HTTP, tokenisation, hand-over [s].
+    link : KVLink, optional
+        How KV caches travel between pools; at once where absent.
+    caching : PrefixCaching, optional
+        How prefixes are cached; not at all where absent.
+    answer_steps : array, shape (requests,), optional
+        Decode steps that a whole answer takes; one per token after the first where absent [1].
+    controls : sequence of Control
+        Processes that act on the live server.
+    seed : int
+        Seed of what the balancer draws.
     progress : callable, optional
         Told the share of requests that are done.
     """
     env = simpy.Environment()
-    total = len(trace)
-    state = RequestState(
-        output=array("q", trace.output_tokens.astype(np.int64).tobytes()),
-        prompt=array("q", trace.input_tokens.astype(np.int64).tobytes()),
-        generated=array("q", [0]) * total,
-        joined=array("q", [0]) * total,
-        due=array("q", [-1]) * total,
+    store = None
+    if caching is not None and caching.store_tokens:
+        store = Store(
+            blocks=PrefixCache(caching.block_tokens), tokens=caching.store_tokens, per_token=caching.fetch_per_token
+        )
+    books = Books(
+        state=request_state(trace, answer_steps),
+        records=RequestRecorder(len(trace)),
+        steps=ColumnRecorder(STEP_COLUMNS),
+        gaps=ColumnRecorder(("gap_s", "tokens", "at_s")),
+        blocks=caching.blocks if caching else None,
+        block_tokens=caching.block_tokens if caching else 0,
+        store=store.blocks if store else None,
+        store_tokens=store.tokens if store else 0.0,
     )
-    records, steps = RequestRecorder(total), ColumnRecorder(STEP_COLUMNS)
-    gaps = ColumnRecorder(("gap_s", "tokens", "at_s"))
-    done = env.event()
-    finished = 0
-    started = 0
-    report_every = max(total // 200, 1)
-
-    def start(request: int) -> None:
-        records.arrival[request] = env.now
-        if frontend > 0.0:
-            env.timeout(frontend, request).callbacks.append(lambda event: pick(instances).submit(event.value))
-        else:
-            pick(instances).submit(request)
-
-    def on_finish(_request: int) -> None:
-        nonlocal finished, started
-        finished += 1
-        if progress is not None and finished % report_every == 0:
-            progress(finished / total)
-        if trace.concurrency is not None and started < total:
-            started += 1
-            start(started - 1)
-        if finished == total:
-            done.succeed()
-
-    def arrive() -> Generator[simpy.Event, None, None]:
-        for request, at in enumerate(trace.arrival.tolist()):
-            if at > env.now:
-                yield env.timeout(at - env.now)
-            start(request)
-
-    pick = _round_robin() if balancer == "round_robin" else _least_loaded
-    instances = [
-        Instance(env, index, timer, limits, state, records, steps, gaps, on_finish)
-        for index, timer in enumerate(timers)
-    ]
-    if trace.concurrency is None:
-        env.process(arrive())
-    else:
-        started = min(trace.concurrency, total)
-        for request in range(started):
-            start(request)
+    server = Server(
+        env,
+        trace,
+        books,
+        balancer(balance, seed),
+        balancer("least_loaded", seed),
+        frontend=frontend,
+        link=link,
+        store=store,
+        progress=progress,
+    )
+    for pool in pools:
+        for timer in pool.timers:
+            server.add(timer, pool.limits, pool.role)
+    server.begin()
+    for control in controls:
+        env.process(control(server))
     with _no_collector():
-        env.run(until=done)
-    return EngineRun(requests=records, steps=steps.arrays(), gaps=gaps.arrays(), end=env.now)
+        env.run(until=server.done)
+    return EngineRun(requests=books.records, steps=books.steps.arrays(), gaps=books.gaps.arrays(), end=env.now)
 
 
 @contextmanager
@@ -130,12 +147,3 @@ def _no_collector() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-def _least_loaded(instances: Sequence[Instance]) -> Instance:
-    return min(instances, key=lambda instance: instance.outstanding) if len(instances) > 1 else instances[0]
-
-
-def _round_robin() -> Callable[[Sequence[Instance]], Instance]:
-    turns = cycle(range(1_000_000_000))
-    return lambda instances: instances[next(turns) % len(instances)]

@@ -1,79 +1,24 @@
 """One instance of a server: its queues, its batch and its KV cache, advanced one engine step at a time.
 
-Running requests are not touched step by step. All of them gain one token in a decode step, so the step counter at
+Running requests are not touched step by step. All of them gain the same in a decode step, so the step counter at
 which each will be done is known when it starts; KV use grows by the batch size. A step costs the same whether the
 batch holds ten requests or a thousand.
 """
 
 from __future__ import annotations
 
-from array import array
+import math
 from collections import deque
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Generator, Iterable, Sequence
 
-from simulator.metrics.recorder import ColumnRecorder, RequestRecorder
+import simpy
+
 from simulator.serving.batch import Batch
+from simulator.serving.kv_pool import KVPool
+from simulator.serving.prompt_queues import Chunk, PromptQueues
+from simulator.serving.state import Books, Limits, Listener, Role
+from simulator.serving.step_rows import fill, step_row
 from simulator.serving.timer import StepTime, StepTimer, StepWork
-
-if TYPE_CHECKING:
-    import simpy
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What bounds a step and a batch, per data-parallel rank.
-
-    Attributes
-    ----------
-    dp : int
-        Data-parallel attention ranks, each with its own requests and KV pool [1].
-    token_budget : int
-        Tokens of one step on one rank [tokens].
-    max_running : int
-        Requests that a rank runs at once [1].
-    pool : float
-        KV pool of a rank, on one of its devices [bytes].
-    kv_per_token, kv_per_sequence : float
-        What a sequence takes of the pool [bytes].
-    scheduler : {"mixed", "prefill_first"}
-        Whether prompt chunks share steps with decoding.
-    chunked : bool
-        Whether a prompt may be split over steps; otherwise only one longer than the budget is.
-    """
-
-    dp: int
-    token_budget: int
-    max_running: int
-    pool: float
-    kv_per_token: float
-    kv_per_sequence: float
-    scheduler: Literal["mixed", "prefill_first"]
-    chunked: bool
-
-
-@dataclass(slots=True)
-class RequestState:
-    """State of all requests as arrays of shape (requests,), shared by all instances.
-
-    ``prompt`` is what must be computed before the next token (the input, and after a preemption the answer so far);
-    ``generated`` counts emitted tokens; ``due`` is the decode step at which the request ends, -1 while not running.
-    """
-
-    output: array[int]
-    prompt: array[int]
-    generated: array[int]
-    joined: array[int]
-    due: array[int]
-
-
-@dataclass(slots=True)
-class _Chunk:
-    rank: int
-    request: int
-    tokens: int
-    prefix: int
 
 
 class Instance:
@@ -86,15 +31,22 @@ class Instance:
     index : int
         Which instance this is.
     timer : StepTimer
-        How long steps take.
+        How long steps take; may be exchanged between steps.
     limits : Limits
         What bounds them.
-    state : RequestState
-        The requests.
-    records, steps, gaps : RequestRecorder, ColumnRecorder, ColumnRecorder
-        Where requests, steps and inter-token gaps are recorded.
-    on_finish : callable
-        Told the request when one ends.
+    books : Books
+        The requests and the records.
+    listener : Listener
+        Told what becomes of requests.
+    role : {"both", "prefill", "decode"}
+        What of a request it does.
+
+    Attributes
+    ----------
+    outstanding : int
+        Requests that were given to it and that it has not done its part of [1].
+    slow : float
+        Factor on the time of its steps, as a slow rank or a disturbed link causes [1].
     """
 
     def __init__(
@@ -103,56 +55,172 @@ class Instance:
         index: int,
         timer: StepTimer,
         limits: Limits,
-        state: RequestState,
-        records: RequestRecorder,
-        steps: ColumnRecorder,
-        gaps: ColumnRecorder,
-        on_finish: Callable[[int], None],
+        books: Books,
+        listener: Listener,
+        role: Role = "both",
     ) -> None:
-        self.env, self.index, self.limits = env, index, limits
-        self._timer, self._state, self._records = timer, state, records
-        self._steps, self._gaps, self._on_finish = steps, gaps, on_finish
+        self.env, self.index, self.limits, self.role = env, index, limits, role
+        self.timer, self.slow = timer, 1.0
+        self._state, self._records, self._steps, self._gaps = books.state, books.records, books.steps, books.gaps
+        self._listener = listener
         dp = limits.dp
         self.outstanding = 0
         self._outstanding = [0] * dp
-        self._waiting: list[deque[int]] = [deque() for _ in range(dp)]
-        self._prefilling: list[deque[list[int]]] = [deque() for _ in range(dp)]
-        self._open_ranks: set[int] = set()
-        self._batch = Batch(dp)
+        self._closed: set[int] = set()
+        self._prompts = PromptQueues(limits, books.state)
+        self._arriving: list[deque[int]] = [deque() for _ in range(dp)]
+        # Requests whose KV cache is on its way out or in, by request, and those that have just arrived.
+        self._moving: dict[int, int] = {}
+        self._landed: list[int] = []
+        self._batch = Batch(dp, limits.gain)
+        self.kv = KVPool(limits, self._batch, books)
         self._order: list[list[int]] = [[] for _ in range(dp)]
-        self._queued = self._pending = 0
+        self._queued = 0
         self._finish_at: dict[int, list[int]] = {}
         self._check_at = 1_000_000
         self._fresh: dict[int, float] = {}
-        self._paused: dict[int, float] = {}
         self._last_decode = 0.0
-        self._work = StepWork()
+        self._stall = 0.0
         self._wake: simpy.Event | None = None
         self.process = env.process(self._run())
 
     def submit(self, request: int) -> None:
-        """Queue a request on the rank with the fewest outstanding ones."""
+        """Queue a request whose prompt is to be computed here."""
+        self._prompts.add(self._take_on(request), request)
+        self._rouse()
+
+    def offer(self, request: int) -> None:
+        """Queue a request whose prompt was computed elsewhere, until there is memory for its KV cache."""
+        rank = self._take_on(request)
+        self._arriving[rank].append(request)
+        self._queued += 1
+        self._reserve(rank)
+
+    def land(self, request: int) -> None:
+        """Let a request decode from the next step on, whose KV cache has arrived."""
+        self._landed.append(request)
+        self._rouse()
+
+    def release(self, request: int, rank: int) -> None:
+        """Free the KV cache of a prompt that another instance has received."""
+        if self._moving.pop(request, None) is not None:
+            self._batch.drop(rank, self._state.prompt[request])
+            self._free(request, rank)
+
+    def withdraw(self, request: int) -> None:
+        """Forget a request whose KV cache will not come."""
+        rank = self._records.rank[request]
+        if request in self._moving:
+            self.release(request, rank)
+        else:
+            self._arriving[rank].remove(request)
+            self._queued -= 1
+        self._outstanding[rank] -= 1
+        self.outstanding -= 1
+
+    @property
+    def idle(self) -> bool:
+        """Whether it has nothing to do and nothing of others to keep."""
+        return not self.outstanding and not self._moving
+
+    def take_blocks(self, blocks: Sequence[int]) -> None:
+        """Put shared prefix blocks into the cache of the rank with the fewest requests."""
         rank = self._outstanding.index(min(self._outstanding))
+        self.kv.take(rank, blocks)
+
+    def stall(self, seconds: float) -> None:
+        """Keep the instance from its next step for a time, as moving weights or KV cache does [s]."""
+        self._stall += seconds
+
+    def cached_tokens(self, request: int) -> int:
+        """Tokens of a prompt that lie in the prefix cache of the best of its ranks [tokens]."""
+        prompt = self._state.prompt[request]
+        return max(self.kv.match(rank, request, prompt) for rank in range(self.limits.dp))
+
+    def evict(self, ranks: Iterable[int] | None = None, *, close: bool = False) -> list[int]:
+        """Lose all requests of some ranks, all where absent, with their KV cache; a step under way is lost as well.
+
+        Parameters
+        ----------
+        ranks : iterable of int, optional
+            Which ranks.
+        close : bool
+            Whether those ranks take no further requests.
+
+        Returns
+        -------
+        list of int
+            The requests, in order; what they had emitted is part of their prompts now.
+        """
+        chosen = range(self.limits.dp) if ranks is None else list(ranks)
+        if self.process.is_alive and self._wake is None:
+            self.process.interrupt()
+        lost: list[int] = []
+        for rank in chosen:
+            lost.extend(self._lose(rank))
+            if close:
+                self._closed.add(rank)
+        return sorted(lost)
+
+    def _lose(self, rank: int) -> list[int]:
+        moving = [request for request, place in self._moving.items() if place == rank]
+        lost = [*self._prompts.clear(rank), *self._arriving[rank]]
+        self._queued -= len(self._arriving[rank])
+        self._arriving[rank].clear()
+        while (request := self._drop_prompt(rank)) is not None:
+            lost.append(request)
+        if self.role != "prefill":
+            # A prompt that was computed here and is on its way out is no longer outstanding.
+            lost.extend(moving)
+        for request in moving:
+            self.release(request, rank)
+        self._landed = [request for request in self._landed if request not in moving]
+        while self._batch.rows[rank]:
+            lost.append(self._drop_running(rank))
+        if self.kv.caches:
+            self.kv.caches[rank].clear()
+        self._state.swapped.difference_update(lost)
+        self._outstanding[rank] -= len(lost)
+        self.outstanding -= len(lost)
+        return lost
+
+    def _take_on(self, request: int) -> int:
+        """Give a request to a rank: the one with most of its prefix in cache unless that is busy, else the idlest."""
+        loads = self._outstanding
+        if self._closed:
+            loads = [1 << 40 if rank in self._closed else load for rank, load in enumerate(loads)]
+        least = min(loads)
+        rank = loads.index(least)
+        if self.kv.caches and self.limits.dp > 1:
+            prompt = self._state.prompt[request]
+            matches = [
+                self.kv.match(each, request, prompt) if loads[each] <= 2 * least + 1 else 0
+                for each in range(len(loads))
+            ]
+            if max(matches):
+                rank = matches.index(max(matches))
         self._outstanding[rank] += 1
         self.outstanding += 1
-        self._waiting[rank].append(request)
-        self._open_ranks.add(rank)
-        self._queued += 1
-        self._pending += 1
         self._records.instance[request] = self.index
         self._records.rank[request] = rank
+        return rank
+
+    def _rouse(self) -> None:
         if self._wake is not None and not self._wake.triggered:
             self._wake.succeed()
 
     def _run(self) -> Generator[simpy.Event, None, None]:
-        env, limits, batch = self.env, self.limits, self._batch
+        env, limits, batch, prompts = self.env, self.limits, self._batch, self._prompts
         prompts_alone = limits.scheduler == "prefill_first"
         per_token, per_sequence = (
             each / (limits.pool * limits.dp) for each in (limits.kv_per_token, limits.kv_per_sequence)
         )
+        nothing, work = [0] * limits.dp, StepWork()
         now = env.now
         while True:
-            if not self._pending and not batch.running:
+            if self._landed:
+                self._join_landed()
+            if not prompts.unfinished and not batch.running:
                 self._wake = env.event()
                 yield self._wake
                 self._wake = None
@@ -160,102 +228,89 @@ class Instance:
                 continue
             if batch.index >= self._check_at:
                 self._make_room()
-            chunks = self._take_prompts() if self._open_ranks else []
+            chunks = (
+                prompts.chunks(nothing if prompts_alone else batch.rows, self._fits, self._admit)
+                if prompts.open
+                else []
+            )
             decodes = batch.running > 0 and not (prompts_alone and chunks)
-            work = self._fill(chunks, decodes=decodes)
-            step = self._timer.time(work)
+            if not decodes and not chunks:
+                # Everything that waits needs memory that requests on their way out still hold.
+                self._wake = env.event()
+                yield self._wake
+                self._wake = None
+                now = env.now
+                continue
+            fill(work, batch, chunks, decodes=decodes)
+            step = self.timer.time(work)
+            if self._stall or self.slow != 1.0:
+                self._disturb(step)
             context = batch.context
             use = (context + batch.prompts) * per_token + batch.held * per_sequence
-            self._steps.add(_row(self.index, now, work, step, self._queued, use, context))
-            yield env.timeout(step.duration)
+            self._steps.add(step_row(self.index, now, work, step, prompts.waiting + self._queued, use, context))
+            try:
+                yield env.timeout(step.duration)
+            except simpy.Interrupt:
+                prompts.undo(chunks)
+                now = env.now
+                continue
             now = env.now
             if decodes:
                 self._decode(now)
             for chunk in chunks:
                 self._advance_prompt(chunk, now)
 
-    def _take_prompts(self) -> list[_Chunk]:
-        """Give every open rank prompt tokens within its budget, admitting waiting requests that fit."""
-        chunks: list[_Chunk] = []
-        mixed = self.limits.scheduler == "mixed"
-        for rank in sorted(self._open_ranks):
-            budget = self.limits.token_budget - (self._batch.rows[rank] if mixed else 0)
-            before = len(chunks)
-            for item in self._prefilling[rank]:
-                budget -= self._take(chunks, rank, item, budget)
-            while budget > 0 and self._waiting[rank] and self._admits(rank, budget, fresh=len(chunks) == before):
-                request = self._waiting[rank].popleft()
-                self._queued -= 1
-                item = [request, 0]
-                self._prefilling[rank].append(item)
-                self._admit(request, rank)
-                budget -= self._take(chunks, rank, item, budget)
-            if not self._prefilling[rank]:
-                # Nothing fits, or nothing waits: look again when a request ends or arrives.
-                self._open_ranks.discard(rank)
-        return chunks
+    def _disturb(self, step: StepTime) -> None:
+        """Lengthen a step by what stalls the instance or slows it."""
+        extra = step.duration * (self.slow - 1.0) + self._stall
+        step.duration += extra
+        step.gap += extra
+        self._stall = 0.0
 
-    def _admit(self, request: int, rank: int) -> None:
-        """Reserve KV memory for a prompt, and look again before its rank could run out."""
-        limits, batch, prompt = self.limits, self._batch, self._state.prompt[request]
-        batch.admit(rank, prompt)
-        growth = batch.sequences[rank] * limits.kv_per_token
-        soon = batch.index + int(self._left(rank) / (growth + 1e-9)) - 1
+    def _admit(self, rank: int, request: int) -> int:
+        """Reserve KV memory for a request, look again before its rank could run out, and return what is cached."""
+        limits, batch, state = self.limits, self._batch, self._state
+        prompt = state.prompt[request]
+        cached = self.kv.admit(rank, request, prompt, state.output[request])
+        growth = batch.sequences[rank] * limits.kv_per_token * limits.gain
+        soon = batch.index + int(self.kv.left(rank) / (growth + 1e-9)) - 1
         self._check_at = min(self._check_at, soon)
-        if self._records.preemptions[request] == 0:
+        if math.isnan(self._records.admitted[request]):
             self._records.admitted[request] = self.env.now
+            self._records.cached[request] = cached
+        if request in state.swapped:
+            state.swapped.discard(request)
+            self.stall(prompt * limits.kv_per_token / limits.swap_rate)
+            cached = prompt - 1
+        return cached
 
-    def _take(self, chunks: list[_Chunk], rank: int, item: list[int], budget: int) -> int:
-        request, done = item
-        tokens = min(self._state.prompt[request] - done, budget)
-        if tokens > 0:
-            chunks.append(_Chunk(rank, request, tokens, done))
-            item[1] = done + tokens
-        return max(tokens, 0)
-
-    def _admits(self, rank: int, budget: int, *, fresh: bool) -> bool:
-        """Whether the next waiting request of a rank fits its batch, its step and its KV pool."""
-        limits = self.limits
-        prompt = self._state.prompt[self._waiting[rank][0]]
-        sequences = self._batch.sequences[rank] + 1
-        if sequences > limits.max_running:
+    def _fits(self, rank: int, request: int) -> bool:
+        """Whether a request fits the batch of a rank and its KV pool."""
+        state = self._state
+        if self._batch.sequences[rank] >= self.limits.max_running:
             return False
-        if not limits.chunked and prompt > budget and not (fresh and budget >= limits.token_budget):
-            return False
-        # Beside the prompt, every sequence needs room for the token that it decodes next.
-        need = (self._batch.tokens_on(rank) + prompt + sequences) * limits.kv_per_token
-        return need + sequences * limits.kv_per_sequence <= limits.pool
+        return self.kv.fits(rank, request, state.prompt[request], state.output[request])
 
-    def _fill(self, chunks: list[_Chunk], *, decodes: bool) -> StepWork:
-        """Describe the step by its busiest rank and its totals."""
-        work, batch = self._work, self._batch
-        work.running = batch.running
-        work.decode_total = work.decode_rows = 0
-        if decodes:
-            work.decode_total = batch.running
-            work.decode_rows, context = batch.longest()
-            work.decode_context = context / work.decode_rows + 1.0
-        if not chunks:
-            work.prompt_rows = work.prompt_sequences = work.prompt_total = 0
-            work.rows = work.logits = batch.most_rows if decodes else 0
-            return work
-        tokens: dict[int, int] = {}
-        for chunk in chunks:
-            tokens[chunk.rank] = tokens.get(chunk.rank, 0) + chunk.tokens
-        busiest = max(tokens, key=tokens.__getitem__)
-        own = [chunk for chunk in chunks if chunk.rank == busiest]
-        work.rows = max(tokens.values())
-        if decodes:
-            work.rows = max(batch.most_rows, max(count + batch.rows[rank] for rank, count in tokens.items()))
-        work.prompt_rows = tokens[busiest]
-        work.prompt_sequences = len(own)
-        work.prompt_prefix = sum(chunk.prefix * chunk.tokens for chunk in own) / work.prompt_rows
-        work.prompt_total = sum(tokens.values())
-        work.logits = len(own) + work.decode_rows
-        return work
+    def _reserve(self, rank: int) -> None:
+        """Take memory for requests that come from elsewhere, in order, as far as it goes."""
+        arriving = self._arriving[rank]
+        while arriving and self._fits(rank, arriving[0]):
+            request = arriving.popleft()
+            self._queued -= 1
+            self._admit(rank, request)
+            self._moving[request] = rank
+            self._listener.on_reserved(request, self, rank)
+
+    def _join_landed(self) -> None:
+        now = self.env.now
+        for request in self._landed:
+            rank = self._moving.pop(request)
+            self._emit(request, now)
+            self._join(request, rank, now)
+        self._landed.clear()
 
     def _decode(self, now: float) -> None:
-        """Every running request gains one token; those that are done leave."""
+        """Every running request gains its tokens; those that are done leave."""
         batch, fresh = self._batch, self._fresh
         batch.step()
         if batch.running > len(fresh):
@@ -270,115 +325,125 @@ class Instance:
                 self._leave(request)
                 self._finish(request, now)
 
-    def _advance_prompt(self, chunk: _Chunk, now: float) -> None:
-        """Finish a chunk; the last of a prompt emits a token and the request joins the batch."""
-        request, rank, state, batch = chunk.request, chunk.rank, self._state, self._batch
-        prompt = state.prompt[request]
-        if chunk.prefix + chunk.tokens < prompt:
+    def _advance_prompt(self, chunk: Chunk, now: float) -> None:
+        """Finish a chunk; the last of a prompt emits a token, and the request joins the batch or moves on."""
+        request, rank, state = chunk.request, chunk.rank, self._state
+        if chunk.prefix + chunk.tokens < state.prompt[request]:
             return
-        self._prefilling[rank].popleft()
-        self._pending -= 1
+        self._prompts.finish(rank)
+        self.kv.computed(rank, request)
+        if self.role == "prefill" and state.output[request] - state.generated[request] > 1:
+            self._moving[request] = rank
+            self._outstanding[rank] -= 1
+            self.outstanding -= 1
+            self._listener.on_prompt(request, self, rank)
+            return
+        self._emit(request, now)
+        self._join(request, rank, now)
+
+    def _emit(self, request: int, now: float) -> None:
+        """Count the token that a computed prompt yields."""
+        state = self._state
         state.generated[request] += 1
         if state.generated[request] == 1:
             self._records.first_token[request] = now
         else:
-            self._gaps.add((now - self._paused.pop(request), 1, now))
-        remaining = state.output[request] - state.generated[request]
+            self._gaps.add((now - state.paused.pop(request, now), 1, now))
+
+    def _join(self, request: int, rank: int, now: float) -> None:
+        """Let a request decode whose prompt is in the KV cache; one that needs no further token ends."""
+        state, batch = self._state, self._batch
+        steps = state.steps_left(request)
         state.joined[request] = batch.index
-        state.due[request] = batch.index + remaining
-        batch.join(rank, prompt)
-        if remaining == 0:
+        state.due[request] = batch.index + steps
+        batch.join(rank, state.prompt[request])
+        if steps == 0:
             self._leave(request)
             self._finish(request, now)
             return
-        self._finish_at.setdefault(batch.index + remaining, []).append(request)
+        self._finish_at.setdefault(batch.index + steps, []).append(request)
         self._fresh[request] = now
         order = self._order[rank]
         order.append(request)
         if len(order) > 64 + 4 * batch.rows[rank]:
-            self._order[rank] = [r for r in order if state.due[r] >= 0 and self._records.rank[r] == rank]
+            self._order[rank] = [r for r in order if self._runs(r, rank)]
+
+    def _runs(self, request: int, rank: int) -> bool:
+        """Whether a request decodes on a rank of this instance."""
+        records = self._records
+        return (
+            self._state.due[request] >= 0 and records.rank[request] == rank and records.instance[request] == self.index
+        )
 
     def _leave(self, request: int) -> None:
         """Take a running request out of the batch and free its KV cache."""
         state, rank, batch = self._state, self._records.rank[request], self._batch
+        gained = (batch.index - state.joined[request]) * self.limits.gain
         state.due[request] = -1
-        batch.leave(rank, state.prompt[request] + batch.index - state.joined[request])
-        if self._waiting[rank]:
-            self._open_ranks.add(rank)
+        batch.leave(rank, state.prompt[request] + gained)
+        self._free(request, rank)
+
+    def _free(self, request: int, rank: int) -> None:
+        """Give back what the batch does not count of a request, and look for others that now fit."""
+        state = self._state
+        self.kv.release(rank, request, state.prompt[request], state.output[request])
+        if self._prompts.reopen(rank):
+            self._rouse()
+        if self._arriving[rank]:
+            self._reserve(rank)
 
     def _finish(self, request: int, now: float) -> None:
         self._records.finish[request] = now
         self._outstanding[self._records.rank[request]] -= 1
         self.outstanding -= 1
-        self._on_finish(request)
+        self._listener.on_finish(request)
 
     def _make_room(self) -> None:
         """Preempt the youngest requests of ranks whose next decode step would overflow the pool."""
-        each, batch = self.limits.kv_per_token, self._batch
+        each, batch = self.limits.kv_per_token * self.limits.gain, self._batch
         spare = 1e6
         for rank, sequences in enumerate(batch.sequences):
-            while self._left(rank) < batch.rows[rank] * each and batch.sequences[rank] > 1:
-                self._preempt(rank)
+            while self.kv.left(rank) < batch.rows[rank] * each and batch.sequences[rank] > 1 and self._preempt(rank):
+                pass
             if sequences:
-                spare = min(spare, self._left(rank) / max(batch.sequences[rank] * each, 1e-9))
+                spare = min(spare, self.kv.left(rank) / max(batch.sequences[rank] * each, 1e-9))
         self._check_at = batch.index + max(int(spare) - 1, 1)
 
-    def _left(self, rank: int) -> float:
-        """KV memory that is free on a rank [bytes]."""
-        limits, batch = self.limits, self._batch
-        taken = batch.tokens_on(rank) * limits.kv_per_token + batch.sequences[rank] * limits.kv_per_sequence
-        return limits.pool - taken
-
-    def _preempt(self, rank: int) -> None:
-        """Put the youngest request of a rank back at the head of its queue, to be computed again from the start."""
-        request = self._drop_prompt(rank) if self._prefilling[rank] else self._drop_running(rank)
+    def _preempt(self, rank: int) -> bool:
+        """Put the youngest request of a rank back at the head of its queue; its KV cache is lost or swapped."""
+        request = self._drop_prompt(rank)
+        if request is None:
+            if not self._batch.rows[rank]:
+                return False
+            request = self._drop_running(rank)
+            if self.limits.preemption == "swap":
+                self.stall(self._state.prompt[request] * self.limits.kv_per_token / self.limits.swap_rate)
+                self._state.swapped.add(request)
         self._records.preemptions[request] += 1
-        self._waiting[rank].appendleft(request)
-        self._queued += 1
-        # The freed memory is for those that stay: admit again only when one of them ends.
-        if not self._prefilling[rank]:
-            self._open_ranks.discard(rank)
+        self._prompts.put_back(rank, request)
+        return True
 
-    def _drop_prompt(self, rank: int) -> int:
-        request = self._prefilling[rank].pop()[0]
-        self._batch.drop(rank, self._state.prompt[request])
+    def _drop_prompt(self, rank: int) -> int | None:
+        """Drop the last prompt that is being computed on a rank, if there is one."""
+        request = self._prompts.drop(rank)
+        if request is not None:
+            prompt = self._state.prompt[request]
+            self._batch.drop(rank, prompt)
+            self.kv.release(rank, request, prompt, self._state.output[request])
         return request
 
     def _drop_running(self, rank: int) -> int:
         state, order = self._state, self._order[rank]
         request = order.pop()
-        while state.due[request] < 0 or self._records.rank[request] != rank:
+        while not self._runs(request, rank):
             request = order.pop()
-        emitted = self._batch.index - state.joined[request]
-        self._leave(request)
+        steps = self._batch.index - state.joined[request]
+        emitted = min(int(steps * self.limits.gain), state.output[request] - state.generated[request] - 1)
+        prompt = state.prompt[request]
+        state.due[request] = -1
+        self._batch.leave(rank, prompt + steps * self.limits.gain)
+        self.kv.release(rank, request, prompt, state.output[request])
         state.generated[request] += emitted
         state.prompt[request] += emitted + 1
-        self._paused[request] = self._fresh.pop(request, self._last_decode)
-        self._pending += 1
+        state.paused[request] = self._fresh.pop(request, self._last_decode)
         return request
-
-
-def _row(
-    index: int, start: float, work: StepWork, step: StepTime, queued: int, kv_use: float, context: int
-) -> tuple[float, ...]:
-    """One row of ``STEP_COLUMNS``."""
-    return (
-        index,
-        start,
-        step.duration,
-        work.rows,
-        work.decode_rows,
-        work.prompt_total,
-        work.decode_total,
-        work.logits,
-        step.attention,
-        step.prompt_projections,
-        step.experts,
-        step.wait,
-        step.gap,
-        step.imbalance,
-        queued,
-        work.running,
-        kv_use,
-        context if work.decode_total else 0,
-    )

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from simulator.metrics.recorder import column
 from simulator.results import COMPONENTS
-from simulator.serving.engine import run_engine
-from simulator.serving.instance import Limits
+from simulator.serving.engine import Pool, run_engine
+from simulator.serving.state import Limits
 from simulator.serving.timer import StepTime, StepWork
 from workloads.request_generators import generate_requests
 from workloads.request_trace import RequestTrace
@@ -56,7 +56,7 @@ def arrivals(requests: int, rate: float, seed: int) -> RequestTrace:
 
 def waits_of_engine(trace: RequestTrace, service: FloatArray) -> FloatArray:
     """Time from arrival to the start of the only step of each request [s]."""
-    run = run_engine(trace, [DrawnTimer(service.tolist())], ONE_AT_A_TIME)
+    run = run_engine(trace, [Pool(timers=[DrawnTimer(service.tolist())], limits=ONE_AT_A_TIME)])
     assert len(run.steps["rows"]) == len(trace)
     return column(run.requests.finish) - service - column(run.requests.arrival)
 
@@ -134,7 +134,7 @@ def joined_shortest(arrival: FloatArray, servers: int, service: float) -> tuple[
 def test_several_instances_behave_as_queues_of_which_the_shortest_is_joined(servers: int) -> None:
     trace = arrivals(1500, rate=0.85 * servers, seed=servers)
     timers = [DrawnTimer([1.0] * len(trace)) for _ in range(servers)]
-    run = run_engine(trace, timers, ONE_AT_A_TIME, balancer="least_loaded")
+    run = run_engine(trace, [Pool(timers=timers, limits=ONE_AT_A_TIME)], balance="least_loaded")
     chosen, finish = joined_shortest(trace.arrival, servers, 1.0)
     assert column(run.requests.instance).tolist() == chosen
     np.testing.assert_allclose(column(run.requests.finish), finish, rtol=0, atol=1e-9)
@@ -146,7 +146,7 @@ def test_least_loaded_waits_less_than_round_robin() -> None:
     waits = {}
     for balancer in ("round_robin", "least_loaded"):
         timers = [DrawnTimer(times.tolist()) for times in service]
-        run = run_engine(trace, timers, ONE_AT_A_TIME, balancer=balancer)  # type: ignore[arg-type]
+        run = run_engine(trace, [Pool(timers=timers, limits=ONE_AT_A_TIME)], balance=balancer)  # type: ignore[arg-type]
         waits[balancer] = float((column(run.requests.finish) - column(run.requests.arrival)).mean())
     assert waits["least_loaded"] < 0.9 * waits["round_robin"]
 
@@ -154,7 +154,7 @@ def test_least_loaded_waits_less_than_round_robin() -> None:
 def test_requests_in_the_system_obey_littles_law() -> None:
     trace = arrivals(8_000, rate=0.7, seed=31)
     service = np.ones(len(trace))
-    run = run_engine(trace, [DrawnTimer(service.tolist())], ONE_AT_A_TIME)
+    run = run_engine(trace, [Pool(timers=[DrawnTimer(service.tolist())], limits=ONE_AT_A_TIME)])
     arrival, finish = column(run.requests.arrival), column(run.requests.finish)
     # What a Poisson arrival finds is the time average (PASTA), which is the arrival rate times the mean stay.
     found = np.arange(len(trace)) - np.searchsorted(finish, arrival, side="right")

@@ -11,9 +11,10 @@ import pytest
 
 from simulator.metrics.recorder import column
 from simulator.results import COMPONENTS
-from simulator.serving import engine
-from simulator.serving.engine import EngineRun, run_engine
-from simulator.serving.instance import Instance, Limits
+from simulator.serving import server
+from simulator.serving.engine import EngineRun, Pool, run_engine
+from simulator.serving.instance import Instance
+from simulator.serving.state import Limits
 from simulator.serving.timer import StepTime, StepWork
 from workloads.request_trace import RequestTrace
 
@@ -73,8 +74,9 @@ def played(trace: RequestTrace, limits: Limits, timers: Sequence[Any], **options
                 fullest = max(fullest, held / limits.pool)
             super()._decode(now)
 
-        def _drop_prompt(self, rank: int) -> int:
-            lost.append(self._prefilling[rank][-1][1])
+        def _drop_prompt(self, rank: int) -> int | None:
+            computing = self._prompts._computing[rank]
+            lost.extend(item[1] for item in list(computing)[-1:])
             return super()._drop_prompt(rank)
 
         def _drop_running(self, rank: int) -> int:
@@ -84,8 +86,8 @@ def played(trace: RequestTrace, limits: Limits, timers: Sequence[Any], **options
             return request
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "Instance", Watched)
-        run = run_engine(trace, timers, limits, **options)
+        patch.setattr(server, "Instance", Watched)
+        run = run_engine(trace, [Pool(timers=timers, limits=limits)], **options)
     return Played(run=run, trace=trace, instances=seen, recomputed=sum(lost), resumed=len(resumed), fullest=fullest)
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulator.serving.instance import Limits
+from simulator.serving.state import Limits
 from workloads.request_trace import RequestTrace
 
 Played = Any
@@ -66,7 +66,7 @@ def cases(draw: st.DrawFn, *, roomy: bool = False) -> Case:
 def run(play: Callable[..., Played], constant_timer: Callable[..., Any]) -> Callable[[Case], Played]:
     def once(case: Case) -> Played:
         timers = [constant_timer(1.0, case.per_token) for _ in range(case.instances)]
-        return play(case.trace, case.limits, timers, balancer=case.balancer)
+        return play(case.trace, case.limits, timers, balance=case.balancer)
 
     return once
 
@@ -106,10 +106,13 @@ def test_all_counters_are_zero_at_the_end(case: Case, run: Callable[[Case], Play
         per_rank = [(batch.rows[rank], batch.sequences[rank], batch.tokens_on(rank)) for rank in range(len(batch.rows))]
         assert per_rank == [(0, 0, 0)] * instance.limits.dp
         assert (batch.running, batch.held, batch.context, batch.prompts) == (0, 0, 0, 0)
-        assert (instance.outstanding, instance._queued, instance._pending) == (0, 0, 0)
-        assert not any(instance._waiting)
-        assert not any(instance._prefilling)
-        assert not instance._paused
+        prompts = instance._prompts
+        assert (instance.outstanding, instance._queued, prompts.waiting, prompts.unfinished) == (0, 0, 0, 0)
+        assert instance.idle
+        assert not instance._moving
+        assert not instance._landed
+        assert not instance._state.paused
+        assert instance.kv.left(0) == instance.limits.pool
 
 
 @settings(max_examples=100)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from simulator.serving.engine import run_engine
-from simulator.serving.instance import Limits
+from simulator.serving.engine import Pool, run_engine
+from simulator.serving.state import Limits
 from workloads.request_trace import RequestTrace
 
 Play = Callable[..., Any]
@@ -139,7 +139,7 @@ def test_round_robin_deals_requests_in_turn(
     play: Play, limits: LimitsOf, requests_of: RequestsOf, constant_timer: Any
 ) -> None:
     timers = [constant_timer() for _ in range(3)]
-    played = play(requests_of([1] * 7, [1] * 7), limits(), timers, balancer="round_robin")
+    played = play(requests_of([1] * 7, [1] * 7), limits(), timers, balance="round_robin")
     assert played.instance.tolist() == [0, 1, 2, 0, 1, 2, 0]
 
 
@@ -147,7 +147,7 @@ def test_the_least_loaded_instance_takes_the_request(
     play: Play, limits: LimitsOf, requests_of: RequestsOf, constant_timer: Any
 ) -> None:
     trace = requests_of([1] * 4, [9, 2, 2, 2], arrival=[0, 0.1, 5, 5.1])
-    played = play(trace, limits(), [constant_timer(), constant_timer()], balancer="least_loaded")
+    played = play(trace, limits(), [constant_timer(), constant_timer()], balance="least_loaded")
     assert played.instance.tolist() == [0, 1, 1, 0]
 
 
@@ -182,7 +182,7 @@ def test_the_scheduler_sees_a_request_after_the_frontend_is_done_with_it(
 
 def test_progress_is_told_and_reaches_the_end(limits: LimitsOf, requests_of: RequestsOf, constant_timer: Any) -> None:
     told: list[float] = []
-    run_engine(requests_of([1] * 5, [2] * 5), [constant_timer()], limits(), progress=told.append)
+    run_engine(requests_of([1] * 5, [2] * 5), [Pool(timers=[constant_timer()], limits=limits())], progress=told.append)
     assert told == [0.2, 0.4, 0.6, 0.8, 1.0]
 
 
@@ -191,7 +191,7 @@ def test_progress_may_cancel_a_run(limits: LimitsOf, requests_of: RequestsOf, co
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_engine(requests_of([1] * 5, [2] * 5), [constant_timer()], limits(), progress=cancel)
+        run_engine(requests_of([1] * 5, [2] * 5), [Pool(timers=[constant_timer()], limits=limits())], progress=cancel)
 
 
 def test_a_step_costs_one_event_however_large_the_batch(

@@ -1,0 +1,115 @@
+"""KV memory of an instance: what its requests take, what is promised to them, and what they share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from simulator.serving.batch import Batch
+from simulator.serving.prefix_cache import PrefixCache
+
+if TYPE_CHECKING:
+    from simulator.serving.state import Books, Limits
+
+Blocks = Sequence[Sequence[int]]
+
+
+class KVPool:
+    """The KV pools of the ranks of one instance.
+
+    Parameters
+    ----------
+    limits : Limits
+        Sizes, and how much of an answer admission reserves.
+    batch : Batch
+        The tokens that requests hold by rank.
+    books : Books
+        The hash blocks of the prompts, where prefixes are cached.
+    """
+
+    __slots__ = ("_batch", "_blocks", "_books", "_full", "_held", "_limits", "_shared", "caches")
+
+    def __init__(self, limits: Limits, batch: Batch, books: Books) -> None:
+        self._limits, self._batch, self._books, self._blocks = limits, batch, books, books.blocks
+        self._full = [0.0] * limits.dp
+        # Tokens that requests count as theirs but that lie in the prefix cache, by rank, and blocks by request.
+        self._shared = [0] * limits.dp
+        self._held: dict[int, Sequence[int]] = {}
+        self.caches = [PrefixCache(books.block_tokens) for _ in range(limits.dp)] if books.blocks is not None else []
+
+    def left(self, rank: int) -> float:
+        """Memory that is free on a rank, idle cached blocks counted as free [bytes]."""
+        limits = self._limits
+        taken = self._tokens(rank) * limits.kv_per_token + self._batch.sequences[rank] * limits.kv_per_sequence
+        return limits.pool - taken
+
+    def _tokens(self, rank: int) -> float:
+        tokens = self._batch.tokens_on(rank)
+        return tokens - self._shared[rank] + self.caches[rank].held_tokens if self.caches else tokens
+
+    def fits(self, rank: int, request: int, prompt: int, output: int) -> bool:
+        """Whether a rank has memory for a further request, beside what every sequence decodes next."""
+        limits, batch = self._limits, self._batch
+        sequences = batch.sequences[rank] + 1
+        tokens = self._tokens(rank) + prompt + sequences * limits.gain
+        if limits.reserved_output:
+            tokens = max(tokens, self._full[rank] + prompt + limits.reserved_output * output)
+        if self._blocks is not None:
+            # What others hold already is not taken twice.
+            cache = self.caches[rank]
+            tokens -= cache.match_held(self._blocks[request]) * cache.block_tokens
+        return tokens * limits.kv_per_token + sequences * limits.kv_per_sequence <= limits.pool
+
+    def match(self, rank: int, request: int, prompt: int) -> int:
+        """Tokens of a prompt that need not be computed on a rank; its last token always is [tokens]."""
+        if self._blocks is None:
+            return 0
+        cache = self.caches[rank]
+        return min(cache.match(self._blocks[request]) * cache.block_tokens, prompt - 1)
+
+    def admit(self, rank: int, request: int, prompt: int, output: int) -> int:
+        """Reserve memory for a request, and return how many tokens of its prompt are there already [tokens]."""
+        self._full[rank] += prompt + self._limits.reserved_output * output
+        self._batch.admit(rank, prompt)
+        if self._blocks is None:
+            return 0
+        cache = self.caches[rank]
+        matched = cache.match(self._blocks[request])
+        self._hold(rank, request, self._blocks[request][:matched])
+        self._shrink(rank)
+        return min(matched * cache.block_tokens, prompt - 1)
+
+    def computed(self, rank: int, request: int) -> None:
+        """Let later prompts share the blocks of a prompt that is now computed."""
+        if self._blocks is not None:
+            held = len(self._held[request])
+            blocks = self._blocks[request]
+            self._hold(rank, request, blocks[held:])
+            if self._books.store is not None:
+                self._books.store.add_idle(blocks)
+                self._books.store.shrink(self._books.store_tokens)
+
+    def take(self, rank: int, blocks: Sequence[int]) -> None:
+        """Put blocks from elsewhere into the cache of a rank, as far as there is room."""
+        self.caches[rank].add_idle(blocks)
+        self._shrink(rank)
+
+    def release(self, rank: int, request: int, prompt: int, output: int) -> None:
+        """Take back what was reserved for a request beside the tokens that its batch counts."""
+        self._full[rank] -= prompt + self._limits.reserved_output * output
+        if self._blocks is not None:
+            cache, blocks = self.caches[rank], self._held.pop(request)
+            cache.release(blocks)
+            self._shared[rank] -= len(blocks) * cache.block_tokens
+            self._shrink(rank)
+
+    def _hold(self, rank: int, request: int, blocks: Sequence[int]) -> None:
+        cache = self.caches[rank]
+        cache.hold(blocks)
+        self._held[request] = (*self._held.get(request, ()), *blocks)
+        self._shared[rank] += len(blocks) * cache.block_tokens
+
+    def _shrink(self, rank: int) -> None:
+        per_token = self._limits.kv_per_token
+        if per_token > 0:
+            self.caches[rank].shrink(self.left(rank) / per_token)

@@ -1,0 +1,152 @@
+"""Prompts that wait and prompts that are being computed, by rank, and how a step divides its tokens among them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from simulator.serving.state import Limits, RequestState
+
+
+@dataclass(slots=True)
+class Chunk:
+    """Tokens of one prompt in one step, after ``prefix`` that are in the KV cache [tokens]."""
+
+    rank: int
+    request: int
+    tokens: int
+    prefix: int
+
+
+class PromptQueues:
+    """The queues of one instance.
+
+    Parameters
+    ----------
+    limits : Limits
+        Tokens of a step, and whether prompts may be split.
+    state : RequestState
+        The prompts.
+
+    Attributes
+    ----------
+    waiting : int
+        Requests that are not admitted yet, over all ranks [1].
+    unfinished : int
+        Requests whose prompt is not computed, waiting ones included [1].
+    open : set of int
+        Ranks on which there may be something to do.
+    """
+
+    __slots__ = ("_computing", "_limits", "_state", "_waiting", "open", "unfinished", "waiting")
+
+    def __init__(self, limits: Limits, state: RequestState) -> None:
+        self._limits, self._state = limits, state
+        self._waiting: list[deque[int]] = [deque() for _ in range(limits.dp)]
+        # Requests and how many tokens of their prompts are done.
+        self._computing: list[deque[list[int]]] = [deque() for _ in range(limits.dp)]
+        self.waiting = self.unfinished = 0
+        self.open: set[int] = set()
+
+    def add(self, rank: int, request: int) -> None:
+        """Queue a request behind the others."""
+        self._waiting[rank].append(request)
+        self.open.add(rank)
+        self.waiting += 1
+        self.unfinished += 1
+
+    def put_back(self, rank: int, request: int) -> None:
+        """Queue a preempted request before the others; nothing is admitted before somebody has ended."""
+        self._waiting[rank].appendleft(request)
+        self.waiting += 1
+        self.unfinished += 1
+        # The freed memory is for those that stay.
+        if not self._computing[rank]:
+            self.open.discard(rank)
+
+    def reopen(self, rank: int) -> bool:
+        """Look at a rank again, if anything waits there; return whether it does."""
+        if not self._waiting[rank]:
+            return False
+        self.open.add(rank)
+        return True
+
+    def chunks(
+        self, rows: Sequence[int], fits: Callable[[int, int], bool], admit: Callable[[int, int], int]
+    ) -> list[Chunk]:
+        """Give every open rank prompt tokens within its budget, admitting waiting requests that fit.
+
+        Parameters
+        ----------
+        rows : sequence of int
+            Decoded tokens that share the step, by rank [tokens].
+        fits : callable
+            Tells of a rank and a request whether it may be admitted.
+        admit : callable
+            Admits a request to a rank and returns how many tokens of its prompt are cached [tokens].
+        """
+        chunks: list[Chunk] = []
+        for rank in sorted(self.open):
+            budget = self._limits.token_budget - rows[rank]
+            computing, waiting = self._computing[rank], self._waiting[rank]
+            before = len(chunks)
+            for item in computing:
+                budget -= self._take(chunks, rank, item, budget)
+            while budget > 0 and waiting and self._in_one_piece(waiting[0], budget, fresh=len(chunks) == before):
+                request = waiting[0]
+                if not fits(rank, request):
+                    break
+                waiting.popleft()
+                self.waiting -= 1
+                item = [request, admit(rank, request)]
+                computing.append(item)
+                budget -= self._take(chunks, rank, item, budget)
+            if not computing:
+                # Nothing fits, or nothing waits: look again when a request ends or arrives.
+                self.open.discard(rank)
+        return chunks
+
+    def _in_one_piece(self, request: int, budget: int, *, fresh: bool) -> bool:
+        """Whether a prompt goes into a step whole, where it must; one longer than a whole step is split anyway."""
+        if self._limits.chunked or self._state.prompt[request] <= budget:
+            return True
+        return fresh and budget >= self._limits.token_budget
+
+    def _take(self, chunks: list[Chunk], rank: int, item: list[int], budget: int) -> int:
+        request, done = item
+        tokens = min(self._state.prompt[request] - done, budget)
+        if tokens > 0:
+            chunks.append(Chunk(rank, request, tokens, done))
+            item[1] = done + tokens
+        return max(tokens, 0)
+
+    def finish(self, rank: int) -> None:
+        """Take off the first prompt of a rank, which is computed."""
+        self._computing[rank].popleft()
+        self.unfinished -= 1
+
+    def drop(self, rank: int) -> int | None:
+        """Take off the last prompt that is being computed on a rank and return its request."""
+        if not self._computing[rank]:
+            return None
+        self.unfinished -= 1
+        return self._computing[rank].pop()[0]
+
+    def clear(self, rank: int) -> list[int]:
+        """Take off and return all that waits on a rank."""
+        lost = list(self._waiting[rank])
+        self._waiting[rank].clear()
+        self.waiting -= len(lost)
+        self.unfinished -= len(lost)
+        self.open.discard(rank)
+        return lost
+
+    def undo(self, chunks: Sequence[Chunk]) -> None:
+        """Put prompts back to where they were before a step that was lost."""
+        before = {chunk.request: chunk.prefix for chunk in chunks}
+        for rank, items in enumerate(self._computing):
+            for item in items:
+                item[1] = before.get(item[0], item[1])
+            if items:
+                self.open.add(rank)

@@ -1,0 +1,288 @@
+"""The instances of a run as one live set: requests come in, instances come, go and fail, KV caches move."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import simpy
+
+from simulator.serving.balancers import Pick
+from simulator.serving.instance import Instance
+from simulator.serving.kv_link import KVLink
+from simulator.serving.prefix_cache import PrefixCache
+from simulator.serving.state import Books, Limits, Role
+from simulator.serving.timer import StepTimer
+from workloads.request_trace import RequestTrace
+
+#: Something that acts on the live server: a scaling policy, a fault, a rebalancing.
+Control = Callable[["Server"], Generator[simpy.Event, None, None]]
+
+
+@dataclass(slots=True, eq=False)
+class _Transfer:
+    source: Instance
+    rank: int
+    target: Instance | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Store:
+    """A pool of prefix blocks that all instances share.
+
+    ``blocks`` holds them, up to ``tokens`` [tokens]; fetching one token takes ``per_token`` [s].
+    """
+
+    blocks: PrefixCache
+    tokens: float
+    per_token: float
+
+
+class Server:
+    """Routes requests to instances until all are answered.
+
+    Parameters
+    ----------
+    env : simpy.Environment
+        The clock.
+    trace : RequestTrace
+        Arrivals, or a closed loop.
+    books : Books
+        The requests and the records.
+    pick, pick_decode : Pick
+        Choose the instance that computes a prompt, and the one that decodes it where that is another.
+    frontend : float
+        Time from a request's arrival until an instance is chosen [s].
+    link : KVLink or None
+        How KV caches travel between instances that compute prompts and such that decode.
+    store : Store or None
+        Shared prefix blocks.
+    progress : callable, optional
+        Told the share of requests that are done.
+
+    Attributes
+    ----------
+    done : simpy.Event
+        Occurs when every request is answered.
+    instances : list of Instance
+        All that were ever added, by index.
+    """
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        trace: RequestTrace,
+        books: Books,
+        pick: Pick,
+        pick_decode: Pick,
+        *,
+        frontend: float = 0.0,
+        link: KVLink | None = None,
+        store: Store | None = None,
+        progress: Callable[[float], None] | None = None,
+    ) -> None:
+        self.env, self.trace, self.books, self.done = env, trace, books, env.event()
+        self.instances: list[Instance] = []
+        self._pick, self._pick_decode = pick, pick_decode
+        self._frontend, self._link, self._store, self._progress = frontend, link, store, progress
+        # Instances that take prompts, and those that take computed ones.
+        self._entries: list[Instance] = []
+        self._decoders: list[Instance] = []
+        self._backlog: list[int] = []
+        self._stranded: list[int] = []
+        self._transfers: dict[int, _Transfer] = {}
+        self._emptied: dict[int, simpy.Event] = {}
+        self._started = self.finished = 0
+        self._report_every = max(len(trace) // 200, 1)
+
+    @property
+    def open_instances(self) -> Sequence[Instance]:
+        """Instances that take new requests, or the prompts of new requests."""
+        return self._entries
+
+    @property
+    def queued(self) -> int:
+        """Requests that no instance has taken yet [1]."""
+        return len(self._backlog)
+
+    def add(self, timer: StepTimer, limits: Limits, role: Role = "both") -> Instance:
+        """Add an instance that takes requests from now on, also those that found none before."""
+        instance = Instance(self.env, len(self.instances), timer, limits, self.books, self, role)
+        self.instances.append(instance)
+        self.reopen(instance)
+        return instance
+
+    def reopen(self, instance: Instance) -> None:
+        """Let an instance take requests (again), and give it those that found none."""
+        (self._decoders if instance.role == "decode" else self._entries).append(instance)
+        waiting = self._stranded if instance.role == "decode" else self._backlog
+        requests = waiting.copy()
+        waiting.clear()
+        for request in requests:
+            (self._hand_over if instance.role == "decode" else self.route)(request)
+
+    def close(self, instance: Instance) -> simpy.Event:
+        """Send an instance no further requests; the event occurs when it has done its last."""
+        for group in (self._entries, self._decoders):
+            if instance in group:
+                group.remove(instance)
+        event = self._emptied[instance.index] = self.env.event()
+        self._check_empty(instance)
+        return event
+
+    def lose(
+        self,
+        instance: Instance,
+        ranks: Sequence[int] | None = None,
+        *,
+        close: bool = False,
+        retry: Literal["resume", "restart"] = "resume",
+    ) -> list[int]:
+        """Lose what an instance, or some of its ranks, is doing; the requests are sent in again.
+
+        Parameters
+        ----------
+        instance : Instance
+            Which one.
+        ranks : sequence of int, optional
+            Which of its ranks; all where absent.
+        close : bool
+            Whether those ranks take no more requests.
+        retry : {"resume", "restart"}
+            Whether a request goes on after the tokens that it has emitted, or answers all over again.
+
+        Returns
+        -------
+        list of int
+            The requests.
+        """
+        lost = instance.evict(ranks, close=close)
+        for request, transfer in list(self._transfers.items()):
+            if transfer.source is instance and (ranks is None or transfer.rank in ranks):
+                if transfer.target is not None:
+                    transfer.target.withdraw(request)
+                elif request in self._stranded:
+                    self._stranded.remove(request)
+                lost.append(request)
+        for request in lost:
+            if request in self._transfers:
+                moved = self._transfers.pop(request)
+                moved.source.release(request, moved.rank)
+            self.books.records.retries[request] += 1
+            if retry == "restart":
+                self._forget(request)
+            self.route(request)
+        self._check_empty(instance)
+        return lost
+
+    def _forget(self, request: int) -> None:
+        state, records = self.books.state, self.books.records
+        state.prompt[request], state.generated[request] = int(self.trace.input_tokens[request]), 0
+        records.first_token[request] = float("nan")
+        state.paused.pop(request, None)
+
+    def begin(self) -> None:
+        """Let the requests come."""
+        if self.trace.concurrency is None:
+            self.env.process(self._arrive())
+            return
+        self._started = min(self.trace.concurrency, len(self.trace))
+        for request in range(self._started):
+            self._start(request)
+
+    def _arrive(self) -> Generator[simpy.Event, None, None]:
+        env = self.env
+        # NOTE: array('d') yields plain floats one by one, without a list of a million of them.
+        for request, at in enumerate(array("d", self.trace.arrival.tobytes())):
+            if at > env.now:
+                yield env.timeout(at - env.now)
+            self._start(request)
+
+    def _start(self, request: int) -> None:
+        self.books.records.arrival[request] = self.env.now
+        if self._frontend > 0.0:
+            self._later(self._frontend, self.route, request)
+        else:
+            self.route(request)
+
+    def _later(self, delay: float, then: Callable[[Any], object], value: object) -> None:
+        """Call a function with a value after a delay, without the cost of a process."""
+        cast("list[Any]", self.env.timeout(delay, value).callbacks).append(lambda event: then(event.value))
+
+    def route(self, request: int) -> None:
+        """Give a request to an instance, or keep it until there is one."""
+        if not self._entries:
+            self._backlog.append(request)
+            return
+        instance = self._pick(self._entries, request)
+        if self._store is not None and (seconds := self._fetch(self._store, instance, request)) > 0.0:
+            self._later(seconds, instance.submit, request)
+        else:
+            instance.submit(request)
+
+    def _fetch(self, store: Store, instance: Instance, request: int) -> float:
+        """Bring shared blocks of a prompt to the instance that lacks them, and return how long that takes [s]."""
+        assert self.books.blocks is not None  # noqa: S101 -- a store goes with hash blocks
+        blocks = self.books.blocks[request]
+        stored = blocks[: store.blocks.match(blocks)]
+        missing = len(stored) * store.blocks.block_tokens - instance.cached_tokens(request)
+        if missing < store.blocks.block_tokens:
+            return 0.0
+        instance.take_blocks(stored)
+        store.blocks.add_idle(stored)
+        return missing * store.per_token
+
+    def on_finish(self, request: int) -> None:
+        """Count an answered request; in a closed loop the next one comes."""
+        self.finished += 1
+        total = len(self.trace)
+        if self._progress is not None and self.finished % self._report_every == 0:
+            self._progress(self.finished / total)
+        if self.trace.concurrency is not None and self._started < total:
+            self._started += 1
+            self._start(self._started - 1)
+        if self._emptied:
+            self._check_empty(self.instances[self.books.records.instance[request]])
+        if self.finished == total:
+            self.done.succeed()
+
+    def on_prompt(self, request: int, source: Instance, rank: int) -> None:
+        """Look for an instance that decodes what another has computed."""
+        self._transfers[request] = _Transfer(source, rank, None)
+        self._hand_over(request)
+
+    def _hand_over(self, request: int) -> None:
+        if not self._decoders:
+            self._stranded.append(request)
+            return
+        target = self._transfers[request].target = self._pick_decode(self._decoders, request)
+        target.offer(request)
+
+    def on_reserved(self, request: int, target: Instance, rank: int) -> None:
+        """Send a KV cache to the instance that has memory for it."""
+        transfer, now = self._transfers[request], self.env.now
+        end = now
+        if self._link is not None:
+            end = self._link.arrival(
+                now,
+                self.books.records.admitted[request],
+                self.books.state.prompt[request],
+                (transfer.source.index, transfer.rank),
+                (target.index, rank),
+            )
+        self._later(end - now, self._arrived, (request, transfer))
+
+    def _arrived(self, moved: tuple[int, _Transfer]) -> None:
+        request, transfer = moved
+        if self._transfers.get(request) is not transfer or transfer.target is None:
+            return
+        del self._transfers[request]
+        transfer.source.release(request, transfer.rank)
+        transfer.target.land(request)
+        self._check_empty(transfer.source)
+
+    def _check_empty(self, instance: Instance) -> None:
+        if instance.index in self._emptied and instance.idle:
+            self._emptied.pop(instance.index).succeed()

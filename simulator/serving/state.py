@@ -1,0 +1,137 @@
+"""What bounds an instance, and the state of all requests that its instances share."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+
+from simulator.metrics.recorder import ColumnRecorder, RequestRecorder
+from simulator.serving.kv_pool import Blocks
+from simulator.serving.prefix_cache import PrefixCache
+from workloads.request_trace import RequestTrace
+
+if TYPE_CHECKING:
+    from simulator.serving.instance import Instance
+
+#: What an instance does: all of a request, its prompt alone, or its answer alone.
+Role = Literal["both", "prefill", "decode"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What bounds a step and a batch, per data-parallel rank.
+
+    Attributes
+    ----------
+    dp : int
+        Data-parallel attention ranks, each with its own requests and KV pool [1].
+    token_budget : int
+        Tokens of one step on one rank [tokens].
+    max_running : int
+        Requests that a rank runs at once [1].
+    pool : float
+        KV pool of a rank, on one of its devices [bytes].
+    kv_per_token, kv_per_sequence : float
+        What a sequence takes of the pool [bytes].
+    scheduler : {"mixed", "prefill_first"}
+        Whether prompt chunks share steps with decoding.
+    chunked : bool
+        Whether a prompt may be split over steps; otherwise only one longer than the budget is.
+    reserved_output : float
+        Share of a request's answer for which admission reserves KV cache: 0 admits what fits now and preempts when
+        memory runs out, 1 never preempts [1].
+    preemption : {"recompute", "swap"}
+        What becomes of a preempted request's KV cache: thrown away, or moved to the host and back.
+    swap_rate : float
+        Rate at which one device moves KV cache to the host or back [bytes/s].
+    gain : float
+        Tokens that a decode step yields per request on average; above 1 with speculative decoding [1].
+    """
+
+    dp: int
+    token_budget: int
+    max_running: int
+    pool: float
+    kv_per_token: float
+    kv_per_sequence: float
+    scheduler: Literal["mixed", "prefill_first"]
+    chunked: bool
+    reserved_output: float = 0.0
+    preemption: Literal["recompute", "swap"] = "recompute"
+    swap_rate: float = float("inf")
+    gain: float = 1.0
+
+
+@dataclass(slots=True)
+class RequestState:
+    """State of all requests as arrays of shape (requests,), shared by all instances.
+
+    ``prompt`` is what must be in the KV cache before the next token (the input, and after a preemption the answer so
+    far); ``generated`` counts emitted tokens; ``joined`` and ``due`` are the decode steps at which the request began to
+    decode and ends, ``due`` -1 while it does not; ``steps`` the decode steps that a whole answer takes, less than
+    its tokens where drafts are accepted. ``swapped`` holds requests whose KV cache lies with the host, ``paused``
+    when those that were interrupted emitted their last token [s].
+    """
+
+    output: array[int]
+    prompt: array[int]
+    generated: array[int]
+    joined: array[int]
+    due: array[int]
+    steps: array[int]
+    swapped: set[int] = field(default_factory=set)
+    paused: dict[int, float] = field(default_factory=dict)
+
+    def steps_left(self, request: int) -> int:
+        """Decode steps until a request that has begun to answer ends [1]."""
+        whole, left = self.output[request] - 1, self.output[request] - self.generated[request]
+        steps = self.steps[request]
+        return left if steps == whole else -(-steps * left // max(whole, 1))
+
+
+def request_state(trace: RequestTrace, steps: np.ndarray | None = None) -> RequestState:
+    """Put every request of a trace at its start; without drafts each further token takes a step."""
+    total = len(trace)
+    taken = trace.output_tokens - 1 if steps is None else steps
+    return RequestState(
+        output=array("q", trace.output_tokens.astype(np.int64).tobytes()),
+        prompt=array("q", trace.input_tokens.astype(np.int64).tobytes()),
+        generated=array("q", [0]) * total,
+        joined=array("q", [0]) * total,
+        due=array("q", [-1]) * total,
+        steps=array("q", taken.astype(np.int64).tobytes()),
+    )
+
+
+class Listener(Protocol):
+    """Who is told what becomes of requests."""
+
+    def on_finish(self, request: int) -> None:
+        """A request is answered."""
+
+    def on_prompt(self, request: int, source: Instance, rank: int) -> None:
+        """A prompt is computed on an instance that computes prompts only; its KV cache stays until released."""
+
+    def on_reserved(self, request: int, target: Instance, rank: int) -> None:
+        """An instance that only decodes has memory for a request whose prompt was computed elsewhere."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Books:
+    """What all instances of a run share: the requests, and where they, steps and inter-token gaps are recorded.
+
+    ``blocks`` are the full hash blocks of every prompt of ``block_tokens`` tokens each, ``None`` where prefixes are not
+    cached; ``store`` the blocks that all instances share, up to ``store_tokens``, where they do.
+    """
+
+    state: RequestState
+    records: RequestRecorder
+    steps: ColumnRecorder
+    gaps: ColumnRecorder
+    blocks: Blocks | None = None
+    block_tokens: int = 0
+    store: PrefixCache | None = None
+    store_tokens: float = 0.0

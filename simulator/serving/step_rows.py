@@ -1,0 +1,62 @@
+"""What a step does, as the timer wants it and as it is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from simulator.serving.batch import Batch
+from simulator.serving.prompt_queues import Chunk
+from simulator.serving.timer import StepTime, StepWork
+
+
+def fill(work: StepWork, batch: Batch, chunks: Sequence[Chunk], *, decodes: bool) -> None:
+    """Describe the step by its busiest rank and its totals."""
+    work.running = batch.running
+    work.decode_total = work.decode_rows = 0
+    if decodes:
+        work.decode_total = batch.running
+        work.decode_rows, context = batch.longest()
+        work.decode_context = context / work.decode_rows + 1.0
+    if not chunks:
+        work.prompt_rows = work.prompt_sequences = work.prompt_total = 0
+        work.rows = work.logits = batch.most_rows if decodes else 0
+        return
+    tokens: dict[int, int] = {}
+    for chunk in chunks:
+        tokens[chunk.rank] = tokens.get(chunk.rank, 0) + chunk.tokens
+    busiest = max(tokens, key=tokens.__getitem__)
+    own = [chunk for chunk in chunks if chunk.rank == busiest]
+    work.rows = max(tokens.values())
+    if decodes:
+        work.rows = max(batch.most_rows, max(count + batch.rows[rank] for rank, count in tokens.items()))
+    work.prompt_rows = tokens[busiest]
+    work.prompt_sequences = len(own)
+    work.prompt_prefix = sum(chunk.prefix * chunk.tokens for chunk in own) / work.prompt_rows
+    work.prompt_total = sum(tokens.values())
+    work.logits = len(own) + work.decode_rows
+
+
+def step_row(
+    index: int, start: float, work: StepWork, step: StepTime, queued: int, kv_use: float, context: float
+) -> tuple[float, ...]:
+    """One row of ``STEP_COLUMNS``."""
+    return (
+        index,
+        start,
+        step.duration,
+        work.rows,
+        work.decode_rows,
+        work.prompt_total,
+        work.decode_total,
+        work.logits,
+        step.attention,
+        step.prompt_projections,
+        step.experts,
+        step.wait,
+        step.gap,
+        step.imbalance,
+        queued,
+        work.running,
+        kv_use,
+        context if work.decode_total else 0,
+    )
