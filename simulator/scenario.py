@@ -11,6 +11,7 @@ import json
 import math
 import tomllib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -20,11 +21,11 @@ from hardware_profiles.units import parse_quantity_text
 from simulator.errors import MoesimError, ScenarioError, nearest
 
 
-def _seconds(value: object) -> float:
+def _seconds(value: object, *, zero_allowed: bool = False) -> float:
     """Read a duration with its unit; a bare number is refused because nobody knows what it means."""
     if isinstance(value, str):
         try:
-            return parse_quantity_text(value, "time", "duration")
+            return parse_quantity_text(value, "time", "duration", zero_allowed=zero_allowed)
         except MoesimError as error:
             raise ValueError(str(error)) from None
     msg = "a duration needs its unit, as in '50 ms' or '2 s'"
@@ -35,6 +36,12 @@ Seconds = Annotated[
     float,
     BeforeValidator(_seconds),
     Field(gt=0, allow_inf_nan=False),
+    PlainSerializer(lambda value: f"{value!r} s", return_type=str),
+]
+Delay = Annotated[
+    float,
+    BeforeValidator(partial(_seconds, zero_allowed=True)),
+    Field(ge=0, allow_inf_nan=False),
     PlainSerializer(lambda value: f"{value!r} s", return_type=str),
 ]
 Count = Annotated[int, Field(ge=1, strict=True)]
@@ -168,6 +175,43 @@ class Slo(_Section):
     e2el: Seconds | None = Field(None, description="end-to-end latency")
 
 
+class ScalingEvent(_Section):
+    """A change of size at a time."""
+
+    at: Delay = Field(description="when, after the start of the run")
+    size: Count = Field(description="attention ranks of all instances together from then on")
+
+
+class ElasticChoice(_Section):
+    """How the deployment changes its size while it serves. Sizes count attention ranks (dp) over all instances."""
+
+    mechanism: Literal["none", "cold_restart", "horizontal", "vertical_new", "colocated", "elastic", "ideal"] = Field(
+        "none", description="how a change is carried out"
+    )
+    without: tuple[Literal["ipc_alloc", "p2p", "preinit", "zero_copy"], ...] = Field(
+        (), description="elastic: what of the mechanism is switched off"
+    )
+    startup: str = Field("vllm-ascend", description="start-up profile, or path of a TOML file of one's own")
+    policy: Literal["schedule", "queue", "slo", "utilisation", "predictive"] = Field(
+        "schedule", description="when to change"
+    )
+    events: tuple[ScalingEvent, ...] = Field((), description="schedule: what to change when")
+    min_size: Count | None = Field(None, description="smallest size; that of the start where absent")
+    max_size: Count | None = Field(None, description="largest size; that of the start where absent")
+    step: Count = Field(1, description="ranks by which a size may differ from another; horizontal: whole replicas")
+    interval: Seconds = Field(5.0, description="between two looks at the load")
+    window: Seconds = Field(30.0, description="span over which attainment and load are judged")
+    up: Positive | None = Field(
+        None, description="grow above this many waiting per rank (queue, 4), below this attainment (slo, 0.9)"
+    )
+    target: Share = Field(0.7, description="load per capacity to aim at, and not to exceed by shrinking")
+    band: float = Field(0.1, ge=0, lt=1, description="utilisation, predictive: deviation from the target to tolerate")
+    patience: Count = Field(1, description="looks in a row that must agree")
+    cooldown_up: Seconds = Field(10.0, description="after a change, until the next growth")
+    cooldown_down: Seconds = Field(60.0, description="after a change, until the next shrinking")
+    lookahead: Seconds = Field(30.0, description="predictive: how far ahead the trace is read")
+
+
 class Run(_Section):
     """What of the run is measured."""
 
@@ -197,6 +241,7 @@ class Scenario(_Section):
     requests: Requests = Field(default_factory=Requests)
     routing: Routing = Field(default_factory=Routing)
     slo: Slo = Field(default_factory=Slo)
+    elastic: ElasticChoice = Field(default_factory=ElasticChoice)
     run: Run = Field(default_factory=Run)
 
     @classmethod
@@ -273,13 +318,14 @@ def _anchor_paths(data: dict[str, Any], folder: Path) -> None:
         ("requests", "trace"),
         ("routing", "trace"),
         ("hardware", "profiles"),
+        ("elastic", "startup"),
     )
     for section, key in paths:
         values = data.get(section)
         value = values.get(key) if isinstance(values, dict) else None
         if isinstance(value, str) and not value.startswith("sample:") and not Path(value).is_absolute():
             candidate = folder / value
-            is_path = key != "name" or value.endswith((".json", ".toml"))
+            is_path = key not in ("name", "startup") or value.endswith((".json", ".toml"))
             if is_path and (candidate.exists() or not Path(value).exists()):
                 cast("dict[str, Any]", values)[key] = str(candidate)
 

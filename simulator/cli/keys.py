@@ -82,6 +82,8 @@ def _resolved(value: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str,
 def _takes(read: Mapping[str, Any], written: Mapping[str, Any]) -> str:
     if "enum" in read:
         return " | ".join(read["enum"])
+    if read["type"] == "array":
+        return f"list of {' | '.join(read['items']['enum']) if 'enum' in read['items'] else 'tables'}"
     if read["type"] == "number" and written["type"] == "string":
         return "duration with its unit"
     noun = {"string": "text", "boolean": "true or false", "integer": "whole number", "number": "number"}[read["type"]]

@@ -1,0 +1,1 @@
+"""Scaling a live deployment: mechanisms, policies, and what requests meet meanwhile."""

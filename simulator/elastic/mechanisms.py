@@ -1,0 +1,291 @@
+"""What changing the size of a live deployment consists of: phases with their durations, memory, and who serves.
+
+Times count from the command. Bytes come from the model and its placement, links from the topology, and the rest from
+the start-up profile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from simulator.elastic.moves import Moves, plan_moves
+from simulator.elastic.startup import Startup
+from simulator.hardware import Hardware
+from simulator.memory import MemoryBudget
+from simulator.parallelism import Parallelism
+from workloads.model_spec import ModelSpec
+
+Mechanism = Literal["cold_restart", "horizontal", "vertical_new", "colocated", "elastic", "ideal"]
+MECHANISMS: tuple[Mechanism, ...] = get_args(Mechanism)
+#: What can be taken away from the elastic mechanism.
+Feature = Literal["ipc_alloc", "p2p", "preinit", "zero_copy"]
+FEATURES: tuple[Feature, ...] = get_args(Feature)
+#: What the old instance does after the command: ``stops`` at once; ``drains`` what it has admitted and takes nothing
+#: new; ``serves`` on until the new one is ready, and then drains; ``stays``, because the change is beside it.
+Old = Literal["stops", "drains", "serves", "stays"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    """One phase: when it begins after the command [s], how long it lasts [s], and device memory meanwhile [bytes]."""
+
+    name: str
+    start: float
+    duration: float
+    memory: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScalingPlan:
+    """How one change of size goes.
+
+    Attributes
+    ----------
+    phases : tuple of Phase
+        In order of their start.
+    ready : float
+        When the new instance could serve, after the command [s].
+    old : {"stops", "drains", "serves", "stays"}
+        What the old instance does.
+    waits : bool
+        Whether the new instance takes no request before the old one has done its last.
+    contention : float
+        Factor on the steps of the old instance until the new one is ready [1].
+    devices : int
+        Devices that are held until the old instance is gone [1].
+    memory : float
+        Device memory that is held then, over all of them; the largest of the phases [bytes].
+    moved : float
+        Weights that travel between devices or are read from disk [bytes].
+    """
+
+    phases: tuple[Phase, ...]
+    ready: float
+    old: Old
+    waits: bool
+    contention: float
+    devices: int
+    memory: float
+    moved: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """An instance before or after: its split, the memory of a device of it, and the KV pool there [bytes].
+
+    The pool may be smaller than the budget leaves: to be kept through changes, or to leave room for a second instance.
+    """
+
+    split: Parallelism
+    budget: MemoryBudget
+    pool: float
+
+    @property
+    def full(self) -> float:
+        """Memory of all devices where the framework takes all it may use [bytes]."""
+        return self.split.devices * self.budget.capacity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What plans depend on besides sizes: the model, its hardware, start-up constants and disabled features.
+
+    ``reserve`` is device memory of the framework and its buffers, which is held whatever the allocator [bytes].
+    """
+
+    model: ModelSpec
+    hardware: Hardware
+    startup: Startup
+    reserve: float = 0.0
+    without: Collection[Feature] = ()
+
+    def moves(self, before: Size, after: Size) -> Moves:
+        """Plan what moves between two sizes."""
+        return plan_moves(
+            self.model,
+            before.split,
+            after.split,
+            expert_tensors=self.startup.number("expert_tensors"),
+            layer_tensors=self.startup.number("layer_tensors"),
+        )
+
+    def warmup(self, size: Size) -> float:
+        """Time of the first pass of an instance [s]."""
+        return self.startup.number("warmup") * len(self.model.layers) * size.split.devices
+
+    def loading(self, weights: float) -> float:
+        """Time to read so many bytes of weights from disk, all devices together [s]."""
+        return weights / self.startup.number("disk_streaming")
+
+
+def plan_scaling(mechanism: Mechanism, before: Size, after: Size, setting: Setting) -> ScalingPlan:
+    """Lay out the phases of one change of size.
+
+    Parameters
+    ----------
+    mechanism : str
+        How it is done.
+    before, after : Size
+        The instance that serves, and the one that shall; for ``horizontal`` the replica that comes or goes.
+    setting : Setting
+        Model, hardware and start-up constants.
+
+    Notes
+    -----
+    ``cold_restart`` stops the instance and starts a larger or smaller one on the devices. ``horizontal`` starts or
+    stops a replica beside those that serve. ``vertical_new`` starts the new size on devices of its own while the old
+    one serves. ``colocated`` does so on the same devices, for which both keep half of the KV pool at all times.
+    ``elastic`` keeps weights and KV cache where they are, moves what must move and hands over to a prepared instance;
+    the old one takes no new requests meanwhile. ``ideal`` takes no time and no memory: a bound.
+    """
+    return _PLANS[mechanism](before, after, setting)
+
+
+def _cold_restart(before: Size, after: Size, setting: Setting) -> ScalingPlan:
+    weights = float(setting.moves(before, after).held_after.sum())
+    phases = _sequence(
+        ("start server", setting.startup.number("server_start"), after.full),
+        ("load weights", setting.loading(weights), after.full),
+        ("warm up", setting.warmup(after), after.full),
+        at=before.full,
+    )
+    return _plan(phases, old="stops", devices=max(before.split.devices, after.split.devices), moved=weights)
+
+
+def _horizontal(before: Size, after: Size, setting: Setting) -> ScalingPlan:
+    fresh = _fresh(before, after, setting, beside=before.full)
+    return _plan(fresh, old="stays", devices=before.split.devices + after.split.devices, moved=_weights(after, setting))
+
+
+def _vertical_new(before: Size, after: Size, setting: Setting) -> ScalingPlan:
+    fresh = _fresh(before, after, setting, beside=before.full)
+    devices = before.split.devices + after.split.devices
+    return _plan(fresh, old="serves", devices=devices, moved=_weights(after, setting))
+
+
+def _colocated(before: Size, after: Size, setting: Setting) -> ScalingPlan:
+    # Both live within the share of each device's memory that one of them could use alone.
+    larger = max(before.full, after.full)
+    fresh = _fresh(before, after, setting, beside=larger - after.full)
+    return _plan(
+        fresh,
+        old="serves",
+        devices=max(before.split.devices, after.split.devices),
+        moved=_weights(after, setting),
+        contention=setting.startup.number("contention"),
+    )
+
+
+def _elastic(before: Size, after: Size, setting: Setting) -> ScalingPlan:
+    if "zero_copy" in setting.without:
+        return _managed_restart(before, after, setting)
+    startup, moves = setting.startup, setting.moves(before, after)
+    received = moves.received
+    shares = "ipc_alloc" not in setting.without
+    larger = max(before.split.devices, after.split.devices)
+    # The framework's own allocator keeps the whole share of every device, the peak of activations included.
+    kept = _kept(before, after, setting)
+    during = kept + float(moves.held_during.sum()) if shares else larger * after.budget.capacity
+    at_start = kept + float(moves.held_before.sum()) if shares else during
+    steps: list[tuple[str, float, float]] = [("plan and share", startup.number("command"), at_start)]
+    if "p2p" in setting.without:
+        steps.append(("read from disk", float(received.sum()) / startup.number("disk_selective"), during))
+    else:
+        steps.append(("move weights", moves.seconds(setting.hardware.fabric, startup.number("message")), during))
+    if not shares:
+        steps.append(("copy to share", float(received.max()) / startup.number("staging_bandwidth"), during))
+    if "preinit" in setting.without:
+        steps.append(("boot standby", _boot(after, startup), during))
+    steps.append(("warm up", setting.warmup(after), during))
+    return _plan(_sequence(*steps), old="drains", devices=larger, moved=float(received.sum()), waits=True)
+
+
+def _managed_restart(before: Size, after: Size, setting: Setting) -> ScalingPlan:
+    """Elastic without sharing: the old instance must go before the new one can have the memory."""
+    startup, weights = setting.startup, _weights(after, setting)
+    boot = _boot(after, startup) if "preinit" in setting.without else 0.0
+    phases = _sequence(
+        ("plan", startup.number("command"), before.full),
+        ("boot standby", boot, after.full),
+        ("load weights", setting.loading(weights), after.full),
+        ("warm up", setting.warmup(after), after.full),
+    )
+    return _plan(phases, old="stops", devices=max(before.split.devices, after.split.devices), moved=weights)
+
+
+def _ideal(before: Size, after: Size, _setting: Setting) -> ScalingPlan:
+    larger = max(before.full, after.full)
+    return ScalingPlan(
+        phases=(),
+        ready=0.0,
+        old="serves",
+        waits=False,
+        contention=1.0,
+        devices=max(before.split.devices, after.split.devices),
+        memory=larger,
+        moved=0.0,
+    )
+
+
+_PLANS: Mapping[Mechanism, Callable[[Size, Size, Setting], ScalingPlan]] = {
+    "cold_restart": _cold_restart,
+    "horizontal": _horizontal,
+    "vertical_new": _vertical_new,
+    "colocated": _colocated,
+    "elastic": _elastic,
+    "ideal": _ideal,
+}
+
+
+def _fresh(before: Size, after: Size, setting: Setting, *, beside: float) -> tuple[Phase, ...]:
+    """Start a stock server beside so much memory in use [bytes]."""
+    held = beside + after.full
+    return _sequence(
+        ("start server", setting.startup.number("server_start"), held),
+        ("load weights", setting.loading(_weights(after, setting)), held),
+        ("warm up", setting.warmup(after), held),
+        at=before.full,
+    )
+
+
+def _boot(size: Size, startup: Startup) -> float:
+    return startup.number("standby") + startup.number("standby_per_device") * size.split.devices
+
+
+def _weights(size: Size, setting: Setting) -> float:
+    """Weights over all devices of an instance [bytes]."""
+    return float(setting.moves(size, size).held_after.sum())
+
+
+def _kept(before: Size, after: Size, setting: Setting) -> float:
+    """KV pools and reserves over all devices while old and new are alive [bytes]."""
+    larger = max(before, after, key=lambda size: size.split.devices)
+    return larger.split.devices * (larger.pool + setting.reserve)
+
+
+def _sequence(*steps: tuple[str, float, float], at: float = 0.0) -> tuple[Phase, ...]:
+    """Put phases one after another; the first holds at least ``at`` bytes, those of the old instance."""
+    phases, now = [], 0.0
+    for index, (name, duration, memory) in enumerate(steps):
+        held = max(memory, at) if index == 0 else memory
+        if duration > 0.0:
+            phases.append(Phase(name=name, start=now, duration=duration, memory=held))
+        now += duration
+    return tuple(phases)
+
+
+def _plan(
+    phases: tuple[Phase, ...], *, old: Old, devices: int, moved: float, waits: bool = False, contention: float = 1.0
+) -> ScalingPlan:
+    return ScalingPlan(
+        phases=phases,
+        ready=phases[-1].start + phases[-1].duration if phases else 0.0,
+        old=old,
+        waits=waits,
+        contention=contention,
+        devices=devices,
+        memory=max((phase.memory for phase in phases), default=0.0),
+        moved=moved,
+    )

@@ -1,0 +1,110 @@
+"""What it takes to start, load and move: constants of a stack on a kind of device, as data."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, cast
+
+from hardware_profiles.parse import check_keys, parse_quantity
+from hardware_profiles.schema import Quantity
+from simulator.errors import ProfileError, nearest
+
+_FOLDER = Path(__file__).parent / "startup"
+
+#: Dimension of each number of a file.
+_DIMENSIONS: Mapping[str, str] = {
+    "command": "time",
+    "message": "time",
+    "staging_bandwidth": "bandwidth",
+    "disk_selective": "bandwidth",
+    "disk_streaming": "bandwidth",
+    "standby": "time",
+    "standby_per_device": "time",
+    "warmup": "time",
+    "server_start": "time",
+    "contention": "one",
+    "expert_tensors": "one",
+    "layer_tensors": "one",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Startup:
+    """Start-up constants.
+
+    Attributes
+    ----------
+    numbers : Mapping of str to Quantity
+        ``command`` [s] to plan a change and share what is shared; ``message`` [s] per tensor that travels;
+        ``staging_bandwidth`` [bytes/s] per device of the copy that an allocator without sharing needs;
+        ``disk_selective`` and ``disk_streaming`` [bytes/s] of all devices together; ``standby`` [s] and
+        ``standby_per_device`` [s] to boot an instance that was not prepared; ``warmup`` [s] of the first pass per
+        layer and device; ``server_start`` [s] of a stock server; ``contention`` [1] on the steps of an instance
+        while another starts on its devices; ``expert_tensors`` and ``layer_tensors`` [1].
+    """
+
+    id: str
+    name: str
+    numbers: Mapping[str, Quantity]
+    aliases: tuple[str, ...] = ()
+
+    def number(self, name: str) -> float:
+        """Return one number in SI."""
+        return self.numbers[name].value
+
+
+@lru_cache(maxsize=1)
+def _catalogue() -> Mapping[str, Startup]:
+    profiles = [_read(path) for path in sorted(_FOLDER.glob("*.toml"))]
+    return {profile.id: profile for profile in profiles}
+
+
+def startup_names() -> tuple[str, ...]:
+    """List the built-in start-up profiles."""
+    return tuple(_catalogue())
+
+
+def load_startup(name: str) -> Startup:
+    """Return a start-up profile by id, alias, or the path of a TOML file of one's own.
+
+    Raises
+    ------
+    ProfileError
+        No such profile, in which case the message names the nearest, or a malformed file.
+    """
+    if name.endswith(".toml"):
+        return _read(Path(name))
+    wanted = name.lower()
+    for profile in _catalogue().values():
+        if wanted == profile.id or wanted in profile.aliases:
+            return profile
+    raise ProfileError(f"elastic.startup: unknown start-up profile {name!r}; {nearest(wanted, startup_names())}")
+
+
+def _read(path: Path) -> Startup:
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ProfileError(f"{path}: not a readable start-up file: {error}") from None
+    check_keys(data, {"id", "name", "numbers"}, {"id", "name", "aliases", "numbers"}, path.name)
+    numbers = data["numbers"]
+    check_keys(numbers, _DIMENSIONS, _DIMENSIONS, f"{path.name}: numbers")
+    return Startup(
+        id=data["id"],
+        name=data["name"],
+        aliases=tuple(data.get("aliases", ())),
+        numbers={key: _quantity(value, key, path.name) for key, value in numbers.items()},
+    )
+
+
+def _quantity(table: object, key: str, file: str) -> Quantity:
+    # A bandwidth of 0 would never end; a factor below 1 would speed up.
+    zero_allowed = _DIMENSIONS[key] == "time"
+    quantity = parse_quantity(table, cast("Any", _DIMENSIONS[key]), f"{file}: numbers.{key}", zero_allowed=zero_allowed)
+    if key == "contention" and quantity.value < 1.0:
+        raise ProfileError(f"{file}: numbers.{key}: got {quantity.stated:g}; the factor on a step is at least 1")
+    return quantity
