@@ -162,6 +162,16 @@ class Instance:
                 self._closed.add(rank)
         return sorted(lost)
 
+    def unqueue(self) -> list[int]:
+        """Take back the requests that wait here for their turn and hold no KV cache, in order."""
+        returned: list[int] = []
+        for rank in range(self.limits.dp):
+            waiting = self._prompts.clear(rank)
+            self._outstanding[rank] -= len(waiting)
+            returned.extend(waiting)
+        self.outstanding -= len(returned)
+        return sorted(returned)
+
     def _lose(self, rank: int) -> list[int]:
         moving = [request for request, place in self._moving.items() if place == rank]
         lost = [*self._prompts.clear(rank), *self._arriving[rank]]

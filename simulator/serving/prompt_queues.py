@@ -139,7 +139,8 @@ class PromptQueues:
         self._waiting[rank].clear()
         self.waiting -= len(lost)
         self.unfinished -= len(lost)
-        self.open.discard(rank)
+        if not self._computing[rank]:
+            self.open.discard(rank)
         return lost
 
     def undo(self, chunks: Sequence[Chunk]) -> None:

@@ -132,6 +132,12 @@ class Server:
         self._check_empty(instance)
         return event
 
+    def recall(self, instance: Instance) -> None:
+        """Send the requests that wait on an instance, without having begun there, to those that are open."""
+        for request in instance.unqueue():
+            self.route(request)
+        self._check_empty(instance)
+
     def lose(
         self,
         instance: Instance,
