@@ -15,8 +15,9 @@ import streamlit as st
 
 from dashboard.catalogue import Catalogue
 from dashboard.state import most
-from simulator.scenario import Lengths as LengthsChoice
-from simulator.scenario import PlacementChoice, Requests, Routing, Scenario, Stack
+from simulator.scenario import Scenario
+from simulator.sections import Lengths as LengthsChoice
+from simulator.sections import PlacementChoice, Requests, Routing, Stack
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

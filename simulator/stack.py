@@ -16,7 +16,7 @@ from typing import Any, Literal, cast, get_args
 from hardware_profiles.parse import check_keys, parse_choice, parse_quantity
 from hardware_profiles.schema import Quantity
 from simulator.errors import ProfileError, nearest
-from simulator.scenario import Stack as StackChoice
+from simulator.sections import Stack as StackChoice
 
 _FOLDER = Path(__file__).parent / "stacks"
 Scheduler = Literal["mixed", "prefill_first"]

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from simulator.metrics.percentiles import weighted_percentile
 from simulator.results import Distribution, Summary
-from simulator.scenario import Slo
+from simulator.sections import Slo
 
 FloatArray = NDArray[np.float64]
 _NOTHING = Distribution(mean=float("nan"), p50=float("nan"), p90=float("nan"), p99=float("nan"))

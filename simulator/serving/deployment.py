@@ -23,7 +23,8 @@ from simulator.parallelism import Parallelism, require_split
 from simulator.placement import Placement, place
 from simulator.placement.affinity import coactivation
 from simulator.placement.replay import RoutingReplay, replay
-from simulator.scenario import HardwareChoice, Lengths, Model, Requests, Routing, Run, Scenario, Slo
+from simulator.scenario import Scenario
+from simulator.sections import HardwareChoice, Lengths, Model, Requests, Routing, Run, Slo
 from simulator.serving.state import Limits
 from simulator.serving.timer import RowTotals, TableTimer, row_totals
 from simulator.stack import StackProfile, customised

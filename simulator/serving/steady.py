@@ -12,7 +12,7 @@ from simulator.metrics.recorder import STEP_COLUMNS
 from simulator.metrics.summary import Capacity, Work
 from simulator.placement.replay import expert_spread
 from simulator.results import COMPONENTS, Distribution, Summary
-from simulator.scenario import Slo
+from simulator.sections import Slo
 from simulator.serving.deployment import Deployment
 from simulator.serving.timer import StepTime, StepWork, TableTimer
 from simulator.serving.work import step_work

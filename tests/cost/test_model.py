@@ -18,7 +18,7 @@ from simulator.errors import ProfileError
 from simulator.hardware import Hardware, load_hardware
 from simulator.ops import StepShape, build_ops
 from simulator.parallelism import Parallelism
-from simulator.scenario import Stack
+from simulator.sections import Stack
 from simulator.stack import customised
 from workloads.model_library import load_model
 

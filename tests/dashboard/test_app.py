@@ -8,7 +8,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from simulator.presets import preset_names
-from simulator.scenario import Routing
+from simulator.sections import Routing
 
 #: A preset of one device, asked little, so that a run takes a moment.
 SMALL = {"preset": "gpt-oss-20b-h100", "requests.count": "12"}

@@ -20,7 +20,7 @@ from simulator.metrics.summary import (
     summarise,
 )
 from simulator.results import Summary
-from simulator.scenario import Slo
+from simulator.sections import Slo
 
 
 def array(*values: float) -> np.ndarray:

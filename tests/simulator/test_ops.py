@@ -7,7 +7,7 @@ import pytest
 
 from simulator.ops import Op, StepShape, build_ops
 from simulator.parallelism import Parallelism
-from simulator.scenario import Stack
+from simulator.sections import Stack
 from simulator.stack import customised, load_stack
 from workloads.model_library import load_model, model_names
 from workloads.model_sizes import weight_bytes
