@@ -13,6 +13,7 @@ from simulator.placement.affinity import gather
 from simulator.placement.bounds import lower_bound
 from simulator.placement.packing import pack, replica_weights, replicate, replicate_coarsely
 from simulator.placement.refinement import refine
+from simulator.placement.replica_search import search_replicas
 from simulator.placement.slots import Placement, slot_count
 
 IntArray = NDArray[np.int64]
@@ -22,6 +23,8 @@ FloatArray = NDArray[np.float64]
 FAR = 1.005
 #: How much of the mean rank a replica of a hot expert may fill in the ways after the first [1].
 FULL = (0.93, 1.0)
+#: Slots of a rank up to which other numbers of replicas are tried [1].
+FEW_SLOTS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,12 +115,15 @@ def refined(task: PlacementTask) -> IntArray:
 
     Notes
     -----
-    Layers that stay far from the lower bound are tried again with hot experts split more coarsely, and keep the
-    better of both.
+    With redundant slots, layers that stay far from the lower bound are tried again with hot experts split more
+    coarsely, and keep the best. Where ranks hold few slots, so that swaps have little to choose from, other numbers
+    of replicas are tried as well.
     """
     bound = lower_bound(task.load, task.ranks, task.slots - task.load.shape[1])
     found = refine(balanced(task), task.load, task.ranks, bound)
-    for full in FULL if task.slots > task.load.shape[1] else ():
+    if task.slots == task.load.shape[1]:
+        return found
+    for full in FULL:
         far = np.flatnonzero(_heaviest(found, task) > bound * FAR)
         if not len(far):
             break
@@ -127,6 +133,8 @@ def refined(task: PlacementTask) -> IntArray:
         again = refine(np.take_along_axis(coarse, order, axis=1), rest.load, task.ranks, bound[far])
         better = _heaviest(again, rest) < _heaviest(found[far], rest)
         found[far[better]] = again[better]
+    if task.slots // task.ranks <= FEW_SLOTS:
+        found = search_replicas(found, task.load, task.ranks, bound, FAR)
     return found
 
 

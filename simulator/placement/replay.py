@@ -9,7 +9,7 @@ sequences, as the tokens of a decode batch do. Each order is walked from its sta
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -54,8 +54,8 @@ class RankSums:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RoutingReplay:
-    """A routing trace on a placement.
+class ServedTokens:
+    """The slots that serve the tokens of a routing trace.
 
     Attributes
     ----------
@@ -66,18 +66,11 @@ class RoutingReplay:
         which is on no rank.
     decode_order : int64 array, shape (tokens,)
         Prompt-order index of each token in decode order.
-    prompt, decode : RankSums
-        Running sums in either order.
-    recorded_tokens : int
-        Tokens of the trace before any cut.
     """
 
     placement: Placement
     slot_ids: IntArray
     decode_order: NDArray[np.int64]
-    prompt: RankSums
-    decode: RankSums
-    recorded_tokens: int
 
     @property
     def tokens(self) -> int:
@@ -94,10 +87,11 @@ class RoutingReplay:
         """Assignments per token."""
         return int(self.slot_ids.shape[2])
 
-    @property
-    def mean_load(self) -> float:
-        """Assignments of the mean rank per token, those to null experts left out [1]."""
-        return float(self.prompt.sums[-1].mean()) / self.tokens
+    def window_tokens(self, order: Order, tokens: int, windows: int) -> NDArray[np.int64]:
+        """Prompt-order indices of the tokens of evenly spread windows; shape (windows, tokens at most of the trace)."""
+        starts = (np.arange(windows) * self.tokens) // windows
+        index = (starts[:, None] + np.arange(min(tokens, self.tokens))) % self.tokens
+        return self.decode_order[index] if order == "decode" else index
 
     def counts(self, order: Order, tokens: int, windows: int) -> FloatArray:
         """Count tokens per expert slot in evenly spread windows of the trace.
@@ -115,11 +109,8 @@ class RoutingReplay:
         -------
         float64 array, shape (windows, layers, ranks, slots per rank)
         """
-        taken = min(tokens, self.tokens)
-        starts = (np.arange(windows) * self.tokens) // windows
-        index = (starts[:, None] + np.arange(taken)) % self.tokens
-        if order == "decode":
-            index = self.decode_order[index]
+        index = self.window_tokens(order, tokens, windows)
+        taken = index.shape[1]
         slots, layers = self.placement.slots, self.layers
         found = np.empty((windows, layers, slots + 1))
         base = np.arange(layers)[:, None] * (slots + 1)
@@ -127,7 +118,29 @@ class RoutingReplay:
             flat = (self.slot_ids[index[window]] + base).reshape(-1)
             found[window] = np.bincount(flat, minlength=layers * (slots + 1)).reshape(layers, slots + 1)
         shape = (windows, layers, self.placement.ranks, self.placement.slots_per_rank)
-        return found[..., :slots].reshape(shape) * (tokens / taken)
+        return np.asarray(found[..., :slots].reshape(shape) * (tokens / taken))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoutingReplay(ServedTokens):
+    """A routing trace on a placement, with the running sums that make its rank loads quick to tell.
+
+    Attributes
+    ----------
+    prompt, decode : RankSums
+        Running sums in either order.
+    recorded_tokens : int
+        Tokens of the trace before any cut.
+    """
+
+    prompt: RankSums
+    decode: RankSums
+    recorded_tokens: int
+
+    @property
+    def mean_load(self) -> float:
+        """Assignments of the mean rank per token, those to null experts left out [1]."""
+        return float(self.prompt.sums[-1].mean()) / self.tokens
 
 
 def expert_spread(routing: RoutingReplay | None, tokens: int, windows: int = 32) -> tuple[float, float]:
@@ -171,26 +184,36 @@ def replay(
         Nodes that hold the ranks, for routings that look where a replica is [1].
     """
     room = int(MAX_SUMS_BYTES / (4 * placement.ranks * trace.layers))
-    kept = trace.expert_ids[: max(room, 1)]
-    starts = trace.sequence_start[trace.sequence_start < len(kept)]
-    order = decode_order(starts, len(kept), concurrency)
-    work = Assignments(
-        expert_ids=kept,
-        placement=placement,
-        order=order,
-        home=home_ranks(starts, len(kept), placement.ranks),
-        nodes=nodes,
+    kept = replace(
+        trace,
+        expert_ids=trace.expert_ids[: max(room, 1)],
+        sequence_start=trace.sequence_start[trace.sequence_start < max(room, 1)],
     )
-    slot_ids = serve(replica_routing, work)
-    rank_ids = slot_ids // placement.slots_per_rank
+    served = serve_tokens(kept, placement, concurrency, replica_routing=replica_routing, nodes=nodes)
+    rank_ids = served.slot_ids // placement.slots_per_rank
     return RoutingReplay(
         placement=placement,
-        slot_ids=slot_ids,
-        decode_order=order,
+        slot_ids=served.slot_ids,
+        decode_order=served.decode_order,
         prompt=_rank_sums(rank_ids, placement.ranks, None),
-        decode=_rank_sums(rank_ids, placement.ranks, order),
+        decode=_rank_sums(rank_ids, placement.ranks, served.decode_order),
         recorded_tokens=trace.tokens,
     )
+
+
+def serve_tokens(
+    trace: RoutingTrace, placement: Placement, concurrency: int, *, replica_routing: str = "round_robin", nodes: int = 1
+) -> ServedTokens:
+    """Find the slot that serves each assignment of a trace; parameters as for :func:`replay`."""
+    order = decode_order(trace.sequence_start, trace.tokens, concurrency)
+    work = Assignments(
+        expert_ids=trace.expert_ids,
+        placement=placement,
+        order=order,
+        home=home_ranks(trace.sequence_start, trace.tokens, placement.ranks),
+        nodes=nodes,
+    )
+    return ServedTokens(placement=placement, slot_ids=serve(replica_routing, work), decode_order=order)
 
 
 def decode_order(sequence_start: IntArray, tokens: int, concurrency: int) -> NDArray[np.int64]:
