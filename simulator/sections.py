@@ -259,6 +259,10 @@ class ElasticChoice(Section):
     without: tuple[Literal["ipc_alloc", "p2p", "preinit", "zero_copy"], ...] = Field(
         (), description="elastic: what of the mechanism is switched off"
     )
+    handover: Literal["drained", "ready"] = Field(
+        "drained",
+        description="elastic: the new instance takes requests when the old one is empty, or at once, taking turns with it",
+    )
     startup: str = Field("vllm-ascend", description="start-up profile, or path of a TOML file of one's own")
     policy: Literal["schedule", "queue", "slo", "utilisation", "predictive"] = Field(
         "schedule", description="when to change"

@@ -7,7 +7,7 @@ the start-up profile.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from simulator.elastic.moves import Moves, plan_moves
@@ -73,7 +73,7 @@ class ScalingPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """An instance before or after: its split, the memory of a device of it, and the KV pool there [bytes].
+    """Instances before or after: the split of one, the memory of a device of it, its KV pool [bytes], how many.
 
     The pool may be smaller than the budget leaves: to be kept through changes, or to leave room for a second instance.
     """
@@ -81,18 +81,25 @@ class Size:
     split: Parallelism
     budget: MemoryBudget
     pool: float
+    count: int = 1
+
+    @property
+    def devices(self) -> int:
+        """Devices of all of them [1]."""
+        return self.split.devices * self.count
 
     @property
     def full(self) -> float:
         """Memory of all devices where the framework takes all it may use [bytes]."""
-        return self.split.devices * self.budget.capacity
+        return self.devices * self.budget.capacity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
     """What plans depend on besides sizes: the model, its hardware, start-up constants and disabled features.
 
-    ``reserve`` is device memory of the framework and its buffers, which is held whatever the allocator [bytes].
+    ``reserve`` is device memory of the framework and its buffers, which is held whatever the allocator [bytes];
+    ``waits`` whether a new instance that shares devices with the old one takes no request before that is empty.
     """
 
     model: ModelSpec
@@ -100,6 +107,7 @@ class Setting:
     startup: Startup
     reserve: float = 0.0
     without: Collection[Feature] = ()
+    waits: bool = True
 
     def moves(self, before: Size, after: Size) -> Moves:
         """Plan what moves between two sizes."""
@@ -128,7 +136,7 @@ def plan_scaling(mechanism: Mechanism, before: Size, after: Size, setting: Setti
     mechanism : str
         How it is done.
     before, after : Size
-        The instance that serves, and the one that shall; for ``horizontal`` the replica that comes or goes.
+        What serves, and what shall; they differ in ``count`` for ``horizontal`` and in ``split`` otherwise.
     setting : Setting
         Model, hardware and start-up constants.
 
@@ -151,17 +159,34 @@ def _cold_restart(before: Size, after: Size, setting: Setting) -> ScalingPlan:
         ("warm up", setting.warmup(after), after.full),
         at=before.full,
     )
-    return _plan(phases, old="stops", devices=max(before.split.devices, after.split.devices), moved=weights)
+    return _plan(phases, old="stops", devices=max(before.devices, after.devices), moved=weights)
 
 
 def _horizontal(before: Size, after: Size, setting: Setting) -> ScalingPlan:
-    fresh = _fresh(before, after, setting, beside=before.full)
-    return _plan(fresh, old="stays", devices=before.split.devices + after.split.devices, moved=_weights(after, setting))
+    if after.count < before.count:
+        # A replica that goes needs nothing but the time to finish what it has admitted.
+        return ScalingPlan(
+            phases=(),
+            ready=0.0,
+            old="stays",
+            waits=False,
+            contention=1.0,
+            devices=before.devices,
+            memory=before.full,
+            moved=0.0,
+        )
+    fresh = replace(after, count=after.count - before.count)
+    return _plan(
+        _fresh(before, fresh, setting, beside=before.full),
+        old="stays",
+        devices=after.devices,
+        moved=_weights(fresh, setting),
+    )
 
 
 def _vertical_new(before: Size, after: Size, setting: Setting) -> ScalingPlan:
     fresh = _fresh(before, after, setting, beside=before.full)
-    devices = before.split.devices + after.split.devices
+    devices = before.devices + after.devices
     return _plan(fresh, old="serves", devices=devices, moved=_weights(after, setting))
 
 
@@ -172,7 +197,7 @@ def _colocated(before: Size, after: Size, setting: Setting) -> ScalingPlan:
     return _plan(
         fresh,
         old="serves",
-        devices=max(before.split.devices, after.split.devices),
+        devices=max(before.devices, after.devices),
         moved=_weights(after, setting),
         contention=setting.startup.number("contention"),
     )
@@ -184,7 +209,7 @@ def _elastic(before: Size, after: Size, setting: Setting) -> ScalingPlan:
     startup, moves = setting.startup, setting.moves(before, after)
     received = moves.received
     shares = "ipc_alloc" not in setting.without
-    larger = max(before.split.devices, after.split.devices)
+    larger = max(before.devices, after.devices)
     # The framework's own allocator keeps the whole share of every device, the peak of activations included.
     kept = _kept(before, after, setting)
     during = kept + float(moves.held_during.sum()) if shares else larger * after.budget.capacity
@@ -199,7 +224,7 @@ def _elastic(before: Size, after: Size, setting: Setting) -> ScalingPlan:
     if "preinit" in setting.without:
         steps.append(("boot standby", _boot(after, startup), during))
     steps.append(("warm up", setting.warmup(after), during))
-    return _plan(_sequence(*steps), old="drains", devices=larger, moved=float(received.sum()), waits=True)
+    return _plan(_sequence(*steps), old="drains", devices=larger, moved=float(received.sum()), waits=setting.waits)
 
 
 def _managed_restart(before: Size, after: Size, setting: Setting) -> ScalingPlan:
@@ -212,7 +237,7 @@ def _managed_restart(before: Size, after: Size, setting: Setting) -> ScalingPlan
         ("load weights", setting.loading(weights), after.full),
         ("warm up", setting.warmup(after), after.full),
     )
-    return _plan(phases, old="stops", devices=max(before.split.devices, after.split.devices), moved=weights)
+    return _plan(phases, old="stops", devices=max(before.devices, after.devices), moved=weights)
 
 
 def _ideal(before: Size, after: Size, _setting: Setting) -> ScalingPlan:
@@ -223,7 +248,7 @@ def _ideal(before: Size, after: Size, _setting: Setting) -> ScalingPlan:
         old="serves",
         waits=False,
         contention=1.0,
-        devices=max(before.split.devices, after.split.devices),
+        devices=max(before.devices, after.devices),
         memory=larger,
         moved=0.0,
     )
@@ -256,13 +281,13 @@ def _boot(size: Size, startup: Startup) -> float:
 
 def _weights(size: Size, setting: Setting) -> float:
     """Weights over all devices of an instance [bytes]."""
-    return float(setting.moves(size, size).held_after.sum())
+    return float(setting.moves(size, size).held_after.sum()) * size.count
 
 
 def _kept(before: Size, after: Size, setting: Setting) -> float:
     """KV pools and reserves over all devices while old and new are alive [bytes]."""
-    larger = max(before, after, key=lambda size: size.split.devices)
-    return larger.split.devices * (larger.pool + setting.reserve)
+    larger = max(before, after, key=lambda size: size.devices)
+    return larger.devices * (larger.pool + setting.reserve)
 
 
 def _sequence(*steps: tuple[str, float, float], at: float = 0.0) -> tuple[Phase, ...]:

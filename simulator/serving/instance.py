@@ -162,6 +162,11 @@ class Instance:
                 self._closed.add(rank)
         return sorted(lost)
 
+    @property
+    def waiting(self) -> int:
+        """Requests that are here and not admitted yet [1]."""
+        return self._prompts.waiting + self._queued
+
     def unqueue(self) -> list[int]:
         """Take back the requests that wait here for their turn and hold no KV cache, in order."""
         returned: list[int] = []

@@ -1,0 +1,277 @@
+"""The sizes that a deployment may take: each priced once, with the memory that its mechanism leaves it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from hardware_profiles.units import format_bytes
+from simulator.elastic.mechanisms import MECHANISMS, Mechanism, ScalingPlan, Setting, Size, plan_scaling
+from simulator.elastic.startup import load_startup
+from simulator.errors import InfeasibleScenario, ProfileError, ScenarioError
+from simulator.hardware import load_hardware
+from simulator.memory import MemoryBudget, require_fit
+from simulator.scenario import Scenario
+from simulator.sections import ElasticChoice, HardwareChoice
+from simulator.serving.deployment import Deployment, deploy, device_budget, scenario_hardware, scenario_model
+from simulator.serving.state import Limits
+from workloads.model_spec import ModelSpec
+from workloads.request_trace import RequestTrace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Fleet:
+    """What a scenario can scale to.
+
+    Attributes
+    ----------
+    scenario : Scenario
+        The scenario, whose ``parallelism`` is the size at the start.
+    trace : RequestTrace
+        The load, whose longest request must fit at every size.
+    mechanism : str
+        How sizes change.
+    start, smallest, largest, step : int
+        Attention ranks of all instances together, and by how many sizes differ [1].
+    base : Deployment
+        The deployment at the start.
+    setting : Setting
+        What plans depend on.
+    """
+
+    scenario: Scenario
+    trace: RequestTrace
+    mechanism: Mechanism
+    start: int
+    smallest: int
+    largest: int
+    step: int
+    base: Deployment
+    setting: Setting
+    _sizes: dict[int, Deployment] = field(default_factory=dict)
+
+    @property
+    def replicates(self) -> bool:
+        """Whether whole replicas come and go."""
+        return self.mechanism == "horizontal"
+
+    def deployment(self, size: int) -> Deployment:
+        """Return one instance of the deployment at a size [ranks]; a replica where those come and go."""
+        if self.replicates:
+            return self.base
+        if size not in self._sizes:
+            self._sizes[size] = deploy(sized(self.scenario, size, self.base.model), self.trace)
+        return self._sizes[size]
+
+    def limits(self, size: int) -> Limits:
+        """Return what bounds an instance at a size, its KV pool as the mechanism leaves it."""
+        limits = self.deployment(size).limits
+        pool = self.pool(size)
+        return limits if pool == limits.pool else replace(limits, pool=pool)
+
+    def pool(self, size: int) -> float:
+        """KV pool of a device [bytes].
+
+        ``elastic`` keeps the pool through all changes, so it is that of the smallest size, whose devices hold most
+        weights. ``colocated`` must have room for a second instance at any time: two copies of the weights and two
+        pools share what one instance may use.
+        """
+        budget = self.budget(size)
+        if self.mechanism == "elastic":
+            return min(budget.pool, self.budget(self.smallest).pool)
+        if self.mechanism == "colocated" and self.smallest < self.largest:
+            largest_weights = self.budget(self.smallest).weights
+            return (budget.capacity - 2.0 * (budget.activations + largest_weights)) / 2.0
+        return budget.pool
+
+    def size(self, size: int) -> Size:
+        """Describe an instance at a size for planning."""
+        deployment = self.deployment(size)
+        count = size // deployment.split.dp if self.replicates else 1
+        return Size(split=deployment.split, budget=deployment.budget, pool=self.pool(size), count=count)
+
+    def held(self, size: int) -> tuple[int, float]:
+        """Devices [1] and device memory over all of them [bytes] that a size holds when nothing changes.
+
+        The framework's own allocator keeps all it may use; that of ``elastic`` holds weights, KV pool and buffers.
+        """
+        this = self.size(size)
+        if self.mechanism != "elastic" or {"ipc_alloc", "zero_copy"} & set(self.setting.without):
+            return this.devices, this.full
+        weights = float(self.setting.moves(this, this).held_after.sum())
+        return this.devices, weights + this.devices * (this.pool + self.setting.reserve)
+
+    def plan(self, before: int, after: int) -> ScalingPlan:
+        """Plan a change of size."""
+        return plan_scaling(self.mechanism, self.size(before), self.size(after), self.setting)
+
+    def budget(self, size: int) -> MemoryBudget:
+        """Memory of a device at a size, without pricing the size."""
+        if self.replicates or size in self._sizes:
+            return self.deployment(size).budget
+        base, choice = self.base, sized(self.scenario, size, self.base.model)
+        split = replace(base.split, dp=choice.parallelism.dp, ep=choice.parallelism.ep)
+        model = base.model
+        slots = model.moe_layers[0].num_experts + choice.placement.redundant_slots if model.moe_layers else None
+        return device_budget(model, split, base.stack, base.hardware, slots)
+
+
+def sized(scenario: Scenario, ranks: int, model: ModelSpec) -> Scenario:
+    """Return the scenario with another number of attention ranks, and experts spread over all of them as before.
+
+    Tensor parallelism stays, and so does the number of devices that share an expert. Where the experts do not divide
+    over the ranks, redundant slots fill the last ones, as the fullest rank of an uneven spread decides anyway.
+    """
+    choice = scenario.parallelism
+    spread = model.moe_layers and choice.ep > 1
+    shards = choice.tp * choice.dp // choice.ep
+    ep = choice.tp * ranks // shards if spread else choice.ep
+    redundant = scenario.placement.redundant_slots
+    if spread:
+        experts = model.moe_layers[0].num_experts
+        # What the file pads at the start is padding for its own size only.
+        wanted = redundant if (experts + redundant) % ep == 0 and ranks == choice.dp else 0
+        redundant = wanted + -(experts + wanted) % ep
+    return scenario.model_copy(
+        update={
+            "elastic": ElasticChoice(),
+            "parallelism": choice.model_copy(update={"dp": ranks, "ep": ep, "instances": 1}),
+            "placement": scenario.placement.model_copy(update={"redundant_slots": redundant}),
+        }
+    )
+
+
+def build_fleet(scenario: Scenario, trace: RequestTrace) -> Fleet:
+    """Check the scaling of a scenario and make its first size ready.
+
+    Raises
+    ------
+    ScenarioError
+        Bounds, events or mechanism contradict each other.
+    InfeasibleScenario
+        The largest size exceeds the cluster, or a size does not fit its memory.
+    """
+    choice, parallelism = scenario.elastic, scenario.parallelism
+    if choice.mechanism == "none":
+        raise ScenarioError(
+            f"{scenario.name}: elastic.mechanism: nothing scales; choose one of {', '.join(MECHANISMS)}, "
+            f"as in --set elastic.mechanism=elastic"
+        )
+    replicates = choice.mechanism == "horizontal"
+    _check_shape(scenario, replicates=replicates)
+    start = parallelism.dp * parallelism.instances
+    step = parallelism.dp * max(-(-choice.step // parallelism.dp), 1) if replicates else choice.step
+    asked = [event.size for event in choice.events] if choice.policy == "schedule" else []
+    smallest = choice.min_size or min([start, *asked])
+    largest = choice.max_size or max([start, *asked])
+    _check_bounds(choice, start, smallest, largest)
+    base = deploy(sized(scenario, parallelism.dp, scenario_model(scenario.model)), trace)
+    setting = Setting(
+        model=base.model,
+        hardware=base.hardware,
+        startup=load_startup(choice.startup),
+        reserve=base.stack.number("activation_reserve"),
+        without=choice.without,
+        waits=choice.handover == "drained",
+    )
+    fleet = Fleet(
+        scenario=scenario,
+        trace=trace,
+        mechanism=choice.mechanism,
+        start=start,
+        smallest=smallest,
+        largest=largest,
+        step=step,
+        base=base,
+        setting=setting,
+        _sizes={} if replicates else {parallelism.dp: base},
+    )
+    _check_cluster(fleet)
+    _check_memory(fleet)
+    return fleet
+
+
+def _check_shape(scenario: Scenario, *, replicates: bool) -> None:
+    choice, parallelism = scenario.elastic, scenario.parallelism
+    if parallelism.pp > 1 and not replicates:
+        raise InfeasibleScenario(
+            f"{scenario.name}: elastic.mechanism: {choice.mechanism} changes dp and ep of one pipeline stage, "
+            f"and parallelism.pp is {parallelism.pp}; use pp = 1 or the mechanism horizontal"
+        )
+    if parallelism.instances > 1 and not replicates:
+        raise ScenarioError(
+            f"{scenario.name}: elastic.mechanism: {choice.mechanism} resizes one instance, "
+            f"and parallelism.instances is {parallelism.instances}; use 1, or the mechanism horizontal"
+        )
+    if choice.without and choice.mechanism != "elastic":
+        raise ScenarioError(
+            f"{scenario.name}: elastic.without: only the mechanism elastic has parts to switch off, "
+            f"got {choice.mechanism}"
+        )
+    if choice.policy == "schedule" and not choice.events:
+        raise ScenarioError(
+            f"{scenario.name}: elastic.events: policy schedule needs at least one, "
+            'as in [[elastic.events]] with at = "60 s" and size = 4'
+        )
+    if choice.events and choice.policy != "schedule":
+        raise ScenarioError(
+            f"{scenario.name}: elastic.events: only the policy schedule reads them, got {choice.policy}"
+        )
+    slo = scenario.slo
+    if choice.policy == "slo" and slo.ttft is None and slo.tpot is None and slo.e2el is None:
+        raise ScenarioError(
+            f"{scenario.name}: elastic.policy: slo needs an objective; set slo.ttft, slo.tpot or slo.e2el"
+        )
+
+
+def _check_bounds(choice: ElasticChoice, start: int, smallest: int, largest: int) -> None:
+    if smallest > largest:
+        raise ScenarioError(f"elastic.min_size: got {smallest}, more than elastic.max_size = {largest}")
+    for name, size in (("parallelism.dp", start), *((f"elastic.events at {e.at:g} s", e.size) for e in choice.events)):
+        if not smallest <= size <= largest:
+            raise ScenarioError(
+                f"{name}: {size} ranks lie outside elastic.min_size = {smallest} and elastic.max_size = {largest}"
+            )
+
+
+def cluster_devices(choice: HardwareChoice) -> int:
+    """Devices that the scenario's cluster has, or its node where no cluster joins such nodes [1]."""
+    folder = Path(choice.profiles) if choice.profiles else None
+    hardware = load_hardware(choice.device, choice.node, choice.cluster, folder, offer=choice.price)
+    if hardware.cluster is not None:
+        return hardware.devices
+    try:
+        joined = scenario_hardware(choice, hardware.node.devices + 1)
+    except ProfileError:
+        return hardware.node.devices
+    return joined.cluster.nodes * joined.node.devices if joined.cluster else hardware.node.devices
+
+
+def _check_cluster(fleet: Fleet) -> None:
+    """The devices of the largest size, and of the old one beside it where both are needed, must exist."""
+    per_rank = fleet.base.split.tp * fleet.base.split.pp
+    beside = fleet.largest - fleet.step if fleet.mechanism == "vertical_new" and fleet.largest > fleet.smallest else 0
+    needed = (fleet.largest + max(beside, 0)) * per_rank
+    have = cluster_devices(fleet.scenario.hardware)
+    if needed > have:
+        both = f" beside the old instance's {beside * per_rank}" if beside else ""
+        most = have // per_rank
+        raise InfeasibleScenario(
+            f"elastic.max_size: {fleet.largest} ranks of {per_rank} devices need {fleet.largest * per_rank}{both}, "
+            f"and {fleet.scenario.hardware.cluster or fleet.base.hardware.node.id} has {have}; "
+            f"at most {most - max(beside, 0) if beside else most} would fit"
+        )
+
+
+def _check_memory(fleet: Fleet) -> None:
+    longest = int((fleet.trace.input_tokens + fleet.trace.output_tokens).max())
+    for size in (fleet.smallest, fleet.largest):
+        budget = fleet.budget(size)
+        require_fit(budget, fleet.base.model, fleet.base.split, longest)
+        pool = fleet.pool(size)
+        if pool < budget.sequence_bytes(longest):
+            raise InfeasibleScenario(
+                f"elastic.mechanism: {fleet.mechanism} leaves {format_bytes(max(pool, 0.0))} of KV pool per device at "
+                f"{size} ranks, and the longest request takes {format_bytes(budget.sequence_bytes(longest))}: two "
+                f"copies of the weights take the rest; use elastic or cold_restart, or weights of fewer bits"
+            )

@@ -1,0 +1,261 @@
+"""Changes of size on the live engine: looks at the load, carries plans out, and writes down what happened."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.elastic.fleet import Fleet
+from simulator.elastic.mechanisms import ScalingPlan
+from simulator.elastic.policies import Governor, Observation, forecast_rate
+from simulator.metrics.recorder import RequestRecorder, column
+from simulator.metrics.summary import meets, request_latencies
+from simulator.sections import Slo
+from simulator.serving.instance import Instance
+from simulator.serving.server import Server
+
+if TYPE_CHECKING:
+    import simpy
+
+FloatArray = NDArray[np.float64]
+#: Factor on the steps of two instances that share devices [1].
+_TURNS = 2.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Change:
+    """One change of size: sizes [ranks] and times [s] since the start of the run.
+
+    ``ready`` is when the new instance could serve, ``switched`` when it began to, ``released`` when the old one's
+    devices were free; ``downtime`` how long nobody served [s].
+    """
+
+    before: int
+    after: int
+    plan: ScalingPlan
+    command: float
+    ready: float = math.nan
+    switched: float = math.nan
+    released: float = math.nan
+    downtime: float = 0.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Span:
+    """What an instance did from one time to another [s]: ``starting``, ``serving``, ``draining``; its ranks."""
+
+    instance: int
+    size: int
+    state: str
+    start: float
+    end: float = math.nan
+
+
+@dataclass(slots=True, kw_only=True)
+class Diary:
+    """What a run of scaling wrote down.
+
+    ``sizes`` are the times [s] and attention ranks that take requests; ``held`` times [s], devices [1] and memory
+    [bytes] that are held from then on. ``ranks`` is the size [ranks] of every instance by its index.
+    """
+
+    changes: list[Change] = field(default_factory=list)
+    spans: list[Span] = field(default_factory=list)
+    sizes: list[tuple[float, int]] = field(default_factory=list)
+    held: list[tuple[float, int, float]] = field(default_factory=list)
+    ranks: list[int] = field(default_factory=list)
+
+
+class Scaler:
+    """A process on the engine's clock that keeps the deployment at the size that its policy wants.
+
+    Parameters
+    ----------
+    fleet : Fleet
+        The sizes and how they change.
+    capacity : float
+        Requests that one rank can serve [1/s].
+    arrival : array
+        Arrivals of the trace, sorted, for a policy that looks ahead [s].
+    """
+
+    def __init__(self, fleet: Fleet, capacity: float, arrival: FloatArray) -> None:
+        self.fleet, self.diary, self.size = fleet, Diary(), fleet.start
+        self._capacity, self._arrival = capacity, arrival
+        choice = fleet.scenario.elastic
+        self._governor = Governor(
+            choice=choice.model_copy(update={"step": fleet.step}),
+            base=fleet.start,
+            smallest=fleet.smallest,
+            largest=fleet.largest,
+        )
+        self._serving: list[Instance] = []
+        self._open: dict[int, Span] = {}
+        self._env: simpy.Environment
+
+    def control(self, server: Server) -> Generator[simpy.Event, None, None]:
+        """Act on the live server until the run ends."""
+        self._env = env = server.env
+        choice = self.fleet.scenario.elastic
+        self._serving = list(server.open_instances)
+        each = self.size // len(self._serving)
+        for instance in self._serving:
+            self._enter(instance, each, env.now)
+        self.diary.sizes.append((env.now, self.size))
+        self._hold(env.now)
+        looks = iter(sorted({event.at for event in choice.events}))
+        while True:
+            if choice.policy != "schedule":
+                yield env.timeout(choice.interval)
+            elif (at := next(looks, None)) is None:
+                return
+            elif at > env.now:
+                yield env.timeout(at - env.now)
+            target = self._governor.settle(self._observe(server))
+            if target != self.size:
+                yield from self._change(server, target)
+                self._governor.changed(env.now)
+
+    def _observe(self, server: Server) -> Observation:
+        choice, records, now = self.fleet.scenario.elastic, server.books.records, server.env.now
+        outstanding = sum(instance.outstanding for instance in server.instances)
+        waiting = sum(instance.waiting for instance in server.instances)
+        arrived = column(records.arrival)
+        span = min(choice.window, max(now, choice.interval))
+        return Observation(
+            now=now,
+            size=self.size,
+            waiting=waiting + server.queued,
+            running=outstanding - waiting,
+            slots=self.fleet.limits(self.size).max_running,
+            attainment=recent_attainment(
+                records, server.trace.output_tokens, self.fleet.scenario.slo, now, choice.window
+            ),
+            rate=float(np.count_nonzero(arrived > now - span)) / span,
+            forecast=forecast_rate(self._arrival, now, choice.lookahead),
+            capacity=self._capacity,
+        )
+
+    def _change(self, server: Server, target: int) -> Generator[simpy.Event, None, None]:
+        env, plan = server.env, self.fleet.plan(self.size, target)
+        change = Change(before=self.size, after=target, plan=plan, command=env.now)
+        self.diary.changes.append(change)
+        self.diary.held.append((env.now, plan.devices, plan.memory))
+        if plan.old == "stays":
+            yield from self._replicate(server, change)
+        else:
+            yield from self._replace(server, change)
+        change.released = env.now
+        self.size = target
+        self._hold(env.now)
+
+    def _replace(self, server: Server, change: Change) -> Generator[simpy.Event, None, None]:
+        """Put one instance of another size in the place of the present one."""
+        env, plan, old = server.env, change.plan, self._serving[0]
+        draining: tuple[simpy.Event, Span] | None = None
+        gone = math.inf
+        if plan.old in ("stops", "drains"):
+            draining = self._retire(server, old)
+            self.diary.sizes.append((env.now, 0))
+            if plan.old == "stops":
+                server.lose(old, retry="restart")
+                gone = env.now
+        else:
+            old.slow = plan.contention
+        yield from self._start_up(len(server.instances), change.after, change)
+        old.slow = 1.0
+        if plan.waits and draining is not None:
+            emptied, span = draining
+            yield emptied
+            gone = span.end
+        change.switched = env.now
+        change.downtime = max(change.ready - gone, 0.0)
+        new = server.add(self.fleet.deployment(change.after).timer(), self.fleet.limits(change.after))
+        self._serving = [new]
+        self._enter(new, change.after, env.now)
+        self.diary.sizes.append((env.now, change.after))
+        if plan.old == "serves":
+            emptied, _ = self._retire(server, old)
+            yield emptied
+        elif plan.old == "drains" and draining is not None and not plan.waits:
+            # Two instances on the same devices take turns until the old one is empty.
+            old.slow = new.slow = _TURNS
+            yield draining[0]
+            new.slow = 1.0
+
+    def _replicate(self, server: Server, change: Change) -> Generator[simpy.Event, None, None]:
+        """Add replicas beside those that serve, or let the last ones go."""
+        env, fleet = server.env, self.fleet
+        each = fleet.base.split.dp
+        count, most = (change.after - change.before) // each, fleet.largest // each
+        if count > 0:
+            yield from self._start_up(len(server.instances), change.after - change.before, change)
+            for _ in range(count):
+                place = len(server.instances) % most
+                new = server.add(fleet.base.timer(place, most), fleet.limits(each))
+                self._serving.append(new)
+                self._enter(new, each, env.now)
+        change.ready = change.switched = env.now
+        self.diary.sizes.append((env.now, change.after))
+        leaving = [self._serving.pop() for _ in range(-count)]
+        yield from [self._retire(server, instance)[0] for instance in leaving]
+
+    def _start_up(self, index: int, size: int, change: Change) -> Generator[simpy.Event, None, None]:
+        """Let the phases of the plan pass."""
+        span = Span(instance=index, size=size, state="starting", start=change.command)
+        self.diary.spans.append(span)
+        yield self._env.timeout(change.plan.ready)
+        change.ready = span.end = self._env.now
+
+    def _retire(self, server: Server, old: Instance) -> tuple[simpy.Event, Span]:
+        """Let an instance finish what it has admitted; return the event of its last answer, and the span until then."""
+        emptied = server.close(old)
+        serving = self._open.pop(old.index)
+        serving.end = server.env.now
+        span = Span(instance=old.index, size=serving.size, state="draining", start=server.env.now)
+        self.diary.spans.append(span)
+
+        def note(_event: simpy.Event) -> None:
+            span.end = server.env.now
+
+        if emptied.callbacks is not None:
+            emptied.callbacks.append(note)
+        server.recall(old)
+        return emptied, span
+
+    def _enter(self, instance: Instance, size: int, now: float) -> None:
+        """Note that an instance serves from now on."""
+        span = self._open[instance.index] = Span(instance=instance.index, size=size, state="serving", start=now)
+        self.diary.spans.append(span)
+        self.diary.ranks += [0] * (instance.index + 1 - len(self.diary.ranks))
+        self.diary.ranks[instance.index] = size
+
+    def _hold(self, now: float) -> None:
+        """Note what the present size holds."""
+        self.diary.held.append((now, *self.fleet.held(self.size)))
+
+
+def recent_attainment(
+    records: RequestRecorder, output_tokens: NDArray[np.int64], slo: Slo, now: float, window: float
+) -> float:
+    """Share of the requests of the last window that met the objective; NaN where none can be judged.
+
+    Judged are requests that ended in the window, and those that still wait for a first token that is already late.
+    """
+    arrival, first, finish = (column(each) for each in (records.arrival, records.first_token, records.finish))
+    # Requests that have not come yet have no arrival.
+    ended = finish > now - window
+    late = np.zeros(len(arrival), dtype=bool)
+    limit = slo.ttft if slo.ttft is not None else slo.e2el
+    if limit is not None:
+        late = np.isnan(first) & (now - arrival > limit)
+    judged = int(ended.sum() + late.sum())
+    if not judged:
+        return math.nan
+    latencies = request_latencies(arrival[ended], first[ended], finish[ended], output_tokens[ended])
+    return float(meets(latencies, slo).sum()) / judged

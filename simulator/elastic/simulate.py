@@ -1,0 +1,121 @@
+"""Play a load through a deployment that changes its size, and report what happened."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.elastic.fleet import Fleet, build_fleet
+from simulator.elastic.scaler import Diary, Scaler
+from simulator.scenario import Scenario
+from simulator.sections import Slo
+from simulator.serving.deployment import Deployment
+from simulator.serving.engine import EngineRun, Pool, run_engine
+from simulator.serving.steady import mean_load, solve
+from workloads.request_trace import RequestTrace
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ScalingRun:
+    """What a deployment that changed its size did.
+
+    Attributes
+    ----------
+    fleet : Fleet
+        The sizes.
+    engine : EngineRun
+        Requests and steps.
+    diary : Diary
+        Changes, and what instances did when.
+    warnings : tuple of str
+        What a reader must know, objectives that nobody can meet included.
+    """
+
+    fleet: Fleet
+    engine: EngineRun
+    diary: Diary
+    warnings: tuple[str, ...]
+
+    def deployments(self) -> tuple[Deployment, ...]:
+        """Return the deployment of every instance by its index."""
+        return tuple(self.fleet.deployment(size) for size in self.diary.ranks)
+
+
+def run_scaling(
+    scenario: Scenario, trace: RequestTrace, *, progress: Callable[[float], None] | None = None
+) -> ScalingRun:
+    """Play the requests, changing the size as the scenario says.
+
+    Parameters
+    ----------
+    scenario : Scenario
+        With ``elastic.mechanism`` set.
+    trace : RequestTrace
+        The load.
+    progress : callable, optional
+        Told the share of requests that are done.
+
+    Raises
+    ------
+    MoesimError
+        Something cannot be loaded, contradicts itself or does not fit.
+    """
+    fleet = build_fleet(scenario, trace)
+    each = fleet.base.split.dp
+    count, most = fleet.start // each, fleet.largest // each if fleet.replicates else 1
+    timers = [fleet.base.timer(index, most) for index in range(count)]
+    scaler = Scaler(fleet, rank_capacity(fleet.base, trace), trace.arrival)
+    engine = run_engine(
+        trace,
+        [Pool(timers=timers, limits=fleet.limits(each))],
+        balance=scenario.stack.balancer,
+        frontend=fleet.base.stack.number("frontend"),
+        controls=[scaler.control],
+        seed=scenario.seed,
+        progress=progress,
+    )
+    for span in scaler.diary.spans:
+        if math.isnan(span.end):
+            span.end = engine.end
+    return ScalingRun(
+        fleet=fleet,
+        engine=engine,
+        diary=scaler.diary,
+        warnings=(*trace.notes, *fleet.base.warnings, *unreachable(fleet, trace, scenario.slo)),
+    )
+
+
+def rank_capacity(deployment: Deployment, trace: RequestTrace) -> float:
+    """Requests per second that one attention rank serves when it is full, in the closed-form steady state [1/s]."""
+    dp = deployment.split.dp
+    load = replace(mean_load(trace, 1), concurrency=float(deployment.limits.max_running * dp), rate=0.0)
+    return solve(deployment, load).rate / dp
+
+
+def unreachable(fleet: Fleet, trace: RequestTrace, slo: Slo) -> tuple[str, ...]:
+    """Say which objectives no size meets even for a request that is alone, and what is the best that can be had."""
+    if slo.ttft is None and slo.tpot is None and slo.e2el is None:
+        return ()
+    sizes = sorted({fleet.smallest, fleet.largest})
+    alone = replace(mean_load(trace, 1), concurrency=1.0, rate=0.0)
+    states = [solve(fleet.deployment(size), alone) for size in sizes]
+    best = {
+        "ttft": min(state.ttft_s for state in states),
+        "tpot": min(state.gap_s for state in states),
+        "e2el": min(state.ttft_s + (alone.outputs - 1.0) * state.gap_s for state in states),
+    }
+    found = []
+    for name, reachable in best.items():
+        limit = getattr(slo, name)
+        if limit is not None and limit < reachable:
+            found.append(
+                f"infeasible: slo.{name} = {limit * 1e3:.4g} ms cannot be met at {' or '.join(map(str, sizes))} ranks; "
+                f"the best reachable is {reachable * 1e3:.3g} ms, for a request that is alone"
+            )
+    return tuple(found)
