@@ -14,6 +14,7 @@ from typer.core import TyperCommand
 
 from simulator.cli.answer import MENDABLE, answering, print_json
 from simulator.cli.calibrate import calibrate
+from simulator.cli.place import place
 from simulator.cli.validate import regress, validate
 
 if TYPE_CHECKING:
@@ -259,6 +260,7 @@ def version() -> None:
 
 
 app.command()(regress)
+app.command(cls=_Command)(place)
 
 
 def load_scenario(
