@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,16 +13,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.errors import InfeasibleScenario
 from simulator.explanation import explain
 from simulator.export.vllm_bench import TokenGaps
 from simulator.findings import check
 from simulator.metrics.recorder import column
-from simulator.metrics.summary import Capacity, measured_window, summarise
+from simulator.metrics.summary import Capacity, Work, measured_window, summarise
 from simulator.placement.replay import expert_spread
-from simulator.results import Estimate, Result
+from simulator.results import COMPONENTS, Estimate, Result
 from simulator.scenario import Scenario
 from simulator.serving.deployment import Deployment, deploy, scenario_requests
-from simulator.serving.engine import EngineRun, Pool, run_engine
+from simulator.serving.engine import EngineRun, run_engine
+from simulator.serving.faults import fault_controls
+from simulator.serving.pools import PoolPlan, kv_link, plan_pools, prefix_caching
 from simulator.serving.steady import mean_load, steady_state
 from simulator.serving.step_ops import Certainty, decode_certainty
 from simulator.serving.work import step_slices, step_work
@@ -57,20 +60,23 @@ def simulate(scenario: Scenario, *, progress: Callable[[float], None] | None = N
     """
     began = time.perf_counter()
     trace = scenario_requests(scenario.requests, scenario.seed)
-    deployment = deploy(scenario, trace)
-    instances = scenario.parallelism.instances
-    timers = [deployment.timer(index, instances) for index in range(instances)]
+    plans = plan_pools(scenario, trace)
     run = run_engine(
         trace,
-        [Pool(timers=timers, limits=deployment.limits)],
+        [plan.pool() for plan in plans],
         balance=scenario.stack.balancer,
-        frontend=deployment.stack.number("frontend"),
+        frontend=plans[0].deployment.stack.number("frontend"),
+        link=kv_link(scenario, plans),
+        caching=prefix_caching(scenario, trace, plans),
+        controls=fault_controls(scenario, plans),
+        seed=scenario.seed,
         progress=progress,
     )
-    return _result(scenario, deployment, trace, run, began)
+    return _result(scenario, plans, trace, run, began)
 
 
-def _result(scenario: Scenario, deployment: Deployment, trace: RequestTrace, run: EngineRun, began: float) -> Result:
+def _result(scenario: Scenario, plans: Sequence[PoolPlan], trace: RequestTrace, run: EngineRun, began: float) -> Result:
+    deployment = plans[0].deployment
     records, steps = run.requests, run.steps
     arrival, first_token, finish = column(records.arrival), column(records.first_token), column(records.finish)
     window = measured_window(
@@ -80,10 +86,9 @@ def _result(scenario: Scenario, deployment: Deployment, trace: RequestTrace, run
         drain=scenario.run.drain,
         closed_loop=trace.concurrency is not None,
     )
-    timer = deployment.timer()
-    breakdown = timer.breakdown(steps)
-    instances = scenario.parallelism.instances
-    breakdown["idle"] = max(run.end * instances - sum(breakdown.values()), 0.0)
+    parts = [(plan.deployment, _rows(steps, plan.ran(steps["instance"]))) for plan in plans]
+    breakdown = _breakdown(parts, run.end * sum(plan.instances for plan in plans))
+    work = [step_work(each, own) for each, own in parts]
     summary = summarise(
         window=window,
         arrival=arrival,
@@ -95,8 +100,8 @@ def _result(scenario: Scenario, deployment: Deployment, trace: RequestTrace, run
         steps=steps,
         gaps=run.gaps,
         slo=scenario.slo,
-        work=step_work(deployment, steps),
-        capacity=_capacity(deployment, instances),
+        work=Work(flops=sum(each.flops for each in work), memory_bytes=sum(each.memory_bytes for each in work)),
+        capacity=_capacity(deployment, sum(plan.devices for plan in plans)),
         spread=expert_spread(deployment.routing, _mean_batch(steps)),
         simulated=run.end,
         wall=time.perf_counter() - began,
@@ -110,11 +115,33 @@ def _result(scenario: Scenario, deployment: Deployment, trace: RequestTrace, run
         breakdown=breakdown,
         requests=_request_frame(trace, run, window.requests),
         steps=_step_frame(steps),
-        slices=step_slices(deployment, steps, scenario.run.traced_steps),
+        slices=tuple(
+            drawn for each, own in parts for drawn in step_slices(each, own, scenario.run.traced_steps // len(parts))
+        ),
         token_gaps=TokenGaps(values_s=run.gaps["gap_s"], counts=run.gaps["tokens"].astype(np.int64)),
-        warnings=_warnings(trace, deployment, certainty),
+        warnings=(*_warnings(trace, deployment, certainty), *_unused(scenario, trace)),
         provenance=_provenance(scenario, deployment, certainty),
     )
+
+
+def _rows(steps: dict[str, NDArray[np.float64]], chosen: NDArray[np.bool_]) -> dict[str, NDArray[np.float64]]:
+    return steps if chosen.all() else {name: values[chosen] for name, values in steps.items()}
+
+
+def _breakdown(parts: Sequence[tuple[Deployment, dict[str, NDArray[np.float64]]]], span: float) -> dict[str, float]:
+    """Seconds by component over all pools; what is left of the span of all instances is idle."""
+    total = dict.fromkeys(COMPONENTS, 0.0)
+    for deployment, steps in parts:
+        for name, seconds in deployment.timer().breakdown(steps).items():
+            total[name] += seconds
+    total["idle"] = max(span - sum(total.values()), 0.0)
+    return total
+
+
+def _unused(scenario: Scenario, trace: RequestTrace) -> tuple[str, ...]:
+    if trace.block_hashes is None or scenario.prefix_cache.kind != "none":
+        return ()
+    return ("the trace says which prompts begin alike, but prefix_cache.kind = 'none' computes all of them",)
 
 
 def estimate(scenario: Scenario) -> Estimate:
@@ -126,9 +153,12 @@ def estimate(scenario: Scenario) -> Estimate:
         As for :func:`simulate`.
     """
     trace = scenario_requests(scenario.requests, scenario.seed)
+    _require_closed_form(scenario)
     deployment = deploy(scenario, trace)
     instances = scenario.parallelism.instances
-    summary, breakdown = steady_state(deployment, trace, instances, scenario.slo, _capacity(deployment, instances))
+    summary, breakdown = steady_state(
+        deployment, trace, instances, scenario.slo, _capacity(deployment, instances * deployment.split.devices)
+    )
     context = round(mean_load(trace, instances).context)
     certainty = _certainty(scenario, deployment, round(summary.batch_size_mean), context)
     return Estimate(
@@ -138,6 +168,17 @@ def estimate(scenario: Scenario) -> Estimate:
         warnings=_warnings(trace, deployment, certainty),
         provenance=_provenance(scenario, deployment, certainty),
     )
+
+
+def _require_closed_form(scenario: Scenario) -> None:
+    """Refuse what only the engine can answer."""
+    beyond = {
+        "disaggregation.enabled": scenario.disaggregation.enabled,
+        "prefix_cache.kind": scenario.prefix_cache.kind != "none",
+        "faults": bool(scenario.faults),
+    }
+    if asked := [key for key, wanted in beyond.items() if wanted]:
+        raise InfeasibleScenario(f"estimate: the closed form knows nothing of {', '.join(asked)}; use simulate")
 
 
 def save(result: Result, folder: Path) -> Path:
@@ -169,11 +210,11 @@ def _mean_batch(steps: dict[str, NDArray[np.float64]]) -> int:
     return round(float(decoding.mean())) if len(decoding) else 0
 
 
-def _capacity(deployment: Deployment, instances: int) -> Capacity:
+def _capacity(deployment: Deployment, devices: int) -> Capacity:
     hardware = deployment.hardware
     silicon = hardware.silicon
     return Capacity(
-        devices=deployment.split.devices * instances,
+        devices=devices,
         peak=silicon.peak.get("bfloat16", max(silicon.peak.values())),
         memory_bandwidth=silicon.memory_bandwidth,
         price=hardware.price.value if hardware.price else float("nan"),
@@ -196,6 +237,8 @@ def _request_frame(trace: RequestTrace, run: EngineRun, measured: NDArray[np.boo
             "input_tokens": trace.input_tokens,
             "output_tokens": trace.output_tokens,
             "preemptions": column(records.preemptions),
+            "cached_tokens": column(records.cached),
+            "retries": column(records.retries),
             "measured": measured,
         }
     )

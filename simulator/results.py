@@ -134,7 +134,8 @@ class Result:
     ----------
     requests : DataFrame
         One row per request: request_id, instance, rank, arrival_s, admitted_s, first_token_s, finish_s,
-        input_tokens, output_tokens, preemptions, measured (inside the measured window).
+        input_tokens, output_tokens, preemptions, cached_tokens (of the prompt, not computed), retries (after a
+        failure), measured (inside the measured window).
     steps : DataFrame
         One row per engine step: instance, start_s, duration_s, prefill_tokens, decode_tokens, running, queue_length,
         kv_use (share of the pool), imbalance (max/mean over ranks, mean over layers).

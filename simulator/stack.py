@@ -20,7 +20,18 @@ from simulator.sections import Stack as StackChoice
 
 _FOLDER = Path(__file__).parent / "stacks"
 Scheduler = Literal["mixed", "prefill_first"]
-Exchange = Literal["all_to_all", "all_gather", "deepep_low_latency", "deepep_normal", "deepep"]
+Exchange = Literal[
+    "all_to_all",
+    "all_to_all_2d",
+    "coordinated",
+    "all_gather",
+    "deepep",
+    "deepep_normal",
+    "deepep_low_latency",
+    "deepep_low_latency_rdma",
+    "one_sided",
+    "fused",
+]
 SCHEDULERS: tuple[Scheduler, ...] = get_args(Scheduler)
 EXCHANGES: tuple[Exchange, ...] = get_args(Exchange)
 
@@ -29,6 +40,7 @@ _DIMENSIONS: Mapping[str, str] = {
     "token_budget": "one",
     "max_running": "one",
     "memory_fraction": "one",
+    "reserved_output": "one",
     "graph_max_batch": "one",
     "graph_pad": "one",
     "cpu_gap": "time",

@@ -24,7 +24,18 @@ from simulator.placement import Placement, place
 from simulator.placement.affinity import coactivation
 from simulator.placement.replay import RoutingReplay, replay
 from simulator.scenario import Scenario
-from simulator.sections import HardwareChoice, Lengths, Model, Requests, Routing, Run, Slo
+from simulator.sections import (
+    Disaggregation,
+    ElasticChoice,
+    HardwareChoice,
+    Lengths,
+    Model,
+    PrefixCache,
+    Requests,
+    Routing,
+    Run,
+    Slo,
+)
 from simulator.serving.state import Limits
 from simulator.serving.timer import RowTotals, TableTimer, row_totals
 from simulator.stack import StackProfile, customised
@@ -58,6 +69,8 @@ class Deployment:
         Price steps.
     limits : Limits
         What bounds steps and batches.
+    longest : int
+        Longest request that steps are priced for [tokens].
     warnings : tuple of str
         What a reader of the result must know.
     """
@@ -72,6 +85,7 @@ class Deployment:
     tables: StepTables
     totals: RowTotals
     limits: Limits
+    longest: int
     warnings: tuple[str, ...]
 
     def timer(self, instance: int = 0, instances: int = 1) -> TableTimer:
@@ -267,6 +281,10 @@ def deploy(scenario: Scenario, requests: RequestTrace | None = None) -> Deployme
         update={
             "name": "",
             "requests": Requests(),
+            "disaggregation": Disaggregation(),
+            "prefix_cache": PrefixCache(),
+            "faults": (),
+            "elastic": ElasticChoice(),
             "slo": Slo(),
             "run": Run(),
             "parallelism": scenario.parallelism.model_copy(update={"instances": 1}),
@@ -295,7 +313,7 @@ def _deploy(scenario: Scenario, longest: int, concurrency: int) -> Deployment:
     require_split(model, split, slots)
     budget = device_budget(model, split, stack, hardware, slots)
     require_fit(budget, model, split, longest=1)
-    limits = _limits(stack, split, budget, concurrency)
+    limits = _limits(scenario, stack, hardware, split, budget, concurrency)
     most_prompt = limits.token_budget if limits.chunked else max(limits.token_budget, longest)
     routing_trace = scenario_routing(scenario.routing, model, scenario.seed)
     concurrency = limits.max_running * split.dp
@@ -321,7 +339,29 @@ def _deploy(scenario: Scenario, longest: int, concurrency: int) -> Deployment:
         tables=tables,
         totals=row_totals(tables, stack),
         limits=limits,
+        longest=longest,
         warnings=_warnings(hardware, cost.used, routing),
+    )
+
+
+def repriced(deployment: Deployment, *, cost: CostModel, routing: RoutingReplay | None) -> Deployment:
+    """Price a deployment anew: on other hardware, or with its experts on other ranks."""
+    tables = compile_tables(
+        cost,
+        deployment.model,
+        deployment.split,
+        routing,
+        most_tokens=len(deployment.tables.tokens) - 1,
+        most_sequences=deployment.limits.max_running,
+        most_context=deployment.longest,
+    )
+    return replace(
+        deployment,
+        hardware=cost.hardware,
+        cost=cost,
+        routing=routing,
+        tables=tables,
+        totals=row_totals(tables, deployment.stack),
     )
 
 
@@ -339,7 +379,15 @@ def device_budget(
     )
 
 
-def _limits(stack: StackProfile, split: Parallelism, budget: MemoryBudget, concurrency: int) -> Limits:
+def _limits(
+    scenario: Scenario,
+    stack: StackProfile,
+    hardware: Hardware,
+    split: Parallelism,
+    budget: MemoryBudget,
+    concurrency: int,
+) -> Limits:
+    host = hardware.device.links.get("host")
     most = int(stack.number("max_running"))
     if budget.kv_per_sequence > 0:
         most = min(most, max(int(budget.pool / budget.sequence_bytes(1)), 1))
@@ -354,6 +402,9 @@ def _limits(stack: StackProfile, split: Parallelism, budget: MemoryBudget, concu
         kv_per_sequence=budget.kv_per_sequence,
         scheduler=stack.scheduler,
         chunked=stack.chunked,
+        reserved_output=stack.number("reserved_output"),
+        preemption=scenario.stack.preemption,
+        swap_rate=host.bandwidth.value if host else hardware.fabric.scale_out_bandwidth,
     )
 
 

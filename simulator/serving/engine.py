@@ -11,6 +11,7 @@ import numpy as np
 import simpy
 from numpy.typing import NDArray
 
+from simulator.errors import InfeasibleScenario
 from simulator.metrics.recorder import STEP_COLUMNS, ColumnRecorder, RequestRecorder
 from simulator.serving.balancers import Balancer, balancer
 from simulator.serving.kv_link import KVLink
@@ -133,8 +134,22 @@ def run_engine(
     for control in controls:
         env.process(control(server))
     with _no_collector():
-        env.run(until=server.done)
+        _run(env, server)
     return EngineRun(requests=books.records, steps=books.steps.arrays(), gaps=books.gaps.arrays(), end=env.now)
+
+
+def _run(env: simpy.Environment, server: Server) -> None:
+    """Run until all is answered, or nothing can happen any more."""
+    try:
+        env.run(until=server.done)
+    except RuntimeError as error:
+        if env.peek() < float("inf"):
+            raise
+        left = len(server.trace) - server.finished
+        raise InfeasibleScenario(
+            f"{left} of {len(server.trace)} requests are never answered: from {env.now:.1f} s on no instance takes "
+            "them; let one that failed start anew (faults.restart), or add instances"
+        ) from error
 
 
 @contextmanager

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable
 
 import simpy
 
 from simulator.serving.batch import Batch
 from simulator.serving.kv_pool import KVPool
 from simulator.serving.prompt_queues import Chunk, PromptQueues
+from simulator.serving.rank_loads import RankLoads
 from simulator.serving.state import Books, Limits, Listener, Role
-from simulator.serving.step_rows import fill, step_row
-from simulator.serving.timer import StepTime, StepTimer, StepWork
+from simulator.serving.step_rows import disturb, fill, step_row
+from simulator.serving.timer import StepTimer, StepWork
 
 
 class Instance:
@@ -43,8 +44,8 @@ class Instance:
 
     Attributes
     ----------
-    outstanding : int
-        Requests that were given to it and that it has not done its part of [1].
+    loads : RankLoads
+        Requests by rank; ranks may be closed.
     slow : float
         Factor on the time of its steps, as a slow rank or a disturbed link causes [1].
     """
@@ -64,9 +65,7 @@ class Instance:
         self._state, self._records, self._steps, self._gaps = books.state, books.records, books.steps, books.gaps
         self._listener = listener
         dp = limits.dp
-        self.outstanding = 0
-        self._outstanding = [0] * dp
-        self._closed: set[int] = set()
+        self.loads = RankLoads(dp)
         self._prompts = PromptQueues(limits, books.state)
         self._arriving: list[deque[int]] = [deque() for _ in range(dp)]
         # Requests whose KV cache is on its way out or in, by request, and those that have just arrived.
@@ -81,8 +80,14 @@ class Instance:
         self._fresh: dict[int, float] = {}
         self._last_decode = 0.0
         self._stall = 0.0
+        self._halted = False
         self._wake: simpy.Event | None = None
         self.process = env.process(self._run())
+
+    @property
+    def outstanding(self) -> int:
+        """Requests that were given to it and that it has not done its part of [1]."""
+        return self.loads.total
 
     def submit(self, request: int) -> None:
         """Queue a request whose prompt is to be computed here."""
@@ -104,8 +109,10 @@ class Instance:
     def release(self, request: int, rank: int) -> None:
         """Free the KV cache of a prompt that another instance has received."""
         if self._moving.pop(request, None) is not None:
-            self._batch.drop(rank, self._state.prompt[request])
-            self._free(request, rank)
+            prompt = self._state.prompt[request]
+            self._batch.drop(rank, prompt)
+            self.kv.release(rank, request, prompt, self._state.output[request])
+            self._look_again(rank)
 
     def withdraw(self, request: int) -> None:
         """Forget a request whose KV cache will not come."""
@@ -115,18 +122,26 @@ class Instance:
         else:
             self._arriving[rank].remove(request)
             self._queued -= 1
-        self._outstanding[rank] -= 1
-        self.outstanding -= 1
+        self.loads.add(rank, -1)
 
     @property
     def idle(self) -> bool:
         """Whether it has nothing to do and nothing of others to keep."""
-        return not self.outstanding and not self._moving
+        return not self.loads.total and not self._moving
 
-    def take_blocks(self, blocks: Sequence[int]) -> None:
-        """Put shared prefix blocks into the cache of the rank with the fewest requests."""
-        rank = self._outstanding.index(min(self._outstanding))
-        self.kv.take(rank, blocks)
+    def halt(self) -> None:
+        """Stop as a failure does: the step under way is lost, and nothing happens until :meth:`resume`."""
+        self._halted = True
+        self._interrupt()
+
+    def resume(self) -> None:
+        """Go on after a halt."""
+        self._halted = False
+        self._rouse()
+
+    def _interrupt(self) -> None:
+        if self.process.is_alive and self._wake is None:
+            self.process.interrupt()
 
     def stall(self, seconds: float) -> None:
         """Keep the instance from its next step for a time, as moving weights or KV cache does [s]."""
@@ -138,28 +153,17 @@ class Instance:
         return max(self.kv.match(rank, request, prompt) for rank in range(self.limits.dp))
 
     def evict(self, ranks: Iterable[int] | None = None, *, close: bool = False) -> list[int]:
-        """Lose all requests of some ranks, all where absent, with their KV cache; a step under way is lost as well.
+        """Lose all requests of some ranks, all where absent, with their KV cache and the step under way.
 
-        Parameters
-        ----------
-        ranks : iterable of int, optional
-            Which ranks.
-        close : bool
-            Whether those ranks take no further requests.
-
-        Returns
-        -------
-        list of int
-            The requests, in order; what they had emitted is part of their prompts now.
+        Returns the requests in order; what they had emitted is part of their prompts now. ``close`` keeps others away.
         """
         chosen = range(self.limits.dp) if ranks is None else list(ranks)
-        if self.process.is_alive and self._wake is None:
-            self.process.interrupt()
+        self._interrupt()
         lost: list[int] = []
         for rank in chosen:
             lost.extend(self._lose(rank))
             if close:
-                self._closed.add(rank)
+                self.loads.closed.add(rank)
         return sorted(lost)
 
     @property
@@ -172,9 +176,8 @@ class Instance:
         returned: list[int] = []
         for rank in range(self.limits.dp):
             waiting = self._prompts.clear(rank)
-            self._outstanding[rank] -= len(waiting)
+            self.loads.add(rank, -len(waiting))
             returned.extend(waiting)
-        self.outstanding -= len(returned)
         return sorted(returned)
 
     def _lose(self, rank: int) -> list[int]:
@@ -195,27 +198,17 @@ class Instance:
         if self.kv.caches:
             self.kv.caches[rank].clear()
         self._state.swapped.difference_update(lost)
-        self._outstanding[rank] -= len(lost)
-        self.outstanding -= len(lost)
+        self.loads.add(rank, -len(lost))
         return lost
 
     def _take_on(self, request: int) -> int:
         """Give a request to a rank: the one with most of its prefix in cache unless that is busy, else the idlest."""
-        loads = self._outstanding
-        if self._closed:
-            loads = [1 << 40 if rank in self._closed else load for rank, load in enumerate(loads)]
-        least = min(loads)
-        rank = loads.index(least)
         if self.kv.caches and self.limits.dp > 1:
             prompt = self._state.prompt[request]
-            matches = [
-                self.kv.match(each, request, prompt) if loads[each] <= 2 * least + 1 else 0
-                for each in range(len(loads))
-            ]
-            if max(matches):
-                rank = matches.index(max(matches))
-        self._outstanding[rank] += 1
-        self.outstanding += 1
+            rank = self.loads.fitting([self.kv.match(each, request, prompt) for each in range(self.limits.dp)])
+        else:
+            rank = self.loads.idlest()
+        self.loads.add(rank)
         self._records.instance[request] = self.index
         self._records.rank[request] = rank
         return rank
@@ -235,11 +228,13 @@ class Instance:
         while True:
             if self._landed:
                 self._join_landed()
-            if not prompts.unfinished and not batch.running:
+            if self._halted or (not prompts.unfinished and not batch.running):
                 self._wake = env.event()
                 yield self._wake
                 self._wake = None
-                self._last_decode = now = env.now
+                now = env.now
+                if not batch.running:
+                    self._last_decode = now
                 continue
             if batch.index >= self._check_at:
                 self._make_room()
@@ -259,7 +254,7 @@ class Instance:
             fill(work, batch, chunks, decodes=decodes)
             step = self.timer.time(work)
             if self._stall or self.slow != 1.0:
-                self._disturb(step)
+                self._stall = disturb(step, self.slow, self._stall)
             context = batch.context
             use = (context + batch.prompts) * per_token + batch.held * per_sequence
             self._steps.add(step_row(self.index, now, work, step, prompts.waiting + self._queued, use, context))
@@ -275,21 +270,12 @@ class Instance:
             for chunk in chunks:
                 self._advance_prompt(chunk, now)
 
-    def _disturb(self, step: StepTime) -> None:
-        """Lengthen a step by what stalls the instance or slows it."""
-        extra = step.duration * (self.slow - 1.0) + self._stall
-        step.duration += extra
-        step.gap += extra
-        self._stall = 0.0
-
     def _admit(self, rank: int, request: int) -> int:
         """Reserve KV memory for a request, look again before its rank could run out, and return what is cached."""
         limits, batch, state = self.limits, self._batch, self._state
         prompt = state.prompt[request]
         cached = self.kv.admit(rank, request, prompt, state.output[request])
-        growth = batch.sequences[rank] * limits.kv_per_token * limits.gain
-        soon = batch.index + int(self.kv.left(rank) / (growth + 1e-9)) - 1
-        self._check_at = min(self._check_at, soon)
+        self._check_at = min(self._check_at, batch.index + int(self.kv.steps_left(rank)) - 1)
         if math.isnan(self._records.admitted[request]):
             self._records.admitted[request] = self.env.now
             self._records.cached[request] = cached
@@ -337,7 +323,6 @@ class Instance:
         self._last_decode = now
         for request in self._finish_at.pop(batch.index, ()):
             if self._state.due[request] == batch.index:
-                self._leave(request)
                 self._finish(request, now)
 
     def _advance_prompt(self, chunk: Chunk, now: float) -> None:
@@ -349,8 +334,7 @@ class Instance:
         self.kv.computed(rank, request)
         if self.role == "prefill" and state.output[request] - state.generated[request] > 1:
             self._moving[request] = rank
-            self._outstanding[rank] -= 1
-            self.outstanding -= 1
+            self.loads.add(rank, -1)
             self._listener.on_prompt(request, self, rank)
             return
         self._emit(request, now)
@@ -373,7 +357,6 @@ class Instance:
         state.due[request] = batch.index + steps
         batch.join(rank, state.prompt[request])
         if steps == 0:
-            self._leave(request)
             self._finish(request, now)
             return
         self._finish_at.setdefault(batch.index + steps, []).append(request)
@@ -390,38 +373,38 @@ class Instance:
             self._state.due[request] >= 0 and records.rank[request] == rank and records.instance[request] == self.index
         )
 
-    def _leave(self, request: int) -> None:
-        """Take a running request out of the batch and free its KV cache."""
+    def _leave(self, request: int) -> int:
+        """Take a running request out of the batch, free its KV cache, and return the steps that it decoded [1]."""
         state, rank, batch = self._state, self._records.rank[request], self._batch
-        gained = (batch.index - state.joined[request]) * self.limits.gain
+        prompt, steps = state.prompt[request], batch.index - state.joined[request]
         state.due[request] = -1
-        batch.leave(rank, state.prompt[request] + gained)
-        self._free(request, rank)
+        batch.leave(rank, prompt + steps * self.limits.gain)
+        self.kv.release(rank, request, prompt, state.output[request])
+        return steps
 
-    def _free(self, request: int, rank: int) -> None:
-        """Give back what the batch does not count of a request, and look for others that now fit."""
-        state = self._state
-        self.kv.release(rank, request, state.prompt[request], state.output[request])
+    def _look_again(self, rank: int) -> None:
+        """See whether others fit, now that memory is free."""
         if self._prompts.reopen(rank):
             self._rouse()
         if self._arriving[rank]:
             self._reserve(rank)
 
     def _finish(self, request: int, now: float) -> None:
+        self._leave(request)
         self._records.finish[request] = now
-        self._outstanding[self._records.rank[request]] -= 1
-        self.outstanding -= 1
+        rank = self._records.rank[request]
+        self.loads.add(rank, -1)
+        self._look_again(rank)
         self._listener.on_finish(request)
 
     def _make_room(self) -> None:
         """Preempt the youngest requests of ranks whose next decode step would overflow the pool."""
-        each, batch = self.limits.kv_per_token * self.limits.gain, self._batch
-        spare = 1e6
-        for rank, sequences in enumerate(batch.sequences):
-            while self.kv.left(rank) < batch.rows[rank] * each and batch.sequences[rank] > 1 and self._preempt(rank):
-                pass
-            if sequences:
-                spare = min(spare, self.kv.left(rank) / max(batch.sequences[rank] * each, 1e-9))
+        batch, spare = self._batch, 1e6
+        for rank, rows in enumerate(batch.rows):
+            while self.kv.steps_left(rank, rows) < 1.0 and batch.sequences[rank] > 1 and self._preempt(rank):
+                rows = batch.rows[rank]
+            if batch.sequences[rank]:
+                spare = min(spare, self.kv.steps_left(rank))
         self._check_at = batch.index + max(int(spare) - 1, 1)
 
     def _preempt(self, rank: int) -> bool:
@@ -452,12 +435,9 @@ class Instance:
         request = order.pop()
         while not self._runs(request, rank):
             request = order.pop()
-        steps = self._batch.index - state.joined[request]
-        emitted = min(int(steps * self.limits.gain), state.output[request] - state.generated[request] - 1)
-        prompt = state.prompt[request]
-        state.due[request] = -1
-        self._batch.leave(rank, prompt + steps * self.limits.gain)
-        self.kv.release(rank, request, prompt, state.output[request])
+        emitted = min(
+            int(self._leave(request) * self.limits.gain), state.output[request] - state.generated[request] - 1
+        )
         state.generated[request] += emitted
         state.prompt[request] += emitted + 1
         state.paused[request] = self._fresh.pop(request, self._last_decode)

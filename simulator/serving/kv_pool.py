@@ -43,6 +43,12 @@ class KVPool:
         taken = self._tokens(rank) * limits.kv_per_token + self._batch.sequences[rank] * limits.kv_per_sequence
         return limits.pool - taken
 
+    def steps_left(self, rank: int, rows: int | None = None) -> float:
+        """Decode steps until a rank has no memory left, with ``rows`` that decode or else all that hold memory [1]."""
+        limits = self._limits
+        growing = self._batch.sequences[rank] if rows is None else rows
+        return self.left(rank) / max(growing * limits.kv_per_token * limits.gain, 1e-9)
+
     def _tokens(self, rank: int) -> float:
         tokens = self._batch.tokens_on(rank)
         return tokens - self._shared[rank] + self.caches[rank].held_tokens if self.caches else tokens

@@ -236,7 +236,7 @@ class Server:
         missing = len(stored) * store.blocks.block_tokens - instance.cached_tokens(request)
         if missing < store.blocks.block_tokens:
             return 0.0
-        instance.take_blocks(stored)
+        instance.kv.take(instance.loads.idlest(), stored)
         store.blocks.add_idle(stored)
         return missing * store.per_token
 

@@ -36,6 +36,14 @@ def fill(work: StepWork, batch: Batch, chunks: Sequence[Chunk], *, decodes: bool
     work.logits = len(own) + work.decode_rows
 
 
+def disturb(step: StepTime, slow: float, stall: float) -> float:
+    """Lengthen a step by what slows its instance, a factor, and by a stall [s]; return the stall that is left."""
+    extra = step.duration * (slow - 1.0) + stall
+    step.duration += extra
+    step.gap += extra
+    return 0.0
+
+
 def step_row(
     index: int, start: float, work: StepWork, step: StepTime, queued: int, kv_use: float, context: float
 ) -> tuple[float, ...]:
