@@ -133,9 +133,21 @@ class Stack(Section):
     max_running: Count | None = Field(None, description="requests that a rank may run at once")
     memory_fraction: Share | None = Field(None, description="share of device memory that the stack may use")
     cpu_gap: Seconds | None = Field(None, description="host time between two steps")
-    exchange: Literal["all_to_all", "all_gather", "deepep_low_latency", "deepep_normal", "deepep"] | None = Field(
-        None, description="how tokens travel to experts when attention is data parallel"
-    )
+    exchange: (
+        Literal[
+            "all_to_all",
+            "all_to_all_2d",
+            "coordinated",
+            "all_gather",
+            "deepep",
+            "deepep_normal",
+            "deepep_low_latency",
+            "deepep_low_latency_rdma",
+            "one_sided",
+            "fused",
+        ]
+        | None
+    ) = Field(None, description="how tokens travel to experts when attention is data parallel")
     balancer: Literal["round_robin", "least_loaded", "power_of_two", "cache_aware"] = Field(
         "least_loaded", description="which instance takes a request"
     )

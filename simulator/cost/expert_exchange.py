@@ -246,15 +246,18 @@ def load_time(
 
     Notes
     -----
-    A scale-out link has ``b e / (1 + p / h)`` for p peers, h the kernel's ``peers_half``, and never more than p
-    connections carry; each peer's message costs its own start.
+    A scale-out link takes ``(V / min(b e, c p) + s p) (1 + p / h)`` for V bytes to p peers: c is what one connection
+    carries, s the start of a peer's message, h the peers at which their connections' state has halved the rate.
     """
     width, n = np.asarray(hidden, dtype=np.float64), np.asarray(ranks, dtype=np.float64)
     d = np.minimum(n, float(fabric.domain))
     out, peers = np.asarray(load.scale_out, dtype=np.float64), np.asarray(load.peers, dtype=np.float64)
     payload = width * np.asarray(element_bytes, dtype=np.float64)
     scale_up = np.asarray(load.scale_up, dtype=np.float64) * payload / (_scale_up(n, d, fabric) * kernel.efficiency)
-    scale_out = out * payload / scale_out_rate(peers, fabric, kernel) + kernel.peer * peers
+    rate = np.minimum(
+        fabric.scale_out_bandwidth * kernel.scale_out_efficiency, kernel.connection_rate * np.maximum(peers, 1.0)
+    )
+    scale_out = (out * payload / rate + kernel.peer * peers) * crowding(peers, kernel)
     busy = np.asarray(kernel.units if units is None else units, dtype=np.float64)
     experts = 0.0 if num_experts is None else np.asarray(num_experts, dtype=np.float64)
     if num_experts is not None and kernel.merged < 0.5:
@@ -279,13 +282,11 @@ def load_time(
     )
 
 
-def scale_out_rate(peers: ArrayLike, fabric: Fabric, kernel: ExchangeKernel) -> FloatArray:
-    """Rate of a rank's scale-out link towards so many peers at once [bytes/s]."""
-    count = np.asarray(peers, dtype=np.float64)
-    rate = fabric.scale_out_bandwidth * kernel.scale_out_efficiency + 0.0 * count
-    if kernel.peers_half > 0.0:
-        rate = rate / (1.0 + count / kernel.peers_half)
-    return np.minimum(rate, kernel.connection_rate * np.maximum(count, 1.0))
+def crowding(peers: ArrayLike, kernel: ExchangeKernel) -> FloatArray:
+    """Factor by which many peers at once slow a scale-out link [1]."""
+    if kernel.peers_half <= 0.0:
+        return np.ones_like(np.asarray(peers, dtype=np.float64))
+    return 1.0 + np.asarray(peers, dtype=np.float64) / kernel.peers_half
 
 
 def scale_out_peers(

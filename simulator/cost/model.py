@@ -206,6 +206,7 @@ def _exchange(model: CostModel, op: Op) -> Priced:
         num_experts=shape["num_experts"],
         max_nodes=shape["max_nodes"],
         max_rank_share=shape["max_rank_share"],
+        slices=shape["slices"],
         fabric=model.hardware.fabric,
         kernel=kernel,
     )

@@ -94,8 +94,10 @@ def _exchange(c: StepContext, moe: MoE, count: int, direction: str) -> Iterator[
         message = c.group_tokens * hidden * element
         yield collective(f"moe_{direction}", kind, direction, count, message, split.group)
         return
-    # Each tensor-parallel peer holds the same tokens and sends its share of them, to every shard of an expert.
-    tokens = c.tokens / split.tp * split.etp
+    # Each tensor-parallel peer holds the same tokens and sends its share of them, to every shard of an expert; where
+    # the exchange is coordinated, to its counterpart among the shards, which then gather.
+    coordinated = c.stack.exchange == "coordinated"
+    tokens = c.tokens / split.tp * (1 if coordinated else split.etp)
     message = tokens * min(moe.top_k, split.ep) * hidden * element
     yield Op(
         name=f"moe_{direction}",
@@ -115,6 +117,7 @@ def _exchange(c: StepContext, moe: MoE, count: int, direction: str) -> Iterator[
             "num_experts": moe.num_experts,
             "max_nodes": moe.top_k_groups if moe.num_groups > 1 else None,
             "max_rank_share": c.max_rank_share,
+            "slices": split.etp,
             "prefill": c.prefill > 0,
         },
         flops=np.zeros_like(tokens),
