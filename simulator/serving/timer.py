@@ -134,6 +134,15 @@ class TableTimer:
         self._share = routing.mean_load if routing else 0.0
         self._step = StepTime()
 
+    @property
+    def places(self) -> tuple[int, int]:
+        """Where in the routing trace the next prompt token and the next decoded token are."""
+        return self._prompt_at, self._decode_at
+
+    def go_to(self, places: tuple[int, int]) -> None:
+        """Go on from where another timer is."""
+        self._prompt_at, self._decode_at = places
+
     def time(self, work: StepWork) -> StepTime:
         """Return the duration of a step and its parts."""
         step, totals = self._step, self._totals
