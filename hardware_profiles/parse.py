@@ -137,7 +137,8 @@ def parse_kernels(table: Table, where: str) -> Kernels:
 def parse_node(table: Table, file: str) -> Node:
     """Read a node file."""
     required = ("id", "name", "device", "devices", "scale_up", "hosts", "nics", "all_in_power")
-    check_keys(table, required, (*required, "host", "aliases", "note"), file)
+    check_keys(table, required, (*required, "host", "switch_reduction", "aliases", "note"), file)
+    reduction = table.get("switch_reduction")
     kinds: tuple[Literal["switch", "full_mesh", "none"], ...] = ("switch", "full_mesh", "none")
     return Node(
         id=parse_text(table, "id", file),
@@ -149,6 +150,7 @@ def parse_node(table: Table, file: str) -> Node:
         hosts=_count(table, "hosts", file),
         nics=_count(table, "nics", file, zero_allowed=True),
         all_in_power=parse_quantity(table["all_in_power"], "power", f"{file}: all_in_power"),
+        switch_reduction=parse_quantity(reduction, "one", f"{file}: switch_reduction") if reduction else None,
         aliases=parse_aliases(table, file),
         note=parse_text(table, "note", file, default=""),
     )

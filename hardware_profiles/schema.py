@@ -124,7 +124,9 @@ class Node:
     """Devices that share a scale-up fabric and their hosts.
 
     ``scale_up`` says how they are joined: through a switch, pairwise (``full_mesh``: a pair has the device's
-    scale-up bandwidth over ``devices - 1``), or only through the host (``none``). ``hosts`` and ``nics`` are counts
+    scale-up bandwidth over ``devices - 1``), or only through the host (``none``). ``switch_reduction`` is how well the
+    switch adds what it forwards: the share of the links' bandwidth, over that of the H100's node [1]; ``None`` where
+    it cannot. ``hosts`` and ``nics`` are counts
     in the whole node. ``all_in_power`` is what the whole node draws from the wall under load, hosts, network and
     cooling included [W].
     """
@@ -138,6 +140,7 @@ class Node:
     hosts: int
     nics: int
     all_in_power: Quantity
+    switch_reduction: Quantity | None = None
     aliases: tuple[str, ...] = ()
     note: str = ""
 

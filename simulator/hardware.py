@@ -154,6 +154,9 @@ def fabric_of(device: Device, node: Node, cluster: Cluster | None = None) -> Fab
         scale_out_bandwidth=out_bandwidth,
         scale_out_latency=out_latency,
         switched=node.scale_up != "full_mesh",
+        switch_reduction=node.switch_reduction.value if node.switch_reduction else 0.0,
+        clock=device.main.clock.value,
+        memory_bandwidth=device.main.memory_bandwidth.value,
     )
 
 

@@ -87,6 +87,8 @@ def fabric_of(device: Device, *, domain: int = NODE) -> Fabric:
         scale_up_latency=up.latency.value,
         scale_out_bandwidth=out.bandwidth.value if out else 50e9,
         scale_out_latency=out.latency.value if out else 5e-6,
+        clock=device.main.clock.value,
+        memory_bandwidth=device.main.memory_bandwidth.value,
     )
 
 
@@ -189,7 +191,9 @@ def fit_collective(
             lambda part, kernel: predict_all_reduce(part, fabric=fabric, kernel=kernel),
         )
     time = RINGS[collective]
-    start = CollectiveKernel(launch=5e-6, hop=1e-6, efficiency=0.75, own_share=0.3, ramp=3e-5, ramp_bytes=1e7)
+    start = CollectiveKernel(
+        launch=5e-6, hop=1e-6, efficiency=0.75, own_share=0.3, ramp=3e-5, ramp_bytes=1e7, clock=fabric.clock
+    )
 
     def predict(part: pd.DataFrame, kernel: CollectiveKernel) -> FloatArray:
         seconds: FloatArray = time(_bytes(part), _ranks(part), fabric=fabric, kernel=kernel).seconds
@@ -213,6 +217,7 @@ def solve_all_reduce(
         own_share=0.3,
         ramp=3e-5,
         ramp_bytes=1e7,
+        clock=fabric.clock,
         switch_efficiency=0.6 if in_switch else 0.0,
     )
     bounds = {**ring, **({"switch_efficiency": (0.3, 1.0)} if in_switch else {})}
@@ -247,8 +252,8 @@ def fit_direct(frame: pd.DataFrame, fabric: Fabric, library: AllReduceKernel) ->
     graph = frame[frame["kernel"].str.endswith("graph")].reset_index(drop=True)
     tables = {"all_reduce.one_shot": _held_out("all_reduce.one_shot", graph, _seconds(graph), solve, predict)}
     inside: AllReduceKernel = tables["all_reduce.one_shot"][0]
-    outside = dataclasses.replace(inside, host=2e-5, copy_bandwidth=2e12)
-    bounds = {"host": (5e-6, 2e-4), "copy_bandwidth": (2e11, 2e13)}
+    outside = dataclasses.replace(inside, host=2e-5, copy_efficiency=1.0)
+    bounds = {"host": (5e-6, 2e-4), "copy_efficiency": (0.1, 10.0)}
 
     def solve_eager(part: pd.DataFrame, measured: FloatArray) -> Fit[AllReduceKernel]:
         return fit(AllReduceKernel, lambda k: predict(part, k), measured, start=outside, bounds=bounds)

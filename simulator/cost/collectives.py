@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from simulator.cost.kernel import Fabric, FloatArray, KernelTime, smooth_max
 from simulator.errors import ScenarioError
 
-_S, _B, _BPS = {"unit": "s"}, {"unit": "B"}, {"unit": "B/s"}
+_S, _B, _HZ = {"unit": "s"}, {"unit": "B"}, {"unit": "Hz"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +37,8 @@ class CollectiveKernel:
         Volume at which half of that is paid [bytes].
     scale_out_efficiency : float
         Share of the scale-out bandwidth that large messages reach [1].
+    clock : float
+        Clock of the processors on which the latencies were fitted [Hz], 0 where unknown: slower ones take longer.
     """
 
     launch: float = field(metadata=_S)
@@ -46,6 +48,7 @@ class CollectiveKernel:
     ramp: float = field(metadata=_S)
     ramp_bytes: float = field(metadata=_B)
     scale_out_efficiency: float = 0.85
+    clock: float = field(default=0.0, metadata=_HZ)
 
 
 AllGatherKernel = CollectiveKernel
@@ -73,8 +76,9 @@ class AllReduceKernel(CollectiveKernel):
         Largest message for the direct kernels [bytes]; 0 leaves all to the library.
     host : float
         Least time where the host launches the kernel outside a graph [s].
-    copy_bandwidth : float
-        Rate of the copy that a call outside a graph makes of the library's result [bytes/s]; 0 for none.
+    copy_efficiency : float
+        Rate of the copy that a call outside a graph makes of the library's result, over the memory bandwidth [1]; 0
+        for none. It is above 1 where the cache holds part of it.
     """
 
     switch_efficiency: float = 0.0
@@ -86,7 +90,7 @@ class AllReduceKernel(CollectiveKernel):
     one_shot_bytes: float = field(default=0.0, metadata=_B)
     direct_bytes: float = field(default=0.0, metadata=_B)
     host: float = field(default=0.0, metadata=_S)
-    copy_bandwidth: float = field(default=0.0, metadata=_BPS)
+    copy_efficiency: float = 0.0
 
 
 def all_gather_time(
@@ -96,7 +100,8 @@ def all_gather_time(
 
     Notes
     -----
-    ``launch + (n - 1) hop + V (1 + own / (n - 1)) / bandwidth + ramp V / (V + V_half)`` with ``V = S (n - 1) / n``.
+    ``launch + (n - 1) hop + V (1 + own / (n - 1)) / bandwidth + ramp V / (V + V_half)`` with ``V = S (n - 1) / n``;
+    all but the third are longer on processors of a lower clock than those of the fit.
     Across domains, each rank first fetches its counterparts' parts over its own scale-out link.
     """
     return _gather(message_bytes, ranks, fabric, kernel)
@@ -144,20 +149,20 @@ def all_reduce_time(
 
     Notes
     -----
-    Ring: ``V = 2 S (n - 1) / n``. Reduced in the switch (more than two ranks): ``V = S (1 + 1 / n)``. One shot:
-    ``V = S (n - 1)``; two shots: as the ring. Across domains: reduce-scatter within, a ring over the counterparts in
-    the other domains with a share ``S / d`` each, all-gather within.
+    Ring: ``V = 2 S (n - 1) / n``. Reduced in the switch (more than two ranks, where it can add): ``V = S (1 + 1 / n)``.
+    One shot: ``V = S (n - 1)``; two shots: as the ring. Across domains: reduce-scatter within, a ring over the
+    counterparts in the other domains with a share ``S / d`` each, all-gather within.
     """
     size, n, d, m = _shape(message_bytes, ranks, fabric)
     ring = _ring(2.0 * size, d, fabric, kernel)
     seconds = ring.seconds
-    if kernel.switch_efficiency > 0.0 and in_switch:
-        reach = _bandwidth(d, fabric) * kernel.switch_efficiency
+    if kernel.switch_efficiency > 0.0 and fabric.switch_reduction > 0.0 and in_switch:
+        reach = _bandwidth(d, fabric) * kernel.switch_efficiency * fabric.switch_reduction
         switched = size * (1.0 + 1.0 / d)
-        switch = kernel.launch + kernel.hop * (d - 1.0) + switched / reach + _fill(switched, kernel)
+        switch = _latency(switched, d, fabric, kernel) + switched / reach
         seconds = np.where(d > 2, np.minimum(seconds, switch), seconds)
-    if kernel.copy_bandwidth > 0.0:
-        seconds = seconds + 2.0 * size / kernel.copy_bandwidth
+    if kernel.copy_efficiency > 0.0:
+        seconds = seconds + 2.0 * size / (fabric.memory_bandwidth * kernel.copy_efficiency)
     if kernel.direct_bytes > 0.0:
         direct = _direct(size, d, fabric, kernel)
         seconds = np.where((m == 1) & (size <= kernel.direct_bytes), direct, seconds)
@@ -183,21 +188,28 @@ def _ring(size: FloatArray, ranks: FloatArray, fabric: Fabric, kernel: Collectiv
     others = np.maximum(ranks - 1.0, 1.0)
     volume = size * (ranks - 1.0) / ranks
     link = volume * (1.0 + kernel.own_share / others) / (_bandwidth(ranks, fabric) * kernel.efficiency)
-    latency = kernel.launch + kernel.hop * (ranks - 1.0) + _fill(volume, kernel)
+    latency = _latency(volume, ranks, fabric, kernel)
     return KernelTime(seconds=latency + link, terms={"link": link, "latency": latency})
 
 
 def _direct(size: FloatArray, ranks: FloatArray, fabric: Fabric, kernel: AllReduceKernel) -> FloatArray:
     others = ranks - 1.0
-    reach = _bandwidth(ranks, fabric) * kernel.direct_efficiency
-    one = kernel.direct_launch + kernel.direct_hop * others + size * others / reach
-    two = kernel.two_shot_launch + kernel.two_shot_hop * others + 2.0 * size * others / ranks / reach
+    reach, slower = _bandwidth(ranks, fabric) * kernel.direct_efficiency, _slower(fabric, kernel)
+    one = slower * (kernel.direct_launch + kernel.direct_hop * others) + size * others / reach
+    two = slower * (kernel.two_shot_launch + kernel.two_shot_hop * others) + 2.0 * size * others / ranks / reach
     chosen = np.where((ranks <= 2) | (size * ranks < kernel.one_shot_bytes), one, two)
     return np.asarray(chosen, dtype=np.float64)
 
 
-def _fill(volume: FloatArray, kernel: CollectiveKernel) -> FloatArray:
-    return np.asarray(kernel.ramp * volume / (volume + kernel.ramp_bytes), dtype=np.float64)
+def _latency(volume: FloatArray, ranks: FloatArray, fabric: Fabric, kernel: CollectiveKernel) -> FloatArray:
+    """Launch, hops and the filling of the pipeline [s]."""
+    steps = kernel.launch + kernel.hop * (ranks - 1.0) + kernel.ramp * volume / (volume + kernel.ramp_bytes)
+    return np.asarray(_slower(fabric, kernel) * steps, dtype=np.float64)
+
+
+def _slower(fabric: Fabric, kernel: CollectiveKernel) -> float:
+    """Stretch of latencies on processors of a lower clock than those of the fit; a higher one is not credited."""
+    return max(kernel.clock / fabric.clock, 1.0) if fabric.clock > 0.0 else 1.0
 
 
 def _bandwidth(ranks: FloatArray, fabric: Fabric) -> FloatArray:

@@ -45,7 +45,9 @@ class Fabric:
 
     ``scale_up_*`` within a scale-up domain of ``domain`` ranks (NVLink, HCCS, Unified Bus), ``scale_out_*`` between
     domains (InfiniBand, RoCE). ``switched`` is false where ranks are joined pairwise (full mesh), so that one pair
-    sees only its own link.
+    sees only its own link. ``switch_reduction`` is the share of the links' bandwidth at which the switch adds, over
+    that of the switches on which kernels were fitted [1]; 0 where it cannot add. ``clock`` [Hz], 0 where unknown, and
+    ``memory_bandwidth`` [bytes/s] are those of a rank's processor, which runs the collectives.
     """
 
     domain: int
@@ -54,6 +56,9 @@ class Fabric:
     scale_out_bandwidth: float
     scale_out_latency: float
     switched: bool = True
+    switch_reduction: float = 1.0
+    clock: float = 0.0
+    memory_bandwidth: float = float("inf")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

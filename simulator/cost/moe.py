@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hardware_profiles.errors import ProfileError, nearest
+from simulator.cost.attention import throttled
 from simulator.cost.expert_counts import balanced_counts as balanced_counts
 from simulator.cost.expert_counts import power_law_counts as power_law_counts
 from simulator.cost.kernel import DTYPE_BYTES, FloatArray, KernelTime, Silicon, smooth_max
@@ -60,7 +61,8 @@ class MoeKernel:
     fill_depth : float
         Pipeline fill and epilogue of a tile, as extra inner elements [1].
     minimum_rows : float
-        Rows below which a tile takes no less time [1].
+        Rows below which a tile takes no less time [1]: a unit's intake of weights, per cycle, is what bounds it. A chip
+        whose units multiply fewer numbers per cycle reaches that bound at fewer rows.
     tail : float
         Share of wave quantisation that is felt [1].
     sharpness : float
@@ -89,6 +91,10 @@ class MoeKernel:
     whole_tiles : float
         1 where matrix units compute whole tiles however many rows of them are filled, 0 where cores compute only the
         rows that there are [1].
+    clock : float
+        Clock of the chip of the fit [Hz], 0 where unknown: launches take longer on a slower one.
+    unit_rate : float
+        Arithmetic of one unit of the chip of the fit in this dtype [FLOP per cycle], 0 where unknown.
     """
 
     launch: float = _seconds()
@@ -114,6 +120,8 @@ class MoeKernel:
     padding: float = 1.0
     host: float = field(default=0.0, metadata={"unit": "s"})
     whole_tiles: float = 1.0
+    clock: float = field(default=0.0, metadata={"unit": "Hz"})
+    unit_rate: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,7 +276,8 @@ def moe_load_time(
     traffic = walked * (kernel.hidden_traffic * width + kernel.intermediate_traffic * inner)
     traffic = traffic + tokens * kernel.token_traffic * width
     passes = traffic / (silicon.memory_bandwidth * kernel.memory_efficiency)
-    launch = kernel.launch + kernel.expert_launch * load.experts + 0.0 * passes
+    launch = max(kernel.clock / silicon.clock, 1.0) * (kernel.launch + kernel.expert_launch * load.experts)
+    launch = launch + 0.0 * passes
     seconds = launch + gemms + passes
     if kernel.host > 0.0:
         seconds = smooth_max(seconds, kernel.host, 8.0)
@@ -295,12 +304,13 @@ def _grouped_gemm(
     """What arithmetic and memory traffic of one grouped GEMM would take alone [s]."""
     filled = load.rows / np.maximum(load.tiles, 1e-9)
     taken = kernel.whole_tiles * np.asarray(tile, dtype=np.float64) + (1.0 - kernel.whole_tiles) * filled
-    rows = np.maximum(taken, kernel.minimum_rows)
+    rows = np.maximum(taken, kernel.minimum_rows * _intake(dtype, silicon, kernel))
     blocks = load.tiles * np.ceil(columns / kernel.tile_columns)
     rate = peak_rate(dtype, silicon) * kernel.compute_efficiency
     full = blocks / silicon.units
     waves = kernel.tail * np.ceil(full) + (1.0 - kernel.tail) * np.where(blocks > 0, np.maximum(full, 1.0), 0.0)
     compute = waves * 2.0 * rows * kernel.tile_columns * (depth + kernel.fill_depth) * silicon.units / rate
+    compute = throttled(np.asarray(compute, dtype=np.float64), 0.0, silicon)
 
     weights = columns * depth * DTYPE_BYTES[dtype]
     overflow = weights / (weights + 0.5 * silicon.cache)
@@ -311,6 +321,16 @@ def _grouped_gemm(
     starved = (1.0 + reach**-4.0) ** 0.25
     memory = np.where(blocks > 0, moved * starved / (silicon.memory_bandwidth * kernel.memory_efficiency), 0.0)
     return np.asarray(compute, dtype=np.float64), np.asarray(memory, dtype=np.float64)
+
+
+def _intake(dtype: str, silicon: Silicon, kernel: MoeKernel) -> float:
+    """Rows at which arithmetic takes as long as the intake of weights, over those on the chip of the fit [1].
+
+    Units that multiply more per cycle have so far come with as much more intake (pairs of them share operands).
+    """
+    if kernel.unit_rate <= 0.0:
+        return 1.0
+    return min(peak_rate(dtype, silicon) / (silicon.units * silicon.clock) / kernel.unit_rate, 1.0)
 
 
 def peak_rate(dtype: str, silicon: Silicon) -> float:

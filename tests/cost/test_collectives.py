@@ -103,6 +103,37 @@ def test_reducing_in_the_switch_helps_large_groups_only_where_the_dtype_allows()
     assert switch[1] < 0.9 * ring[1]
 
 
+def test_a_switch_that_cannot_add_leaves_the_ring_and_a_weaker_one_is_slower() -> None:
+    ring = all_reduce_time(256e6, 8, fabric=FABRIC, kernel=all_reduce(), in_switch=False).seconds
+    times = [
+        all_reduce_time(256e6, 8, fabric=dataclasses.replace(FABRIC, switch_reduction=r), kernel=all_reduce()).seconds
+        for r in (0.0, 0.9, 1.0)
+    ]
+    assert times[0] == ring
+    assert times[0] > times[1] > times[2]
+
+
+@pytest.mark.parametrize("name", ["all_reduce.nccl", "all_reduce.one_shot"])
+def test_latencies_stretch_on_a_slower_clock_and_do_not_shrink_on_a_faster_one(name: str) -> None:
+    kernel = all_reduce(name)
+    slow, same, fast = (
+        all_reduce_time(16.0, [2, 8], fabric=dataclasses.replace(FABRIC, clock=c * kernel.clock), kernel=kernel).seconds
+        for c in (0.5, 1.0, 2.0)
+    )
+    assert slow == pytest.approx(2.0 * same, rel=1e-3)
+    assert list(fast) == list(same) == list(all_reduce_time(16.0, [2, 8], fabric=FABRIC, kernel=kernel).seconds)
+
+
+def test_the_copy_outside_a_graph_runs_at_the_speed_of_the_memory() -> None:
+    eager, graph = all_reduce("all_reduce.one_shot_eager"), all_reduce("all_reduce.one_shot")
+    added = []
+    for bandwidth in (2e12, 4e12):
+        fabric = dataclasses.replace(FABRIC, memory_bandwidth=bandwidth)
+        outside, inside = (all_reduce_time(1e9, 8, fabric=fabric, kernel=k).seconds for k in (eager, graph))
+        added.append(float(outside - inside))
+    assert added[0] == pytest.approx(2.0 * added[1], rel=1e-3)
+
+
 def test_the_engines_own_all_reduce_wins_for_small_messages_and_yields_for_large_ones() -> None:
     small, large = 16e3, 512e6
     own, nccl = all_reduce("all_reduce.one_shot"), all_reduce()

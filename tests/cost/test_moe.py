@@ -72,6 +72,13 @@ def test_more_bandwidth_or_cache_never_slows(counts: list[int], name: str, facto
     assert seconds(counts, 1024, silicon=better) <= seconds(counts, 1024) * (1 + 1e-12)
 
 
+def test_a_chip_that_loses_clock_is_slower_in_long_layers_only() -> None:
+    hot = dataclasses.replace(H100, sustained=0.8)
+    short, long = ([rows] * 32 for rows in (1, 4000))
+    assert seconds(short, 32, silicon=hot) == pytest.approx(seconds(short, 32), rel=0.02)
+    assert 1.1 < seconds(long, 16000, silicon=hot) / seconds(long, 16000) < 1.25
+
+
 def test_weights_of_the_experts_hit_bound_the_time_from_below() -> None:
     counts = np.array([1, 1, 1, 0, 0, 0, 0, 0])
     weights = 3 * 3 * 7168 * 2048 * DTYPE_BYTES["bfloat16"]

@@ -25,6 +25,13 @@ def test_a_cluster_brings_its_node_and_its_size() -> None:
     assert load_hardware("h800-sxm", cluster="hgx-h800-ib", nodes=4).devices == 32
 
 
+def test_only_switches_that_can_add_do() -> None:
+    reach = {d: load_hardware(d).fabric.switch_reduction for d in ("a100-sxm", "h100-sxm", "h200-sxm", "b200-sxm")}
+    assert reach["a100-sxm"] == 0.0
+    assert reach["h100-sxm"] == reach["h200-sxm"] == 1.0
+    assert 0.8 < reach["b200-sxm"] < 1.0
+
+
 def test_several_nodes_without_a_cluster_find_one() -> None:
     hardware = load_hardware("h800-sxm", nodes=4)
     assert hardware.cluster is not None
