@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,10 +12,12 @@ from simulator.elastic.startup import load_startup
 from simulator.errors import InfeasibleScenario, ProfileError, ScenarioError
 from simulator.hardware import load_hardware
 from simulator.memory import MemoryBudget, require_fit
+from simulator.parallelism import Parallelism, require_split
 from simulator.scenario import Scenario
 from simulator.sections import ElasticChoice, HardwareChoice
 from simulator.serving.deployment import Deployment, deploy, device_budget, scenario_hardware, scenario_model
 from simulator.serving.state import Limits
+from simulator.stack import StackProfile, customised
 from workloads.model_spec import ModelSpec
 from workloads.request_trace import RequestTrace
 
@@ -33,10 +36,10 @@ class Fleet:
         How sizes change.
     start, smallest, largest, step : int
         Attention ranks of all instances together, and by how many sizes differ [1].
-    base : Deployment
-        The deployment at the start.
     setting : Setting
         What plans depend on.
+    stack : StackProfile
+        What runs the instances.
     """
 
     scenario: Scenario
@@ -46,8 +49,8 @@ class Fleet:
     smallest: int
     largest: int
     step: int
-    base: Deployment
     setting: Setting
+    stack: StackProfile
     _sizes: dict[int, Deployment] = field(default_factory=dict)
 
     @property
@@ -55,13 +58,23 @@ class Fleet:
         """Whether whole replicas come and go."""
         return self.mechanism == "horizontal"
 
+    @property
+    def base(self) -> Deployment:
+        """One instance at the start."""
+        return self.deployment(self.scenario.parallelism.dp)
+
     def deployment(self, size: int) -> Deployment:
-        """Return one instance of the deployment at a size [ranks]; a replica where those come and go."""
-        if self.replicates:
-            return self.base
+        """Return one instance at a size [ranks], priced when first asked for; a replica where those come and go."""
+        size = self.scenario.parallelism.dp if self.replicates else size
         if size not in self._sizes:
-            self._sizes[size] = deploy(sized(self.scenario, size, self.base.model), self.trace)
+            self._sizes[size] = deploy(sized(self.scenario, size, self.setting.model), self.trace)
         return self._sizes[size]
+
+    def split(self, size: int) -> Parallelism:
+        """How one instance is split at a size [ranks]."""
+        size = self.scenario.parallelism.dp if self.replicates else size
+        choice = sized(self.scenario, size, self.setting.model).parallelism
+        return Parallelism(tp=choice.tp, dp=choice.dp, pp=choice.pp, ep=choice.ep)
 
     def limits(self, size: int) -> Limits:
         """Return what bounds an instance at a size, its KV pool as the mechanism leaves it."""
@@ -86,9 +99,9 @@ class Fleet:
 
     def size(self, size: int) -> Size:
         """Describe an instance at a size for planning."""
-        deployment = self.deployment(size)
-        count = size // deployment.split.dp if self.replicates else 1
-        return Size(split=deployment.split, budget=deployment.budget, pool=self.pool(size), count=count)
+        split = self.split(size)
+        count = size // split.dp if self.replicates else 1
+        return Size(split=split, budget=self.budget(size), pool=self.pool(size), count=count)
 
     def held(self, size: int) -> tuple[int, float]:
         """Devices [1] and device memory over all of them [bytes] that a size holds when nothing changes.
@@ -106,14 +119,11 @@ class Fleet:
         return plan_scaling(self.mechanism, self.size(before), self.size(after), self.setting)
 
     def budget(self, size: int) -> MemoryBudget:
-        """Memory of a device at a size, without pricing the size."""
-        if self.replicates or size in self._sizes:
-            return self.deployment(size).budget
-        base, choice = self.base, sized(self.scenario, size, self.base.model)
-        split = replace(base.split, dp=choice.parallelism.dp, ep=choice.parallelism.ep)
-        model = base.model
-        slots = model.moe_layers[0].num_experts + choice.placement.redundant_slots if model.moe_layers else None
-        return device_budget(model, split, base.stack, base.hardware, slots)
+        """Memory of a device at a size."""
+        size = self.scenario.parallelism.dp if self.replicates else size
+        model, placement = self.setting.model, sized(self.scenario, size, self.setting.model).placement
+        slots = model.moe_layers[0].num_experts + placement.redundant_slots if model.moe_layers else None
+        return device_budget(model, self.split(size), self.stack, self.setting.hardware, slots)
 
 
 def sized(scenario: Scenario, ranks: int, model: ModelSpec) -> Scenario:
@@ -164,13 +174,14 @@ def build_fleet(scenario: Scenario, trace: RequestTrace) -> Fleet:
     asked = [event.size for event in choice.events] if choice.policy == "schedule" else []
     smallest = choice.min_size or min([start, *asked])
     largest = choice.max_size or max([start, *asked])
-    _check_bounds(choice, start, smallest, largest)
-    base = deploy(sized(scenario, parallelism.dp, scenario_model(scenario.model)), trace)
+    _check_bounds(choice, start, smallest, largest, step)
+    _check_cluster(scenario, largest, step, smallest)
+    model, stack = scenario_model(scenario.model), customised(scenario.stack)
     setting = Setting(
-        model=base.model,
-        hardware=base.hardware,
+        model=model,
+        hardware=scenario_hardware(scenario.hardware, parallelism.tp * parallelism.pp * largest),
         startup=load_startup(choice.startup),
-        reserve=base.stack.number("activation_reserve"),
+        reserve=stack.number("activation_reserve"),
         without=choice.without,
         waits=choice.handover == "drained",
     )
@@ -182,11 +193,10 @@ def build_fleet(scenario: Scenario, trace: RequestTrace) -> Fleet:
         smallest=smallest,
         largest=largest,
         step=step,
-        base=base,
         setting=setting,
-        _sizes={} if replicates else {parallelism.dp: base},
+        stack=stack,
     )
-    _check_cluster(fleet)
+    _check_splits(fleet)
     _check_memory(fleet)
     return fleet
 
@@ -224,13 +234,18 @@ def _check_shape(scenario: Scenario, *, replicates: bool) -> None:
         )
 
 
-def _check_bounds(choice: ElasticChoice, start: int, smallest: int, largest: int) -> None:
+def _check_bounds(choice: ElasticChoice, start: int, smallest: int, largest: int, step: int) -> None:
     if smallest > largest:
         raise ScenarioError(f"elastic.min_size: got {smallest}, more than elastic.max_size = {largest}")
     for name, size in (("parallelism.dp", start), *((f"elastic.events at {e.at:g} s", e.size) for e in choice.events)):
         if not smallest <= size <= largest:
             raise ScenarioError(
                 f"{name}: {size} ranks lie outside elastic.min_size = {smallest} and elastic.max_size = {largest}"
+            )
+        if (size - start) % step:
+            raise ScenarioError(
+                f"{name}: {size} ranks cannot be reached from {start} in steps of {step} ({choice.mechanism}); "
+                f"the next that can is {start + math.ceil((size - start) / step) * step}"
             )
 
 
@@ -247,27 +262,38 @@ def cluster_devices(choice: HardwareChoice) -> int:
     return joined.cluster.nodes * joined.node.devices if joined.cluster else hardware.node.devices
 
 
-def _check_cluster(fleet: Fleet) -> None:
+def _check_cluster(scenario: Scenario, largest: int, step: int, smallest: int) -> None:
     """The devices of the largest size, and of the old one beside it where both are needed, must exist."""
-    per_rank = fleet.base.split.tp * fleet.base.split.pp
-    beside = fleet.largest - fleet.step if fleet.mechanism == "vertical_new" and fleet.largest > fleet.smallest else 0
-    needed = (fleet.largest + max(beside, 0)) * per_rank
-    have = cluster_devices(fleet.scenario.hardware)
-    if needed > have:
-        both = f" beside the old instance's {beside * per_rank}" if beside else ""
-        most = have // per_rank
-        raise InfeasibleScenario(
-            f"elastic.max_size: {fleet.largest} ranks of {per_rank} devices need {fleet.largest * per_rank}{both}, "
-            f"and {fleet.scenario.hardware.cluster or fleet.base.hardware.node.id} has {have}; "
-            f"at most {most - max(beside, 0) if beside else most} would fit"
-        )
+    per_rank = scenario.parallelism.tp * scenario.parallelism.pp
+    beside = max(largest - step, 0) if scenario.elastic.mechanism == "vertical_new" and largest > smallest else 0
+    have = cluster_devices(scenario.hardware)
+    if (largest + beside) * per_rank <= have:
+        return
+    both = f" beside the old instance's {beside * per_rank}" if beside else ""
+    place = scenario.hardware.cluster or scenario.hardware.node or scenario.hardware.device
+    most = (have // per_rank + step) // 2 if beside else have // per_rank
+    raise InfeasibleScenario(
+        f"elastic.max_size: {largest} ranks of {per_rank} devices need {largest * per_rank} devices{both}, "
+        f"and {place} has {have}: at most {most} ranks"
+    )
+
+
+def _check_splits(fleet: Fleet) -> None:
+    """Every size that may be reached must be a valid split."""
+    first = fleet.smallest + (fleet.start - fleet.smallest) % fleet.step
+    for size in range(first, fleet.largest + 1, fleet.step):
+        slots = None
+        if fleet.setting.model.moe_layers:
+            placement = sized(fleet.scenario, size, fleet.setting.model).placement
+            slots = fleet.setting.model.moe_layers[0].num_experts + placement.redundant_slots
+        require_split(fleet.setting.model, fleet.split(size), slots)
 
 
 def _check_memory(fleet: Fleet) -> None:
     longest = int((fleet.trace.input_tokens + fleet.trace.output_tokens).max())
     for size in (fleet.smallest, fleet.largest):
         budget = fleet.budget(size)
-        require_fit(budget, fleet.base.model, fleet.base.split, longest)
+        require_fit(budget, fleet.setting.model, fleet.split(size), longest)
         pool = fleet.pool(size)
         if pool < budget.sequence_bytes(longest):
             raise InfeasibleScenario(

@@ -51,6 +51,8 @@ class ScalingPlan:
         What the old instance does.
     waits : bool
         Whether the new instance takes no request before the old one has done its last.
+    shares : bool
+        Whether old and new instance use the same devices.
     contention : float
         Factor on the steps of the old instance until the new one is ready [1].
     devices : int
@@ -65,6 +67,7 @@ class ScalingPlan:
     ready: float
     old: Old
     waits: bool
+    shares: bool
     contention: float
     devices: int
     memory: float
@@ -170,6 +173,7 @@ def _horizontal(before: Size, after: Size, setting: Setting) -> ScalingPlan:
             ready=0.0,
             old="stays",
             waits=False,
+            shares=False,
             contention=1.0,
             devices=before.devices,
             memory=before.full,
@@ -199,6 +203,7 @@ def _colocated(before: Size, after: Size, setting: Setting) -> ScalingPlan:
         old="serves",
         devices=max(before.devices, after.devices),
         moved=_weights(after, setting),
+        shares=True,
         contention=setting.startup.number("contention"),
     )
 
@@ -224,7 +229,8 @@ def _elastic(before: Size, after: Size, setting: Setting) -> ScalingPlan:
     if "preinit" in setting.without:
         steps.append(("boot standby", _boot(after, startup), during))
     steps.append(("warm up", setting.warmup(after), during))
-    return _plan(_sequence(*steps), old="drains", devices=larger, moved=float(received.sum()), waits=setting.waits)
+    moved = float(received.sum())
+    return _plan(_sequence(*steps), old="drains", devices=larger, moved=moved, waits=setting.waits, shares=True)
 
 
 def _managed_restart(before: Size, after: Size, setting: Setting) -> ScalingPlan:
@@ -247,6 +253,7 @@ def _ideal(before: Size, after: Size, _setting: Setting) -> ScalingPlan:
         ready=0.0,
         old="serves",
         waits=False,
+        shares=False,
         contention=1.0,
         devices=max(before.devices, after.devices),
         memory=larger,
@@ -302,13 +309,21 @@ def _sequence(*steps: tuple[str, float, float], at: float = 0.0) -> tuple[Phase,
 
 
 def _plan(
-    phases: tuple[Phase, ...], *, old: Old, devices: int, moved: float, waits: bool = False, contention: float = 1.0
+    phases: tuple[Phase, ...],
+    *,
+    old: Old,
+    devices: int,
+    moved: float,
+    waits: bool = False,
+    shares: bool = False,
+    contention: float = 1.0,
 ) -> ScalingPlan:
     return ScalingPlan(
         phases=phases,
         ready=phases[-1].start + phases[-1].duration if phases else 0.0,
         old=old,
         waits=waits,
+        shares=shares,
         contention=contention,
         devices=devices,
         memory=max((phase.memory for phase in phases), default=0.0),

@@ -180,11 +180,10 @@ class Scaler:
         self._enter(new, change.after, env.now)
         self.diary.sizes.append((env.now, change.after))
         if plan.old == "serves":
-            emptied, _ = self._retire(server, old)
-            yield emptied
-        elif plan.old == "drains" and draining is not None and not plan.waits:
+            draining = self._retire(server, old)
+        if draining is not None:
             # Two instances on the same devices take turns until the old one is empty.
-            old.slow = new.slow = _TURNS
+            old.slow = new.slow = _TURNS if plan.shares else 1.0
             yield draining[0]
             new.slow = 1.0
 

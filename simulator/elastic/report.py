@@ -1,0 +1,266 @@
+"""Frames and numbers of a run that changed its size: instances, phases, and a timeline of what was held and served."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.elastic.scaler import Change, Diary
+from simulator.elastic.simulate import ScalingRun
+from simulator.metrics.recorder import column
+from simulator.metrics.summary import meets, request_latencies
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FloatArray = NDArray[np.float64]
+#: Bins of the timeline at most.
+_BINS = 240
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScalingSummary:
+    """Headline numbers of a run that changed its size.
+
+    Attributes
+    ----------
+    mechanism, policy : str
+        How, and why, sizes changed.
+    changes : int
+        How often [1].
+    latency_mean_s, latency_max_s : float
+        From a command until the new instance could serve [s]; NaN where nothing changed.
+    downtime_s : float
+        Time in which no instance served [s].
+    attainment : float
+        Share of all requests that met the objective; 1 where there is none [1].
+    requests_per_s : float
+        Answered requests over the whole run [1/s].
+    size_mean, devices_mean : float
+        Ranks that take requests, and devices that are held, over time [1].
+    devices_peak : int
+        Most devices held at once [1].
+    memory_peak_bytes : float
+        Most device memory held at once, over all devices [bytes].
+    moved_bytes : float
+        Weights that travelled between devices or were read from disk [bytes].
+    device_hours : float
+        Devices times the hours for which they were held [h].
+    cost_usd : float
+        What they cost [USD]; NaN where the device has no price.
+    """
+
+    mechanism: str
+    policy: str
+    changes: int
+    latency_mean_s: float
+    latency_max_s: float
+    downtime_s: float
+    attainment: float
+    requests_per_s: float
+    size_mean: float
+    devices_mean: float
+    devices_peak: int
+    memory_peak_bytes: float
+    moved_bytes: float
+    device_hours: float
+    cost_usd: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Scaling:
+    """What changed when.
+
+    Attributes
+    ----------
+    summary : ScalingSummary
+        Headline numbers.
+    changes : DataFrame
+        One row per change: before, after [ranks], command_s, ready_s, switched_s, released_s, latency_s, downtime_s,
+        devices, memory_bytes (peaks until released), moved_bytes.
+    phases : DataFrame
+        One row per phase of a change: change (row of ``changes``), phase, start_s, end_s, memory_bytes.
+    instances : DataFrame
+        One row per state of an instance: instance, size [ranks], state (starting, serving, draining), start_s, end_s.
+    timeline : DataFrame
+        One row per bin of time: start_s, end_s, size, devices, memory_bytes (means over the bin), arrivals_per_s,
+        requests_per_s, tokens_per_s (output), attainment (of requests that arrived in the bin).
+    """
+
+    summary: ScalingSummary
+    changes: pd.DataFrame
+    phases: pd.DataFrame
+    instances: pd.DataFrame
+    timeline: pd.DataFrame
+
+    def document(self) -> dict[str, Any]:
+        """The summary and the changes as JSON."""
+        from dataclasses import asdict
+
+        return {"summary": asdict(self.summary), "changes": self.changes.to_dict("records")}
+
+
+def scaling_report(run: ScalingRun) -> Scaling:
+    """Condense a run into frames and headline numbers."""
+    import pandas as pd
+
+    diary, end = run.diary, run.engine.end
+    records = run.engine.requests
+    arrival, first, finish = (column(each) for each in (records.arrival, records.first_token, records.finish))
+    met = meets(request_latencies(arrival, first, finish, run.fleet.trace.output_tokens), run.fleet.scenario.slo)
+    changes = pd.DataFrame([_change_row(change) for change in diary.changes], columns=list(_CHANGE_COLUMNS))
+    phases = pd.DataFrame(
+        [
+            (
+                index,
+                phase.name,
+                change.command + phase.start,
+                change.command + phase.start + phase.duration,
+                phase.memory,
+            )
+            for index, change in enumerate(diary.changes)
+            for phase in change.plan.phases
+        ],
+        columns=["change", "phase", "start_s", "end_s", "memory_bytes"],
+    )
+    instances = pd.DataFrame(
+        [(span.instance, span.size, span.state, span.start, span.end) for span in diary.spans],
+        columns=["instance", "size", "state", "start_s", "end_s"],
+    )
+    return Scaling(
+        summary=_summary(run, changes, float(met.mean()) if len(met) else 1.0),
+        changes=changes,
+        phases=phases,
+        instances=instances,
+        timeline=_timeline(run, diary, end, met),
+    )
+
+
+_CHANGE_COLUMNS = (
+    "before",
+    "after",
+    "command_s",
+    "ready_s",
+    "switched_s",
+    "released_s",
+    "latency_s",
+    "downtime_s",
+    "devices",
+    "memory_bytes",
+    "moved_bytes",
+)
+
+
+def _change_row(change: Change) -> tuple[float, ...]:
+    plan = change.plan
+    return (
+        change.before,
+        change.after,
+        change.command,
+        change.ready,
+        change.switched,
+        change.released,
+        plan.ready,
+        change.downtime,
+        plan.devices,
+        plan.memory,
+        plan.moved,
+    )
+
+
+def _summary(run: ScalingRun, changes: pd.DataFrame, attainment: float) -> ScalingSummary:
+    diary, end = run.diary, max(run.engine.end, 1e-12)
+    held_at, devices, memory = (np.array(values, dtype=np.float64) for values in zip(*diary.held, strict=True))
+    device_seconds = _integral(held_at, devices, end)
+    sizes_at, sizes = (np.array(values, dtype=np.float64) for values in zip(*diary.sizes, strict=True))
+    price = run.fleet.base.hardware.price
+    choice = run.fleet.scenario.elastic
+    latencies = changes["latency_s"].to_numpy(np.float64)
+    return ScalingSummary(
+        mechanism=choice.mechanism,
+        policy=choice.policy,
+        changes=len(changes),
+        latency_mean_s=float(latencies.mean()) if len(latencies) else float("nan"),
+        latency_max_s=float(latencies.max()) if len(latencies) else float("nan"),
+        downtime_s=float(changes["downtime_s"].sum()),
+        attainment=attainment,
+        requests_per_s=len(run.fleet.trace) / end,
+        size_mean=_integral(sizes_at, sizes, end) / end,
+        devices_mean=device_seconds / end,
+        devices_peak=int(devices.max()),
+        memory_peak_bytes=float(memory.max()),
+        moved_bytes=float(changes["moved_bytes"].sum()),
+        device_hours=device_seconds / 3600.0,
+        cost_usd=device_seconds * price.value if price else float("nan"),
+    )
+
+
+def _integral(times: FloatArray, values: FloatArray, end: float) -> float:
+    """Area under a step function from its first time to the end."""
+    return float((values * np.diff(np.append(times, end))).sum())
+
+
+def step_means(times: FloatArray, values: FloatArray, edges: FloatArray) -> FloatArray:
+    """Mean of a step function between every two edges.
+
+    Parameters
+    ----------
+    times : array, shape (n,)
+        When each value begins, sorted; of several at one time the last counts.
+    values : array, shape (n,)
+        The values.
+    edges : array, shape (bins + 1,)
+        Begin at ``times[0]`` or later.
+
+    Examples
+    --------
+    >>> step_means(np.array([0.0, 3.0]), np.array([1.0, 2.0]), np.array([0.0, 2.0, 4.0]))
+    array([1. , 1.5])
+    """
+    area = np.concatenate([[0.0], np.cumsum(values[:-1] * np.diff(times))])
+    place = np.maximum(np.searchsorted(times, edges, side="right") - 1, 0)
+    upto = area[place] + values[place] * (edges - times[place])
+    return np.asarray(np.diff(upto) / np.diff(edges))
+
+
+def tokens_between(steps: dict[str, FloatArray], edges: FloatArray) -> FloatArray:
+    """Output tokens that steps emitted between every two edges, a step's tokens spread over its time [tokens]."""
+    begin, last = steps["start_s"], steps["start_s"] + steps["duration_s"]
+    # A prompt that is computed emits a token as well, but how many end in a step is not recorded.
+    tokens = steps["decode_total"]
+    counts = np.zeros(len(edges) - 1)
+    for low, high, index in zip(edges[:-1], edges[1:], range(len(counts)), strict=True):
+        inside = (last > low) & (begin < high)
+        length = np.minimum(last[inside], high) - np.maximum(begin[inside], low)
+        counts[index] = float((tokens[inside] * length / np.maximum(last[inside] - begin[inside], 1e-12)).sum())
+    return counts
+
+
+def _timeline(run: ScalingRun, diary: Diary, end: float, met: NDArray[np.bool_]) -> pd.DataFrame:
+    import pandas as pd
+
+    records = run.engine.requests
+    bins = int(np.clip(round(end / run.fleet.scenario.elastic.interval), 1, _BINS))
+    edges = np.linspace(0.0, max(end, 1e-9), bins + 1)
+    width = np.diff(edges)
+    arrival, finish = column(records.arrival), column(records.finish)
+    arrived = np.histogram(arrival, edges)[0]
+    good = np.histogram(arrival[met], edges)[0]
+    held_at, devices, memory = (np.array(values, dtype=np.float64) for values in zip(*diary.held, strict=True))
+    sizes_at, sizes = (np.array(values, dtype=np.float64) for values in zip(*diary.sizes, strict=True))
+    return pd.DataFrame(
+        {
+            "start_s": edges[:-1],
+            "end_s": edges[1:],
+            "size": step_means(sizes_at, sizes, edges),
+            "devices": step_means(held_at, devices, edges),
+            "memory_bytes": step_means(held_at, memory, edges),
+            "arrivals_per_s": arrived / width,
+            "requests_per_s": np.histogram(finish, edges)[0] / width,
+            "tokens_per_s": tokens_between(run.engine.steps, edges) / width,
+            "attainment": np.divide(good, arrived, out=np.full(bins, np.nan), where=arrived > 0),
+        }
+    )
