@@ -148,6 +148,9 @@ class Stack(Section):
         ]
         | None
     ) = Field(None, description="how tokens travel to experts when attention is data parallel")
+    overlap: Literal["none", "shared_expert", "two_batch", "auto"] | None = Field(
+        None, description="what hides the exchange of tokens: shared experts, the other half of the batch, or the best"
+    )
     balancer: Literal["round_robin", "least_loaded", "power_of_two", "cache_aware"] = Field(
         "least_loaded", description="which instance takes a request"
     )

@@ -34,6 +34,8 @@ Exchange = Literal[
 ]
 SCHEDULERS: tuple[Scheduler, ...] = get_args(Scheduler)
 EXCHANGES: tuple[Exchange, ...] = get_args(Exchange)
+Overlap = Literal["none", "shared_expert", "two_batch", "auto"]
+OVERLAPS: tuple[Overlap, ...] = get_args(Overlap)
 
 #: Dimension of each number of a stack file.
 _DIMENSIONS: Mapping[str, str] = {
@@ -50,6 +52,8 @@ _DIMENSIONS: Mapping[str, str] = {
     "frontend": "time",
     "activation_reserve": "bytes",
 }
+#: Numbers that a stack may leave out.
+_OPTIONAL: Mapping[str, str] = {"two_batch_prompt_tokens": "one", "two_batch_decode_tokens": "one"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +68,8 @@ class StackProfile:
         Whether a prompt longer than the budget may be split.
     exchange : str
         How tokens travel to experts under data-parallel attention.
+    overlap : {"none", "shared_expert", "two_batch", "auto"}
+        What runs beside the exchange of tokens; ``auto`` is whichever ends a step first.
     backends : Mapping of str to tuple of str
         Kernel backends by family, preferred first.
     fused : frozenset of str
@@ -81,10 +87,16 @@ class StackProfile:
     fused: frozenset[str]
     numbers: Mapping[str, Quantity]
     aliases: tuple[str, ...] = ()
+    overlap: Overlap = "none"
 
     def number(self, name: str) -> float:
         """Return one number of the stack in SI."""
         return self.numbers[name].value
+
+    def two_batch_tokens(self, phase: Literal["prompt", "decode"]) -> int:
+        """Return the fewest tokens of a rank whose step is cut in two; 2 where the stack has no threshold."""
+        threshold = self.numbers.get(f"two_batch_{phase}_tokens")
+        return max(int(threshold.value), 2) if threshold else 2
 
 
 @lru_cache(maxsize=1)
@@ -132,6 +144,7 @@ def customised(choice: StackChoice) -> StackProfile:
         numbers=numbers,
         scheduler=choice.scheduler or profile.scheduler,
         exchange=choice.exchange or profile.exchange,
+        overlap=choice.overlap or profile.overlap,
     )
 
 
@@ -188,10 +201,10 @@ def _read(path: Path) -> StackProfile:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ProfileError(f"{path}: not a readable stack file: {error}") from None
-    allowed = {"id", "name", "aliases", "scheduler", "chunked", "exchange", "fused", "backends", "numbers"}
-    check_keys(data, allowed - {"aliases", "fused"}, allowed, path.name)
+    allowed = {"id", "name", "aliases", "scheduler", "chunked", "exchange", "fused", "backends", "numbers", "overlap"}
+    check_keys(data, allowed - {"aliases", "fused", "overlap"}, allowed, path.name)
     numbers = data["numbers"]
-    check_keys(numbers, _DIMENSIONS, _DIMENSIONS, f"{path.name}: numbers")
+    check_keys(numbers, _DIMENSIONS, {**_DIMENSIONS, **_OPTIONAL}, f"{path.name}: numbers")
     return StackProfile(
         id=data["id"],
         name=data["name"],
@@ -201,10 +214,11 @@ def _read(path: Path) -> StackProfile:
         exchange=parse_choice(data, "exchange", EXCHANGES, path.name),
         backends={family: tuple(names) for family, names in data["backends"].items()},
         fused=frozenset(data.get("fused", ())),
+        overlap=parse_choice(data, "overlap", OVERLAPS, path.name) if "overlap" in data else "none",
         numbers={key: _quantity(value, key, path.name) for key, value in numbers.items()},
     )
 
 
 def _quantity(table: object, key: str, file: str) -> Quantity:
     where = f"{file}: numbers.{key}"
-    return parse_quantity(table, cast("Any", _DIMENSIONS[key]), where, zero_allowed=True)
+    return parse_quantity(table, cast("Any", {**_DIMENSIONS, **_OPTIONAL}[key]), where, zero_allowed=True)

@@ -16,10 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.cost.grids import LogAxis, TimeGrid
-from simulator.cost.model import CostModel, expert_times
+from simulator.cost.model import CostModel, OpTime, expert_times
+from simulator.cost.step_blocks import BlockTable, Inside, block_table, inside
 from simulator.ops import Driver, Op, StepShape, build_ops
 from simulator.parallelism import Parallelism
 from simulator.placement.replay import Order, RoutingReplay
+from simulator.schedule.contention import units_taken
 from workloads.model_spec import ModelSpec
 
 FloatArray = NDArray[np.float64]
@@ -71,7 +73,7 @@ class ExpertLines:
         base = self._base[low] + share * (self._base[low + 1] - self._base[low])
         slope = self._slope[low] + share * (self._slope[low + 1] - self._slope[low])
         weights = np.stack([slope, np.full(len(slope), 1.0 / len(slope))])
-        return ExpertLine(base=float(base.sum()), slope=float(slope.sum()), weights=weights)
+        return ExpertLine(base=float(base.sum()), slope=float(slope.sum()), weights=weights, bases=base)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,11 +82,13 @@ class ExpertLine:
 
     ``base`` [s] and ``slope`` [s per assignment] are summed over layers. ``weights``, shape (2, layers), takes the
     load of the most loaded rank at each layer to the time that it adds [s] and to its mean over layers [1].
+    ``bases``, shape (layers,), are the summands of ``base`` [s].
     """
 
     base: float
     slope: float
     weights: FloatArray
+    bases: FloatArray
 
     def time(self, load: FloatArray, mean_load: float) -> tuple[float, float, float]:
         """Return the time of the mean rank and what the slowest rank adds, over all layers [s], and the imbalance.
@@ -99,6 +103,24 @@ class ExpertLine:
         even = self.slope * mean_load
         hottest, load_mean = self.weights.dot(load).tolist()
         return self.base + even, max(hottest - even, 0.0), load_mean / mean_load
+
+    def layers(self, loads: FloatArray, mean_loads: list[float]) -> tuple[FloatArray, list[float]]:
+        """Return the time of the slowest rank at each layer [s], shape (parts, layers), and the imbalance of each part.
+
+        A row adds up to the two times that :meth:`time` returns.
+
+        Parameters
+        ----------
+        loads : array, shape (parts, layers)
+            Assignments of the most loaded rank at each layer [1].
+        mean_loads : list of float
+            Assignments of the mean rank, by part [1].
+        """
+        hottest, load_means = self.weights.dot(loads.T).tolist()
+        for part, mean in enumerate(mean_loads):
+            if hottest[part] < self.slope * mean:
+                loads[part] = mean
+        return self.bases + self.weights[0] * loads, [a / b for a, b in zip(load_means, mean_loads, strict=True)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +143,10 @@ class StepTables:
     prompt_projections : TimeGrid or None
         Prompt-driven GEMMs, over the same axes [s].
     experts : mapping of order to ExpertLines, empty without MoE layers
+    blocks : mapping of order to BlockTable, empty without an exchange of tokens
+        What a schedule moves as one, of steps that only decode and of steps with prompts.
+    inside : Inside
+        What lies between the first and the last MoE layer.
     launches : float
         Kernels of a step [1].
     """
@@ -135,6 +161,8 @@ class StepTables:
     prompt_attention: TimeGrid
     prompt_projections: TimeGrid | None
     experts: dict[Order, ExpertLines]
+    blocks: dict[Order, BlockTable]
+    inside: Inside
     launches: float
 
 
@@ -164,23 +192,39 @@ def compile_tables(
     def ops(shape: StepShape, driver: Driver) -> list[Op]:
         return [op for op in build_ops(model, split, cost.stack, shape) if op.driver == driver]
 
-    def table(shape: StepShape, driver: Driver) -> FloatArray:
-        return _dense(grid, _by_part(cost, ops(shape, driver), len(grid)), most_tokens)
+    def priced(shape: StepShape, driver: Driver) -> tuple[OpTime, ...]:
+        return cost.times(ops(shape, driver))
 
-    def uneven(shape: StepShape, even: FloatArray) -> FloatArray:
-        busiest = table(replace(shape, max_rank_share=2.0), "tokens")
-        return np.asarray((busiest - even)[:, : len(PARTS)].sum(axis=1))
+    def table(times: tuple[OpTime, ...]) -> FloatArray:
+        return _dense(grid, _by_part(times, len(grid)), most_tokens)
+
+    def uneven(even: tuple[OpTime, ...], busiest: tuple[OpTime, ...]) -> FloatArray:
+        extra = _by_part(busiest, len(grid)) - _by_part(even, len(grid))
+        return np.asarray(np.interp(np.arange(most_tokens + 1), grid, extra[:, : len(PARTS)].sum(axis=1)))
 
     decoding = StepShape(decode_sequences=grid, decode_context=1.0)
     prompting = StepShape(prefill_tokens=np.maximum(grid, 1.0), prefill_sequences=1.0)
-    tokens, prompts = table(decoding, "tokens"), table(prompting, "tokens")
+    tokens, prompts = priced(decoding, "tokens"), priced(prompting, "tokens")
+    busy_tokens, busy_prompts = (
+        priced(replace(shape, max_rank_share=2.0), "tokens") for shape in (decoding, prompting)
+    )
+    where = inside(model)
+
+    def blocks(even: tuple[OpTime, ...], busiest: tuple[OpTime, ...]) -> BlockTable:
+        held = [units_taken(time, cost.hardware.silicon) for time in even]
+        return block_table(grid, even, busiest, held, where)
+
     return StepTables(
-        tokens=tokens,
-        prompts=prompts,
-        logits=table(decoding, "logits"),
-        decode=_without(table(decoding, "decode"), "attention"),
-        exchange=uneven(decoding, tokens),
-        prompt_exchange=uneven(prompting, prompts),
+        tokens=table(tokens),
+        prompts=table(prompts),
+        logits=table(priced(decoding, "logits")),
+        decode=_without(table(priced(decoding, "decode")), "attention"),
+        exchange=uneven(tokens, busy_tokens),
+        prompt_exchange=uneven(prompts, busy_prompts),
+        blocks={"decode": blocks(tokens, busy_tokens), "prompt": blocks(prompts, busy_prompts)}
+        if where.layers and split.exchanges_tokens
+        else {},
+        inside=where,
         decode_attention=_decode_grid(cost, ops, most_sequences, most_context),
         prompt_attention=_prompt_grid(cost, ops, "attention", most_tokens, most_sequences, most_context),
         prompt_projections=_prompt_grid(cost, ops, "gemm", most_tokens, most_sequences, most_context)
@@ -202,11 +246,12 @@ def _token_grid(most: int) -> FloatArray:
     return np.append(grid[grid < most], most).astype(np.float64)
 
 
-def _by_part(cost: CostModel, ops: list[Op], size: int) -> FloatArray:
+def _by_part(times: tuple[OpTime, ...], size: int) -> FloatArray:
     """Sum op times by part, and FLOPs and bytes, over a grid; shape (size, parts + 2)."""
     total = np.zeros((size, len(PARTS) + 2))
-    for op in ops:
-        total[:, PARTS.index(op.component)] += cost.time(op).seconds
+    for time in times:
+        op = time.op
+        total[:, PARTS.index(op.component)] += time.seconds
         total[:, _FLOPS] += op.flops * op.repeat
         total[:, _BYTES] += np.where(op.rows > 0, op.memory_bytes, 0.0) * op.repeat
     return total

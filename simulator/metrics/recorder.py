@@ -27,6 +27,7 @@ STEP_COLUMNS = (
     "wait",
     "gap",
     "imbalance",
+    "saved",
     "queue_length",
     "running",
     "kv_use",

@@ -9,7 +9,18 @@ import numpy as np
 
 from simulator.ops.attention import attention_ops
 from simulator.ops.ffn import dense_ffn_ops, moe_ops
-from simulator.ops.ir import FloatArray, Op, StepContext, StepShape, collective, dtype_bytes, gemm, residual_norm, small
+from simulator.ops.ir import (
+    FloatArray,
+    Op,
+    StepContext,
+    StepShape,
+    collective,
+    dtype_bytes,
+    gemm,
+    in_block,
+    residual_norm,
+    small,
+)
 from simulator.parallelism import Parallelism
 from simulator.stack import StackProfile
 from workloads.model_spec import ModelSpec, MoE
@@ -62,12 +73,12 @@ def build_ops(
     )
     ops: list[Op] = [small("embedding", 1, c.tokens, c.tokens * model.hidden * dtype_bytes(model.dtypes.embedding) * 2)]
     for attention, count in Counter(layer.attention for layer in model.layers if layer.attention).items():
-        ops.extend(attention_ops(c, attention, count))
+        ops.extend(in_block("attention", attention_ops(c, attention, count)))
     for ffn, count in Counter(layer.ffn for layer in model.layers if layer.ffn).items():
         if isinstance(ffn, MoE):
             ops.extend(moe_ops(c, ffn, count, expert_counts))
         else:
-            ops.extend(dense_ffn_ops(c, ffn, count))
+            ops.extend(in_block("dense", dense_ffn_ops(c, ffn, count)))
     ops.extend(head_ops(c))
     if split.pp > 1:
         message = c.tokens * model.hidden * dtype_bytes(model.dtypes.activation)

@@ -15,6 +15,7 @@ from simulator.ops.ir import (
     collective,
     dtype_bytes,
     gemm,
+    in_block,
     residual_norm,
     small,
 )
@@ -40,10 +41,8 @@ def dense_ffn_ops(c: StepContext, ffn: DenseFFN, count: int) -> Iterator[Op]:
 
 def moe_ops(c: StepContext, moe: MoE, count: int, expert_counts: FloatArray | None) -> Iterator[Op]:
     split, dtypes, hidden = c.split, c.model.dtypes, c.model.hidden
-    yield residual_norm(c, "moe_norm", count)
-    yield gemm("router", count, c.tokens, moe.num_experts + moe.null_experts, hidden, dtypes.activation)
-    yield small("top_k", count, c.tokens, c.tokens * (moe.num_experts + moe.null_experts) * 4 * 2)
-    yield from _exchange(c, moe, count, "dispatch")
+    yield from in_block("router", _router_ops(c, moe, count))
+    yield from in_block("dispatch", _exchange(c, moe, count, "dispatch"))
     active = moe.top_k * moe.num_experts / (moe.num_experts + moe.null_experts)
     assignments = c.group_tokens * active / split.ep
     block = BLOCK_ELEMENTS.get(dtypes.experts, 1)
@@ -73,13 +72,22 @@ def moe_ops(c: StepContext, moe: MoE, count: int, expert_counts: FloatArray | No
         },
         flops=2.0 * assignments * moe.matrices * hidden * width,
         memory_bytes=touched * weights + assignments * (2 * hidden + moe.matrices * width) * 2,
+        block="experts",
     )
     if moe.shared_intermediate:
         sharded = moe.shared_intermediate / split.tp
-        yield from _gated_ffn(c, "shared_experts", count, c.tokens, sharded, moe.matrices, dtypes.experts)
-        yield small("add_shared", count, c.tokens, c.tokens * hidden * 2 * 3)
-    yield from _exchange(c, moe, count, "combine")
-    yield from all_reduce(c, "moe_all_reduce", count, split.tp, c.tokens)
+        ffn = _gated_ffn(c, "shared_experts", count, c.tokens, sharded, moe.matrices, dtypes.experts)
+        yield from in_block("shared", ffn)
+        yield from in_block("shared", [small("add_shared", count, c.tokens, c.tokens * hidden * 2 * 3)])
+    yield from in_block("combine", _exchange(c, moe, count, "combine"))
+    yield from in_block("router", all_reduce(c, "moe_all_reduce", count, split.tp, c.tokens))
+
+
+def _router_ops(c: StepContext, moe: MoE, count: int) -> Iterator[Op]:
+    choices = moe.num_experts + moe.null_experts
+    yield residual_norm(c, "moe_norm", count)
+    yield gemm("router", count, c.tokens, choices, c.model.hidden, c.model.dtypes.activation)
+    yield small("top_k", count, c.tokens, c.tokens * choices * 4 * 2)
 
 
 def _exchange(c: StepContext, moe: MoE, count: int, direction: str) -> Iterator[Op]:

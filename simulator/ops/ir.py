@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +16,7 @@ from workloads.model_spec import ModelSpec
 
 FloatArray = NDArray[np.float64]
 Driver = Literal["tokens", "prompt", "decode", "logits", "experts"]
+Block = Literal["ends", "attention", "dense", "router", "dispatch", "experts", "shared", "combine"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +49,8 @@ class Op:
     driver : {"tokens", "prompt", "decode", "logits", "experts"}
         What of the step sets its size: all tokens, the prompt chunks, the decoded sequences, the rows that reach the
         LM head, or the tokens of all ranks and where they go.
+    block : {"ends", "attention", "dense", "router", "dispatch", "experts", "shared", "combine"}
+        Which part of a layer it belongs to, or the ends of the model; what a schedule moves as one.
     family, dtype : str
         Kernel family and arithmetic dtype, from which the stack and the device choose coefficients.
     repeat : float
@@ -72,6 +75,7 @@ class Op:
     flops: FloatArray
     memory_bytes: FloatArray
     message_bytes: FloatArray = field(default_factory=lambda: np.zeros(()))
+    block: Block = "ends"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +102,11 @@ class StepContext:
     def prompt_length(self) -> FloatArray:
         """Mean new tokens of a prompt chunk; 0 where there is none [tokens]."""
         return np.divide(self.prefill, self.sequences, out=np.zeros_like(self.prefill), where=self.sequences > 0)
+
+
+def in_block(block: Block, ops: Iterable[Op]) -> Iterator[Op]:
+    """Say which part of a layer ops belong to."""
+    return (replace(op, block=block) for op in ops)
 
 
 def dtype_bytes(dtype: str) -> float:

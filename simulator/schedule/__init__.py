@@ -1,1 +1,53 @@
 """One step on named resources: ops that overlap, and messages that share links."""
+
+from __future__ import annotations
+
+from simulator.schedule.contention import units_taken
+from simulator.schedule.makespan import (
+    LayerTimes,
+    beside,
+    serial_makespan,
+    shared_expert_saving,
+    two_batch_makespan,
+)
+from simulator.schedule.mechanisms import (
+    ChunkTimes,
+    HybridTimes,
+    Overlap,
+    PassTimes,
+    best_degree,
+    chunked_seconds,
+    chunked_tasks,
+    co_scheduled_tasks,
+    dual_pipe_tasks,
+    layer_tasks,
+    single_batch_tasks,
+    total_seconds,
+    two_batch_tasks,
+)
+from simulator.schedule.streams import Schedule, Task, list_schedule
+
+__all__ = [
+    "ChunkTimes",
+    "HybridTimes",
+    "LayerTimes",
+    "Overlap",
+    "PassTimes",
+    "Schedule",
+    "Task",
+    "beside",
+    "best_degree",
+    "chunked_seconds",
+    "chunked_tasks",
+    "co_scheduled_tasks",
+    "dual_pipe_tasks",
+    "layer_tasks",
+    "list_schedule",
+    "serial_makespan",
+    "shared_expert_saving",
+    "single_batch_tasks",
+    "total_seconds",
+    "two_batch_makespan",
+    "two_batch_tasks",
+    "units_taken",
+]

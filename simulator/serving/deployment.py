@@ -311,6 +311,12 @@ def _deploy(scenario: Scenario, longest: int, concurrency: int) -> Deployment:
     hardware = scenario_hardware(scenario.hardware, split.devices)
     slots = model.moe_layers[0].num_experts + scenario.placement.redundant_slots if model.moe_layers else None
     require_split(model, split, slots)
+    if scenario.stack.overlap not in (None, "none") and not (model.moe_layers and split.exchanges_tokens):
+        msg = (
+            f"stack.overlap: got {scenario.stack.overlap!r}, but no tokens travel to experts with tp={split.tp} and "
+            f"dp={split.dp}, so nothing can be hidden; use 'none', or dp > 1 on a model with routed experts"
+        )
+        raise ScenarioError(msg)
     budget = device_budget(model, split, stack, hardware, slots)
     require_fit(budget, model, split, longest=1)
     limits = _limits(scenario, stack, hardware, split, budget, concurrency)

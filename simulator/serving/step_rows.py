@@ -63,6 +63,7 @@ def step_row(
         step.wait,
         step.gap,
         step.imbalance,
+        step.saved,
         queued,
         work.running,
         kv_use,

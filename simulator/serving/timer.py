@@ -9,12 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.cost.grids import TimeLine
+from simulator.cost.step_blocks import BlockTimes
 from simulator.cost.step_time import PARTS, StepTables
-from simulator.placement.replay import RoutingReplay
+from simulator.placement.replay import Order, RoutingReplay
 from simulator.results import COMPONENTS
+from simulator.schedule import LayerTimes, Overlap, beside, two_batch_makespan
 from simulator.stack import StackProfile
 
 FloatArray = NDArray[np.float64]
+LoadArray = NDArray[np.uint32]
 
 
 @dataclass(slots=True)
@@ -40,7 +43,11 @@ class StepWork:
 
 @dataclass(slots=True)
 class StepTime:
-    """Duration of a step and the parts that only the step itself knows [s]; ``imbalance`` is max/mean over ranks."""
+    """Duration of a step and the parts that only the step itself knows [s].
+
+    ``imbalance`` is max/mean over ranks. All parts are those of one batch whose ops follow each other; ``saved`` is
+    what ``overlap`` takes off their sum.
+    """
 
     duration: float = 0.0
     attention: float = 0.0
@@ -49,6 +56,44 @@ class StepTime:
     wait: float = 0.0
     gap: float = 0.0
     imbalance: float = 1.0
+    saved: float = 0.0
+    overlap: Overlap = "none"
+
+
+@dataclass(slots=True, kw_only=True)
+class StepLayers:
+    """One step as a schedule sees it.
+
+    Attributes
+    ----------
+    times : LayerTimes
+        Blocks of the MoE layers, of the whole batch or of its halves.
+    outside : float
+        What runs before and after these layers [s].
+    loads : array, shape (parts, ranks, layers)
+        Assignments of every rank, of the batch or of each half [1].
+    tokens : tuple of int
+        Tokens over all ranks, likewise [tokens].
+    order : {"prompt", "decode"}
+        Which kernels run.
+    """
+
+    times: LayerTimes
+    outside: float
+    loads: LoadArray
+    tokens: tuple[int, ...]
+    order: Order
+
+
+@dataclass(slots=True)
+class _Window:
+    """The tokens of the routing trace that a step replays: where they start, how many, and the load that they make."""
+
+    prompt_at: int
+    prompt: int
+    decode_at: int
+    decode: int
+    load: LoadArray
 
 
 class StepTimer(Protocol):
@@ -133,6 +178,9 @@ class TableTimer:
         # Assignments of the mean rank per token of the step.
         self._share = routing.mean_load if routing else 0.0
         self._step = StepTime()
+        self._overlap = stack.overlap if tables.blocks else "none"
+        self._least = {order: stack.two_batch_tokens(order) for order in ("prompt", "decode")}
+        self._window = _Window(0, 0, 0, 0, np.zeros((0, 0), dtype=np.uint32))
 
     @property
     def places(self) -> tuple[int, int]:
@@ -155,13 +203,128 @@ class TableTimer:
             exchange = totals.prompt_exchange if work.prompt_total else totals.exchange
             fixed += exchange[rows] * (step.imbalance - 1.0)
         busy = fixed + step.attention + step.prompt_projections + step.experts + step.wait
-        step.gap = self._gap + self._gap_each * work.running
+        eager = work.prompt_total > 0 or work.rows > self._graph_max
+        host = self._host if eager else 0.0
+        if self._overlap != "none":
+            host = self._choose(work, step, busy, host)
+            busy -= step.saved
+        step.gap = self._gap + self._gap_each * work.running + max(host - busy, 0.0)
         if work.prompt_total:
-            step.gap += max(self._host - busy, 0.0) + self._prompt_gap
-        elif work.rows > self._graph_max:
-            step.gap += max(self._host - busy, 0.0)
+            step.gap += self._prompt_gap
         step.duration = busy + step.gap
         return step
+
+    def _choose(self, work: StepWork, step: StepTime, busy: float, host: float) -> float:
+        """Set what overlap saves; return the time in which the host launches the kernels [s].
+
+        Each half of a batch launches its own kernels. ``auto`` takes whatever ends first, host included.
+        """
+        step.saved, step.overlap = 0.0, "none"
+        if self._overlap != "two_batch":
+            saved = self._shared_expert(work, step)
+            if self._overlap == "shared_expert" or saved > 0.0:
+                step.saved, step.overlap = saved, "shared_expert"
+        if self._overlap == "shared_expert" or not self._splits(work):
+            return host
+        halves = self.halves(work, step)
+        saved = busy - halves.outside - two_batch_makespan(halves.times)
+        if self._overlap == "auto" and max(busy - saved, 2.0 * host) >= max(busy - step.saved, host):
+            return host
+        step.saved, step.overlap = saved, "two_batch"
+        return 2.0 * host
+
+    def _splits(self, work: StepWork) -> bool:
+        """Whether a step is large enough to be cut in two, by the stack's own threshold."""
+        rows = -(-work.rows // self._pp)
+        return rows >= self._least["prompt" if work.prompt_total else "decode"]
+
+    def _shared_expert(self, work: StepWork, step: StepTime) -> float:
+        """What the shared experts beside the dispatch save [s]."""
+        rows = -(-work.rows // self._pp)
+        blocks, uneven = self._blocks(work, rows), self._tables.blocks["prompt" if work.prompt_total else "decode"]
+        layers = self._tables.inside.layers
+        message = (blocks.dispatch + uneven.at(rows).uneven * (step.imbalance - 1.0)) / layers
+        shared = blocks.shared / layers
+        return layers * (shared + message - beside(shared, message, blocks.dispatch_units))
+
+    def _blocks(self, work: StepWork, rows: int) -> BlockTimes:
+        if work.prompt_total:
+            return self._tables.blocks["prompt"].at(rows)
+        return self._tables.blocks["decode"].at(int(self._totals.padded[rows]))
+
+    def whole(self, work: StepWork, step: StepTime) -> StepLayers:
+        """Take the step that :meth:`time` was asked for last apart, as one batch."""
+        window = self._window
+        return self._layers(work, step, window.load[None], (window.prompt + window.decode,))
+
+    def halves(self, work: StepWork, step: StepTime) -> StepLayers:
+        """Take the step that :meth:`time` was asked for last apart, as two batches of half its rows each."""
+        window, routing = self._window, self._routing
+        if routing is None:
+            raise ValueError("halves: a model without routed experts has none")
+        prompt, decode = -(-window.prompt // 2), -(-window.decode // 2)
+        if not prompt:
+            first = routing.decode.load(window.decode_at, decode)
+        else:
+            first = routing.prompt.load(window.prompt_at, prompt)
+            if decode:
+                first = first + routing.decode.load(window.decode_at, decode)
+        # NOTE: one array for both, because every call on an array costs a microsecond.
+        loads = np.empty((2, *first.shape), dtype=first.dtype)
+        loads[0] = first
+        np.subtract(window.load, first, out=loads[1])
+        return self._layers(work, step, loads, (prompt + decode, window.prompt + window.decode - prompt - decode))
+
+    def _layers(self, work: StepWork, step: StepTime, loads: LoadArray, tokens: tuple[int, ...]) -> StepLayers:
+        tables, totals, inside, pp, parts = self._tables, self._totals, self._tables.inside, self._pp, len(tokens)
+        order: Order = "prompt" if work.prompt_total else "decode"
+        rows = -(-work.rows // pp)
+        decoded, logits = (-(-work.decode_rows // pp), -(-work.logits // pp)) if work.prompt_total else (rows, rows)
+        own = -(-rows // parts)
+        whole, blocks = self._blocks(work, rows), self._blocks(work, own)
+        # Padding is computed but not sent unevenly.
+        uneven = tables.blocks[order].at(own)
+        attention = step.attention + step.prompt_projections
+        outside = whole.outside + totals.logits[logits]
+        outside += (1.0 - inside.attention) * (attention + totals.absorbed[decoded])
+        if parts > 1:
+            attention = self._split_attention(work, parts)
+        attention += totals.absorbed[-(-decoded // parts)]
+        layers = inside.layers
+        hottest = np.maximum.reduce(loads, axis=1).astype(np.float64)
+        # The second half may be a token shorter; the kernels' line is that of the first.
+        line = tables.experts[order].at(tokens[0])
+        experts, imbalance = line.layers(hottest, [max(count * self._share, 1e-12) for count in tokens])
+        times = LayerTimes(
+            layers=layers,
+            compute=(blocks.compute + inside.attention * attention) / layers,
+            shared=blocks.shared / layers,
+            dispatch=tuple([(blocks.dispatch + uneven.uneven * (each - 1.0)) / layers for each in imbalance]),
+            combine=tuple([(blocks.combine + uneven.uneven_back * (each - 1.0)) / layers for each in imbalance]),
+            experts=experts,
+            dispatch_units=blocks.dispatch_units,
+            combine_units=blocks.combine_units,
+        )
+        return StepLayers(times=times, outside=outside, loads=loads, tokens=tokens, order=order)
+
+    def _split_attention(self, work: StepWork, parts: int) -> float:
+        """Attention and prompt projections of one part of the batch [s].
+
+        Sequences are dealt out; a prompt that is alone is cut, and its second half then follows the first.
+        """
+        tables, total = self._tables, 0.0
+        if work.decode_rows:
+            total = self._decode_attention(-(-work.decode_rows // parts), work.decode_context)
+        if work.prompt_total:
+            pp = self._pp
+            rows, sequences = work.prompt_rows / pp / parts, max(work.prompt_sequences / pp / parts, 1.0)
+            alone = work.prompt_sequences / pp < parts
+            prefix = work.prompt_prefix + (rows * (parts - 1) / 2 if alone else 0.0)
+            places = tables.prompt_attention.places(sequences, rows / sequences, prefix)
+            total += tables.prompt_attention.at_places(places)
+            if tables.prompt_projections is not None:
+                total += tables.prompt_projections.at_places(places)
+        return total
 
     def _decode_attention(self, rows: int, context: float) -> float:
         line = self._decode_lines.get(rows)
@@ -183,6 +346,7 @@ class TableTimer:
     def _experts(self, routing: RoutingReplay, work: StepWork, step: StepTime) -> None:
         """Replay the next tokens of the trace: prompt chunks in order, decoded tokens across sequences."""
         prompt, decode = -(-work.prompt_total // self._pp), -(-work.decode_total // self._pp)
+        prompt_at, decode_at = self._prompt_at, self._decode_at
         if not prompt:
             load = routing.decode.load(self._decode_at, decode)
         else:
@@ -194,6 +358,9 @@ class TableTimer:
         line = self._tables.experts["prompt" if prompt else "decode"].at(prompt + decode)
         hottest = np.maximum.reduce(load, axis=0).astype(np.float64)
         step.experts, step.wait, step.imbalance = line.time(hottest, (prompt + decode) * self._share)
+        window = self._window
+        window.prompt_at, window.prompt, window.decode_at, window.decode = prompt_at, prompt, decode_at, decode
+        window.load = load
 
     def breakdown(self, steps: dict[str, FloatArray]) -> dict[str, float]:
         """Split recorded steps into seconds by component."""
@@ -213,6 +380,9 @@ class TableTimer:
         extra = exchange * (steps["imbalance"] - 1.0)
         total["dispatch"] += float(extra.sum()) / 2
         total["combine"] += float(extra.sum()) / 2
+        saved, exchanged = float(steps["saved"].sum()), total["dispatch"] + total["combine"]
+        for part in ("dispatch", "combine"):
+            total[part] -= saved * total[part] / max(exchanged, 1e-30)
         total["attention"] += float(steps["attention"].sum())
         total["gemm"] += float(steps["prompt_projections"].sum())
         total["experts"] += float(steps["experts"].sum())

@@ -167,7 +167,7 @@ def test_components_of_recorded_steps_add_up_to_their_durations(model: str) -> N
             **{n: getattr(work, n) for n in ("rows", "decode_rows", "prompt_total", "decode_total", "logits")},
             **{
                 n: getattr(time, n)
-                for n in ("attention", "prompt_projections", "experts", "wait", "gap", "imbalance", "duration")
+                for n in ("attention", "prompt_projections", "experts", "wait", "gap", "imbalance", "saved", "duration")
             },
         }.items():
             rows.setdefault(name, []).append(float(value))

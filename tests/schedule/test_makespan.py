@@ -1,0 +1,60 @@
+"""Closed forms against the list scheduler."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from simulator.schedule import (
+    LayerTimes,
+    layer_tasks,
+    list_schedule,
+    serial_makespan,
+    shared_expert_saving,
+    total_seconds,
+    two_batch_makespan,
+)
+
+SECONDS = st.floats(0.0, 1e-2).map(lambda value: round(value, 7))
+SHARE = st.floats(0.0, 0.9)
+
+
+@st.composite
+def layer_times(draw: st.DrawFn, batches: int) -> LayerTimes:
+    layers = draw(st.integers(1, 6))
+    experts = draw(st.lists(SECONDS, min_size=batches * layers, max_size=batches * layers))
+    return LayerTimes(
+        layers=layers,
+        compute=draw(SECONDS),
+        shared=draw(SECONDS),
+        dispatch=tuple(draw(SECONDS) for _ in range(batches)),
+        combine=tuple(draw(SECONDS) for _ in range(batches)),
+        experts=np.array(experts).reshape(batches, layers),
+        dispatch_units=draw(SHARE),
+        combine_units=draw(SHARE),
+    )
+
+
+@given(layer_times(2))
+def test_two_batches_take_as_long_in_closed_form_as_on_streams(times: LayerTimes) -> None:
+    schedule = list_schedule(layer_tasks(times, "two_batch"))
+    assert schedule.makespan == pytest.approx(two_batch_makespan(times), rel=1e-9, abs=1e-15)
+
+
+@given(layer_times(1))
+def test_one_batch_takes_as_long_in_closed_form_as_on_streams(times: LayerTimes) -> None:
+    serial = serial_makespan(times)
+    assert list_schedule(layer_tasks(times, "none")).makespan == pytest.approx(serial, rel=1e-9, abs=1e-15)
+    beside = list_schedule(layer_tasks(times, "shared_expert")).makespan
+    assert beside == pytest.approx(serial - shared_expert_saving(times), rel=1e-9, abs=1e-15)
+
+
+@given(layer_times(2))
+def test_two_batches_end_between_the_busier_stream_and_one_after_the_other(times: LayerTimes) -> None:
+    tasks = layer_tasks(times, "two_batch")
+    busiest = max(sum(t.seconds for t in tasks if t.stream == stream) for stream in ("compute", "communication"))
+    exchanges = times.layers * (times.dispatch_units * sum(times.dispatch) + times.combine_units * sum(times.combine))
+    found = two_batch_makespan(times)
+    assert busiest - 1e-12 <= found <= total_seconds(tasks) + exchanges + 1e-12
