@@ -1,17 +1,35 @@
-"""Sums, ratios and products of printed times and gains."""
+"""Times of all-to-alls on A100s from the exchange model, and sums, ratios and products of printed figures."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 
+from hardware_profiles.loader import load_device
+from simulator.cost.collectives import AllToAllKernel, all_to_all_time
+from simulator.cost.kernel import coefficients
+from validation import published_all_to_all as published
+from validation.fit_collectives import fabric_of
 from validation.papers import Case
 
 
 def figures(case: Case) -> Mapping[str, float]:
-    """Total overhead [s] and the gain of perfect overlap, by number of GPUs."""
+    """Total overhead [s] and the gain of perfect overlap, by number of GPUs; all-to-alls [s], their ratios and gain."""
     found = {"gain_2048": math.prod(case.inputs["gains_2048"])}
     for gpus, parts in case.inputs["overhead_ms"].items():
         found[f"{gpus}.total"] = 1e-3 * sum(parts)
         found[f"{gpus}.overlap"] = sum(parts) / max(parts)
+    found |= published.figures(published.of_profile())
+    for gpus in (8, 2048):
+        found[f"aggregated.{gpus}"] = aggregated_seconds(case, gpus)
     return found
+
+
+def aggregated_seconds(case: Case, gpus: int) -> float:
+    """Exchange inside a node of what goes to ``gpus`` ranks; chunks that lie apart are copied one by one [s]."""
+    device = load_device(published.DEVICE)
+    kernel = coefficients(AllToAllKernel, device.main.kernels["all_to_all.nccl"], device.id)
+    fabric = fabric_of(device, domain=published.DOMAIN)
+    time = all_to_all_time(case.inputs["aggregated_bytes"], published.DOMAIN, fabric=fabric, kernel=kernel)
+    scattered = gpus if gpus > published.DOMAIN else 0
+    return float(time.seconds) + scattered * float(case.inputs["chunk_start"])
