@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.elastic.report import scaling_report
+from simulator.elastic.simulate import run_scaling
 from simulator.errors import InfeasibleScenario
 from simulator.explanation import explain
 from simulator.export.vllm_bench import TokenGaps
@@ -60,6 +62,8 @@ def simulate(scenario: Scenario, *, progress: Callable[[float], None] | None = N
     """
     began = time.perf_counter()
     trace = scenario_requests(scenario.requests, scenario.seed)
+    if scenario.elastic.mechanism != "none":
+        return _scaled(scenario, trace, began, progress)
     plans = plan_pools(scenario, trace)
     run = run_engine(
         trace,
@@ -75,7 +79,35 @@ def simulate(scenario: Scenario, *, progress: Callable[[float], None] | None = N
     return _result(scenario, plans, trace, run, began)
 
 
-def _result(scenario: Scenario, plans: Sequence[PoolPlan], trace: RequestTrace, run: EngineRun, began: float) -> Result:
+def _scaled(
+    scenario: Scenario, trace: RequestTrace, began: float, progress: Callable[[float], None] | None
+) -> Result:
+    """Play the requests while the deployment changes its size; rates per device are over the devices held on average."""
+    run = run_scaling(scenario, trace, progress=progress)
+    report = scaling_report(run)
+    result = _result(
+        scenario,
+        run.pools(),
+        trace,
+        run.engine,
+        began,
+        span=float((report.instances["end_s"] - report.instances["start_s"])[report.instances["state"] != "starting"].sum()),
+        devices=report.summary.devices_mean,
+    )
+    return replace(result, scaling=report, warnings=(*result.warnings, *run.warnings))
+
+
+def _result(
+    scenario: Scenario,
+    plans: Sequence[PoolPlan],
+    trace: RequestTrace,
+    run: EngineRun,
+    began: float,
+    *,
+    span: float | None = None,
+    devices: float | None = None,
+) -> Result:
+    """Condense a run; ``span`` is the time of all instances together [s] and ``devices`` their devices, where known."""
     deployment = plans[0].deployment
     records, steps = run.requests, run.steps
     arrival, first_token, finish = column(records.arrival), column(records.first_token), column(records.finish)
@@ -87,7 +119,7 @@ def _result(scenario: Scenario, plans: Sequence[PoolPlan], trace: RequestTrace, 
         closed_loop=trace.concurrency is not None,
     )
     parts = [(plan.deployment, _rows(steps, plan.ran(steps["instance"]))) for plan in plans]
-    breakdown = _breakdown(parts, run.end * sum(plan.instances for plan in plans))
+    breakdown = _breakdown(parts, run.end * sum(plan.instances for plan in plans) if span is None else span)
     work = [step_work(each, own) for each, own in parts]
     summary = summarise(
         window=window,
@@ -101,7 +133,7 @@ def _result(scenario: Scenario, plans: Sequence[PoolPlan], trace: RequestTrace, 
         gaps=run.gaps,
         slo=scenario.slo,
         work=Work(flops=sum(each.flops for each in work), memory_bytes=sum(each.memory_bytes for each in work)),
-        capacity=_capacity(deployment, sum(plan.devices for plan in plans)),
+        capacity=_capacity(deployment, sum(plan.devices for plan in plans) if devices is None else devices),
         spread=expert_spread(deployment.routing, _mean_batch(steps)),
         simulated=run.end,
         wall=time.perf_counter() - began,
@@ -176,6 +208,7 @@ def _require_closed_form(scenario: Scenario) -> None:
         "disaggregation.enabled": scenario.disaggregation.enabled,
         "prefix_cache.kind": scenario.prefix_cache.kind != "none",
         "faults": bool(scenario.faults),
+        "elastic.mechanism": scenario.elastic.mechanism != "none",
     }
     if asked := [key for key, wanted in beyond.items() if wanted]:
         raise InfeasibleScenario(f"estimate: the closed form knows nothing of {', '.join(asked)}; use simulate")
@@ -210,7 +243,7 @@ def _mean_batch(steps: dict[str, NDArray[np.float64]]) -> int:
     return round(float(decoding.mean())) if len(decoding) else 0
 
 
-def _capacity(deployment: Deployment, devices: int) -> Capacity:
+def _capacity(deployment: Deployment, devices: float) -> Capacity:
     hardware = deployment.hardware
     silicon = hardware.silicon
     return Capacity(

@@ -127,6 +127,86 @@ class Explanation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScalingSummary:
+    """Headline numbers of a run that changed its size.
+
+    Attributes
+    ----------
+    mechanism, policy : str
+        How, and why, sizes changed.
+    changes : int
+        How often [1].
+    latency_mean_s, latency_max_s : float
+        From a command until the new instance could serve [s]; NaN where nothing changed.
+    downtime_s : float
+        Time in which no instance served [s].
+    attainment : float
+        Share of all requests that met the objective; 1 where there is none [1].
+    requests_per_s : float
+        Answered requests over the whole run [1/s].
+    size_mean, devices_mean : float
+        Ranks that take requests, and devices that are held, over time [1].
+    devices_peak : int
+        Most devices held at once [1].
+    memory_peak_bytes : float
+        Most device memory held at once, over all devices [bytes].
+    moved_bytes : float
+        Weights that travelled between devices or were read from disk [bytes].
+    device_hours : float
+        Devices times the hours for which they were held [h].
+    cost_usd : float
+        What they cost [USD]; NaN where the device has no price.
+    """
+
+    mechanism: str
+    policy: str
+    changes: int
+    latency_mean_s: float
+    latency_max_s: float
+    downtime_s: float
+    attainment: float
+    requests_per_s: float
+    size_mean: float
+    devices_mean: float
+    devices_peak: int
+    memory_peak_bytes: float
+    moved_bytes: float
+    device_hours: float
+    cost_usd: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Scaling:
+    """What changed when.
+
+    Attributes
+    ----------
+    summary : ScalingSummary
+        Headline numbers.
+    changes : DataFrame
+        One row per change: before, after [ranks], command_s, ready_s, switched_s, released_s, latency_s, downtime_s,
+        devices, memory_bytes (peaks until released), moved_bytes.
+    phases : DataFrame
+        One row per phase of a change: change (row of ``changes``), phase, start_s, end_s, memory_bytes.
+    instances : DataFrame
+        One row per state of an instance: instance, size [ranks], state (starting, serving, draining), start_s, end_s.
+    timeline : DataFrame
+        One row per bin of time: start_s, end_s, size, devices, memory_bytes (means over the bin), arrivals_per_s,
+        requests_per_s, tokens_per_s (output), attainment (of requests that arrived in the bin).
+    """
+
+    summary: ScalingSummary
+    changes: pd.DataFrame
+    phases: pd.DataFrame
+    instances: pd.DataFrame
+    timeline: pd.DataFrame
+
+    def document(self) -> dict[str, Any]:
+        """Return the summary and the changes as JSON."""
+        return {"summary": asdict(self.summary), "changes": self.changes.to_dict("records")}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """A simulated run.
 
@@ -145,6 +225,8 @@ class Result:
         A sample of steps for the Perfetto trace.
     token_gaps : TokenGaps, optional
         Inter-token latencies of all requests.
+    scaling : Scaling, optional
+        What changed when, where the deployment changed its size.
     """
 
     scenario: Scenario
@@ -154,6 +236,7 @@ class Result:
     steps: pd.DataFrame
     slices: tuple[Slice, ...] = ()
     token_gaps: TokenGaps | None = None
+    scaling: Scaling | None = None
     warnings: tuple[str, ...] = ()
     provenance: Mapping[str, str] = field(default_factory=dict)
 

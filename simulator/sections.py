@@ -233,6 +233,7 @@ class Requests(Section):
     cv: Positive = Field(1.0, description="gamma: coefficient of variation of the gaps")
     period: Seconds | None = Field(None, description="diurnal: length of a day")
     amplitude: float = Field(0.5, ge=0, lt=1, description="diurnal: swing of the rate over its mean")
+    profile: tuple[float, ...] = Field((), description="diurnal: relative rates of equal parts of the day instead")
     count: Count | None = Field(None, description="requests; all of a trace where absent")
     repeat: Count = Field(1, description="times a trace is played")
     lengths: Lengths = Field(default_factory=Lengths, description="lengths of generated requests")

@@ -83,7 +83,9 @@ def _takes(read: Mapping[str, Any], written: Mapping[str, Any]) -> str:
     if "enum" in read:
         return " | ".join(read["enum"])
     if read["type"] == "array":
-        return f"list of {' | '.join(read['items']['enum']) if 'enum' in read['items'] else 'tables'}"
+        items = read["items"]
+        plain = "numbers" if items.get("type") == "number" else "tables"
+        return f"list of {' | '.join(items['enum']) if 'enum' in items else plain}"
     if read["type"] == "number" and written["type"] == "string":
         return "duration with its unit"
     noun = {"string": "text", "boolean": "true or false", "integer": "whole number", "number": "number"}[read["type"]]

@@ -203,6 +203,16 @@ def build_fleet(scenario: Scenario, trace: RequestTrace) -> Fleet:
 
 def _check_shape(scenario: Scenario, *, replicates: bool) -> None:
     choice, parallelism = scenario.elastic, scenario.parallelism
+    beside = {
+        "disaggregation.enabled": scenario.disaggregation.enabled,
+        "prefix_cache.kind": scenario.prefix_cache.kind != "none",
+        "faults": bool(scenario.faults),
+        "placement.rebalance": scenario.placement.rebalance.active,
+    }
+    if asked := [key for key, wanted in beside.items() if wanted]:
+        raise InfeasibleScenario(
+            f"{scenario.name}: elastic.mechanism: scaling does not go with {', '.join(asked)} in one run; leave one out"
+        )
     if parallelism.pp > 1 and not replicates:
         raise InfeasibleScenario(
             f"{scenario.name}: elastic.mechanism: {choice.mechanism} changes dp and ep of one pipeline stage, "

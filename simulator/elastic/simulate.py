@@ -15,6 +15,7 @@ from simulator.scenario import Scenario
 from simulator.sections import Slo
 from simulator.serving.deployment import Deployment
 from simulator.serving.engine import EngineRun, Pool, run_engine
+from simulator.serving.pools import PoolPlan
 from simulator.serving.steady import mean_load, solve
 from workloads.request_trace import RequestTrace
 
@@ -34,7 +35,7 @@ class ScalingRun:
     diary : Diary
         Changes, and what instances did when.
     warnings : tuple of str
-        What a reader must know, objectives that nobody can meet included.
+        Objectives that nobody can meet.
     """
 
     fleet: Fleet
@@ -42,9 +43,13 @@ class ScalingRun:
     diary: Diary
     warnings: tuple[str, ...]
 
-    def deployments(self) -> tuple[Deployment, ...]:
-        """Return the deployment of every instance by its index."""
-        return tuple(self.fleet.deployment(size) for size in self.diary.ranks)
+    def pools(self) -> tuple[PoolPlan, ...]:
+        """Return every instance that ever served as a pool of its own, by index."""
+        deployments = (self.fleet.deployment(size) for size in self.diary.ranks)
+        return tuple(
+            PoolPlan(role="both", deployment=deployment, instances=1, first=index)
+            for index, deployment in enumerate(deployments)
+        )
 
 
 def run_scaling(
@@ -87,7 +92,7 @@ def run_scaling(
         fleet=fleet,
         engine=engine,
         diary=scaler.diary,
-        warnings=(*trace.notes, *fleet.base.warnings, *unreachable(fleet, trace, scenario.slo)),
+        warnings=unreachable(fleet, trace, scenario.slo),
     )
 
 

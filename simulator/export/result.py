@@ -50,7 +50,7 @@ def write_result(result: Result, folder: str | Path) -> Path:
     )
     return write_bundle(
         folder,
-        frames={"requests": result.requests, "steps": result.steps},
+        frames={"requests": result.requests, "steps": result.steps, **_scaling_frames(result)},
         summary=result.document(),
         scenario_toml=scenario.to_toml(),
         manifest=Manifest(scenario_hash=scenario.hash, seed=scenario.seed, versions=library_versions()),
@@ -59,6 +59,14 @@ def write_result(result: Result, folder: str | Path) -> Path:
             "trace.json": encode_trace(result.slices),
         },
     )
+
+
+def _scaling_frames(result: Result) -> dict[str, pd.DataFrame]:
+    """Frames of a run that changed its size."""
+    scaling = result.scaling
+    if scaling is None:
+        return {}
+    return {f"scaling_{name}": getattr(scaling, name) for name in ("changes", "phases", "instances", "timeline")}
 
 
 def _load(scenario: Scenario, frame: pd.DataFrame) -> dict[str, Any]:

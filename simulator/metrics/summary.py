@@ -41,7 +41,7 @@ class Work:
 class Capacity:
     """What the devices could do: count [1], peak of one [FLOP/s], bandwidth of one [bytes/s], price of one [USD/s]."""
 
-    devices: int
+    devices: float
     peak: float
     memory_bandwidth: float
     price: float

@@ -161,7 +161,7 @@ def _arrivals(choice: Requests) -> dict[str, Any]:
         arrivals["cv"] = choice.cv
     if choice.kind == "diurnal":
         hours = np.arange(24)
-        arrivals["profile"] = tuple((1.0 + choice.amplitude * np.sin(2 * np.pi * hours / 24)).tolist())
+        arrivals["profile"] = choice.profile or tuple((1.0 + choice.amplitude * np.sin(2 * np.pi * hours / 24)).tolist())
         if choice.period is not None:
             arrivals["period"] = choice.period
     return arrivals
