@@ -137,6 +137,7 @@ def _anchor_paths(data: dict[str, Any], folder: Path) -> None:
         ("stack", "name"),
         ("requests", "trace"),
         ("routing", "trace"),
+        ("routing", "fit"),
         ("hardware", "profiles"),
         ("elastic", "startup"),
     )

@@ -102,6 +102,9 @@ class Rebalance(Section):
     every_steps: Count | None = Field(None, description="engine steps between two rebalances, instead of a time")
     window: Count = Field(32_768, description="last tokens served whose load decides")
     policy: PlacementPolicy | None = Field(None, description="policy of new placements; placement.policy if absent")
+    least_gain: float = Field(
+        0.0, ge=0, lt=1, allow_inf_nan=False, description="least by which the heaviest ranks must get lighter"
+    )
     mode: Literal["stall", "overlap"] = Field("stall", description="whether serving waits for the experts that move")
     bandwidth_share: float = Field(
         0.2, gt=0, lt=1, allow_inf_nan=False, description="overlap: share of the links that moving experts takes"
@@ -242,13 +245,24 @@ class Requests(Section):
 class Routing(Section):
     """Which experts the tokens choose: a recorded trace, or a generator."""
 
-    kind: Literal["balanced", "uniform", "zipf", "dirichlet", "power_law", "domain", "sticky", "drifting", "trace"] = (
-        Field("zipf", description="recorded trace or generator; balanced = every expert the same")
-    )
+    kind: Literal[
+        "balanced", "uniform", "zipf", "dirichlet", "power_law", "domain", "sticky", "drifting", "fitted", "trace"
+    ] = Field("zipf", description="recorded trace or generator; balanced = every expert the same")
     trace: str | None = Field(None, description="routing trace file (kind = trace), or 'sample:NAME'")
+    fit: str | None = Field(None, description="fit that 'moesim routing fit' wrote (kind = fitted), or 'sample:NAME'")
     tokens: Count = Field(8192, description="tokens to generate; replay repeats them")
     skew: float = Field(0.5, ge=0, allow_inf_nan=False, description="zipf and power law: exponent")
     alpha: Positive = Field(1.0, description="dirichlet: concentration")
+    router: Literal["softmax_top_k", "sigmoid_with_bias", "group_limited", "top_p"] | None = Field(
+        None, description="fitted: what turns logits into choices; the largest top_k where absent"
+    )
+    groups: Count = Field(8, description="group_limited: groups of experts")
+    top_k_groups: Count = Field(4, description="group_limited: groups that a token may use")
+    top_p: Share = Field(0.5, description="top_p: probability to cover with as few experts as it takes")
+    capacity_factor: Positive | None = Field(
+        None, description="drop what an expert gets above so many times the mean; dropless where absent"
+    )
+    capacity_batch: Count = Field(4096, description="tokens that share a capacity")
 
 
 class Slo(Section):

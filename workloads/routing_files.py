@@ -46,13 +46,14 @@ def read_routing_trace(path: str | Path, num_experts: int | None = None) -> Rout
     if file.suffix not in _READERS:
         msg = f"{file}: a routing trace is .npz or .parquet, not {file.suffix or 'without an extension'}"
         raise WorkloadError(msg)
-    expert_ids, sequence_start, stated = _READERS[file.suffix](file)
+    expert_ids, sequence_start, stated, padded = _READERS[file.suffix](file)
     if num_experts is not None:
         stated = count("num_experts", num_experts)
     elif stated is None:
         integers = np.issubdtype(expert_ids.dtype, np.integer) and expert_ids.size
-        stated = int(expert_ids.max()) + 1 if integers else 1
-    fault = routing_fault(expert_ids, sequence_start, stated)
+        # The largest id of a padded trace marks empty slots.
+        stated = int(expert_ids.max()) + (not padded) if integers else 1
+    fault = routing_fault(expert_ids, sequence_start, stated, padded=padded)
     if fault:
         _fail(file, fault)
     return RoutingTrace(
@@ -60,6 +61,7 @@ def read_routing_trace(path: str | Path, num_experts: int | None = None) -> Rout
         sequence_start=sequence_start.astype(np.int64),
         num_experts=stated,
         source=str(file),
+        padded=padded,
     )
 
 
@@ -77,7 +79,7 @@ def save_routing_trace(trace: RoutingTrace, path: str | Path) -> None:
     if suffix not in _READERS:
         msg = f"{path}: a routing trace is saved as .npz or .parquet, not {suffix or 'without an extension'}"
         raise WorkloadError(msg)
-    fault = routing_fault(trace.expert_ids, trace.sequence_start, trace.num_experts)
+    fault = routing_fault(trace.expert_ids, trace.sequence_start, trace.num_experts, padded=trace.padded)
     if fault:
         msg = f"routing trace {trace.source}: {fault}"
         raise WorkloadError(msg)
@@ -89,32 +91,36 @@ def save_routing_trace(trace: RoutingTrace, path: str | Path) -> None:
                 sequence_start=trace.sequence_start,
                 sequence_length=np.diff(trace.sequence_start, append=trace.tokens),
                 num_experts=np.int64(trace.num_experts),
+                padded=np.bool_(trace.padded),
             )
         else:
             _write_parquet(trace, temporary)
 
 
-def _read_npz(file: Path) -> tuple[NDArray[Any], NDArray[Any], int | None]:
-    """Read expert_ids, sequence_start, and the optional sequence_length and num_experts."""
+def _read_npz(file: Path) -> tuple[NDArray[Any], NDArray[Any], int | None, bool]:
+    """Read expert_ids, sequence_start, and the optional sequence_length, num_experts and padded."""
     try:
         # Opened here, because np.load leaves the file open when the archive is broken.
         with file.open("rb") as opened, np.lib.npyio.NpzFile(opened, allow_pickle=False) as archive:
             missing = [name for name in ("expert_ids", "sequence_start") if name not in archive.files]
             if missing:
                 _fail(file, f"array {missing[0]!r} is missing; {nearest(missing[0], archive.files)}")
-            wanted = ("expert_ids", "sequence_start", "sequence_length", "num_experts")
+            wanted = ("expert_ids", "sequence_start", "sequence_length", "num_experts", "padded")
             arrays = {name: archive[name] for name in wanted if name in archive.files}
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError) as error:
         _fail(file, f"not an npz archive, or a truncated one ({error})")
     start, ids = arrays["sequence_start"], arrays["expert_ids"]
     if "sequence_length" in arrays:
         _require_tiling(file, start, arrays["sequence_length"], len(ids) if ids.ndim else 0)
+    flag = arrays.get("padded", np.asarray(False))
+    if flag.ndim or flag.dtype != np.bool_:
+        _fail(file, f"padded: got {flag}, expected one truth value")
     if "num_experts" not in arrays:
-        return ids, start, None
+        return ids, start, None, bool(flag)
     stated = arrays["num_experts"]
     if stated.ndim or not np.issubdtype(stated.dtype, np.integer) or stated < 1:
         _fail(file, f"num_experts: got {stated}, expected one whole number of at least 1")
-    return ids, start, int(stated)
+    return ids, start, int(stated), bool(flag)
 
 
 def _require_tiling(file: Path, start: NDArray[Any], length: NDArray[Any], tokens: int) -> None:
@@ -135,7 +141,7 @@ def _require_tiling(file: Path, start: NDArray[Any], length: NDArray[Any], token
         _fail(file, what + ends)
 
 
-def _read_parquet(file: Path) -> tuple[NDArray[Any], NDArray[Any], int | None]:
+def _read_parquet(file: Path) -> tuple[NDArray[Any], NDArray[Any], int | None, bool]:
     """Read rows (sequence, token, layer, experts), ordered by token, then layer."""
     import pyarrow as pa
     import pyarrow.parquet
@@ -173,8 +179,8 @@ def _read_parquet(file: Path) -> tuple[NDArray[Any], NDArray[Any], int | None]:
     start = np.flatnonzero(np.diff(sequence[:, 0], prepend=sequence[0, 0] - 1))
     if len(np.unique(sequence[start, 0])) != len(start):
         _fail(file, "a sequence comes back after another one; the tokens of a sequence must be together")
-    stated = json.loads((table.schema.metadata or {}).get(b"moesim", b"{}")).get("num_experts")
-    return ids, start, stated
+    stated = json.loads((table.schema.metadata or {}).get(b"moesim", b"{}"))
+    return ids, start, stated.get("num_experts"), stated.get("padded") is True
 
 
 def _experts(file: Path, lists: Any) -> NDArray[Any]:
@@ -213,7 +219,9 @@ def _write_parquet(trace: RoutingTrace, path: Path) -> None:
             "experts": pa.FixedSizeListArray.from_arrays(trace.expert_ids.ravel(), trace.top_k),
         }
     )
-    table = table.replace_schema_metadata({"moesim": json.dumps({"num_experts": trace.num_experts})})
+    table = table.replace_schema_metadata(
+        {"moesim": json.dumps({"num_experts": trace.num_experts, "padded": trace.padded})}
+    )
     pyarrow.parquet.write_table(table, path)
 
 
@@ -226,7 +234,7 @@ def _fail(file: Path, what: str) -> NoReturn:
     raise TraceFormatError(msg)
 
 
-_READERS: dict[str, Callable[[Path], tuple[NDArray[Any], NDArray[Any], int | None]]] = {
+_READERS: dict[str, Callable[[Path], tuple[NDArray[Any], NDArray[Any], int | None, bool]]] = {
     ".npz": _read_npz,
     ".parquet": _read_parquet,
 }

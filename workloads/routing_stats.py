@@ -26,10 +26,11 @@ def expert_load(trace: RoutingTrace) -> NDArray[np.int64]:
     Returns
     -------
     int64 array, shape (layers, experts)
-        Assignments [tokens]; each layer sums to tokens x top_k.
+        Assignments [tokens]; each layer sums to tokens x top_k less its empty slots.
     """
+    wide = trace.num_experts + 1
     return np.stack(
-        [np.bincount(trace.expert_ids[:, layer].ravel(), minlength=trace.num_experts) for layer in range(trace.layers)]
+        [np.bincount(trace.expert_ids[:, layer].ravel(), minlength=wide)[:-1] for layer in range(trace.layers)]
     )
 
 
@@ -79,14 +80,15 @@ def rank_load(trace: RoutingTrace, placement: NDArray[np.integer], ranks: int) -
 
 
 def imbalance(load: NDArray[np.integer]) -> NDArray[np.float64]:
-    """Ratio of the largest load to the mean, over the last axis; 1 = balanced [-].
+    """Ratio of the largest load to the mean, over the last axis; 1 = balanced, and where there is no load [-].
 
     Examples
     --------
     >>> imbalance(np.array([[2, 2], [3, 1]]))
     array([1. , 1.5])
     """
-    return np.asarray(load.max(axis=-1) / load.mean(axis=-1))
+    mean = load.mean(axis=-1)
+    return np.asarray(np.where(mean > 0, load.max(axis=-1) / np.where(mean > 0, mean, 1.0), 1.0))
 
 
 def imbalance_by_batch(
@@ -119,10 +121,11 @@ def imbalance_by_batch(
     _check_placement(trace, placement, ranks)
     ratios = np.empty((batches, trace.layers))
     row = np.repeat(np.arange(batches), batch * trace.top_k)
+    wide = ranks + 1  # the last column takes the empty slots
     for layer in range(trace.layers):
-        rank = placement[layer][trace.expert_ids[: batches * batch, layer].ravel()]
-        load = np.bincount(row * ranks + rank, minlength=batches * ranks).reshape(batches, ranks)
-        ratios[:, layer] = imbalance(load)
+        rank = np.append(placement[layer], ranks)[trace.expert_ids[: batches * batch, layer].ravel()]
+        load = np.bincount(row * wide + rank, minlength=batches * wide).reshape(batches, wide)
+        ratios[:, layer] = imbalance(load[:, :ranks])
     return ratios
 
 
@@ -145,10 +148,10 @@ def active_experts(trace: RoutingTrace, batch: int) -> NDArray[np.int64]:
     if not batches:
         msg = f"batch: got {batch} tokens, routing trace {trace.source} has only {trace.tokens}"
         raise WorkloadError(msg)
-    touched = np.zeros((batches, trace.layers, trace.num_experts), bool)
+    touched = np.zeros((batches, trace.layers, trace.num_experts + 1), bool)
     row = np.repeat(np.arange(batches), batch)[:, None, None]
     touched[row, np.arange(trace.layers)[None, :, None], trace.expert_ids[: batches * batch]] = True
-    return np.asarray(touched.sum(axis=2), np.int64)
+    return np.asarray(touched[..., :-1].sum(axis=2), np.int64)
 
 
 def repeat_fraction(trace: RoutingTrace) -> NDArray[np.float64]:
@@ -172,7 +175,9 @@ def repeat_fraction(trace: RoutingTrace) -> NDArray[np.float64]:
     shares = np.empty(trace.layers)
     for layer in range(trace.layers):
         ids = trace.expert_ids[:, layer]
-        shares[layer] = (ids[later][:, :, None] == ids[later - 1][:, None, :]).any(axis=2).mean()
+        held = ids[later] != trace.num_experts
+        kept = (ids[later][:, :, None] == ids[later - 1][:, None, :]).any(axis=2) & held
+        shares[layer] = kept.sum() / max(int(held.sum()), 1)
     return shares
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,12 +27,16 @@ class RoutingTrace:
         Experts per layer, so that one nobody chose still counts.
     source : str
         Where it came from: a path, or a generator with its parameters.
+    padded : bool
+        Whether the id ``num_experts`` marks slots that hold no expert, because the number of experts varies from
+        token to token or an assignment was dropped. Empty slots do no work and may repeat.
     """
 
     expert_ids: NDArray[np.integer]
     sequence_start: NDArray[np.int64]
     num_experts: int
     source: str
+    padded: bool = False
 
     @property
     def tokens(self) -> int:
@@ -46,7 +50,7 @@ class RoutingTrace:
 
     @property
     def top_k(self) -> int:
-        """Experts per token."""
+        """Slots per token: its experts, or the most experts of any token where the trace is padded."""
         return int(self.expert_ids.shape[2])
 
 
@@ -65,7 +69,9 @@ def check_routing(trace: RoutingTrace, num_experts: int, layers: int, top_k: int
     WorkloadError
         They differ; the message states both.
     """
-    if (trace.num_experts, trace.layers, trace.top_k) != (num_experts, layers, top_k):
+    # A padded trace has as many slots as its router ever used, not the model's top-k.
+    slots = top_k if trace.padded else trace.top_k
+    if (trace.num_experts, trace.layers, slots) != (num_experts, layers, top_k):
         msg = (
             f"routing trace {trace.source}: it has {trace.layers} MoE layers of {trace.num_experts} experts, "
             f"top-{trace.top_k}; the model has {layers} MoE layers of {num_experts} experts, top-{top_k}"
@@ -73,7 +79,18 @@ def check_routing(trace: RoutingTrace, num_experts: int, layers: int, top_k: int
         raise WorkloadError(msg)
 
 
-def routing_fault(expert_ids: NDArray[np.integer], sequence_start: NDArray[np.integer], num_experts: int) -> str | None:
+def with_experts(trace: RoutingTrace, num_experts: int) -> RoutingTrace:
+    """Return a trace that counts more experts, those beyond its own never chosen."""
+    ids = trace.expert_ids
+    if trace.padded:
+        ids = np.where(ids == trace.num_experts, num_experts, ids.astype(np.int64))
+        ids = ids.astype(np.uint8 if num_experts < 256 else np.uint16)
+    return replace(trace, expert_ids=ids, num_experts=num_experts)
+
+
+def routing_fault(
+    expert_ids: NDArray[np.integer], sequence_start: NDArray[np.integer], num_experts: int, *, padded: bool = False
+) -> str | None:
     """Say what makes these arrays unfit to be a routing trace, naming the token and layer; ``None`` if nothing does.
 
     Parameters
@@ -84,6 +101,8 @@ def routing_fault(expert_ids: NDArray[np.integer], sequence_start: NDArray[np.in
         First token of each sequence.
     num_experts : int
         Experts per layer.
+    padded : bool
+        Whether slots may be empty, marked with the id ``num_experts``.
     """
     if expert_ids.ndim != 3:
         return f"expert_ids has shape {expert_ids.shape}, expected 3 axes (tokens, layers, top_k)"
@@ -91,23 +110,26 @@ def routing_fault(expert_ids: NDArray[np.integer], sequence_start: NDArray[np.in
         return f"expert_ids holds {expert_ids.dtype}, expected integers"
     if 0 in expert_ids.shape:
         return f"expert_ids is empty: shape {expert_ids.shape}"
-    if expert_ids.min() < 0 or expert_ids.max() >= num_experts:
-        token, layer, slot = np.argwhere((expert_ids < 0) | (expert_ids >= num_experts))[0]
+    ids = num_experts + int(padded)
+    if expert_ids.min() < 0 or expert_ids.max() >= ids:
+        token, layer, slot = np.argwhere((expert_ids < 0) | (expert_ids >= ids))[0]
         given = expert_ids[token, layer, slot]
-        return f"token {token}, layer {layer}: expert {given} does not exist, expected 0 to {num_experts - 1}"
-    repeated = _first_repeat(expert_ids)
+        expected = f"0 to {num_experts - 1}" + (f", or {num_experts} for an empty slot" if padded else "")
+        return f"token {token}, layer {layer}: expert {given} does not exist, expected {expected}"
+    repeated = _first_repeat(expert_ids, num_experts)
     if repeated is not None:
         token, layer = repeated
         return f"token {token}, layer {layer}: the same expert twice in {expert_ids[token, layer].tolist()}"
     return _sequence_fault(sequence_start, expert_ids.shape[0])
 
 
-def _first_repeat(expert_ids: NDArray[np.integer]) -> tuple[int, int] | None:
+def _first_repeat(expert_ids: NDArray[np.integer], num_experts: int) -> tuple[int, int] | None:
     """Find the first (token, layer) that names an expert twice. Sorting per chunk keeps the memory bounded."""
     chunk = max(1, 2**22 // (expert_ids.shape[1] * expert_ids.shape[2]))
     for start in range(0, expert_ids.shape[0], chunk):
         ordered = np.sort(expert_ids[start : start + chunk], axis=2)
-        repeats = (ordered[:, :, 1:] == ordered[:, :, :-1]).any(axis=2)
+        same = (ordered[:, :, 1:] == ordered[:, :, :-1]) & (ordered[:, :, 1:] < num_experts)
+        repeats = same.any(axis=2)
         if repeats.any():
             token, layer = np.argwhere(repeats)[0]
             return start + int(token), int(layer)

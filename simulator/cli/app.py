@@ -15,6 +15,7 @@ from typer.core import TyperCommand
 from simulator.cli.answer import MENDABLE, answering, print_json
 from simulator.cli.calibrate import calibrate
 from simulator.cli.place import place
+from simulator.cli.routing import routing
 from simulator.cli.validate import regress, validate
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 app.add_typer(calibrate)
 app.add_typer(validate)
+app.add_typer(routing)
 
 
 class Catalogues(StrEnum):

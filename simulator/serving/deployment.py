@@ -44,10 +44,13 @@ from workloads.model_spec import ModelSpec
 from workloads.request_files import read_request_trace
 from workloads.request_generators import generate_requests
 from workloads.request_trace import RequestTrace, head, repeat, scale_rate
+from workloads.routers import drop_trace
 from workloads.routing_files import read_routing_trace
+from workloads.routing_fit_files import read_routing_fit
 from workloads.routing_generators import generate_routing
+from workloads.routing_latent import generate_fitted
 from workloads.routing_stats import expert_load
-from workloads.routing_trace import RoutingTrace, check_routing
+from workloads.routing_trace import RoutingTrace, check_routing, with_experts
 from workloads.samples import sample_path
 
 
@@ -205,18 +208,54 @@ def scenario_routing(choice: Routing, model: ModelSpec, seed: int) -> RoutingTra
         raise InfeasibleScenario(f"{model.name}: MoE layers of {len(set(blocks))} different shapes are not supported")
     moe, layers = blocks[0], len(blocks)
     experts = moe.num_experts + moe.null_experts
+    _check_routing_keys(choice)
     if choice.kind == "trace":
-        if choice.trace is None:
-            raise ScenarioError("routing.trace: is required where routing.kind = 'trace'")
-        trace = read_routing_trace(_sample_or_path(choice.trace))
+        trace = read_routing_trace(_sample_or_path(str(choice.trace)))
         if trace.num_experts < experts:
             # The last experts may simply never have been chosen.
-            trace = replace(trace, num_experts=experts)
+            trace = with_experts(trace, experts)
         check_routing(trace, num_experts=experts, layers=layers, top_k=moe.top_k)
+    elif choice.kind == "balanced":
+        trace = balanced_routing(layers, experts, moe.top_k)
+    elif choice.kind == "fitted":
+        file = _sample_or_path(str(choice.fit))
+        stamp = file.stat().st_mtime_ns if file.is_file() else 0
+        trace = _fitted_routing(choice, layers, experts, moe.top_k, seed, stamp)
+    else:
+        trace = _generated_routing(choice, layers, experts, moe.top_k, seed)
+    if choice.capacity_factor is None:
         return trace
-    if choice.kind == "balanced":
-        return balanced_routing(layers, experts, moe.top_k)
-    return _generated_routing(choice, layers, experts, moe.top_k, seed)
+    return drop_trace(trace, choice.capacity_factor, min(choice.capacity_batch, trace.tokens))
+
+
+def _check_routing_keys(choice: Routing) -> None:
+    """Refuse keys that the kind of routing does not read, and ask for those that it needs."""
+    for kind, key, value in (("trace", "trace", choice.trace), ("fitted", "fit", choice.fit)):
+        if choice.kind == kind and value is None:
+            raise ScenarioError(f"routing.{key}: is required where routing.kind = {kind!r}")
+    if choice.kind != "fitted" and (choice.fit or choice.router):
+        key = "fit" if choice.fit else "router"
+        raise ScenarioError(f"routing.{key}: is only read where routing.kind = 'fitted', got {choice.kind!r}")
+
+
+@lru_cache(maxsize=4)
+def _fitted_routing(
+    choice: Routing, layers: int, experts: int, top_k: int, seed: int, _stamp: int
+) -> RoutingTrace:
+    parameters: dict[str, dict[str, Any]] = {
+        "group_limited": {"num_groups": choice.groups, "top_k_groups": choice.top_k_groups},
+        "top_p": {"p": choice.top_p, "most": experts},
+    }
+    return generate_fitted(
+        read_routing_fit(_sample_or_path(str(choice.fit))),
+        tokens=choice.tokens,
+        seed=seed,
+        layers=layers,
+        num_experts=experts,
+        top_k=top_k,
+        router=choice.router,
+        router_parameters=parameters.get(choice.router or ""),
+    )
 
 
 @lru_cache(maxsize=4)

@@ -1,0 +1,236 @@
+"""``moesim routing``: look at routing traces, fit a generator to them, generate, convert and capture them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from simulator.cli.answer import answering, print_json
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from workloads.routing_trace import RoutingTrace
+
+routing = typer.Typer(
+    name="routing",
+    help="Look at routing traces, fit generators to them, generate, convert and capture them.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Trace = Annotated[str, typer.Argument(metavar="TRACE", help="Routing trace or recording, or 'sample:NAME'.")]
+Experts = Annotated[
+    int | None, typer.Option("--experts", min=1, help="Experts per layer, if the file does not state them.")
+]
+Out = Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write; the extension says which format.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of all random draws.")]
+
+
+@routing.command()
+def stats(
+    trace: Trace,
+    experts: Experts = None,
+    ep: Annotated[list[int] | None, typer.Option(min=2, help="Degree of expert parallelism; may be repeated.")] = None,
+    batch: Annotated[list[int] | None, typer.Option(min=1, help="Tokens of a batch; may be repeated.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Sequences decoded side by side.")] = 256,
+    token_ids: Annotated[
+        Path | None, typer.Option(metavar="FILE", help=".npy with the vocabulary id of every token.")
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the load by layer and expert as an SVG heat map.")
+    ] = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Show who is loaded, how unevenly by batch, how long it lasts, and what depends on what."""
+    with answering(as_json=as_json):
+        from simulator.cli.console import console
+        from simulator.cli.routing_text import heat_map_svg, print_stats
+        from workloads.routing_report import routing_report
+        from workloads.trace_paths import replacing
+
+        found = read_trace(trace, experts)
+        report = routing_report(
+            found,
+            ranks=tuple(ep or ()),
+            batches=tuple(batch or ()),
+            concurrency=concurrency,
+            token_ids=None if token_ids is None else _token_ids(token_ids),
+            seed=seed,
+        )
+        if picture is not None:
+            with replacing(picture) as temporary:
+                temporary.write_text(heat_map_svg(report), encoding="utf-8")
+        if as_json:
+            print_json(report.document())
+            return
+        text = console()
+        print_stats(text, report)
+        if picture is not None:
+            text.print(f"written: {picture}")
+        text.print(f"next: moesim routing fit {trace} --out fit.toml", style="dim")
+
+
+@routing.command()
+def fit(trace: Trace, out: Out, experts: Experts = None, seed: Seed = 0, as_json: Json = False) -> None:
+    """Fit generator parameters to a recorded trace and write them as TOML."""
+    with answering(as_json=as_json):
+        from simulator.cli.console import console
+        from simulator.cli.progress import progress_bar
+        from simulator.cli.routing_text import print_fit
+        from workloads.routing_fit import fit_routing, moment_errors
+        from workloads.routing_fit_files import check_fit_path, save_routing_fit
+
+        check_fit_path(out)
+        found = read_trace(trace, experts)
+        with progress_bar("fitting", enabled=not as_json) as progress:
+            model = fit_routing(found, seed=seed, progress=progress)
+        errors = moment_errors(model, found, seed=seed + 1)
+        save_routing_fit(model, out, errors)
+        if as_json:
+            print_json({"written": str(out), "trace": found.source, "error": errors})
+            return
+        text = console()
+        print_fit(text, model, errors)
+        text.print(f"written: {out}")
+        text.print(f"next: moesim routing generate --from {out} --tokens 100000 --out trace.npz", style="dim")
+
+
+@routing.command()
+def generate(
+    out: Out,
+    from_: Annotated[Path | None, typer.Option("--from", metavar="FIT", help="Fit that 'routing fit' wrote.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Generator, where there is no fit: zipf, domain, sticky ...")] = None,
+    parameter: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Parameter of the kind; may be repeated.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens to generate.")] = 100_000,
+    layers: Annotated[int | None, typer.Option(min=1, help="MoE layers; those of the fit if not given.")] = None,
+    experts: Annotated[int | None, typer.Option(min=1, help="Experts per layer, likewise.")] = None,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Experts per token, likewise.")] = None,
+    router: Annotated[str | None, typer.Option(help="Router that turns a fit's logits into choices.")] = None,
+    router_set: Annotated[
+        list[str] | None, typer.Option("--router-set", metavar="KEY=VALUE", help="Parameter of the router.")
+    ] = None,
+    capacity_factor: Annotated[
+        float | None, typer.Option(help="Drop what exceeds this many times the mean load of a batch.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Tokens that share a capacity.")] = 4096,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Generate a routing trace of any length, layers and experts, from a fit or a kind of generator."""
+    with answering(as_json=as_json):
+        from simulator.cli.progress import progress_bar
+        from simulator.cli.routing_text import parameters
+        from workloads.routers import drop_trace
+        from workloads.routing_convert import check_writable, write_recording
+        from workloads.routing_fit_files import read_routing_fit
+        from workloads.routing_generators import generate_routing
+        from workloads.routing_latent import generate_fitted
+
+        check_writable(out)
+        if (from_ is None) == (kind is None):
+            raise typer.BadParameter("give either --from FIT or --kind KIND")
+        if from_ is not None:
+            model = read_routing_fit(from_)
+            with progress_bar("generating", enabled=not as_json) as progress:
+                made = generate_fitted(
+                    model,
+                    tokens=tokens,
+                    seed=seed,
+                    layers=layers,
+                    num_experts=experts,
+                    top_k=top_k,
+                    router=router,
+                    router_parameters=parameters(router_set),
+                    progress=progress,
+                )
+        else:
+            if layers is None or experts is None or top_k is None:
+                raise typer.BadParameter("a kind needs --layers, --experts and --top-k")
+            if router is not None:
+                raise typer.BadParameter("--router works on the logits of a fit; give --from")
+            sizes = {"tokens": tokens, "layers": layers, "num_experts": experts, "top_k": top_k}
+            made = generate_routing(str(kind), seed=seed, **sizes, **parameters(parameter))
+        if capacity_factor is not None:
+            made = drop_trace(made, capacity_factor, batch)
+        write_recording(made, out)
+        _report_written(made, out, as_json=as_json)
+
+
+@routing.command()
+def convert(
+    source: Annotated[str, typer.Argument(metavar="FROM", help=".npz, .parquet, .npy, or SGLang's .pt or .json.")],
+    target: Annotated[Path, typer.Argument(metavar="TO", help=".npz, .parquet, .npy or .json.")],
+    experts: Experts = None,
+    as_json: Json = False,
+) -> None:
+    """Convert between routing traces and what serving stacks record."""
+    with answering(as_json=as_json):
+        from workloads.routing_convert import check_writable, write_recording
+
+        check_writable(target)
+        found = read_trace(source, experts)
+        write_recording(found, target)
+        _report_written(found, target, as_json=as_json)
+
+
+@routing.command()
+def capture(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Folder of a Hugging Face MoE model.")],
+    text: Annotated[Path, typer.Argument(metavar="TEXT", help="Text file, a sequence per paragraph.")],
+    out: Out,
+    pattern: Annotated[
+        str | None, typer.Option(metavar="REGEX", help="Names of the router modules; usual names if not given.")
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Experts per token, if the model does not say.")] = None,
+    length: Annotated[int, typer.Option(min=1, help="Most tokens of a sequence.")] = 512,
+    as_json: Json = False,
+) -> None:
+    """Run text through a real PyTorch MoE and record what its routers choose (needs torch and transformers)."""
+    with answering(as_json=as_json):
+        from workloads.capture import capture_text
+        from workloads.routing_convert import check_writable, write_recording
+
+        check_writable(out)
+        made = capture_text(model, text, pattern=pattern, top_k=top_k, length=length)
+        write_recording(made, out)
+        _report_written(made, out, as_json=as_json)
+
+
+def read_trace(name: str, experts: int | None) -> RoutingTrace:
+    """Read the trace, recording or sample that a command names."""
+    from workloads.routing_convert import read_recording
+    from workloads.samples import sample_path
+
+    path = sample_path(name.removeprefix("sample:")) if name.startswith("sample:") else Path(name)
+    return read_recording(path, experts)
+
+
+def _token_ids(path: Path) -> NDArray[np.int64]:
+    from workloads.routing_convert import read_token_ids
+
+    return read_token_ids(path)
+
+
+def _report_written(trace: RoutingTrace, path: Path, *, as_json: bool) -> None:
+    shape = {
+        "tokens": trace.tokens,
+        "sequences": len(trace.sequence_start),
+        "layers": trace.layers,
+        "experts": trace.num_experts,
+        "top_k": trace.top_k,
+        "padded": trace.padded,
+    }
+    if as_json:
+        print_json({"written": str(path), **shape})
+        return
+    print(f"written: {path}: " + ", ".join(f"{value} {key}" for key, value in shape.items() if key != "padded"))
+    print(f"next: moesim routing stats {path}")
