@@ -28,6 +28,7 @@ from simulator.serving.deployment import Deployment, deploy, scenario_requests
 from simulator.serving.engine import EngineRun, run_engine
 from simulator.serving.faults import fault_controls
 from simulator.serving.pools import PoolPlan, kv_link, plan_pools, prefix_caching
+from simulator.serving.rebalance import Rebalance, account_text, rebalance_controls
 from simulator.serving.steady import mean_load, steady_state
 from simulator.serving.step_ops import Certainty, decode_certainty
 from simulator.serving.work import step_slices, step_work
@@ -65,6 +66,7 @@ def simulate(scenario: Scenario, *, progress: Callable[[float], None] | None = N
     if scenario.elastic.mechanism != "none":
         return _scaled(scenario, trace, began, progress)
     plans = plan_pools(scenario, trace)
+    moves: list[Rebalance] = []
     run = run_engine(
         trace,
         [plan.pool() for plan in plans],
@@ -72,11 +74,15 @@ def simulate(scenario: Scenario, *, progress: Callable[[float], None] | None = N
         frontend=plans[0].deployment.stack.number("frontend"),
         link=kv_link(scenario, plans),
         caching=prefix_caching(scenario, trace, plans),
-        controls=fault_controls(scenario, plans),
+        controls=(*fault_controls(scenario, plans), *rebalance_controls(scenario, plans, moves)),
         seed=scenario.seed,
         progress=progress,
     )
-    return _result(scenario, plans, trace, run, began)
+    result = _result(scenario, plans, trace, run, began)
+    if not moves:
+        return result
+    rows = tuple(move.document() for move in moves)
+    return replace(result, rebalances=rows, warnings=(*result.warnings, account_text(moves)))
 
 
 def _scaled(
@@ -209,6 +215,7 @@ def _require_closed_form(scenario: Scenario) -> None:
         "prefix_cache.kind": scenario.prefix_cache.kind != "none",
         "faults": bool(scenario.faults),
         "elastic.mechanism": scenario.elastic.mechanism != "none",
+        "placement.rebalance": scenario.placement.rebalance.active,
     }
     if asked := [key for key, wanted in beyond.items() if wanted]:
         raise InfeasibleScenario(f"estimate: the closed form knows nothing of {', '.join(asked)}; use simulate")

@@ -227,6 +227,10 @@ class Result:
         Inter-token latencies of all requests.
     scaling : Scaling, optional
         What changed when, where the deployment changed its size.
+    rebalances : tuple of Mapping
+        One row per change of placement: instance, at_s, experts moved, near_bytes, far_bytes, staging_bytes, move_s on
+        idle links, cost_s to serving, saved_s over the placement before and saved_in_all_s over the first one by the
+        steps until the next change, and how many steps these are.
     """
 
     scenario: Scenario
@@ -239,10 +243,12 @@ class Result:
     scaling: Scaling | None = None
     warnings: tuple[str, ...] = ()
     provenance: Mapping[str, str] = field(default_factory=dict)
+    rebalances: tuple[Mapping[str, float], ...] = ()
 
     def document(self) -> dict[str, Any]:
         """Return the JSON document of the CLI."""
-        return _document(self.scenario, self.summary, self.breakdown, self.warnings, self.provenance)
+        document = _document(self.scenario, self.summary, self.breakdown, self.warnings, self.provenance)
+        return {**document, "rebalances": [dict(row) for row in self.rebalances]} if self.rebalances else document
 
 
 def _document(
