@@ -85,21 +85,13 @@ def simulate(scenario: Scenario, *, progress: Callable[[float], None] | None = N
     return replace(result, rebalances=rows, warnings=(*result.warnings, account_text(moves)))
 
 
-def _scaled(
-    scenario: Scenario, trace: RequestTrace, began: float, progress: Callable[[float], None] | None
-) -> Result:
-    """Play the requests while the deployment changes its size; rates per device are over the devices held on average."""
+def _scaled(scenario: Scenario, trace: RequestTrace, began: float, progress: Callable[[float], None] | None) -> Result:
+    """Play the requests while the deployment changes its size; rates per device are over the devices that were held."""
     run = run_scaling(scenario, trace, progress=progress)
     report = scaling_report(run)
-    result = _result(
-        scenario,
-        run.pools(),
-        trace,
-        run.engine,
-        began,
-        span=float((report.instances["end_s"] - report.instances["start_s"])[report.instances["state"] != "starting"].sum()),
-        devices=report.summary.devices_mean,
-    )
+    up = report.instances[report.instances["state"] != "starting"]
+    span, devices = float((up["end_s"] - up["start_s"]).sum()), report.summary.devices_mean
+    result = _result(scenario, run.pools(), trace, run.engine, began, span=span, devices=devices)
     return replace(result, scaling=report, warnings=(*result.warnings, *run.warnings))
 
 

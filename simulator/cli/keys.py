@@ -62,7 +62,7 @@ def _keys(
         yield Key(
             name=prefix + name,
             takes=_takes(as_read, as_written),
-            default="" if default is None or default == [] else str(default).lower() if isinstance(default, bool) else str(default),
+            default="" if default in (None, []) else str(default).lower() if isinstance(default, bool) else str(default),
             required=name in read.get("required", ()),
             meaning=value.get("description", ""),
         )

@@ -207,6 +207,7 @@ def _check_shape(scenario: Scenario, *, replicates: bool) -> None:
         "disaggregation.enabled": scenario.disaggregation.enabled,
         "prefix_cache.kind": scenario.prefix_cache.kind != "none",
         "faults": bool(scenario.faults),
+        "speculation.draft_tokens": scenario.speculation.draft_tokens > 0,
         "placement.rebalance": scenario.placement.rebalance.active,
     }
     if asked := [key for key, wanted in beside.items() if wanted]:

@@ -163,8 +163,8 @@ def _arrivals(choice: Requests) -> dict[str, Any]:
     if choice.kind == "gamma":
         arrivals["cv"] = choice.cv
     if choice.kind == "diurnal":
-        hours = np.arange(24)
-        arrivals["profile"] = choice.profile or tuple((1.0 + choice.amplitude * np.sin(2 * np.pi * hours / 24)).tolist())
+        swing = choice.amplitude * np.sin(2 * np.pi * np.arange(24) / 24)
+        arrivals["profile"] = choice.profile or tuple((1.0 + swing).tolist())
         if choice.period is not None:
             arrivals["period"] = choice.period
     return arrivals
