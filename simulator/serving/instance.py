@@ -80,7 +80,7 @@ class Instance:
         self._fresh: dict[int, float] = {}
         self._last_decode = 0.0
         self._stall = 0.0
-        self._halted = False
+        self._halted = self._stepping = False
         self._wake: simpy.Event | None = None
         self.process = env.process(self._run())
 
@@ -140,7 +140,8 @@ class Instance:
         self._rouse()
 
     def _interrupt(self) -> None:
-        if self.process.is_alive and self._wake is None:
+        if self._stepping:
+            self._stepping = False
             self.process.interrupt()
 
     def stall(self, seconds: float) -> None:
@@ -258,13 +259,14 @@ class Instance:
             context = batch.context
             use = (context + batch.prompts) * per_token + batch.held * per_sequence
             self._steps.add(step_row(self.index, now, work, step, prompts.waiting + self._queued, use, context))
+            self._stepping = True
             try:
                 yield env.timeout(step.duration)
             except simpy.Interrupt:
                 prompts.undo(chunks)
                 now = env.now
                 continue
-            now = env.now
+            self._stepping, now = False, env.now
             if decodes:
                 self._decode(now)
             for chunk in chunks:
