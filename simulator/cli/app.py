@@ -155,6 +155,25 @@ def estimate(
 
 
 @app.command(cls=_Command)
+def scale(
+    file: File,
+    overrides: Set = None,
+    device: Device = None,
+    profiles: Profiles = None,
+    compare: Annotated[bool, typer.Option("--compare", help="Play every mechanism and set them side by side.")] = False,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the result into this folder.")] = None,
+    as_json: Json = False,
+    no_progress: Annotated[bool, typer.Option("--no-progress", help="Show no progress bar.")] = False,
+) -> None:
+    """Simulate a deployment that changes its size: what each change takes, holds and costs."""
+    with answering(as_json=as_json):
+        from simulator.cli.scale import answer_scale
+
+        scenario = load_scenario(file, overrides or (), device, profiles)
+        answer_scale(scenario, compare=compare, out=out, as_json=as_json, progress=not no_progress)
+
+
+@app.command(cls=_Command)
 def explain(
     file: File,
     overrides: Set = None,

@@ -59,10 +59,11 @@ def _keys(
             yield from _keys(as_read, as_written, read_root, written_root, f"{prefix}{name}.")
             continue
         default = value.get("default")
+        stated = "" if default in (None, []) else str(default)
         yield Key(
             name=prefix + name,
             takes=_takes(as_read, as_written),
-            default="" if default in (None, []) else str(default).lower() if isinstance(default, bool) else str(default),
+            default=stated.lower() if isinstance(default, bool) else stated,
             required=name in read.get("required", ()),
             meaning=value.get("description", ""),
         )

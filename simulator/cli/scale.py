@@ -1,0 +1,206 @@
+"""``moesim scale``: one mechanism in detail, or all of them side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from simulator import api
+from simulator.cli.answer import print_json
+from simulator.cli.console import console, number, pairs, percent, seconds, table
+from simulator.cli.progress import progress_bar
+from simulator.elastic.mechanisms import MECHANISMS
+from simulator.errors import InfeasibleScenario, MoesimError, ScenarioError
+from simulator.export.files import check_output_folder
+from simulator.results import Result, Scaling
+from simulator.scenario import Scenario
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_BLOCKS = " ▁▂▃▄▅▆▇█"
+#: Columns of a line of blocks.
+_LINE = 72
+
+
+def answer_scale(scenario: Scenario, *, compare: bool, out: Path | None, as_json: bool, progress: bool) -> None:
+    """Play a scenario that scales and print what happened; with ``compare`` with every mechanism.
+
+    Raises
+    ------
+    MoesimError
+        The scenario does not scale or cannot run; with ``compare`` only where no mechanism can run.
+    """
+    if compare:
+        if out is not None:
+            raise ScenarioError("--out: one result goes into a folder; leave out --compare")
+        _answer_comparison(scenario, as_json=as_json, progress=progress)
+        return
+    if scenario.elastic.mechanism == "none":
+        raise ScenarioError(
+            f"{scenario.name}: elastic.mechanism: nothing scales; choose one of {', '.join(MECHANISMS)}, "
+            "as in --set elastic.mechanism=elastic, or --compare"
+        )
+    if out is not None:
+        check_output_folder(out)
+    with progress_bar("simulating", enabled=progress) as told:
+        result = api.simulate(scenario, progress=told)
+    folder = None if out is None else api.save(result, out)
+    if as_json:
+        print_json(result.document())
+        return
+    text = console()
+    print_scaling(text, result)
+    if folder is not None:
+        text.print(f"written to {folder}")
+    text.print("next: the same with --compare, for every mechanism side by side", style="dim")
+
+
+def compare_mechanisms(scenario: Scenario, *, progress: bool = False) -> dict[str, Result | MoesimError]:
+    """Play a scenario with every mechanism; one that cannot run gives its reason instead of a result."""
+    found: dict[str, Result | MoesimError] = {}
+    for mechanism in MECHANISMS:
+        without = scenario.elastic.without if mechanism == "elastic" else ()
+        choice = scenario.elastic.model_copy(update={"mechanism": mechanism, "without": without})
+        try:
+            with progress_bar(mechanism, enabled=progress) as told:
+                found[mechanism] = api.simulate(scenario.model_copy(update={"elastic": choice}), progress=told)
+        except MoesimError as error:
+            found[mechanism] = error
+    return found
+
+
+def _answer_comparison(scenario: Scenario, *, as_json: bool, progress: bool) -> None:
+    found = compare_mechanisms(scenario, progress=progress)
+    if all(isinstance(each, MoesimError) for each in found.values()):
+        reasons = dict.fromkeys(str(each) for each in found.values())
+        raise InfeasibleScenario("no mechanism can run this scenario:\n" + "\n".join(reasons))
+    if as_json:
+        print_json({"mechanisms": {name: _document(each) for name, each in found.items()}})
+        return
+    text = console()
+    grid = table(
+        "mechanism",
+        "within SLO",
+        "TTFT p99",
+        "TPOT p99",
+        "ready in",
+        "down",
+        "changes",
+        "devices",
+        "peak",
+        "memory GB",
+        "device-h",
+        "USD",
+        right=("within SLO", "TTFT p99", "TPOT p99", "ready in", "down", "changes", "devices", "peak"),
+    )
+    for name, each in found.items():
+        if isinstance(each, Result) and each.scaling is not None:
+            grid.add_row(name, *_row(each, each.scaling))
+    text.print(grid)
+    for name, each in found.items():
+        if isinstance(each, MoesimError):
+            text.print(f"{name}: {each}")
+    for warning in dict.fromkeys(w for each in found.values() if isinstance(each, Result) for w in each.warnings):
+        text.print(f"warning: {warning}", style="yellow")
+
+
+def _document(each: Result | MoesimError) -> dict[str, Any]:
+    if isinstance(each, MoesimError):
+        return {"error": {"kind": type(each).__name__, "message": str(each)}}
+    return each.document()
+
+
+def _row(result: Result, scaling: Scaling) -> tuple[str, ...]:
+    summary = scaling.summary
+    return (
+        percent(summary.attainment),
+        seconds(result.summary.ttft_s.p99),
+        seconds(result.summary.tpot_s.p99),
+        seconds(summary.latency_mean_s),
+        seconds(summary.downtime_s) if summary.downtime_s else "0",
+        str(summary.changes),
+        number(summary.devices_mean),
+        str(summary.devices_peak),
+        number(summary.memory_peak_bytes / 1e9),
+        number(summary.device_hours),
+        number(summary.cost_usd),
+    )
+
+
+def print_scaling(text: Console, result: Result) -> None:
+    """Print headline numbers, changes with their phases, and a timeline of one run."""
+    scaling = result.scaling
+    if scaling is None:
+        return
+    summary = scaling.summary
+    text.print(f"{result.scenario.name}: {summary.mechanism}, policy {summary.policy}", style="bold")
+    text.print(
+        pairs(
+            [
+                ("within SLO", percent(summary.attainment)),
+                ("requests/s", number(summary.requests_per_s)),
+                ("latency", f"TTFT {_latency(result.summary.ttft_s)}, TPOT {_latency(result.summary.tpot_s)}"),
+                ("changes", f"{summary.changes}, {seconds(summary.latency_mean_s)} on average until ready"),
+                ("downtime", seconds(summary.downtime_s) if summary.downtime_s else "none"),
+                ("devices", f"{number(summary.devices_mean)} on average, {summary.devices_peak} at most"),
+                ("memory", f"{number(summary.memory_peak_bytes / 1e9)} GB at most, over all devices"),
+                ("cost", f"{number(summary.device_hours)} device-hours, {number(summary.cost_usd)} USD"),
+            ]
+        )
+    )
+    _print_changes(text, scaling)
+    _print_timeline(text, scaling)
+    for warning in result.warnings:
+        text.print(f"warning: {warning}", style="yellow")
+
+
+def _latency(distribution: Any) -> str:
+    return f"{seconds(distribution.p50)} median, {seconds(distribution.p99)} p99"
+
+
+def _print_changes(text: Console, scaling: Scaling) -> None:
+    grid = table("at", "size", "ready in", "serves in", "old gone in", "GB moved", "peak GB", "phases")
+    for index, row in enumerate(scaling.changes.itertuples()):
+        phases = scaling.phases[scaling.phases["change"] == index]
+        names = ", ".join(f"{p.phase} {seconds(p.end_s - p.start_s)}" for p in phases.itertuples())
+        grid.add_row(
+            seconds(row.command_s) if row.command_s else "0",
+            f"{row.before} to {row.after}",
+            *(seconds(at - row.command_s) for at in (row.ready_s, row.switched_s, row.released_s)),
+            number(row.moved_bytes / 1e9),
+            number(row.memory_bytes / 1e9),
+            names or "none",
+        )
+    text.print(grid)
+
+
+def _print_timeline(text: Console, scaling: Scaling) -> None:
+    frame = scaling.timeline
+    rows = []
+    for name, column, unit in (
+        ("arrivals", "arrivals_per_s", "requests/s"),
+        ("finished", "requests_per_s", "requests/s"),
+        ("devices", "devices", "held"),
+        ("in SLO", "attainment", ""),
+    ):
+        values = frame[column].to_numpy(np.float64)
+        most = float(np.nanmax(values)) if np.isfinite(values).any() else 0.0
+        rows.append((name, f"{blocks(values)} {number(most)} {unit} at most"))
+    text.print(pairs(rows))
+
+
+def blocks(values: Any, width: int = _LINE) -> str:
+    """Draw values as a line of blocks, the largest one full, each the mean of those that share a column.
+
+    Examples
+    --------
+    >>> blocks(np.array([0.0, 1.0, 2.0]))
+    ' ▄█'
+    """
+    filled = np.nan_to_num(np.asarray(values, dtype=np.float64))
+    columns = [part.mean() for part in np.array_split(filled, min(width, len(filled)))]
+    most = max(columns, default=0.0) or 1.0
+    return "".join(_BLOCKS[round((len(_BLOCKS) - 1) * max(value, 0.0) / most)] for value in columns)
