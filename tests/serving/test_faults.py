@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import simpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +20,9 @@ from simulator.serving.kv_link import KVLink
 from simulator.serving.server import Server
 from simulator.serving.state import Limits
 from workloads.request_trace import RequestTrace
+
+if TYPE_CHECKING:
+    import simpy
 
 LimitsOf = Callable[..., Limits]
 RequestsOf = Callable[..., RequestTrace]
@@ -48,7 +50,7 @@ def test_a_lost_request_goes_on_after_the_tokens_that_it_emitted(
     trace = requests_of([4], [6])
     two = [Pool(timers=[constant_timer(), constant_timer()], limits=limits())]
     run = run_engine(trace, two, controls=[losing(3.5)])
-    # One token from the prompt and two more in whole steps; then 4 + 3 tokens are computed again, which yields the next.
+    # One token from the prompt and two more in whole steps; then 4 + 3 tokens are computed, which yields the next.
     assert run.steps["prompt_total"].tolist() == [4, 0, 0, 0, 7, 0, 0]
     assert run.steps["instance"].tolist() == [0, 0, 0, 0, 1, 1, 1]
     assert column(run.requests.finish).tolist() == [6.5]
