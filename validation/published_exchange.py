@@ -12,14 +12,14 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from hardware_profiles.loader import load_device
+from hardware_profiles.loader import load_device, resolve_kernels
 from hardware_profiles.schema import Quantity
 from simulator.cost.expert_exchange import ExchangeKernel, dispatch_time, distinct
 from simulator.cost.kernel import coefficients
@@ -87,6 +87,31 @@ def _published(row: Mapping[str, str]) -> Published:
     )
 
 
+def case_figures(folder: Path, sources: Collection[str]) -> dict[str, float]:
+    """Predict published rows for a case of papers: time [s], and the rate that DeepEP derives from it [bytes/s].
+
+    Parameters
+    ----------
+    folder : Path
+        The case; its ``published.csv``, where there is one, holds rows that nothing is fitted to, with a check id.
+    sources : collection of str
+        Sources of the rows that coefficients are fitted to, which are named by device, kernel, phase, ranks and tokens.
+    """
+    found: dict[str, float] = {}
+    named = [
+        (f"{r.device}.{r.mode}.{r.phase}.{r.ranks}.{r.tokens}", r) for r in published_rows() if r.source in sources
+    ]
+    if (own := folder / "published.csv").is_file():
+        with own.open(encoding="utf-8", newline="") as file:
+            named += [(row["figure_id"], _published(row)) for row in csv.DictReader(file)]
+    for key, row in named:
+        kernels, _ = resolve_kernels(load_device(row.device).main)
+        seconds = predict(row, kernel_of(row, kernels))
+        found[f"{key}.time"] = seconds
+        found[f"{key}.rate"] = seconds_of_bandwidth(row.phase, row.ranks, row.tokens, 1.0) / seconds
+    return found
+
+
 def predict(row: Published, kernel: ExchangeKernel) -> float:
     """Predict a published row [s] with a kernel's coefficients."""
     time = dispatch_time(
@@ -129,10 +154,12 @@ def fit_one_sided(phase: Phase) -> Table:
         efficiency=0.6,
         scale_out_efficiency=0.9,
         sharpness=2.0,
+        link_sharpness=1.0,
+        token_rate=2e11,
         merged=1.0,
         forwarded=0.0,
     )
-    bounds = {"launch": (1e-6, 2e-4), "efficiency": (0.2, 1.0), "sharpness": (1.0, 8.0)}
+    bounds = {"launch": (1e-6, 2e-4), "efficiency": (0.2, 1.0), "token_rate": (1e10, 1e13)}
     return _fitted(f"{phase}.one_sided", rows, start, bounds, "GB200 NVL72")
 
 

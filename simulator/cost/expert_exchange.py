@@ -38,8 +38,9 @@ class ExchangeKernel:
         Further start where copies leave the scale-up domain [s].
     unit_token, unit_copy : float
         Time of one compute unit per token, and per copy of it [s].
-    unit_rate : float
-        Rate at which one compute unit moves copies [bytes/s].
+    unit_rate, token_rate : float
+        Rate at which one compute unit moves copies, and the tokens themselves, however many copies they make (staging
+        before the first copy, summing after the last) [bytes/s].
     units : float
         Compute units that the kernel takes [1].
     efficiency, scale_out_efficiency : float
@@ -73,6 +74,7 @@ class ExchangeKernel:
     unit_token: float = field(default=0.0, metadata=_S)
     unit_copy: float = field(default=0.0, metadata=_S)
     unit_rate: float = field(default=1e15, metadata={"unit": "B/s"})
+    token_rate: float = field(default=1e15, metadata={"unit": "B/s"})
     units: float
     efficiency: float
     scale_out_efficiency: float
@@ -262,7 +264,7 @@ def load_time(
     experts = 0.0 if num_experts is None else np.asarray(num_experts, dtype=np.float64)
     if num_experts is not None and kernel.merged < 0.5:
         busy = np.minimum(busy, experts)
-    work = np.asarray(load.tokens, dtype=np.float64) * kernel.unit_token
+    work = np.asarray(load.tokens, dtype=np.float64) * (kernel.unit_token + payload / kernel.token_rate)
     work = work + np.asarray(load.copies, dtype=np.float64) * (kernel.unit_copy + payload / kernel.unit_rate)
     work = work / busy
     start = kernel.start_expert * experts + kernel.start_hidden * width + kernel.start_doubling * np.log2(n)

@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
-from hardware_profiles.loader import load_device, resolve_kernels
 from validation.papers import Case
-from validation.published_exchange import kernel_of, predict, published_rows, seconds_of_bandwidth
+from validation.published_exchange import case_figures
 
 
 def figures(case: Case) -> Mapping[str, float]:
-    """Time [s], and the rate that DeepEP derives from it [bytes/s], by device, kernel, phase and ranks."""
-    found: dict[str, float] = {}
-    for row in published_rows():
-        if row.source in case.inputs["sources"]:
-            kernels, _ = resolve_kernels(load_device(row.device).main)
-            key = f"{row.device}.{row.mode}.{row.phase}.{row.ranks}"
-            seconds = predict(row, kernel_of(row, kernels))
-            found[f"{key}.time"] = seconds
-            found[f"{key}.rate"] = seconds_of_bandwidth(row.phase, row.ranks, row.tokens, 1.0) / seconds
-    return found
+    """Time [s] and rate [bytes/s] of every row."""
+    return case_figures(Path(__file__).parent, case.inputs["sources"])
