@@ -76,7 +76,7 @@ def _memory(
     budget = device_budget(model, split, stack, hardware, slots)
     longest = int((requests.input_tokens + requests.output_tokens).max()) if requests is not None else 1
     try:
-        require_fit(budget, model, split, longest)
+        require_fit(budget, model, split, longest, (slots - model.moe_layers[0].num_experts) if slots else 0)
     except MoesimError as error:
         yield Finding(level="error", where="memory", message=str(error))
         return

@@ -120,8 +120,12 @@ def memory_budget(
     )
 
 
-def require_fit(budget: MemoryBudget, model: ModelSpec, split: Parallelism, longest: int) -> None:
+def require_fit(
+    budget: MemoryBudget, model: ModelSpec, split: Parallelism, longest: int, redundant_slots: int = 0
+) -> None:
     """Raise InfeasibleScenario where weights, or one sequence of ``longest`` tokens, do not fit, and say what would.
+
+    ``redundant_slots`` are those that the weights hold beyond one per expert, in every MoE layer [1].
 
     Raises
     ------
@@ -140,6 +144,8 @@ def require_fit(budget: MemoryBudget, model: ModelSpec, split: Parallelism, long
             f"{format_bytes(budget.capacity)} it may use; {split.devices * times} devices would hold it, "
             f"or weights of fewer bits (model.weights)"
         )
+        if redundant_slots:
+            msg += _fewer_slots(budget, model, split, redundant_slots)
         raise InfeasibleScenario(msg)
     if budget.sequence_bytes(longest) > budget.pool:
         room = int((budget.pool - budget.kv_per_sequence) / budget.kv_per_token) if budget.kv_per_token else 0
@@ -149,3 +155,12 @@ def require_fit(budget: MemoryBudget, model: ModelSpec, split: Parallelism, long
             f"bits (model.kv_cache) or shorter requests"
         )
         raise InfeasibleScenario(msg)
+
+
+def _fewer_slots(budget: MemoryBudget, model: ModelSpec, split: Parallelism, redundant_slots: int) -> str:
+    """Say how many redundant slots would fit; nothing where it does not fit without any."""
+    experts = model.moe_layers[0].num_experts
+    each = weight_bytes(model)["routed_experts"] / experts / split.group / split.pp
+    fits = redundant_slots - int(-budget.pool / each) - 1
+    fits -= (experts + fits) % split.ep
+    return f"; {fits} redundant slots (placement.redundant_slots) instead of {redundant_slots} fit" if fits >= 0 else ""

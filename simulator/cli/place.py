@@ -23,7 +23,8 @@ def place(
         str | None, typer.Argument(metavar="[FILE]", help="Scenario file (TOML), or the name of a preset.")
     ] = None,
     routing: Annotated[
-        Path | None, typer.Option(metavar="TRACE", help="Routing trace to place by, instead of the scenario's.")
+        str | None,
+        typer.Option(metavar="TRACE", help="Routing trace to place by, or 'sample:NAME', instead of the scenario's."),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="Model; without a scenario, the one that the trace fits, where only one does.")
@@ -115,7 +116,7 @@ def _policies(text: str | None) -> tuple[str, ...]:
 
 def _scenario(
     file: str | None,
-    routing: Path | None,
+    routing: str | None,
     model: str | None,
     device: str | None,
     overrides: list[str],
@@ -134,18 +135,20 @@ def _scenario(
     if routing is None or device is None:
         raise ScenarioError("place: name a scenario, or give --routing TRACE and --device NAME")
     data: dict[str, Any] = {
-        "name": f"placing {routing.name}",
+        "name": f"placing {Path(routing).name}",
         "model": {"name": model or _fitting_model(routing)},
         "hardware": {"device": device, **({} if profiles is None else {"profiles": str(profiles)})},
     }
     return Scenario.from_mapping(data, "place").override(*given, *overrides)
 
 
-def _fitting_model(routing: Path) -> str:
+def _fitting_model(routing: str) -> str:
     """Name the only model of the catalogue that a trace fits."""
     from workloads.routing_files import read_routing_trace
+    from workloads.samples import sample_path
 
-    trace = read_routing_trace(routing)
+    name = routing.removeprefix("sample:")
+    trace = read_routing_trace(sample_path(name) if name != routing else Path(routing))
     found = _models_of(trace)
     if len(found) != 1:
         which = ", ".join(found) or "none"

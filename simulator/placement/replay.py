@@ -210,7 +210,7 @@ def serve_tokens(
         expert_ids=trace.expert_ids,
         placement=placement,
         order=order,
-        home=home_ranks(trace.sequence_start, trace.tokens, placement.ranks),
+        home=home_ranks(order, placement.ranks),
         nodes=nodes,
     )
     return ServedTokens(placement=placement, slot_ids=serve(replica_routing, work), decode_order=order)

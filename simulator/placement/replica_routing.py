@@ -192,10 +192,11 @@ def serve(routing: str, work: Assignments) -> IntArray:
     return REPLICA_ROUTINGS[routing](work)
 
 
-def home_ranks(sequence_start: IntArray, tokens: int, ranks: int) -> NDArray[np.int64]:
-    """Let sequences live on the ranks in turn; the home rank of every token, shape (tokens,)."""
-    lengths = np.diff(np.append(sequence_start, tokens))
-    return np.repeat(np.arange(len(lengths)) % ranks, lengths)
+def home_ranks(order: NDArray[np.int64], ranks: int) -> NDArray[np.int64]:
+    """Deal tokens to ranks in turn in decode order, so that every step has as many at home on each; shape (tokens,)."""
+    home = np.empty(len(order), dtype=np.int64)
+    home[order] = np.arange(len(order)) % ranks
+    return home
 
 
 def _with_null_experts(work: Assignments) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

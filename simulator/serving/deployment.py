@@ -36,6 +36,7 @@ from simulator.sections import (
     Run,
     Slo,
 )
+from simulator.serving.speculation import tokens_per_step
 from simulator.serving.state import Limits
 from simulator.serving.timer import RowTotals, TableTimer, row_totals
 from simulator.stack import StackProfile, customised
@@ -72,6 +73,8 @@ class Deployment:
         Price steps.
     limits : Limits
         What bounds steps and batches.
+    drafts : int
+        Tokens that the model itself drafts per step [1].
     longest : int
         Longest request that steps are priced for [tokens].
     warnings : tuple of str
@@ -88,6 +91,7 @@ class Deployment:
     tables: StepTables
     totals: RowTotals
     limits: Limits
+    drafts: int
     longest: int
     warnings: tuple[str, ...]
 
@@ -239,9 +243,7 @@ def _check_routing_keys(choice: Routing) -> None:
 
 
 @lru_cache(maxsize=4)
-def _fitted_routing(
-    choice: Routing, layers: int, experts: int, top_k: int, seed: int, _stamp: int
-) -> RoutingTrace:
+def _fitted_routing(choice: Routing, layers: int, experts: int, top_k: int, seed: int, _stamp: int) -> RoutingTrace:
     parameters: dict[str, dict[str, Any]] = {
         "group_limited": {"num_groups": choice.groups, "top_k_groups": choice.top_k_groups},
         "top_p": {"p": choice.top_p, "most": experts},
@@ -357,21 +359,24 @@ def _deploy(scenario: Scenario, longest: int, concurrency: int) -> Deployment:
         )
         raise ScenarioError(msg)
     budget = device_budget(model, split, stack, hardware, slots)
-    require_fit(budget, model, split, longest=1)
+    require_fit(budget, model, split, 1, scenario.placement.redundant_slots)
     limits = _limits(scenario, stack, hardware, split, budget, concurrency)
     most_prompt = limits.token_budget if limits.chunked else max(limits.token_budget, longest)
     routing_trace = scenario_routing(scenario.routing, model, scenario.seed)
     concurrency = limits.max_running * split.dp
     routing = _place(scenario, routing_trace, model, split, hardware, concurrency) if routing_trace else None
     cost = CostModel(hardware=hardware, stack=stack)
+    drafts = scenario.speculation.draft_tokens if scenario.speculation.draft == "mtp" else 0
     tables = compile_tables(
         cost,
         model,
         split,
         routing,
-        most_tokens=most_prompt + limits.max_running,
+        most_tokens=most_prompt + limits.max_running * limits.queries,
         most_sequences=limits.max_running,
         most_context=longest,
+        queries=limits.queries,
+        drafts=drafts,
     )
     return Deployment(
         model=model,
@@ -382,7 +387,8 @@ def _deploy(scenario: Scenario, longest: int, concurrency: int) -> Deployment:
         routing=routing,
         cost=cost,
         tables=tables,
-        totals=row_totals(tables, stack),
+        totals=row_totals(tables, stack, limits.queries),
+        drafts=drafts,
         limits=limits,
         longest=longest,
         warnings=_warnings(hardware, cost.used, routing),
@@ -399,6 +405,8 @@ def repriced(deployment: Deployment, *, cost: CostModel, routing: RoutingReplay 
         most_tokens=len(deployment.tables.tokens) - 1,
         most_sequences=deployment.limits.max_running,
         most_context=deployment.longest,
+        queries=deployment.limits.queries,
+        drafts=deployment.drafts,
     )
     return replace(
         deployment,
@@ -406,7 +414,7 @@ def repriced(deployment: Deployment, *, cost: CostModel, routing: RoutingReplay 
         cost=cost,
         routing=routing,
         tables=tables,
-        totals=row_totals(tables, deployment.stack),
+        totals=row_totals(tables, deployment.stack, deployment.limits.queries),
     )
 
 
@@ -449,6 +457,8 @@ def _limits(
         chunked=stack.chunked,
         reserved_output=stack.number("reserved_output"),
         preemption=scenario.stack.preemption,
+        queries=1 + scenario.speculation.draft_tokens,
+        gain=tokens_per_step(scenario.speculation),
         swap_rate=host.bandwidth.value if host else hardware.fabric.scale_out_bandwidth,
     )
 

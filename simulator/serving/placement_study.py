@@ -18,7 +18,7 @@ from simulator.cost.all_to_all import exchange_time
 from simulator.cost.expert_exchange import ExchangeKernel
 from simulator.cost.model import CostModel
 from simulator.cost.step_time import expert_seconds
-from simulator.cost.traffic import Traffic, sliced_destinations, traffic_of
+from simulator.cost.traffic import Traffic, contiguous_homes, sliced_destinations, traffic_of
 from simulator.errors import InfeasibleScenario, ScenarioError
 from simulator.hardware import Hardware
 from simulator.memory import require_fit
@@ -283,7 +283,8 @@ def _bench(scenario: Scenario, options: StudyOptions) -> _Bench:
     hardware = scenario_hardware(scenario.hardware, split.devices)
     slots = model.moe_layers[0].num_experts + scenario.placement.redundant_slots
     require_split(model, split, slots)
-    require_fit(device_budget(model, split, stack, hardware, slots), model, split, longest=1)
+    budget = device_budget(model, split, stack, hardware, slots)
+    require_fit(budget, model, split, 1, scenario.placement.redundant_slots)
     trace = scenario_routing(scenario.routing, model, scenario.seed)
     if trace is None:
         raise InfeasibleScenario(f"{model.name} has no experts to place")
@@ -342,14 +343,13 @@ def _step_parts(bench: _Bench, routing: ServedTokens, counts: FloatArray) -> tup
 def _exchange(bench: _Bench, routing: ServedTokens, ops: Sequence[Op]) -> tuple[float, float]:
     """Time dispatch and combine of a step by their real traffic, over sampled layers [s]."""
     split, fabric = bench.split, bench.hardware.fabric
-    later = bench.parts[1]
-    homes = home_ranks(later.sequence_start, routing.tokens, split.group)
+    homes = home_ranks(routing.decode_order, split.group)
     windows = routing.window_tokens(bench.order, bench.tokens, bench.options.windows)
     layers = np.unique(np.linspace(0, routing.layers - 1, min(_EXCHANGE_LAYERS, routing.layers)).astype(np.int64))
     kernels = [(op, _exchange_kernel(bench, op)) for op in ops]
     found, reached = [], []
     for tokens in windows:
-        home = homes[tokens]
+        home = homes[tokens] if bench.order == "decode" else contiguous_homes(len(tokens), split.group)
         for layer in layers.tolist():
             traffic = _traffic(routing, tokens, layer, home, split, fabric.domain)
             reached.append(_far(traffic) / max(len(tokens), 1))
