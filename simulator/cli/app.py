@@ -14,6 +14,7 @@ from typer.core import TyperCommand
 
 from simulator.cli.answer import MENDABLE, answering, print_json
 from simulator.cli.calibrate import calibrate
+from simulator.cli.exchange import exchange
 from simulator.cli.place import place
 from simulator.cli.routing import routing
 from simulator.cli.validate import regress, validate
@@ -282,6 +283,7 @@ def version() -> None:
 
 app.command()(regress)
 app.command(cls=_Command)(place)
+app.command()(exchange)
 
 
 def load_scenario(
