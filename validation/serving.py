@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -237,16 +237,18 @@ def print_serving(text: Console, report: ServingReport) -> None:
     """Print every run, the accuracy by model and device and over all, and what was skipped."""
     from simulator.cli.console import number, percent, table
 
-    def cell(row: Row, metric: str, unit: float) -> tuple[str, str, str]:
+    def cell(row: Row, metric: str, unit: float) -> str:
         measured, predicted = row.point.measured.get(metric, math.nan), row.played.predicted[metric]
-        return number(measured * unit), number(predicted * unit), percent(predicted / measured - 1.0)
+        error = predicted / measured - 1.0
+        return f"{number(measured * unit)} {number(predicted * unit)} {percent(error):>8}"
 
-    columns = [f"{name} {part}" for name in ("TTFT ms", "TPOT ms", "E2EL s", "tok/s/GPU") for part in ("", "pred", "err")]
-    grid = table("run", *columns, title="measured and predicted", right=columns)
+    columns = ("TTFT ms", "TPOT ms", "E2EL s", "tok/s/GPU")
+    grid = table("run", *columns, title="measured, predicted, error", right=columns)
     for row in report.rows:
-        cells = (cell(row, metric, unit) for metric, unit in zip(METRICS, (1e3, 1e3, 1.0, 1.0), strict=True))
-        grid.add_row(row.point.id, *(part for parts in cells for part in parts))
-    text.print(grid)
+        units = zip(METRICS, (1e3, 1e3, 1.0, 1.0), strict=True)
+        grid.add_row(row.point.id, *(cell(row, metric, unit) for metric, unit in units))
+    longest = max((len(row.point.id) for row in report.rows), default=0)
+    text.print(grid, width=max(text.width, longest + 110), crop=False, soft_wrap=True)
     headings = ("rows", "median error", "p90", "bias", "Spearman", "lowest", "in 80 % interval")
     grid = table("metric", *headings, title="accuracy", right=headings)
     parts = {"all": list(report.rows)} | report.groups()

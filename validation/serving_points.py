@@ -141,7 +141,9 @@ def _table(file: Path, named: Named) -> list[Point]:
     given = {name for name in ("stack", "model", "device") if getattr(named, name)}
     for name in _NEEDED:
         if name not in columns and name not in given:
-            raise ScenarioError(f"{file}: column {name} is missing; {nearest(name, columns).replace('allowed', 'found')}")
+            raise ScenarioError(
+                f"{file}: column {name} is missing; {nearest(name, columns).replace('allowed', 'found')}"
+            )
     return [_row_point(row, f"{file}: row {number}", number, named) for number, row in enumerate(rows, start=1)]
 
 
@@ -269,7 +271,7 @@ def _bench_figures(run: BenchRun, devices: int) -> dict[str, float]:
 
 
 def _split_of(words: list[str], file: Path) -> dict[str, int]:
-    """Read degrees of parallelism from the words of a file name: ``tp8``, ``tep8`` (tp and ep), ``dep8`` (dp and ep)."""
+    """Read the split from the words of a file name: ``tp8``, ``tep8`` (tp and ep), ``dep8`` (dp and ep)."""
     split: dict[str, int] = {}
     for word in words:
         match = _WORD.fullmatch(word)
