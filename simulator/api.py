@@ -29,6 +29,7 @@ from simulator.serving.engine import EngineRun, run_engine
 from simulator.serving.faults import fault_controls
 from simulator.serving.pools import PoolPlan, kv_link, plan_pools, prefix_caching
 from simulator.serving.rebalance import Rebalance, account_text, rebalance_controls
+from simulator.serving.speculation import answer_steps
 from simulator.serving.steady import mean_load, steady_state
 from simulator.serving.step_ops import Certainty, decode_certainty
 from simulator.serving.work import step_slices, step_work
@@ -74,6 +75,7 @@ def simulate(scenario: Scenario, *, progress: Callable[[float], None] | None = N
         frontend=plans[0].deployment.stack.number("frontend"),
         link=kv_link(scenario, plans),
         caching=prefix_caching(scenario, trace, plans),
+        answer_steps=answer_steps(scenario.speculation, trace.output_tokens, scenario.seed),
         controls=(*fault_controls(scenario, plans), *rebalance_controls(scenario, plans, moves)),
         seed=scenario.seed,
         progress=progress,
@@ -137,7 +139,7 @@ def _result(
         wall=time.perf_counter() - began,
     )
     decoded = float(steps["decode_total"].sum())
-    context = round(float(steps["context_total"].sum()) / max(decoded, 1.0))
+    context = round(float(steps["context_total"].sum()) / max(decoded / deployment.limits.queries, 1.0))
     certainty = _certainty(scenario, deployment, _mean_batch(steps), context)
     return Result(
         scenario=scenario,
@@ -205,6 +207,7 @@ def _require_closed_form(scenario: Scenario) -> None:
     beyond = {
         "disaggregation.enabled": scenario.disaggregation.enabled,
         "prefix_cache.kind": scenario.prefix_cache.kind != "none",
+        "speculation.draft_tokens": scenario.speculation.draft_tokens > 0,
         "faults": bool(scenario.faults),
         "elastic.mechanism": scenario.elastic.mechanism != "none",
         "placement.rebalance": scenario.placement.rebalance.active,

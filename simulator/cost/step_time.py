@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from simulator.cost.grids import LogAxis, TimeGrid
 from simulator.cost.model import CostModel, OpTime, expert_times
 from simulator.cost.step_blocks import BlockTable, Inside, block_table, inside
-from simulator.ops import Driver, Op, StepShape, build_ops
+from simulator.ops import Driver, Op, StepShape, build_ops, draft_ops
 from simulator.parallelism import Parallelism
 from simulator.placement.replay import Order, RoutingReplay
 from simulator.schedule.contention import units_taken
@@ -134,8 +134,8 @@ class StepTables:
         with prompt tokens among them, for which some stacks exchange tokens otherwise.
     logits : array, likewise
         Ops that the rows reaching the LM head drive.
-    decode : array, likewise
-        Ops that decoded sequences drive outside attention (absorbed projections).
+    decode : array, shape (most sequences + 1, parts + 2)
+        Ops that decoded sequences drive outside attention (absorbed projections, drafts).
     exchange, prompt_exchange : array, shape (most tokens + 1,)
         What dispatch and combine add per unit of (imbalance - 1), likewise [s].
     decode_attention, prompt_attention : TimeGrid
@@ -175,6 +175,8 @@ def compile_tables(
     most_tokens: int,
     most_sequences: int,
     most_context: int,
+    queries: int = 1,
+    drafts: int = 0,
 ) -> StepTables:
     """Price the ops of a model on grids.
 
@@ -186,8 +188,13 @@ def compile_tables(
         The routing trace on its placement; ``None`` without MoE layers.
     most_tokens, most_sequences, most_context : int
         Largest step of one rank, most sequences in it, longest sequence [1].
+    queries : int
+        Tokens of a decoded sequence in a step; more than one where drafts are verified [1].
+    drafts : int
+        Tokens that a further layer of the model's own drafts per step, one after the other [1].
     """
     grid = _token_grid(most_tokens)
+    sequences = _token_grid(most_sequences)
 
     def ops(shape: StepShape, driver: Driver) -> list[Op]:
         return [op for op in build_ops(model, split, cost.stack, shape) if op.driver == driver]
@@ -202,7 +209,9 @@ def compile_tables(
         extra = _by_part(busiest, len(grid)) - _by_part(even, len(grid))
         return np.asarray(np.interp(np.arange(most_tokens + 1), grid, extra[:, : len(PARTS)].sum(axis=1)))
 
-    decoding = StepShape(decode_sequences=grid, decode_context=1.0)
+    decoding = StepShape(decode_sequences=grid / queries, decode_context=1.0, decode_queries=queries)
+    absorbed = priced(StepShape(decode_sequences=sequences, decode_context=1.0, decode_queries=queries), "decode")
+    drafting = cost.times(draft_ops(model, split, cost.stack, sequences, most_context / 2)) if drafts else ()
     prompting = StepShape(prefill_tokens=np.maximum(grid, 1.0), prefill_sequences=1.0)
     tokens, prompts = priced(decoding, "tokens"), priced(prompting, "tokens")
     busy_tokens, busy_prompts = (
@@ -218,14 +227,18 @@ def compile_tables(
         tokens=table(tokens),
         prompts=table(prompts),
         logits=table(priced(decoding, "logits")),
-        decode=_without(table(priced(decoding, "decode")), "attention"),
+        decode=_dense(
+            sequences,
+            _without(_by_part(absorbed, len(sequences)), "attention") + drafts * _by_part(drafting, len(sequences)),
+            most_sequences,
+        ),
         exchange=uneven(tokens, busy_tokens),
         prompt_exchange=uneven(prompts, busy_prompts),
         blocks={"decode": blocks(tokens, busy_tokens), "prompt": blocks(prompts, busy_prompts)}
         if where.layers and split.exchanges_tokens
         else {},
         inside=where,
-        decode_attention=_decode_grid(cost, ops, most_sequences, most_context),
+        decode_attention=_decode_grid(cost, ops, most_sequences, most_context, queries),
         prompt_attention=_prompt_grid(cost, ops, "attention", most_tokens, most_sequences, most_context),
         prompt_projections=_prompt_grid(cost, ops, "gemm", most_tokens, most_sequences, most_context)
         if any(op.component == "gemm" for op in ops(StepShape(prefill_tokens=1.0), "prompt"))
@@ -268,14 +281,15 @@ def _without(table: FloatArray, part: str) -> FloatArray:
     return kept
 
 
-def _decode_grid(cost: CostModel, ops: OpsOf, most_sequences: int, most_context: int) -> TimeGrid:
+def _decode_grid(cost: CostModel, ops: OpsOf, most_sequences: int, most_context: int, queries: int) -> TimeGrid:
     axes = (
         LogAxis(low=1, high=max(most_sequences, 2), per_octave=4),
         LogAxis(low=16, high=max(most_context, 32), per_octave=3),
     )
 
     def price(batch: FloatArray, context: FloatArray) -> FloatArray:
-        found = ops(StepShape(decode_sequences=batch, decode_context=context), "decode")
+        shape = StepShape(decode_sequences=batch, decode_context=context, decode_queries=queries)
+        found = ops(shape, "decode")
         return _sum(cost, [op for op in found if op.component == "attention"], batch)
 
     return TimeGrid(axes, price)

@@ -57,9 +57,16 @@ def _grouped_query_ops(c: StepContext, a: GroupedQueryAttention, count: int) -> 
         dtype=dtypes.kv_cache,
         repeat=count,
         rows=c.decode,
-        shape={"batch": c.decode, "kv_length": c.context, **shape, **options},
+        # Queries of one sequence share its keys and values as the heads of one group do.
+        shape={
+            "batch": c.decode_sequences,
+            "kv_length": c.context,
+            **shape,
+            "num_heads": heads * c.queries,
+            **options,
+        },
         flops=4.0 * c.decode * reach * heads * a.head_dim,
-        memory_bytes=c.decode * reach * kv_row + c.decode * heads * a.head_dim * 4,
+        memory_bytes=c.decode_sequences * reach * kv_row + c.decode * heads * a.head_dim * 4,
     )
     if a.output_gate:
         yield small("output_gate", count, c.tokens, c.tokens * heads * a.head_dim * 2 * 3)
@@ -152,15 +159,15 @@ def _latent_decode(c: StepContext, a: LatentAttention, count: int, heads: float)
         repeat=count,
         rows=c.decode,
         shape={
-            "batch": c.decode,
+            "batch": c.decode_sequences,
             "kv_length": reach,
-            "num_heads": heads,
+            "num_heads": heads * c.queries,
             "kv_lora_rank": a.kv_lora_rank,
             "rope_dim": a.qk_rope_head_dim,
             "kv_dtype": dtypes.kv_cache,
         },
         flops=2.0 * c.decode * reach * heads * (latent + a.kv_lora_rank),
-        memory_bytes=c.decode * reach * latent * dtype_bytes(dtypes.kv_cache) + c.decode * heads * latent * 4,
+        memory_bytes=c.decode_sequences * reach * latent * dtype_bytes(dtypes.kv_cache) + c.decode * heads * latent * 4,
     )
     yield gemm("absorb_value", count, c.decode, heads * a.v_head_dim, a.kv_lora_rank, "bfloat16", "decode")
 
@@ -182,7 +189,7 @@ def _linear_attention_ops(c: StepContext, a: GatedDeltaNet | Mamba2, count: int)
     state_bytes = state * dtype_bytes(dtypes.state)
     phases: tuple[tuple[str, Driver, FloatArray, FloatArray], ...] = (
         ("prefill", "prompt", c.prefill, c.sequences),
-        ("decode", "decode", c.decode, c.decode),
+        ("decode", "decode", c.decode, c.decode_sequences),
     )
     for phase, driver, rows, sequences in phases:
         yield Op(

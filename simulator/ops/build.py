@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -57,7 +58,8 @@ def build_ops(
             )
         )
     )
-    prefill, sequences, prefix, decode, context = arrays
+    prefill, sequences, prefix, decoded, context = arrays
+    decode = decoded * shape.decode_queries
     group = (prefill + decode) * split.dp if shape.group_tokens is None else np.asarray(shape.group_tokens, float)
     c = StepContext(
         model=model,
@@ -66,8 +68,9 @@ def build_ops(
         prefill=prefill,
         sequences=np.where(prefill > 0, np.maximum(sequences, 1.0), 0.0),
         prefix=prefix,
-        decode=decode,
+        decode_sequences=decoded,
         context=context,
+        queries=shape.decode_queries,
         group_tokens=group,
         max_rank_share=np.asarray(shape.max_rank_share, dtype=np.float64),
     )
@@ -94,3 +97,22 @@ def head_ops(c: StepContext) -> Iterator[Op]:
     if tp > 1:
         yield collective("gather_logits", "all_gather", "all_reduce", 1, rows * vocab * 2.0, tp, "logits")
     yield small("sampling", 1, rows, rows * vocab * 4.0 * 3, "logits")
+
+
+def draft_ops(
+    model: ModelSpec, split: Parallelism, stack: StackProfile, sequences: FloatArray, context: float
+) -> tuple[Op, ...]:
+    """List the ops that draft one token per sequence by multi-token prediction: a layer like the last, and the head.
+
+    Parameters
+    ----------
+    sequences : array
+        Decoded sequences on this rank [1].
+    context : float
+        KV length that they attend to [tokens].
+    """
+    layer = replace(model, layers=model.layers[-1:])
+    hidden = model.hidden
+    # The hidden state and the embedding of the last token are joined and projected back.
+    join = gemm("draft_proj", 1, sequences, hidden, 2.0 * hidden, model.dtypes.attention)
+    return (join, *build_ops(layer, split, stack, StepShape(decode_sequences=sequences, decode_context=context)))

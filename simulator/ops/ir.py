@@ -24,9 +24,9 @@ class StepShape:
     """The work of one step on one attention rank; every field is a number or an array that broadcasts.
 
     ``prefill_prefix`` and ``decode_context`` are means per sequence: tokens already cached before a prompt chunk,
-    and KV length that a decoded token attends to. ``group_tokens`` counts the tokens of all data-parallel ranks
-    (dp times this rank's where absent). ``max_rank_share`` is what the busiest expert rank receives, in multiples of
-    the mean.
+    and KV length that a decoded token attends to. A decoded sequence has ``decode_queries`` tokens in the step, more
+    than one where drafts are verified. ``group_tokens`` counts the tokens of all data-parallel ranks (dp times this
+    rank's where absent). ``max_rank_share`` is what the busiest expert rank receives, in multiples of the mean.
     """
 
     prefill_tokens: ArrayLike = 0.0
@@ -34,6 +34,7 @@ class StepShape:
     prefill_prefix: ArrayLike = 0.0
     decode_sequences: ArrayLike = 0.0
     decode_context: ArrayLike = 0.0
+    decode_queries: float = 1.0
     group_tokens: ArrayLike | None = None
     max_rank_share: ArrayLike = 1.0
 
@@ -88,10 +89,16 @@ class StepContext:
     prefill: FloatArray
     sequences: FloatArray
     prefix: FloatArray
-    decode: FloatArray
+    decode_sequences: FloatArray
     context: FloatArray
+    queries: float
     group_tokens: FloatArray
     max_rank_share: FloatArray
+
+    @property
+    def decode(self) -> FloatArray:
+        """Decoded tokens of this attention rank, drafted ones included [tokens]."""
+        return self.decode_sequences * self.queries
 
     @property
     def tokens(self) -> FloatArray:

@@ -224,7 +224,7 @@ class Instance:
         per_token, per_sequence = (
             each / (limits.pool * limits.dp) for each in (limits.kv_per_token, limits.kv_per_sequence)
         )
-        nothing, work = [0] * limits.dp, StepWork()
+        nothing, work, queries = [0] * limits.dp, StepWork(), limits.queries
         now = env.now
         while True:
             if self._landed:
@@ -252,7 +252,7 @@ class Instance:
                 self._wake = None
                 now = env.now
                 continue
-            fill(work, batch, chunks, decodes=decodes)
+            fill(work, batch, chunks, queries, decodes=decodes)
             step = self.timer.time(work)
             if self._stall or self.slow != 1.0:
                 self._stall = disturb(step, self.slow, self._stall)

@@ -47,8 +47,10 @@ class Limits:
         What becomes of a preempted request's KV cache: thrown away, or moved to the host and back.
     swap_rate : float
         Rate at which one device moves KV cache to the host or back [bytes/s].
+    queries : int
+        Tokens of a request in a decode step; above 1 with speculative decoding [1].
     gain : float
-        Tokens that a decode step yields per request on average; above 1 with speculative decoding [1].
+        Tokens of these that are accepted on average, the one that every step yields included [1].
     """
 
     dp: int
@@ -62,6 +64,7 @@ class Limits:
     reserved_output: float = 0.0
     preemption: Literal["recompute", "swap"] = "recompute"
     swap_rate: float = float("inf")
+    queries: int = 1
     gain: float = 1.0
 
 

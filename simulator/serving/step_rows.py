@@ -9,17 +9,17 @@ from simulator.serving.prompt_queues import Chunk
 from simulator.serving.timer import StepTime, StepWork
 
 
-def fill(work: StepWork, batch: Batch, chunks: Sequence[Chunk], *, decodes: bool) -> None:
-    """Describe the step by its busiest rank and its totals."""
+def fill(work: StepWork, batch: Batch, chunks: Sequence[Chunk], queries: int, *, decodes: bool) -> None:
+    """Describe the step by its busiest rank and its totals; a decoded sequence has ``queries`` tokens in it."""
     work.running = batch.running
     work.decode_total = work.decode_rows = 0
     if decodes:
-        work.decode_total = batch.running
+        work.decode_total = batch.running * queries
         work.decode_rows, context = batch.longest()
-        work.decode_context = context / work.decode_rows + 1.0
+        work.decode_context = context / work.decode_rows + queries
     if not chunks:
         work.prompt_rows = work.prompt_sequences = work.prompt_total = 0
-        work.rows = work.logits = batch.most_rows if decodes else 0
+        work.rows = work.logits = batch.most_rows * queries if decodes else 0
         return
     tokens: dict[int, int] = {}
     for chunk in chunks:
@@ -28,12 +28,13 @@ def fill(work: StepWork, batch: Batch, chunks: Sequence[Chunk], *, decodes: bool
     own = [chunk for chunk in chunks if chunk.rank == busiest]
     work.rows = max(tokens.values())
     if decodes:
-        work.rows = max(batch.most_rows, max(count + batch.rows[rank] for rank, count in tokens.items()))
+        both = max(count + batch.rows[rank] * queries for rank, count in tokens.items())
+        work.rows = max(batch.most_rows * queries, both)
     work.prompt_rows = tokens[busiest]
     work.prompt_sequences = len(own)
     work.prompt_prefix = sum(chunk.prefix * chunk.tokens for chunk in own) / work.prompt_rows
     work.prompt_total = sum(tokens.values())
-    work.logits = len(own) + work.decode_rows
+    work.logits = len(own) + work.decode_rows * queries
 
 
 def disturb(step: StepTime, slow: float, stall: float) -> float:

@@ -24,9 +24,9 @@ LoadArray = NDArray[np.uint32]
 class StepWork:
     """What one step of an instance does; a single value that the scheduler fills anew for every step.
 
-    ``rows`` are the tokens of the busiest data-parallel rank, ``decode_rows`` its decoded sequences with mean KV
-    length ``decode_context``. Prompt chunks of the busiest rank: their tokens, number, and mean cached prefix.
-    ``prompt_total`` and ``decode_total`` are tokens over all ranks; ``logits`` rows that reach the LM head there.
+    ``rows`` are the tokens of the busiest data-parallel rank, drafted ones included, ``decode_rows`` its decoded
+    sequences with mean KV length ``decode_context``. Prompt chunks of the busiest rank: their tokens, number, and mean
+    cached prefix. ``prompt_total`` and ``decode_total`` are tokens of all ranks; ``logits`` rows of the LM head there.
     """
 
     rows: int = 0
@@ -110,12 +110,14 @@ class StepTimer(Protocol):
 class RowTotals:
     """Step tables summed over parts, as lists that are quick to index; entry n is n rows [s].
 
-    ``alone`` is a decode step of n sequences, padded as CUDA graphs are; ``tokens``, ``logits`` and ``absorbed`` are
-    what all tokens, rows of the LM head and decoded sequences take in a step that also holds prompt tokens.
-    ``exchange`` and ``prompt_exchange`` are what dispatch and combine add per unit of (imbalance - 1) in either.
+    ``alone`` is a decode step of n tokens, ``queries`` of each sequence, padded as CUDA graphs are; ``tokens``,
+    ``logits`` and ``absorbed`` are what all tokens, rows of the LM head and decoded sequences take in a step that also
+    holds prompt tokens. ``exchange`` and ``prompt_exchange`` are what dispatch and combine add per unit of
+    (imbalance - 1) in either.
     """
 
     padded: NDArray[np.int64]
+    queries: int
     alone: list[float]
     tokens: list[float]
     logits: list[float]
@@ -124,15 +126,17 @@ class RowTotals:
     prompt_exchange: list[float]
 
 
-def row_totals(tables: StepTables, stack: StackProfile) -> RowTotals:
+def row_totals(tables: StepTables, stack: StackProfile, queries: int = 1) -> RowTotals:
     """Sum step tables over parts, once per deployment."""
     padded = padded_rows(len(tables.tokens) - 1, stack)
     tokens, prompts, logits, absorbed = (
         table[:, : len(PARTS)].sum(axis=1) for table in (tables.tokens, tables.prompts, tables.logits, tables.decode)
     )
+    sequences = -(-np.arange(len(tokens)) // queries)
     return RowTotals(
         padded=padded,
-        alone=(tokens[padded] + logits + absorbed).tolist(),
+        alone=(tokens[padded] + logits + absorbed[np.minimum(sequences, len(absorbed) - 1)]).tolist(),
+        queries=queries,
         tokens=prompts.tolist(),
         logits=logits.tolist(),
         absorbed=absorbed.tolist(),
@@ -279,7 +283,11 @@ class TableTimer:
         tables, totals, inside, pp, parts = self._tables, self._totals, self._tables.inside, self._pp, len(tokens)
         order: Order = "prompt" if work.prompt_total else "decode"
         rows = -(-work.rows // pp)
-        decoded, logits = (-(-work.decode_rows // pp), -(-work.logits // pp)) if work.prompt_total else (rows, rows)
+        decoded, logits = (
+            (-(-work.decode_rows // pp), -(-work.logits // pp))
+            if work.prompt_total
+            else (-(-rows // totals.queries), rows)
+        )
         own = -(-rows // parts)
         whole, blocks = self._blocks(work, rows), self._blocks(work, own)
         # Padding is computed but not sent unevenly.
@@ -372,7 +380,7 @@ class TableTimer:
         both = np.concatenate([tables.tokens, tables.prompts])
         parts = both[np.where(decoding, self._totals.padded[rows], rows + len(tables.tokens))]
         parts = parts + tables.logits[np.where(decoding, rows, logits)]
-        parts = parts + tables.decode[np.where(decoding, rows, decoded)]
+        parts = parts + tables.decode[np.where(decoding, -(-rows // self._totals.queries), decoded)]
         total = dict.fromkeys(COMPONENTS[:-1], 0.0)
         for index, part in enumerate(PARTS):
             total[part] = float(parts[:, index].sum())

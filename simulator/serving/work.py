@@ -28,11 +28,13 @@ def step_work(deployment: Deployment, steps: dict[str, FloatArray], weights: Flo
     count as useful. Traffic is what the ops of every step read and write: weights that are touched, KV cache and
     activations.
     """
-    model, split = deployment.model, deployment.split
+    model, split, limits = deployment.model, deployment.split, deployment.limits
     counted = np.ones(len(steps["duration_s"])) if weights is None else weights
     decoded, prompted = float(counted @ steps["decode_total"]), float(counted @ steps["prompt_total"])
     attended = float(counted @ steps["context_total"])
-    flops = decoded * _flops(model, "decode", attended / max(decoded, 1e-9))
+    # Drafts that are thrown away are no use.
+    sequences = decoded / limits.queries
+    flops = sequences * limits.gain * _flops(model, "decode", attended / max(sequences, 1e-9))
     if prompted:
         prompts = float(counted @ ((steps["prompt_total"] > 0) * (steps["logits"] - steps["decode_rows"])))
         flops += prompted * _flops(model, "prefill", prompted / max(prompts, 1e-9))
