@@ -18,7 +18,7 @@ from simulator.cost.all_to_all import (
 )
 from simulator.cost.collectives import AllGatherKernel, CollectiveKernel, ReduceScatterKernel
 from simulator.cost.expert_exchange import ExchangeKernel, crowding, distinct, scale_out_peers
-from simulator.cost.kernel import Fabric, FloatArray, KernelTime, coefficients
+from simulator.cost.kernel import Fabric, FloatArray, KernelTime, coefficients, smooth_max
 from simulator.cost.traffic import (
     IntArray,
     Traffic,
@@ -274,12 +274,12 @@ def _timed(
         )
         return slowest(every)
 
-    flow = None
+    closed, flow = time(), None
     if network is not None:
         stages = exchange_stages(traffic, kernel, slices=slices)
         links = _links(network, stages, phase, kernel, traffic, layer.hidden * element, hardware.fabric, slices)
-        flow = float(time(links).seconds)
-    closed = time()
+        overlap = _overlap(closed, kernel) if len(stages) == 1 else 1.0
+        flow = float(time(links * overlap).seconds)
     terms = {term: float(seconds) for term, seconds in closed.terms.items()}
     return Exchanged(
         algorithm=name,
@@ -290,6 +290,13 @@ def _timed(
         units=kernel.units,
         table=table,
     )
+
+
+def _overlap(closed: KernelTime, kernel: ExchangeKernel) -> float:
+    """Factor by which the kernel fails to use both kinds of link at once, which messages alone would [1]."""
+    up, out = float(closed.terms["scale_up"]), float(closed.terms["scale_out"])
+    longest = max(up, out)
+    return float(smooth_max(up, out, kernel.link_sharpness)) / longest if longest > 0 else 1.0
 
 
 def _links(
