@@ -193,9 +193,12 @@ def _findings(error: ValidationError, data: Mapping[str, Any], where: str) -> st
 def _given(data: Mapping[str, Any], path: Sequence[str]) -> str:
     value: Any = data
     for part in path:
-        if not isinstance(value, Mapping) or part not in value:
+        if isinstance(value, Sequence) and not isinstance(value, str) and part.isdigit():
+            value = value[int(part)]
+        elif isinstance(value, Mapping) and part in value:
+            value = value[part]
+        else:
             break
-        value = value[part]
     return repr(value)
 
 
