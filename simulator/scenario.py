@@ -12,7 +12,7 @@ import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -206,8 +206,12 @@ def _keys(path: Sequence[str]) -> list[str]:
     """List the keys that the section at ``path`` allows."""
     section: type[BaseModel] = Scenario
     for part in path:
+        if part.isdigit():
+            continue
         annotation = section.model_fields[part].annotation
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        inner = [each for each in (annotation, *get_args(annotation)) if isinstance(each, type)]
+        found = [each for each in inner if issubclass(each, BaseModel)]
+        if not found:
             return []
-        section = annotation
+        section = found[0]
     return list(section.model_fields)
