@@ -160,7 +160,7 @@ def disagreement(point: Point, scenario: Scenario) -> str:
     if floor <= tpot:
         return ""
     return (
-        f"disagrees with physics: TTFT and TPOT leave {running:.0f} requests decoding on each attention rank, whose step "
+        f"disagrees with physics: TTFT and TPOT leave {running:.0f} requests decoding on each rank, whose step "
         f"takes {1e3 * floor:.2f} ms at the datasheet's bandwidth and peak; measured {1e3 * tpot:.2f} ms"
     )
 
