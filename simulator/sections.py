@@ -240,6 +240,9 @@ class Requests(Section):
     count: Count | None = Field(None, description="requests; all of a trace where absent")
     repeat: Count = Field(1, description="times a trace is played")
     lengths: Lengths = Field(default_factory=Lengths, description="lengths of generated requests")
+    priorities: tuple[Positive, ...] = Field(
+        (), description="shares of the requests by priority, the most urgent first; all alike where absent"
+    )
 
 
 class Routing(Section):

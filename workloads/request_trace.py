@@ -30,6 +30,8 @@ class RequestTrace:
         In a closed loop, requests in flight at any time: the next starts when one ends. ``None`` = open loop.
     block_hashes : tuple of tuple of int, or None
         Prefix-cache block ids per request, where the trace has them.
+    priority : int64 array, shape (requests,), or None
+        Urgency of each request, 0 before 1; ``None`` where all are alike.
     block_tokens : int
         Tokens per hash block [tokens].
     source : str
@@ -43,6 +45,7 @@ class RequestTrace:
     output_tokens: NDArray[np.int64]
     concurrency: int | None = None
     block_hashes: tuple[tuple[int, ...], ...] | None = None
+    priority: NDArray[np.int64] | None = None
     block_tokens: int = 512
     source: str = ""
     notes: tuple[str, ...] = ()
@@ -98,8 +101,7 @@ def check_requests(trace: RequestTrace) -> None:
         A trace made by hand; the readers and generators return checked ones.
     """
     sizes = {len(trace.arrival), len(trace.input_tokens), len(trace.output_tokens)}
-    if trace.block_hashes is not None:
-        sizes.add(len(trace.block_hashes))
+    sizes |= {len(column) for column in (trace.block_hashes, trace.priority) if column is not None}
     if len(sizes) > 1:
         msg = f"request trace: its columns have different lengths {sorted(sizes)}"
         raise WorkloadError(msg)
@@ -201,6 +203,7 @@ def repeat(trace: RequestTrace, times: int) -> RequestTrace:
         input_tokens=np.tile(trace.input_tokens, times),
         output_tokens=np.tile(trace.output_tokens, times),
         block_hashes=hashes,
+        priority=None if trace.priority is None else np.tile(trace.priority, times),
     )
 
 
@@ -211,6 +214,7 @@ def _rows(trace: RequestTrace, first: int, last: int) -> RequestTrace:
         input_tokens=trace.input_tokens[first:last],
         output_tokens=trace.output_tokens[first:last],
         block_hashes=None if trace.block_hashes is None else trace.block_hashes[first:last],
+        priority=None if trace.priority is None else trace.priority[first:last],
     )
 
 

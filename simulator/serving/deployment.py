@@ -53,6 +53,7 @@ from workloads.routing_latent import generate_fitted
 from workloads.routing_stats import expert_load
 from workloads.routing_trace import RoutingTrace, check_routing, with_experts
 from workloads.samples import sample_path
+from workloads.streams import stream
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -131,7 +132,12 @@ def scenario_requests(choice: Requests, seed: int) -> RequestTrace:
 
 
 @lru_cache(maxsize=4)
-def _requests(choice: Requests, seed: int, _stamp: int) -> RequestTrace:
+def _requests(choice: Requests, seed: int, stamp: int) -> RequestTrace:
+    if choice.priorities:
+        trace = _requests(choice.model_copy(update={"priorities": ()}), seed, stamp)
+        shares = np.asarray(choice.priorities) / sum(choice.priorities)
+        classes = stream(seed, "priorities").choice(len(shares), size=len(trace), p=shares)
+        return replace(trace, priority=classes.astype(np.int64))
     if choice.kind == "trace":
         if choice.trace is None:
             raise ScenarioError("requests.trace: is required where requests.kind = 'trace'")

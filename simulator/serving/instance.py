@@ -433,10 +433,11 @@ class Instance:
         return request
 
     def _drop_running(self, rank: int) -> int:
-        state, order = self._state, self._order[rank]
-        request = order.pop()
-        while not self._runs(request, rank):
-            request = order.pop()
+        state = self._state
+        order = self._order[rank] = [each for each in self._order[rank] if self._runs(each, rank)]
+        # The youngest of the least urgent.
+        last = max(range(len(order)), key=lambda place: (state.priority[order[place]] if state.priority else 0, place))
+        request = order.pop(last)
         emitted = min(
             int(self._leave(request) * self.limits.gain), state.output[request] - state.generated[request] - 1
         )

@@ -50,8 +50,12 @@ class PromptQueues:
         self.open: set[int] = set()
 
     def add(self, rank: int, request: int) -> None:
-        """Queue a request behind the others."""
-        self._waiting[rank].append(request)
+        """Queue a request behind all that are as urgent."""
+        waiting, priority = self._waiting[rank], self._state.priority
+        place = len(waiting)
+        while priority is not None and place and priority[waiting[place - 1]] > priority[request]:
+            place -= 1
+        waiting.insert(place, request)
         self.open.add(rank)
         self.waiting += 1
         self.unfinished += 1

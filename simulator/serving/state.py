@@ -76,7 +76,7 @@ class RequestState:
     far); ``generated`` counts emitted tokens; ``joined`` and ``due`` are the decode steps at which the request began to
     decode and ends, ``due`` -1 while it does not; ``steps`` the decode steps that a whole answer takes, less than
     its tokens where drafts are accepted. ``swapped`` holds requests whose KV cache lies with the host, ``paused``
-    when those that were interrupted emitted their last token [s].
+    when those that were interrupted emitted their last token [s]. ``priority`` is the urgency of each, 0 first.
     """
 
     output: array[int]
@@ -85,6 +85,7 @@ class RequestState:
     joined: array[int]
     due: array[int]
     steps: array[int]
+    priority: list[int] | None = None
     swapped: set[int] = field(default_factory=set)
     paused: dict[int, float] = field(default_factory=dict)
 
@@ -106,6 +107,7 @@ def request_state(trace: RequestTrace, steps: np.ndarray | None = None) -> Reque
         joined=array("q", [0]) * total,
         due=array("q", [-1]) * total,
         steps=array("q", taken.astype(np.int64).tobytes()),
+        priority=None if trace.priority is None else trace.priority.tolist(),
     )
 
 
