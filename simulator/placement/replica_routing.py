@@ -16,6 +16,8 @@ FloatArray = NDArray[np.float64]
 
 #: Tokens that ``least_loaded`` balances together, in decode order [tokens].
 BLOCK = 128
+#: Times that every replicated expert is poured anew [1].
+_SWEEPS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,9 +90,10 @@ def least_loaded(work: Assignments) -> IntArray:
 
     Notes
     -----
-    In every block of ``BLOCK`` tokens and every layer, experts with one replica load their ranks; then, the heaviest
-    first, the tokens of each replicated expert are poured onto its replicas like water, the lightest rank first. It
-    asks for the counts of a batch before its tokens leave, which a server has only if ranks exchange them.
+    In every block of ``BLOCK`` tokens and every layer, replicas share evenly at first; then, the heaviest first and
+    ``_SWEEPS`` times over, the tokens of each replicated expert are taken back and poured onto its replicas like water,
+    the lightest rank first. It asks for the counts of a batch before its tokens leave, which a server has only if ranks
+    exchange them.
     """
     chosen = round_robin(work)
     slots, count = work.placement.replicas()
@@ -134,16 +137,25 @@ def _poured(
     heat = np.where(count > 1, counted.sum(axis=0), -1)
     hottest_first = np.argsort(-heat, axis=1, kind="stable")[:, : int((count > 1).sum(axis=1).max())]
     row, block = np.arange(layers), np.arange(blocks)[:, None, None]
-    for expert in hottest_first.T:
-        several = count[row, expert] > 1
-        tokens = np.where(several, counted[:, row, expert], 0)
-        where = ranks_of[row, expert]
-        present = np.arange(most) < count[row, expert][:, None]
-        level = np.where(present, load[block, row[:, None], where], np.inf)
-        share = _water(level, tokens)
-        quota[:, row, expert] = share
-        np.add.at(load, (block, row[:, None], where), np.where(present, share, 0))
+    for turn in range(1 + _SWEEPS):
+        for expert in hottest_first.T:
+            replicas = count[row, expert]
+            tokens = np.where(replicas > 1, counted[:, row, expert], 0)
+            at = (block, row[:, None], ranks_of[row, expert])
+            present = (np.arange(most) < replicas[:, None]) & ~_repeated(at[2])
+            np.add.at(load, at, -np.where(present, quota[:, row, expert], 0))
+            # At first all are even, so that nobody fills a rank that others are about to fill.
+            level = np.zeros((blocks, layers, most)) if turn == 0 else load[at]
+            share = _water(np.where(present, level, np.inf), tokens)
+            quota[:, row, expert] = share
+            np.add.at(load, at, np.where(present, share, 0))
     return quota
+
+
+def _repeated(ranks: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether an earlier entry of the row is the same: replicas on one rank are one place to fill."""
+    same = ranks[:, :, None] == ranks[:, None, :]
+    return np.asarray((same & np.tri(ranks.shape[1], k=-1, dtype=bool)).any(axis=2))
 
 
 def _water(level: FloatArray, amount: NDArray[np.int64]) -> NDArray[np.int64]:
