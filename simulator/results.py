@@ -248,6 +248,8 @@ class Result:
     def document(self) -> dict[str, Any]:
         """Return the JSON document of the CLI."""
         document = _document(self.scenario, self.summary, self.breakdown, self.warnings, self.provenance)
+        if self.scaling is not None:
+            document["scaling"] = self.scaling.document()
         return {**document, "rebalances": [dict(row) for row in self.rebalances]} if self.rebalances else document
 
 

@@ -163,15 +163,17 @@ def _latency(distribution: Any) -> str:
 
 def _print_changes(text: Console, scaling: Scaling) -> None:
     grid = table("at", "size", "ready in", "serves in", "old gone in", "GB moved", "peak GB", "phases")
-    for index, row in enumerate(scaling.changes.itertuples()):
-        phases = scaling.phases[scaling.phases["change"] == index]
-        names = ", ".join(f"{p.phase} {seconds(p.end_s - p.start_s)}" for p in phases.itertuples())
+    phases = scaling.phases.to_dict("records")
+    for index, row in enumerate(scaling.changes.to_dict("records")):
+        own = (phase for phase in phases if phase["change"] == index)
+        names = ", ".join(f"{phase['phase']} {seconds(phase['end_s'] - phase['start_s'])}" for phase in own)
+        command = row["command_s"]
         grid.add_row(
-            seconds(row.command_s) if row.command_s else "0",
-            f"{row.before} to {row.after}",
-            *(seconds(at - row.command_s) for at in (row.ready_s, row.switched_s, row.released_s)),
-            number(row.moved_bytes / 1e9),
-            number(row.memory_bytes / 1e9),
+            seconds(command) if command else "0",
+            f"{row['before']} to {row['after']}",
+            *(seconds(row[name] - command) for name in ("ready_s", "switched_s", "released_s")),
+            number(row["moved_bytes"] / 1e9),
+            number(row["memory_bytes"] / 1e9),
             names or "none",
         )
     text.print(grid)

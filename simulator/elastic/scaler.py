@@ -97,6 +97,8 @@ class Scaler:
         self._serving: list[Instance] = []
         self._open: dict[int, Span] = {}
         self._env: simpy.Environment
+        # Requests that were answered when work was lost the last time.
+        self._finished = -1
 
     def control(self, server: Server) -> Generator[simpy.Event, None, None]:
         """Act on the live server until the run ends."""
@@ -117,9 +119,19 @@ class Scaler:
             elif at > env.now:
                 yield env.timeout(at - env.now)
             target = self._governor.settle(self._observe(server))
-            if target != self.size:
+            if target != self.size and self._may_restart(server, target):
                 yield from self._change(server, target)
                 self._governor.changed(env.now)
+
+    def _may_restart(self, server: Server, target: int) -> bool:
+        """Whether a change that loses work may begin: a policy that restarts again and again would answer nobody."""
+        scheduled = self.fleet.scenario.elastic.policy == "schedule"
+        if scheduled or self.fleet.plan(self.size, target).old != "stops":
+            return True
+        progress = server.finished > self._finished
+        if progress:
+            self._finished = server.finished
+        return progress
 
     def _observe(self, server: Server) -> Observation:
         choice, records, now = self.fleet.scenario.elastic, server.books.records, server.env.now

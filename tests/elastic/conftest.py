@@ -1,0 +1,130 @@
+"""A fleet of constant timers, so that changes of size can be played in microseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from simulator.elastic.mechanisms import Phase, ScalingPlan
+from simulator.elastic.scaler import Scaler
+from simulator.metrics.recorder import column
+from simulator.sections import ElasticChoice, Slo
+from simulator.serving.engine import EngineRun, Pool, run_engine
+from simulator.serving.state import Limits
+from simulator.serving.timer import StepTime, StepWork
+from workloads.request_trace import RequestTrace
+
+#: What the old instance does, whether the new one waits for it, whether they share devices, and the factor on it.
+COURSES: dict[str, dict[str, Any]] = {
+    "cold_restart": {"old": "stops"},
+    "horizontal": {"old": "stays"},
+    "vertical_new": {"old": "serves"},
+    "colocated": {"old": "serves", "shares": True, "contention": 5.0},
+    "elastic": {"old": "drains", "waits": True, "shares": True},
+    "elastic at once": {"old": "drains", "shares": True},
+}
+
+
+@dataclass
+class ToyTimer:
+    """A step takes one second over the ranks that share it, and a little more for every token."""
+
+    dp: int
+
+    def time(self, work: StepWork) -> StepTime:
+        return StepTime(duration=1.0 / self.dp + 0.01 * (work.prompt_total + work.decode_total))
+
+
+@dataclass
+class ToyFleet:
+    """What :class:`Scaler` asks of a fleet; every change takes ``takes`` seconds."""
+
+    course: str
+    takes: float
+    limits_of_one: Limits
+    choice: ElasticChoice
+    start: int
+    smallest: int = 1
+    largest: int = 8
+    step: int = 1
+    slo: Slo = field(default_factory=Slo)
+
+    @property
+    def scenario(self) -> Any:
+        return SimpleNamespace(elastic=self.choice, slo=self.slo)
+
+    @property
+    def replicates(self) -> bool:
+        return self.course == "horizontal"
+
+    @property
+    def base(self) -> Any:
+        return SimpleNamespace(split=SimpleNamespace(dp=1), timer=lambda *_: ToyTimer(1))
+
+    def deployment(self, size: int) -> Any:
+        return SimpleNamespace(timer=lambda: ToyTimer(size))
+
+    def limits(self, size: int) -> Limits:
+        return replace(self.limits_of_one, dp=1 if self.replicates else size)
+
+    def held(self, size: int) -> tuple[int, float]:
+        return size, float(size)
+
+    def plan(self, before: int, after: int) -> ScalingPlan:
+        takes = 0.0 if self.replicates and after < before else self.takes
+        how = {"waits": False, "shares": False, "contention": 1.0, **COURSES[self.course]}
+        phases = (Phase(name="change", start=0.0, duration=takes, memory=1.0),) if takes else ()
+        return ScalingPlan(phases=phases, ready=takes, devices=before + after, memory=1.0, moved=0.0, **how)
+
+
+@dataclass
+class Played:
+    """A run with what its scaler wrote down."""
+
+    run: EngineRun
+    scaler: Scaler
+
+    def __getattr__(self, name: str) -> np.ndarray:
+        return column(getattr(self.run.requests, name))
+
+
+def play(trace: RequestTrace, fleet: ToyFleet, **options: Any) -> Played:
+    """Play a load on a toy fleet."""
+    count, each = (fleet.start, 1) if fleet.replicates else (1, fleet.start)
+    scaler = Scaler(fleet, 1.0, trace.arrival)  # type: ignore[arg-type]
+    pool = Pool(timers=[ToyTimer(each) for _ in range(count)], limits=fleet.limits(each))
+    return Played(run=run_engine(trace, [pool], controls=[scaler.control], **options), scaler=scaler)
+
+
+@pytest.fixture(scope="session", name="play")
+def fixture_play() -> Callable[..., Played]:
+    return play
+
+
+@pytest.fixture(scope="session")
+def toy_fleet() -> type[ToyFleet]:
+    return ToyFleet
+
+
+@pytest.fixture(scope="session")
+def toy_timer() -> type[ToyTimer]:
+    return ToyTimer
+
+
+@pytest.fixture(scope="session")
+def roomy() -> Limits:
+    return Limits(
+        dp=1,
+        token_budget=1000,
+        max_running=1000,
+        pool=1e6,
+        kv_per_token=1.0,
+        kv_per_sequence=0.0,
+        scheduler="mixed",
+        chunked=True,
+    )
