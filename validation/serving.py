@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,14 +114,16 @@ def validate_serving(
         raise ScenarioError(f"--every: got {every}, expected at least 1")
     named = named or Named()
     points = read_points(path, named)[::every]
-    outcomes = play_all(points, named.profiles, progress)
+    outcomes = play_all(points, partial(play, profiles=named.profiles), progress)
     rows = tuple(Row(point=p, played=o) for p, o in zip(points, outcomes, strict=True) if isinstance(o, Played))
     skipped = tuple((p, o) for p, o in zip(points, outcomes, strict=True) if isinstance(o, str))
     return ServingReport(rows=rows, skipped=skipped)
 
 
 def play_all(
-    points: Sequence[Point], profiles: Path | None, progress: Callable[[float], None] | None = None
+    points: Sequence[Point],
+    play_one: Callable[[Point], Played | str] = play,
+    progress: Callable[[float], None] | None = None,
 ) -> list[Played | str]:
     """Play runs, those of one deployment after each other so that they share its tables, equal runs once."""
     order = sorted(range(len(points)), key=lambda i: _deployment(points[i]))
@@ -131,7 +134,7 @@ def play_all(
         point = points[index]
         key = _deployment(point)
         if key not in known:
-            known[key] = play(point, profiles)
+            known[key] = play_one(point)
         outcomes[index] = known[key]
         if progress is not None:
             progress(float(cost[: place + 1].sum() / cost.sum()))

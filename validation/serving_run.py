@@ -13,8 +13,8 @@ import numpy as np
 from hardware_profiles.loader import cluster_names, load_cluster
 from simulator import api
 from simulator.errors import MoesimError
-from simulator.hardware import load_hardware
-from simulator.ops import StepShape, build_ops
+from simulator.hardware import Hardware, load_hardware
+from simulator.ops import Op, StepShape, build_ops
 from simulator.parallelism import Parallelism
 from simulator.scenario import Scenario
 from simulator.serving.deployment import scenario_hardware, scenario_model
@@ -55,7 +55,7 @@ class Played:
     warnings: tuple[str, ...]
 
 
-def point_scenario(point: Point, profiles: Path | None = None) -> Scenario:
+def point_scenario(point: Point, profiles: Path | None = None, routing: Mapping[str, Any] = ROUTING) -> Scenario:
     """Build the scenario of a measured run: a closed loop from an empty server, its lengths, nothing left out.
 
     Raises
@@ -81,7 +81,7 @@ def point_scenario(point: Point, profiles: Path | None = None) -> Scenario:
                 "range_ratio": point.range_ratio,
             },
         },
-        "routing": dict(ROUTING),
+        "routing": dict(routing),
     }
     if len(point.pools) > 1:
         data["disaggregation"] = {"enabled": True, "prefill": _split(point.pools[0])}
@@ -126,12 +126,12 @@ def _bits(dtype: str) -> int:
     return int(8 * DTYPE_BYTES[cast("Any", dtype)])
 
 
-def play(point: Point, profiles: Path | None = None) -> Played | str:
+def play(point: Point, profiles: Path | None = None, routing: Mapping[str, Any] = ROUTING) -> Played | str:
     """Simulate a run; say why where that is not possible."""
     if point.reason:
         return point.reason
     try:
-        scenario = point_scenario(point, profiles)
+        scenario = point_scenario(point, profiles, routing)
         if doubt := disagreement(point, scenario):
             return doubt
         result = api.simulate(scenario)
@@ -170,19 +170,26 @@ def step_floor(scenario: Scenario, sequences: float, context: float, prompt: flo
 
     ``sequences`` decode on a rank with ``context`` tokens each, beside ``prompt`` new prompt tokens there.
     """
-    model = scenario_model(scenario.model)
+    ops, hardware = step_ops(scenario, sequences, context, prompt)
+    # An even router touches the most experts; a floor must not count more than some router would.
+    spared = {"moe": ROUTED_SHARE}
+    traffic = sum(float(np.mean(op.memory_bytes)) * op.repeat * spared.get(op.kind, 1.0) for op in ops)
+    flops = sum(float(np.mean(op.flops)) * op.repeat for op in ops)
+    silicon = hardware.silicon
+    return max(traffic / silicon.memory_bandwidth, flops / max(silicon.peak.values())) / scenario.parallelism.pp
+
+
+def step_ops(
+    scenario: Scenario, sequences: float, context: float, prompt: float = 0.0
+) -> tuple[tuple[Op, ...], Hardware]:
+    """List the ops that a step runs on a rank, routing even, and the hardware; arguments as :func:`step_floor`."""
     split = Parallelism(**scenario.parallelism.model_dump(include={"tp", "dp", "pp", "ep"}))
-    silicon = scenario_hardware(scenario.hardware, split.devices).silicon
     shape = StepShape(
         prefill_tokens=prompt,
         prefill_sequences=1.0 if prompt else 0.0,
         decode_sequences=sequences,
         decode_context=context,
     )
-    ops = build_ops(model, split, customised(scenario.stack), shape)
-    present = [op for op in ops if np.any(op.rows > 0)]
-    # An even router touches the most experts; a floor must not count more than some router would.
-    spared = {"moe": ROUTED_SHARE}
-    traffic = sum(float(np.mean(op.memory_bytes)) * op.repeat * spared.get(op.kind, 1.0) for op in present)
-    flops = sum(float(np.mean(op.flops)) * op.repeat for op in present)
-    return max(traffic / silicon.memory_bandwidth, flops / max(silicon.peak.values())) / split.pp
+    ops = build_ops(scenario_model(scenario.model), split, customised(scenario.stack), shape)
+    hardware = scenario_hardware(scenario.hardware, split.devices)
+    return tuple(op for op in ops if np.any(op.rows > 0)), hardware
