@@ -113,12 +113,51 @@ def estimate_speed(file: str) -> dict[str, float]:
     return {"seconds": statistics.median(seconds)}
 
 
+def traffic_speed() -> dict[str, float]:
+    """Count the copies of 65,536 tokens, top-8, among 64 ranks, again and again."""
+    import numpy as np
+
+    from simulator.cost.traffic import contiguous_homes, traffic_of
+
+    destinations = np.random.default_rng(0).integers(0, 64, (65536, 8))
+    homes, seconds = contiguous_homes(65536, 64), []
+    for _ in range(30):
+        began = time.process_time()
+        traffic_of(destinations, homes, ranks=64, domain=8)
+        seconds.append(time.process_time() - began)
+    return {"seconds": statistics.median(seconds)}
+
+
+def flow_speed() -> dict[str, float]:
+    """Send an exchange among 320 ranks as messages that share links: even, and as a router draws it."""
+    import numpy as np
+
+    from simulator.cost.traffic import contiguous_homes, traffic_of
+    from simulator.hardware import load_hardware
+    from simulator.schedule.flow import run_stages
+    from simulator.topology import build_topology, compile_topology
+
+    ranks, hardware = 320, load_hardware("h800-sxm", nodes=40)
+    began = time.process_time()
+    topology = compile_topology(build_topology(hardware.device, hardware.node, hardware.cluster, 40))
+    compiled = time.process_time()
+    run_stages(topology, (np.ones((ranks, ranks)),), 1e6)
+    even = time.process_time()
+    destinations = np.random.default_rng(0).integers(0, ranks, (128 * ranks, 8))
+    routed = traffic_of(destinations, contiguous_homes(128 * ranks, ranks), ranks=ranks, domain=8)
+    uneven = time.process_time()
+    run_stages(topology, (routed.experts,), 7168.0)
+    return {"compile_s": compiled - began, "even_s": even - compiled, "uneven_s": time.process_time() - uneven}
+
+
 CASES: dict[str, Callable[[], dict[str, float]]] = {
     "ep32": partial(engine_speed, *EP32),
     "h200": partial(engine_speed, *H200),
     "short-100k": partial(short_requests, 100_000, 3),
     "short-1m": partial(short_requests, 1_000_000, 1),
     "estimate": partial(estimate_speed, H200[0]),
+    "traffic": traffic_speed,
+    "flow": flow_speed,
 }
 
 
@@ -162,6 +201,13 @@ def rows(*, quick: bool) -> list[Row]:
             at_most("gpt-oss-20b: time of 1 M over 100 k requests", ratio, "1", 10.5),
             at_most("gpt-oss-20b, 1 M short requests: peak memory", many["peak_bytes"] / 2**30, "GiB", 4),
         ]
+    flow = measure("flow")
+    found += [
+        at_most("traffic matrix, 65,536 tokens x 64 ranks", measure("traffic")["seconds"] * 1e3, "ms", 10),
+        at_most("`flow`, even all-to-all of 320 ranks", flow["even_s"], "s", 2),
+        at_most("`flow`, routed all-to-all of 320 ranks", flow["uneven_s"], "s", 2),
+        Row(name="`flow`: topology of 320 devices and its routes", value=flow["compile_s"], unit="s"),
+    ]
     help_s = start_up(str(Path(sys.executable).parent / "moesim"), "--help")
     return [
         *found,

@@ -17,6 +17,9 @@ from simulator.errors import ScenarioError
 
 IntArray = NDArray[np.integer[Any]]
 
+#: Tokens counted together: what a core's own cache holds.
+_CHUNK = 8192
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traffic:
@@ -109,18 +112,24 @@ def traffic_of(destinations: IntArray, homes: IntArray, *, ranks: int, domain: i
         )
     if homes.size and not (int(homes.min()) >= 0 and int(homes.max()) < ranks):
         raise ScenarioError(f"expert exchange: a token's home is outside the {ranks} ranks")
-    inside = min(domain, ranks)
-    # Small integers, column by column: four times the values per vector instruction, and no strides.
-    to = np.ascontiguousarray(destinations.T.astype(np.int16))
-    to[(to < 0) | (to >= ranks)] = ranks
-    group = to // np.int16(inside)
-    group[to == ranks] = domains
-    home = homes.astype(np.int32)
-    by_expert = _counted(to, home, ranks)
-    by_rank = _counted(_first(to, ranks), home, ranks)
-    by_domain = _counted(_first(group, domains), home, domains, ranks)
-    tokens = np.bincount(home, minlength=ranks).astype(np.float64)
-    return Traffic(domain=domain, tokens=tokens, experts=by_expert, ranks=by_rank, domains=by_domain)
+    inside, counts = min(domain, ranks), np.zeros(4 * ranks * (ranks + 1), dtype=np.int64)
+    for start in range(0, len(homes), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        # Small integers, column by column: four times the values per vector instruction, and no strides.
+        to = np.ascontiguousarray(_served(destinations[part], ranks).T)
+        # One count for all three: pairs of home and rank, by whether the choice is its token's first there.
+        kind = _first(to).astype(np.int32) + 2 * _first(to // np.int16(inside))
+        pairs = homes[part].astype(np.int32) * np.int32(ranks + 1) + to
+        counts += np.bincount((4 * pairs + kind).ravel(), minlength=len(counts))
+    by_kind = counts.reshape(ranks, ranks + 1, 4)[:, :ranks].astype(np.float64)
+    by_domain = by_kind[:, :, 2:].sum(axis=2).reshape(ranks, domains, ranks // domains).sum(axis=2)
+    return Traffic(
+        domain=domain,
+        tokens=np.bincount(homes, minlength=ranks).astype(np.float64),
+        experts=by_kind.sum(axis=2),
+        ranks=by_kind[:, :, 1] + by_kind[:, :, 3],
+        domains=by_domain,
+    )
 
 
 def even_traffic(
@@ -189,20 +198,17 @@ def contiguous_homes(tokens: int, ranks: int) -> NDArray[np.int64]:
     return np.arange(tokens, dtype=np.int64) * ranks // max(tokens, 1)
 
 
-def _first(columns: NDArray[np.int16], none: int) -> NDArray[np.int16]:
-    """Replace what repeats an earlier column by ``none``; shape (top_k, tokens)."""
-    kept = columns.copy()
+def _served(destinations: IntArray, ranks: int) -> NDArray[np.int16]:
+    """Destinations as small integers, those outside the ranks as ``ranks``."""
+    # Seen as unsigned, negative numbers are large ones.
+    wide = destinations.astype(np.int64, copy=False).view(np.uint64)
+    return np.minimum(wide, np.uint64(ranks)).astype(np.int16)
+
+
+def _first(columns: NDArray[np.int16]) -> NDArray[np.bool_]:
+    """Whether a choice differs from all earlier ones of its token; shape (top_k, tokens)."""
+    first = np.ones(columns.shape, dtype=bool)
     for i in range(1, len(columns)):
-        repeated = columns[i] == columns[0]
-        for j in range(1, i):
-            repeated |= columns[i] == columns[j]
-        kept[i][repeated] = none
-    return kept
-
-
-def _counted(columns: NDArray[np.int16], home: NDArray[np.int32], buckets: int, ranks: int | None = None) -> FloatArray:
-    """Count pairs of home and bucket; the last bucket holds what is not sent."""
-    rows = buckets if ranks is None else ranks
-    keys = home * np.int32(buckets + 1) + columns
-    counts = np.bincount(keys.ravel(), minlength=rows * (buckets + 1))
-    return counts.reshape(rows, buckets + 1)[:, :buckets].astype(np.float64)
+        for j in range(i):
+            first[i] &= columns[i] != columns[j]
+    return first

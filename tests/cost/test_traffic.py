@@ -89,6 +89,11 @@ def test_homes_are_dealt_evenly_and_in_order() -> None:
     assert contiguous_homes(0, 4).tolist() == []
 
 
+def test_ids_far_outside_the_ranks_send_nothing() -> None:
+    traffic = traffic_of(np.array([[1, 65536, -65536, 2**40]]), np.array([0]), ranks=4, domain=4)
+    assert traffic.experts.tolist() == [[0.0, 1.0, 0.0, 0.0], *[[0.0] * 4] * 3]
+
+
 def test_nothing_sent_is_balanced() -> None:
     empty = traffic_of(np.full((3, 2), -1), np.zeros(3, dtype=int), ranks=4, domain=4)
     assert empty.imbalance == 1.0
