@@ -150,12 +150,31 @@ def flow_speed() -> dict[str, float]:
     return {"compile_s": compiled - began, "even_s": even - compiled, "uneven_s": time.process_time() - uneven}
 
 
+def placement_speed() -> dict[str, float]:
+    """Place 58 layers of 256 experts with power-law loads in 288 slots of 32 ranks on 4 nodes."""
+    import numpy as np
+
+    from simulator.placement import imbalance, lower_bound, place
+
+    rng, seconds = np.random.default_rng(0), []
+    load = rng.permuted(np.tile(np.arange(1.0, 257.0) ** -1.0, (58, 1)), axis=1)
+    heaviest = {p: place(p, load, 32, 32, nodes=4, groups=8).rank_load(load) for p in ("refined", "eplb", "eplb_global")}
+    for _ in range(15):
+        began = time.process_time()
+        place("refined", load, 32, 32, nodes=4, groups=8)
+        seconds.append(time.process_time() - began)
+    over = heaviest["refined"].max(axis=1) / lower_bound(load, 32, 32)
+    means = {f"{p}_imbalance": float(imbalance(held).mean()) for p, held in heaviest.items()}
+    return {"seconds": statistics.median(seconds), "over_bound": float(over.mean()), **means}
+
+
 CASES: dict[str, Callable[[], dict[str, float]]] = {
     "ep32": partial(engine_speed, *EP32),
     "h200": partial(engine_speed, *H200),
     "short-100k": partial(short_requests, 100_000, 3),
     "short-1m": partial(short_requests, 1_000_000, 1),
     "estimate": partial(estimate_speed, H200[0]),
+    "placement": placement_speed,
     "traffic": traffic_speed,
     "flow": flow_speed,
 }
@@ -207,6 +226,12 @@ def rows(*, quick: bool) -> list[Row]:
         at_most("`flow`, even all-to-all of 320 ranks", flow["even_s"], "s", 2),
         at_most("`flow`, routed all-to-all of 320 ranks", flow["uneven_s"], "s", 2),
         Row(name="`flow`: topology of 320 devices and its routes", value=flow["compile_s"], unit="s"),
+    ]
+    placed = measure("placement")
+    found += [
+        at_most("placing 58 layers x 256 experts on 32 ranks", placed["seconds"] * 1e3, "ms", 100),
+        at_most("the same: heaviest rank over the lower bound", placed["over_bound"], "1", 1.01),
+        at_most("the same: max/mean over that of EPLB", placed["refined_imbalance"] / placed["eplb_imbalance"], "1", 1),
     ]
     help_s = start_up(str(Path(sys.executable).parent / "moesim"), "--help")
     return [
