@@ -158,7 +158,7 @@ def placement_speed() -> dict[str, float]:
 
     rng, seconds = np.random.default_rng(0), []
     load = rng.permuted(np.tile(np.arange(1.0, 257.0) ** -1.0, (58, 1)), axis=1)
-    heaviest = {p: place(p, load, 32, 32, nodes=4, groups=8).rank_load(load) for p in ("refined", "eplb", "eplb_global")}
+    heaviest = {p: place(p, load, 32, 32, nodes=4, groups=8).rank_load(load) for p in ("refined", "eplb")}
     for _ in range(15):
         began = time.process_time()
         place("refined", load, 32, 32, nodes=4, groups=8)
