@@ -35,10 +35,12 @@ ROUNDS = 10
 SIMULATED_TOKENS = 50_000
 #: Most of a sequence's lasting state that can be its domain's [-].
 _MOST_DOMAIN = 0.8
+#: Most that the token's part may be of the others together [-].
+_MOST_TOKEN = 0.6
 #: The shortest trace that a fit is made from [tokens]: below it, noise is fitted.
 LEAST_TOKENS = 2000
 _QUANTILES = 21
-_FACTORS = (2, 64)
+_FACTORS = (7, 64)
 _NEAR_ONE = 0.999
 
 
@@ -179,7 +181,7 @@ def _first_guess(trace: RoutingTrace, target: Moments) -> LatentRouting:
     return LatentRouting(
         probability=target.probability,
         variance=variance,
-        factors=5,
+        factors=_FACTORS[0],
         layer_memory=0.97,
         top_k=trace.top_k,
         domains=max(round(len(lengths) / run), 1),
@@ -202,8 +204,8 @@ def _corrected(model: LatentRouting, target: Moments, found: Moments, *, free: b
     variance = np.empty_like(model.variance)
     variance[:, :-1] = _split(np.where(np.isfinite(wanted), now * ratio, np.nan), min(share, _MOST_DOMAIN))
     token = model.variance[:, -1] * _ratio(target.near, found.near)
-    # Beyond as much as all that lasts, the token's part adds no information and only drowns the memory of the text.
-    variance[:, -1] = np.minimum(token, variance[:, :-1].sum(axis=1).clip(1.0))
+    # More than a share of all that lasts adds little information and drowns the memory of the text.
+    variance[:, -1] = np.minimum(token, _MOST_TOKEN * variance[:, :-1].sum(axis=1).clip(1.0))
     factors, memory = model.factors, model.layer_memory
     if free:
         # Fewer factors tie layers and experts more closely; both informations have a say.

@@ -38,8 +38,6 @@ PARTS = ("domain", "sequence", "passage_100", "passage_12", "passage_1.5", "toke
 #: Kinds of token (articles, digits, line ends ...), the r-th most frequent with weight 1/r. An assumption: with about
 #: a hundred, co-activation and the dependence between near and far layers of a recorded trace come out together.
 TOKEN_KINDS = 100
-#: Factors of the parts that last. An assumption: a topic moves the experts of a layer almost independently.
-LASTING_FACTORS = 8
 BALANCING_ROUNDS = 12
 CHUNK_NUMBERS = 2**21  # logits made at a time, to bound the memory
 
@@ -184,13 +182,11 @@ def latent_logits(model: LatentRouting, lengths: NDArray[np.int64], seed: int) -
         if layer:
             fresh = hidden.standard_normal(state.kinds.shape, dtype=np.float32)
             state.kinds[:] = keep * state.kinds + renew * fresh
-        loading, of_kinds = (
-            loadings.standard_normal((size, model.num_experts), dtype=np.float32) / np.float32(np.sqrt(size))
-            for size in (LASTING_FACTORS, model.factors)
-        )
+        loading = loadings.standard_normal((model.factors, model.num_experts), dtype=np.float32)
+        loading /= np.float32(np.sqrt(model.factors))
         scale = np.sqrt(model.variance[layer]).astype(np.float32)
         of_sequence = scale[0] * state.domains + scale[1] * state.sequences
-        of_kind = scale[-1] * state.kinds @ of_kinds
+        of_kind = scale[-1] * state.kinds
         logits_of = partial(_logits, state, of_sequence, of_kind, scale[2:-1], loading, noise)
         sample = np.unique(np.linspace(0, len(state.kind) - 1, rows // 8).astype(np.int64))
         bias = balance(logits_of(sample), model.probability[layer], model.top_k)
@@ -208,10 +204,10 @@ def _logits(
     tokens: Any,
 ) -> FloatArray:
     """Return the logits of some tokens of one layer, without the bias of its experts."""
-    mixed = of_sequence[state.sequence[tokens]]
+    mixed = of_sequence[state.sequence[tokens]] + of_kind[state.kind[tokens]]
     for size, passage in zip(of_passages, state.passages, strict=True):
         mixed += size * passage[tokens]
-    logits = mixed @ loading + of_kind[state.kind[tokens]]
+    logits = mixed @ loading
     # The negative logarithm of a standard exponential is a Gumbel variate.
     arrival = noise.standard_exponential(logits.shape, dtype=np.float32)
     logits -= np.log(np.maximum(arrival, np.float32(1e-30)))
@@ -268,7 +264,7 @@ class _State:
 
 def _draw_state(model: LatentRouting, lengths: NDArray[np.int64], rng: np.random.Generator) -> _State:
     """Draw the state; domains are centred, so that the load of a long trace is that of the fit."""
-    tokens, sequences, lasting = int(lengths.sum()), len(lengths), LASTING_FACTORS
+    tokens, sequences, factors = int(lengths.sum()), len(lengths), model.factors
     changes = rng.random(sequences) < 1.0 / model.domain_run
     # Domains come in rounds, so that a long text visits all equally often.
     rounds = [rng.permutation(model.domains) for _ in range(-(-sequences // model.domains))]
@@ -276,14 +272,14 @@ def _draw_state(model: LatentRouting, lengths: NDArray[np.int64], rng: np.random
     shares = 1.0 / np.arange(1, TOKEN_KINDS + 1)
     kind = rng.choice(TOKEN_KINDS, size=tokens, p=shares / shares.sum())
     passages = tuple(
-        _autoregressive(rng.standard_normal((tokens, lasting), dtype=np.float32), lengths, float(np.exp(-1 / span)))
+        _autoregressive(rng.standard_normal((tokens, factors), dtype=np.float32), lengths, float(np.exp(-1 / span)))
         for span in PASSAGES
     )
     return _State(
-        domains=_even(rng, model.domains, lasting)[domain],
-        sequences=rng.standard_normal((sequences, lasting), dtype=np.float32),
+        domains=_even(rng, model.domains, factors)[domain],
+        sequences=rng.standard_normal((sequences, factors), dtype=np.float32),
         passages=passages,
-        kinds=rng.standard_normal((TOKEN_KINDS, model.factors), dtype=np.float32),
+        kinds=rng.standard_normal((TOKEN_KINDS, factors), dtype=np.float32),
         sequence=np.repeat(np.arange(sequences), lengths),
         kind=kind,
     )

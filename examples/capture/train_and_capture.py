@@ -21,7 +21,7 @@ from workloads.routing_stats import expert_load, imbalance, repeat_fraction
 
 HERE = Path(__file__).parent
 LAYERS, EXPERTS, TOP_K, WIDTH, HEADS, SPAN = 4, 8, 2, 64, 4, 128
-STEPS, BATCH = 500, 16
+STEPS, BATCH = 300, 8
 
 
 class Moe(nn.Module):
@@ -93,7 +93,7 @@ for step in range(STEPS):
     if step in (0, STEPS - 1):
         print(f"step {step + 1}: {loss.item():.2f} nats per byte")
 
-rows = data[: len(data) // SPAN * SPAN].view(-1, SPAN)[::4]
+rows = data[: len(data) // SPAN * SPAN].view(-1, SPAN)[::8]
 with capturing(model, top_k=TOP_K) as recorder, torch.no_grad():
     for row in rows:
         recorder.sequence(SPAN)

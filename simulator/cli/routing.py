@@ -105,7 +105,9 @@ def fit(trace: Trace, out: Out, experts: Experts = None, seed: Seed = 0, as_json
 @routing.command()
 def generate(
     out: Out,
-    from_: Annotated[Path | None, typer.Option("--from", metavar="FIT", help="Fit that 'routing fit' wrote.")] = None,
+    from_: Annotated[
+        str | None, typer.Option("--from", metavar="FIT", help="Fit that 'routing fit' wrote, or 'sample:NAME'.")
+    ] = None,
     kind: Annotated[str | None, typer.Option(help="Generator, where there is no fit: zipf, domain, sticky ...")] = None,
     parameter: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Parameter of the kind; may be repeated.")
@@ -139,7 +141,7 @@ def generate(
         if (from_ is None) == (kind is None):
             raise typer.BadParameter("give either --from FIT or --kind KIND")
         if from_ is not None:
-            model = read_routing_fit(from_)
+            model = read_routing_fit(_path(from_))
             with progress_bar("generating", enabled=not as_json) as progress:
                 made = generate_fitted(
                     model,
@@ -208,10 +210,15 @@ def capture(
 def read_trace(name: str, experts: int | None) -> RoutingTrace:
     """Read the trace, recording or sample that a command names."""
     from workloads.routing_convert import read_recording
+
+    return read_recording(_path(name), experts)
+
+
+def _path(name: str) -> Path:
+    """Find the file or sample that a command names."""
     from workloads.samples import sample_path
 
-    path = sample_path(name.removeprefix("sample:")) if name.startswith("sample:") else Path(name)
-    return read_recording(path, experts)
+    return sample_path(name.removeprefix("sample:")) if name.startswith("sample:") else Path(name)
 
 
 def _token_ids(path: Path) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""Small traces of each format, made up for demonstrations and tests; recorded from nobody."""
+"""Small traces of each format, made up for demonstrations and tests; recorded from nobody. And fits to recorded ones."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ SAMPLES = (
     "routing_4x8_top2.parquet",
     "vllm_bench_like.json",
 )
+#: Routing models fitted to recorded traces; each file states its source.
+FITS = ("fit_gpt_oss_20b.toml",)
 
 
 def sample_path(name: str) -> Path:
@@ -24,14 +26,14 @@ def sample_path(name: str) -> Path:
     Parameters
     ----------
     name : str
-        One of ``SAMPLES``.
+        One of ``SAMPLES`` or ``FITS``.
 
     Examples
     --------
     >>> sample_path("azure_like.csv").name
     'azure_like.csv'
     """
-    if name not in SAMPLES:
-        msg = f"sample: unknown name {name!r}; {nearest(name, SAMPLES)}"
+    if name not in SAMPLES + FITS:
+        msg = f"sample: unknown name {name!r}; {nearest(name, SAMPLES + FITS)}"
         raise WorkloadError(msg)
     return Path(__file__).parent / name
