@@ -22,9 +22,9 @@ MECHANISMS: tuple[Mechanism, ...] = get_args(Mechanism)
 #: What can be taken away from the elastic mechanism.
 Feature = Literal["ipc_alloc", "p2p", "preinit", "zero_copy"]
 FEATURES: tuple[Feature, ...] = get_args(Feature)
-#: What the old instance does after the command: ``stops`` at once; ``drains`` what it has admitted and takes nothing
-#: new; ``serves`` on until the new one is ready, and then drains; ``stays``, because the change is beside it.
-Old = Literal["stops", "drains", "serves", "stays"]
+#: What the old instance does after the command: ``stops`` at once; ``serves`` on until the new one is ready, and then
+#: finishes what it has admitted; ``stays``, because the change is beside it.
+Old = Literal["stops", "serves", "stays"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,7 @@ class ScalingPlan:
         In order of their start.
     ready : float
         When the new instance could serve, after the command [s].
-    old : {"stops", "drains", "serves", "stays"}
+    old : {"stops", "serves", "stays"}
         What the old instance does.
     waits : bool
         Whether the new instance takes no request before the old one has done its last.
@@ -148,8 +148,8 @@ def plan_scaling(mechanism: Mechanism, before: Size, after: Size, setting: Setti
     ``cold_restart`` stops the instance and starts a larger or smaller one on the devices. ``horizontal`` starts or
     stops a replica beside those that serve. ``vertical_new`` starts the new size on devices of its own while the old
     one serves. ``colocated`` does so on the same devices, for which both keep half of the KV pool at all times.
-    ``elastic`` keeps weights and KV cache where they are, moves what must move and hands over to a prepared instance;
-    the old one takes no new requests meanwhile. ``ideal`` takes no time and no memory: a bound.
+    ``elastic`` keeps weights and KV cache where they are, moves what must move and hands over to a prepared instance,
+    which takes requests when the old one has done its last. ``ideal`` takes no time and no memory: a bound.
     """
     return _PLANS[mechanism](before, after, setting)
 
@@ -230,7 +230,7 @@ def _elastic(before: Size, after: Size, setting: Setting) -> ScalingPlan:
         steps.append(("boot standby", _boot(after, startup), during))
     steps.append(("warm up", setting.warmup(after), during))
     moved = float(received.sum())
-    return _plan(_sequence(*steps), old="drains", devices=larger, moved=moved, waits=setting.waits, shares=True)
+    return _plan(_sequence(*steps), old="serves", devices=larger, moved=moved, waits=setting.waits, shares=True)
 
 
 def _managed_restart(before: Size, after: Size, setting: Setting) -> ScalingPlan:

@@ -170,33 +170,28 @@ class Scaler:
         """Put one instance of another size in the place of the present one."""
         env, plan, old = server.env, change.plan, self._serving[0]
         draining: tuple[simpy.Event, Span] | None = None
-        gone = math.inf
-        if plan.old in ("stops", "drains"):
+        stopped = env.now
+        if plan.old == "stops":
             draining = self._retire(server, old)
-            self.diary.sizes.append((env.now, 0))
-            if plan.old == "stops":
-                server.lose(old, retry="restart")
-                gone = env.now
-        else:
-            old.slow = plan.contention
+            server.lose(old, retry="restart")
+        old.slow = plan.contention
         yield from self._start_up(len(server.instances), change.after, change)
         old.slow = 1.0
-        if plan.waits and draining is not None:
-            emptied, span = draining
-            yield emptied
-            gone = span.end
+        if plan.old == "stops":
+            change.downtime = env.now - stopped
+        elif plan.waits:
+            draining = self._retire(server, old)
+            yield draining[0]
         change.switched = env.now
-        change.downtime = max(change.ready - gone, 0.0)
         new = server.add(self.fleet.deployment(change.after).timer(), self.fleet.limits(change.after))
         self._serving = [new]
         self._enter(new, change.after, env.now)
         self.diary.sizes.append((env.now, change.after))
-        if plan.old == "serves":
-            draining = self._retire(server, old)
-        if draining is not None:
+        if draining is None:
+            emptied, _ = self._retire(server, old)
             # Two instances on the same devices take turns until the old one is empty.
             old.slow = new.slow = _TURNS if plan.shares else 1.0
-            yield draining[0]
+            yield emptied
             new.slow = 1.0
 
     def _replicate(self, server: Server, change: Change) -> Generator[simpy.Event, None, None]:
@@ -226,6 +221,8 @@ class Scaler:
     def _retire(self, server: Server, old: Instance) -> tuple[simpy.Event, Span]:
         """Let an instance finish what it has admitted; return the event of its last answer, and the span until then."""
         emptied = server.close(old)
+        if not server.open_instances:
+            self.diary.sizes.append((server.env.now, 0))
         serving = self._open.pop(old.index)
         serving.end = server.env.now
         span = Span(instance=old.index, size=serving.size, state="draining", start=server.env.now)

@@ -25,8 +25,8 @@ COURSES: dict[str, dict[str, Any]] = {
     "horizontal": {"old": "stays"},
     "vertical_new": {"old": "serves"},
     "colocated": {"old": "serves", "shares": True, "contention": 5.0},
-    "elastic": {"old": "drains", "waits": True, "shares": True},
-    "elastic at once": {"old": "drains", "shares": True},
+    "elastic": {"old": "serves", "waits": True, "shares": True},
+    "elastic at once": {"old": "serves", "shares": True},
 }
 
 

@@ -104,10 +104,6 @@ REFUSED = [
     ({"elastic": {"startup": "vllm-ascent"}}, "did you mean 'vllm-ascend'"),
     ({"parallelism": {"tp": 2, "dp": 2, "ep": 4, "instances": 2}}, "resizes one instance"),
     ({"faults": [{"at": "1 s"}]}, "does not go with faults"),
-    (
-        {"model": {"name": "mixtral-8x7b"}, "parallelism": {"tp": 2, "dp": 2, "ep": 4}},
-        "ep=10|redundant|must divide|fit",
-    ),
 ]
 
 
