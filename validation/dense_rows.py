@@ -21,6 +21,9 @@ from simulator.cost.kernel import FloatArray, Silicon
 from simulator.cost.linear_attention import ConvolutionKernel, ScanKernel, gated_delta_net_time, mamba2_time
 from simulator.cost.mla import MlaDecodeKernel, MlaPrefillKernel, mla_decode_time, mla_prefill_time
 
+#: Sets of operands that the collector of the published GEMM tables multiplies in turn (aiconfigurator,
+#: ``collector/sglang/collect_gemm.py``).
+OPERAND_SETS = 6.0
 Predict = Callable[[pd.DataFrame, Silicon, Any], FloatArray]
 
 
@@ -39,7 +42,9 @@ class Family:
 
 def _gemm(rows: pd.DataFrame, silicon: Silicon, kernel: GemmKernel) -> FloatArray:
     dtype = str(rows["dtype"].iloc[0])
-    return gemm_time(rows["m"], rows["n"], rows["k"], dtype=dtype, silicon=silicon, kernel=kernel).seconds
+    sets = OPERAND_SETS if _cached(rows) else None
+    shape: dict[str, Any] = {axis: rows[axis] for axis in ("m", "n", "k")}
+    return gemm_time(**shape, dtype=dtype, silicon=silicon, kernel=kernel, in_turn=sets).seconds
 
 
 def _attention_prefill(rows: pd.DataFrame, silicon: Silicon, kernel: AttentionPrefillKernel) -> FloatArray:

@@ -16,7 +16,7 @@ from simulator.cost.elementwise import ElementwiseKernel
 from simulator.cost.gemm import GemmKernel
 from simulator.cost.mla import MlaDecodeKernel, MlaPrefillKernel
 from simulator.cost.moe import MoeKernel
-from validation.fit_dense import STARTS, Start
+from validation.dense_starts import STARTS, Start
 from validation.fitting import Bounds
 
 #: A limit that is never reached.
@@ -157,5 +157,5 @@ GLOO: Bounds = {"launch": (1e-6, 1e-1), "efficiency": (1e-4, 1.0)}
 
 
 def torch_starts(table: str) -> tuple[Start, ...] | None:
-    """Starts of a table of the microbenchmarks' own kernels; none for one that :mod:`validation.fit_dense` knows."""
+    """Starts of a table of the microbenchmarks' own kernels; none for one that :mod:`validation.dense_starts` knows."""
     return TORCH_STARTS.get(table.rpartition(".")[0])

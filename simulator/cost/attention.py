@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hardware_profiles.errors import ProfileError, nearest
-from simulator.cost.kernel import DTYPE_BYTES, FloatArray, KernelTime, Silicon, smooth_max
+from simulator.cost.kernel import CACHE_SPEED, DTYPE_BYTES, FloatArray, KernelTime, Silicon, found_in_cache, smooth_max
 
 #: exp() per clock and SM: the special function units of every NVIDIA generation since Volta [1/clock].
 EXPONENTIALS_PER_CLOCK = 16.0
@@ -19,9 +19,8 @@ TILE_HEADS = 128.0
 NARROW_HEAD = 64.0
 #: Share of the best occupancy at which flash attention stops splitting further [1].
 ENOUGH_OCCUPANCY = 0.85
-#: Working set, in cache sizes, below which data that was just used is found again, and above which none of it
-#: is: the cache is two partitions, and a scan that does not fit evicts what it will need next.
-CACHE_HOLDS = (0.67, 0.85)
+#: Time after which a busy chip lowers its clock to stay within its power limit [s].
+THROTTLE_TIME = 5e-4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +45,10 @@ class AttentionDecodeKernel:
         KV bytes of a tile's first block that one SM takes in per clock, waiting for them [bytes].
     pipeline : float
         How much faster the blocks after the first come, loaded while their predecessors are worked on [1].
+    block : float
+        Least time of each block after the first, however few its bytes: addressing pages and softmax [clocks].
+    host : float
+        Time of the host to launch the call where no graph replays it; the device works meanwhile [s].
     memory : float
         Share of the datasheet memory bandwidth that is reached [1].
     max_splits : float
@@ -71,6 +74,8 @@ class AttentionDecodeKernel:
     tiles_per_unit: float
     balance: float
     sharpness: float
+    block: float = 0.0
+    host: float = field(default=0.0, metadata={"unit": "s"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +103,11 @@ class AttentionPrefillKernel:
         Time of the softmax in that of its exponentials alone [1].
     memory : float
         Share of the datasheet memory bandwidth that is reached [1].
+    gather : float
+        Cost of a byte of keys and values, which lie in pages and which the call may store there first, in bytes of
+        queries [1].
+    host : float
+        Time of the host to launch the call where no graph replays it; the device works meanwhile [s].
     tile_rows, narrow_tile_rows : float
         Query rows of a tile, for heads of more than 64 elements and for narrower ones [1].
     max_splits : float
@@ -134,11 +144,9 @@ class AttentionPrefillKernel:
     order: float
     throttle: float
     sharpness: float
+    gather: float = 1.0
+    host: float = field(default=0.0, metadata={"unit": "s"})
     whole_tiles: float = 1.0
-
-
-#: Time after which a busy chip lowers its clock to stay within its power limit [s].
-THROTTLE_TIME = 5e-4
 
 
 def dtype_bytes(dtype: str) -> float:
@@ -166,12 +174,6 @@ def throttled(compute: FloatArray, throttle: float, silicon: Silicon) -> FloatAr
 def full_rounds(rounds: FloatArray, balance: float) -> FloatArray:
     """Rounds [1] that tiles take on all SMs: at least one, the last partly filled one weighed by ``balance``."""
     return np.where(rounds <= 1.0, 1.0, rounds + balance * (np.ceil(rounds) - rounds))
-
-
-def found_in_cache(size: FloatArray, silicon: Silicon) -> FloatArray:
-    """Share [1] of a working set of ``size`` [bytes] that stays in the cache from one call to the next."""
-    low, high = (share * silicon.cache for share in CACHE_HOLDS)
-    return np.clip((high - size) / max(high - low, 1.0), 0.0, 1.0)
 
 
 def attention_decode_time(
@@ -216,8 +218,8 @@ def attention_decode_time(
     Notes
     -----
     ``batch * num_kv_heads`` tiles are split along the keys into ``s`` parts until the SMs are full. A part takes
-    ``tile + bytes / (stream * clock)`` for its first block of keys and ``1 / pipeline`` of that for each further
-    one; parts run in rounds. Memory traffic, which starts with the first blocks, bounds
+    ``tile + bytes / (stream * clock)`` for its first block of keys and ``block / clock + bytes / (pipeline * stream *
+    clock)`` for each further one; parts run in rounds. Memory traffic, which starts with the first blocks, bounds
     the whole from below.
     """
     batch, kv_length, heads, kv_heads, head_dim = (
@@ -261,13 +263,13 @@ def streaming_time(
     part = np.ceil(blocks / splits)
     rounds = full_rounds(tiles * splits / slots, kernel.balance)
     first = TILE_KEYS * token_bytes / (kernel.stream * silicon.clock)
-    later = np.maximum(first / kernel.pipeline, TILE_KEYS * key_time)
+    later = np.maximum(first / kernel.pipeline + kernel.block / silicon.clock, TILE_KEYS * key_time)
     stream = rounds * (kernel.tile + first + (part - 1.0) * later)
-    missed = traffic * (1.0 - found_in_cache(traffic, silicon)) if cached else traffic
-    memory = (missed + query_bytes) / (silicon.memory_bandwidth * kernel.memory)
+    found = traffic * found_in_cache(traffic, silicon) if cached else 0.0
+    memory = (traffic - found * (1.0 - 1.0 / CACHE_SPEED) + query_bytes) / (silicon.memory_bandwidth * kernel.memory)
     merging = np.where(splits > 1.0, kernel.combine + kernel.merge * splits, 0.0)
     launch = kernel.launch + fixed + merging
-    seconds = launch + smooth_max(stream, memory + kernel.tile + first, kernel.sharpness)
+    seconds = np.maximum(launch + smooth_max(stream, memory + kernel.tile + first, kernel.sharpness), kernel.host)
     return KernelTime(seconds=seconds, terms={"launch": launch, "stream": stream, "memory": memory})
 
 
@@ -321,7 +323,8 @@ def attention_prefill_time(
     repack = np.where((context == 1) & (batch > 1) & (kv_heads > 1) & (groups > 1), kernel.repack, 0.0)
     element, kv_element = dtype_bytes(dtype), dtype_bytes(kv_dtype)
     keys = prefix + context if window is None else np.minimum(prefix + context, context + np.asarray(window))
-    traffic = batch * head_dim * (2.0 * heads * context * element + 2.0 * kv_heads * keys * kv_element)
+    gathered = kernel.gather * kv_heads * keys * kv_element
+    traffic = batch * head_dim * 2.0 * (heads * context * element + gathered)
     packed = (kernel.packs > 0.5) | (context == 1)
     return causal_time(
         batch * np.where(packed, kv_heads, heads),
@@ -395,5 +398,5 @@ def causal_time(
     compute = throttled(smooth_max(spread, critical, order), kernel.throttle, silicon)
     memory = traffic / (silicon.memory_bandwidth * kernel.memory)
     launch = kernel.launch + fixed + np.where(splits > 1.0, kernel.combine, 0.0)
-    seconds = launch + smooth_max(compute, memory, kernel.sharpness)
+    seconds = np.maximum(launch + smooth_max(compute, memory, kernel.sharpness), kernel.host)
     return KernelTime(seconds=seconds, terms={"launch": launch, "compute": compute, "memory": memory})

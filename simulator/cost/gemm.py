@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from simulator.cost.attention import dtype_bytes, full_rounds, matrix_peak, throttled
 from simulator.cost.elementwise import ElementwiseKernel, elementwise_time
-from simulator.cost.kernel import FloatArray, KernelTime, Silicon, smooth_max
+from simulator.cost.kernel import CACHE_SPEED, FloatArray, KernelTime, Silicon, found_in_cache, smooth_max
 
 #: Tile candidates, rows x columns of C.
 TILES = ((64, 32), (64, 64), (64, 128), (128, 128), (64, 256), (128, 256), (256, 128))
@@ -78,6 +78,10 @@ class GemmKernel:
         Launch of the kernel that quantises A, 0 where A is not quantised [s].
     quantise_bytes : float
         Traffic of quantising A [bytes per element].
+    quantise_row : float
+        Time of an SM to quantise a row of A, however short [clocks].
+    epilogue : float
+        Least time of a tile, however short its k axis: its epilogue, which long main loops hide [clocks].
     whole_tiles : float
         1 where matrix units compute whole tiles however many rows of them are filled, 0 where cores compute only the
         rows that there are [1].
@@ -106,11 +110,20 @@ class GemmKernel:
     spill: float = 0.0
     quantise: float = field(metadata={"unit": "s"})
     quantise_bytes: float = field(metadata={"unit": "B"})
+    quantise_row: float = 0.0
+    epilogue: float = 0.0
     whole_tiles: float = 1.0
 
 
 def gemm_time(
-    m: ArrayLike, n: ArrayLike, k: ArrayLike, *, dtype: str, silicon: Silicon, kernel: GemmKernel
+    m: ArrayLike,
+    n: ArrayLike,
+    k: ArrayLike,
+    *,
+    dtype: str,
+    silicon: Silicon,
+    kernel: GemmKernel,
+    in_turn: float | None = None,
 ) -> KernelTime:
     """Time of ``C[m, n] = A[m, k] B[k, n]`` with B in memory, quantising A included where the kernel does.
 
@@ -122,6 +135,9 @@ def gemm_time(
         ``bfloat16``, ``fp8``, ``fp8_block``, ``int8``, ``nvfp4``, or weight-only ``mxfp4`` and ``int4``.
     silicon, kernel
         The processor and the kernel's coefficients.
+    in_turn : float, optional
+        Sets of operands that a benchmark multiplies in turn [1]: where they fit in the last-level cache together they
+        come from there. In serving other layers evict them, and it is left out.
 
     Returns
     -------
@@ -131,14 +147,23 @@ def gemm_time(
     Notes
     -----
     For each candidate tile ``(r, c)`` the k axis is split into ``s`` parts while SMs are idle; ``ceil(m/r) ceil(n/c)
-    s / SMs`` waves take ``k/s * max(2 r c / rate, (r + c) bytes / feed, depth) + tile`` each, and no less than the
-    cache needs to serve all operands. This and the memory time of A, B and C overlap in part. The fastest candidate
-    counts. Quantising A is a memory-bound kernel of its own.
+    s / SMs`` waves take ``k/s * max(2 r c / rate, (r + c) bytes / feed, depth) + tile`` each, at least ``epilogue``,
+    and together no less than the cache needs to serve all operands. This and the memory time of A, B and C overlap in
+    part. The fastest candidate counts. Quantising A is a kernel of its own, memory-bound but for a time per row; the
+    product finds what it wrote in the cache.
     """
     m, n, k = np.broadcast_arrays(*(np.asarray(x, dtype=np.float64) for x in (m, n, k)))
     a_bytes, b_bytes = dtype_bytes(ACTIVATION_DTYPE.get(dtype, dtype)), dtype_bytes(dtype)
     bandwidth = silicon.memory_bandwidth * kernel.memory
-    memory = (n * k * b_bytes + m * k * a_bytes + m * n * OUTPUT_BYTES * kernel.write) / bandwidth
+    saved = 1.0 - 1.0 / CACHE_SPEED
+    operands = n * k * b_bytes + m * k * a_bytes
+    if kernel.quantise > 0.0:
+        # The product finds in the cache what the kernel before it wrote there.
+        operands = operands - saved * m * k * a_bytes * found_in_cache(m * k * a_bytes, silicon)
+    result = m * n * OUTPUT_BYTES
+    if in_turn is not None:
+        operands = operands * (1.0 - saved * found_in_cache(in_turn * operands + result, silicon))
+    memory = (operands + result * kernel.write) / bandwidth
     product, compute = _fastest_tile(m, n, k, a_bytes, b_bytes, memory, matrix_peak(dtype, silicon), silicon, kernel)
     coarse = (kernel.coarse_rows > 0.0) & (m > kernel.coarse_rows)
     grain = np.where(coarse, COARSE_ROWS, kernel.fine_rows)
@@ -148,6 +173,7 @@ def gemm_time(
     if kernel.quantise > 0.0:
         step = ElementwiseKernel(launch=kernel.quantise, memory=kernel.memory)
         quantise = elementwise_time(m * k * kernel.quantise_bytes, silicon=silicon, kernel=step).seconds
+        quantise = quantise + kernel.quantise_row * m / silicon.units / silicon.clock
     terms = {
         "launch": kernel.launch + np.zeros_like(memory),
         "compute": compute,
@@ -174,7 +200,7 @@ def _fastest_tile(
     silicon: Silicon,
     kernel: GemmKernel,
 ) -> tuple[FloatArray, FloatArray]:
-    """Time of compute and memory together, and of compute alone, with the fastest tile that is allowed [s]."""
+    """Time of compute and memory together, and of compute alone, with the tile that the library takes [s]."""
     shape = (len(TILES), *(1,) * m.ndim)
     rows, columns = (np.array(side).reshape(shape) for side in zip(*TILES, strict=True))
     tiles = np.ceil(m / rows) * np.ceil(n / columns)
@@ -186,7 +212,7 @@ def _fastest_tile(
     operands = (np.minimum(m, rows) * a_bytes + np.minimum(n, columns) * b_bytes) / silicon.clock
     depth = kernel.depth * (1.0 + kernel.ragged_depth * emptiness(m, FINE_ROWS)) / silicon.clock
     step = np.maximum(np.maximum(arithmetic, depth), operands / kernel.feed)
-    part = k / parts * step + kernel.tile / silicon.clock
+    part = np.maximum(k / parts * step + kernel.tile / silicon.clock, kernel.epilogue / silicon.clock)
     taken_in = tiles * k * operands
     served = taken_in / (kernel.cache_feed * silicon.units)
     smaller = np.minimum(m * a_bytes, n * b_bytes) * k

@@ -20,6 +20,11 @@ from hardware_profiles.schema import Quantity
 from workloads.dtypes import DTYPE_BYTES as DTYPE_BYTES
 
 FloatArray = NDArray[np.float64]
+#: How much faster the last-level cache delivers than memory [1]: about 6 TB/s against 3.35 on H100.
+CACHE_SPEED = 1.8
+#: Working set, in cache sizes, below which data that was just used is found again, and above which none of it
+#: is: the cache is two partitions, and a scan that does not fit evicts what it will need next.
+CACHE_HOLDS = (0.67, 0.85)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,3 +116,9 @@ def smooth_max(a: ArrayLike, b: ArrayLike, sharpness: ArrayLike) -> FloatArray:
     high, low = np.maximum(x, y), np.minimum(x, y)
     ratio = np.divide(low, high, out=np.zeros_like(high + low), where=high > 0)
     return np.asarray(high * (1.0 + ratio**sharpness) ** (1.0 / sharpness), dtype=np.float64)
+
+
+def found_in_cache(size: FloatArray, silicon: Silicon) -> FloatArray:
+    """Share [1] of a working set of ``size`` [bytes] that stays in the cache from one call to the next."""
+    low, high = (share * silicon.cache for share in CACHE_HOLDS)
+    return np.clip((high - size) / max(high - low, 1.0), 0.0, 1.0)

@@ -11,8 +11,7 @@ from numpy.typing import ArrayLike
 
 from hardware_profiles.errors import ProfileError, nearest
 from hardware_profiles.schema import Quantity
-from simulator.cost.attention import found_in_cache
-from simulator.cost.kernel import FloatArray, KernelTime, Silicon, coefficients
+from simulator.cost.kernel import FloatArray, KernelTime, Silicon, coefficients, found_in_cache
 from workloads.model_spec import GatedDeltaNet, Mamba2
 
 #: Tokens of one chunk of the chunked scans [1].

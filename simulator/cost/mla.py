@@ -20,7 +20,7 @@ from simulator.cost.kernel import KernelTime, Silicon
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MlaDecodeKernel(AttentionDecodeKernel):
-    """Coefficients of a latent decode kernel: those of :class:`AttentionDecodeKernel` and three more.
+    """Coefficients of a latent decode kernel: those of :class:`AttentionDecodeKernel` and four more.
 
     Attributes
     ----------
@@ -31,11 +31,15 @@ class MlaDecodeKernel(AttentionDecodeKernel):
     convert : float
         Traffic of casting the cache to 16 bits before the scan, 0 where the scan reads it as it is stored [bytes per
         element].
+    lone : float
+        How much longer the scan of a block takes where a rank has one query head, and the kernel goes without matrix
+        units for it [1].
     """
 
     head_tile: float
     compute: float
     convert: float = field(metadata={"unit": "B"})
+    lone: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +110,7 @@ def mla_prefill_time(
         context,
         prefix,
         np.asarray(2.0 * (key_dim + value_dim)),
-        batch * (queries + cached),
+        batch * (queries + kernel.gather * cached),
         tile_rows=np.asarray(kernel.tile_rows),
         tile=np.asarray(kernel.tile),
         fixed=np.zeros_like(batch),
@@ -167,7 +171,7 @@ def mla_decode_time(
     return streaming_time(
         tiles,
         keys,
-        token_bytes,
+        token_bytes * np.where(heads > 1, 1.0, kernel.lone),
         batch * keys * token_bytes,
         query_bytes,
         fixed=kernel.sequence * batch + converted / (silicon.memory_bandwidth * kernel.memory),

@@ -50,6 +50,23 @@ def test_the_smallest_product_costs_a_launch() -> None:
     assert CUBLAS.launch < seconds(1, 32, 32) < CUBLAS.launch + 2e-6
 
 
+def test_weights_that_fit_in_the_cache_come_faster_only_where_a_benchmark_reuses_them() -> None:
+    shape = {"dtype": "bfloat16", "silicon": H100, "kernel": CUBLAS}
+    for n, fits in ((2048, True), (16384, False)):
+        cold, warm = (gemm_time(1, n, 1024, **shape, in_turn=sets).seconds for sets in (None, 6.0))
+        assert (warm < 0.98 * cold) == fits
+        assert warm <= cold
+
+
+def test_a_short_depth_never_goes_below_the_epilogue_of_each_wave() -> None:
+    shape = {"dtype": "fp8", "silicon": H100}
+    waves = 65536 / 64 / H100.units
+    without = dataclasses.replace(CUTLASS, epilogue=0.0)
+    times = [gemm_time(16, 65536, 32, kernel=k, **shape).seconds for k in (CUTLASS, without)]
+    assert times[0] - CUTLASS.launch > waves * CUTLASS.epilogue / H100.clock
+    assert times[1] < times[0]
+
+
 @given(m=sizes, n=sizes, k=sizes)
 def test_a_better_chip_never_slows(m: int, n: int, k: int) -> None:
     base = seconds(m, n, k)

@@ -12,8 +12,9 @@ from hardware_profiles.loader import load_device
 from simulator.cost.kernel import FloatArray, Silicon
 from validation import fit_moe
 from validation.dense_rows import FAMILIES
+from validation.dense_starts import starts_of
 from validation.fit_collectives import fabric_of, fit_direct, predict_all_reduce, solve_all_reduce
-from validation.fit_dense import judge, starts_of
+from validation.fit_dense import judge
 from validation.fit_moe import silicon_of
 from validation.fitting import Accuracy, accuracy, fit
 from validation.moe_rows import moe_rows, predict_moe_rows

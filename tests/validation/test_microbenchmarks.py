@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from validation.dense_rows import FAMILIES
-from validation.fit_dense import starts_of
+from validation.dense_starts import starts_of
 from validation.fitting import ROWS_PER_COEFFICIENT
 from validation.measured import read_measured
 from validation.microbenchmarks import (
