@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from simulator.scenario import Scenario
 from simulator.serving.deployment import Deployment, deploy, scenario_requests
 from simulator.serving.steady import occupancy
 from simulator.serving.step_ops import priced_step, step_gap
+from simulator.serving.step_timeline import StepTimeline, draw_step
 from workloads.request_trace import RequestTrace
 
 #: How the time of each kind of op is worked out; the theory pages derive them.
@@ -69,6 +71,12 @@ def explain(
     folder = Path(scenario.hardware.profiles) if scenario.hardware.profiles else None
     rows = [_op_row(deployment, time, folder) for time in times if float(time.seconds) > 0.0]
     rows += [_wait_row(time) for time in times if float(time.wait) > 0.0]
+    drawn = None
+    if deployment.stack.overlap != "none" and deployment.tables.exchanges:
+        drawn = _drawn(scenario, deployment, trace, phase, sequences, length)
+    if drawn is not None and drawn.overlap != "none":
+        rows.append(_overlap_row(drawn))
+        gap = drawn.host_s
     rows.append(_gap_row(deployment, gap))
     total = sum(row["time_s"] for row in rows)
     for row in rows:
@@ -83,7 +91,67 @@ def explain(
         step_s=total,
         ops=pd.DataFrame(rows),
         warnings=deployment.warnings,
+        hidden=None if drawn is None else pd.DataFrame(hidden_rows(drawn)),
     )
+
+
+def timeline(
+    scenario: Scenario,
+    *,
+    phase: Literal["prefill", "decode"] = "decode",
+    batch: int | None = None,
+    context: int | None = None,
+) -> StepTimeline:
+    """Draw one step op by op on the streams of its ranks.
+
+    Parameters
+    ----------
+    scenario, phase, batch, context
+        As for :func:`explain`.
+
+    Raises
+    ------
+    MoesimError
+        As for :func:`simulator.simulate`.
+    """
+    trace = scenario_requests(scenario.requests, scenario.seed)
+    deployment = deploy(scenario, trace)
+    sequences, length = _defaults(deployment, trace, phase, batch, context, scenario.parallelism.instances)
+    return _drawn(scenario, deployment, trace, phase, sequences, length)
+
+
+def _drawn(
+    scenario: Scenario,
+    deployment: Deployment,
+    trace: RequestTrace,
+    phase: Literal["prefill", "decode"],
+    sequences: int,
+    length: int,
+) -> StepTimeline:
+    """Draw a step, with tables that reach as far as its batch where the load alone does not ask for so much."""
+    if phase == "decode" and sequences > deployment.limits.max_running * deployment.split.dp:
+        deployment = deploy(scenario, replace(trace, concurrency=sequences))
+    return draw_step(deployment, phase, sequences, length)
+
+
+def hidden_rows(drawn: StepTimeline) -> list[dict[str, Any]]:
+    """Return one row per kind of exchange and of computing beside it: message, beside, time_s [s]."""
+    return [
+        {"message": message, "beside": beside, "time_s": seconds}
+        for (message, beside), seconds in sorted(drawn.beside.items())
+        if seconds > 0.0
+    ]
+
+
+def _overlap_row(drawn: StepTimeline) -> dict[str, Any]:
+    hidden = drawn.exchanged_s - drawn.exposed_s
+    return {
+        **_blank(drawn.overlap, "overlap", -drawn.saved_s),
+        "bound": "hidden",
+        "equation": "(time of one batch whose ops follow each other) - (end of the schedule)",
+        "inputs": f"exchanges {drawn.exchanged_s * 1e3:.3g} ms, {hidden * 1e3:.3g} ms of them beside computing",
+        "source": "docs/theory/overlap.md",
+    }
 
 
 def _defaults(

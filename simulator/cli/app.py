@@ -200,6 +200,40 @@ def explain(
 
 
 @app.command(cls=_Command)
+def timeline(
+    file: File,
+    overrides: Set = None,
+    device: Device = None,
+    profiles: Profiles = None,
+    phase: Annotated[Phases, typer.Option(help="Which kind of step.")] = Phases.DECODE,
+    batch: Annotated[int | None, typer.Option(min=1, help="Sequences in the step over all ranks.")] = None,
+    context: Annotated[int | None, typer.Option(min=1, help="Tokens of each sequence.")] = None,
+    ranks: Annotated[int, typer.Option(min=0, help="Ranks drawn beside the slowest and the mean one.")] = 8,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a Perfetto trace into this file.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Draw one step op by op on the streams of its ranks: what runs beside what."""
+    with answering(as_json=as_json):
+        from simulator.cli.console import console
+        from simulator.cli.timeline_text import print_timeline, timeline_document
+        from simulator.explanation import timeline as draw
+        from simulator.export import encode_trace, write_atomically
+
+        scenario = load_scenario(file, overrides or (), device, profiles)
+        drawn = draw(scenario, phase=phase.value, batch=batch, context=context)
+        written = None if out is None else write_atomically(out, encode_trace(drawn.slices(ranks)))
+        if as_json:
+            print_json(timeline_document(scenario, drawn, written))
+            return
+        text = console()
+        print_timeline(text, scenario, drawn)
+        if written is None:
+            text.print(f"next: {_again('timeline', file, overrides, device, profiles)} --out step.json", style="dim")
+        else:
+            text.print(f"written to {written}\nnext: open it at https://ui.perfetto.dev", style="dim")
+
+
+@app.command(cls=_Command)
 def check(
     file: File, overrides: Set = None, device: Device = None, profiles: Profiles = None, as_json: Json = False
 ) -> None:

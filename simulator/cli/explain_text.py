@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from simulator.cli.console import bar, number, percent, seconds, table
@@ -29,13 +29,15 @@ def print_explanation(out: Console, explanation: Explanation) -> None:
         f"{seconds(explanation.step_s)}"
     )
     _print_times(out, groups)
+    if explanation.hidden is not None:
+        print_hidden(out, explanation.hidden.to_dict("records"))
     _print_reasons(out, groups)
     print_warnings(out, explanation.warnings)
 
 
 def component_rows(explanation: Explanation) -> dict[str, list[Row]]:
     """Group the ops that take time by component, in the order of the breakdown, the longest op first."""
-    rows: list[Row] = [row for row in explanation.ops.to_dict("records") if row["time_s"] > 0]
+    rows: list[Row] = [row for row in explanation.ops.to_dict("records") if row["time_s"] != 0]
     found = {row["component"] for row in rows}
     order = [c for c in COMPONENTS if c in found] + sorted(found - set(COMPONENTS))
     return {
@@ -79,6 +81,21 @@ def _time_cells(row: Row, total: float, *, bars: bool) -> list[str | Text]:
     ]
 
 
+def print_hidden(out: Console, rows: Sequence[Mapping[Any, Any]]) -> None:
+    """Print what every kind of exchange runs beside; what runs beside nothing is exposed."""
+    result = table(
+        "exchange", "beside", "per step", "share", title="exchanges behind computing", right=("per step", "share")
+    )
+    for message in dict.fromkeys(str(row["message"]) for row in rows):
+        own = [row for row in rows if row["message"] == message]
+        whole = sum(float(row["time_s"]) for row in own)
+        result.add_row(message, "", seconds(whole), "", style="bold")
+        for row in own:
+            beside = "nothing: exposed" if row["beside"] == "nothing" else str(row["beside"])
+            result.add_row("", beside, seconds(float(row["time_s"])), percent(float(row["time_s"]) / whole))
+    out.print(result)
+
+
 def _print_reasons(out: Console, groups: dict[str, list[Row]]) -> None:
     """Print equation, inputs and their origin once for the ops that share them all."""
     reasons: dict[tuple[str, ...], list[str]] = {}
@@ -105,5 +122,6 @@ def explanation_document(explanation: Explanation) -> dict[str, Any]:
         "step_s": explanation.step_s,
         "components": {component: sum(row["time_s"] for row in rows) for component, rows in groups.items()},
         "ops": explanation.ops.to_dict("records"),
+        "hidden": [] if explanation.hidden is None else explanation.hidden.to_dict("records"),
         "warnings": list(explanation.warnings),
     }

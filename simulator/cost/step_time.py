@@ -143,7 +143,7 @@ class StepTables:
     prompt_projections : TimeGrid or None
         Prompt-driven GEMMs, over the same axes [s].
     experts : mapping of order to ExpertLines, empty without MoE layers
-    blocks : mapping of order to BlockTable, empty without an exchange of tokens
+    blocks : mapping of order to BlockTable, empty without MoE layers
         What a schedule moves as one, of steps that only decode and of steps with prompts.
     inside : Inside
         What lies between the first and the last MoE layer.
@@ -164,6 +164,11 @@ class StepTables:
     blocks: dict[Order, BlockTable]
     inside: Inside
     launches: float
+
+    @property
+    def exchanges(self) -> bool:
+        """Whether tokens travel to their experts and back."""
+        return bool(self.blocks) and self.blocks["decode"].at(1).dispatch > 0.0
 
 
 def compile_tables(
@@ -235,7 +240,7 @@ def compile_tables(
         exchange=uneven(tokens, busy_tokens),
         prompt_exchange=uneven(prompts, busy_prompts),
         blocks={"decode": blocks(tokens, busy_tokens), "prompt": blocks(prompts, busy_prompts)}
-        if where.layers and split.exchanges_tokens
+        if where.layers
         else {},
         inside=where,
         decode_attention=_decode_grid(cost, ops, most_sequences, most_context, queries),

@@ -11,6 +11,8 @@ from simulator.schedule.makespan import (
     two_batch_makespan,
 )
 from simulator.schedule.mechanisms import (
+    COMMUNICATION,
+    COMPUTE,
     ChunkTimes,
     HybridTimes,
     Overlap,
@@ -25,9 +27,11 @@ from simulator.schedule.mechanisms import (
     total_seconds,
     two_batch_tasks,
 )
-from simulator.schedule.streams import Schedule, Task, list_schedule
+from simulator.schedule.streams import Schedule, Task, exposure, list_schedule
 
 __all__ = [
+    "COMMUNICATION",
+    "COMPUTE",
     "ChunkTimes",
     "HybridTimes",
     "LayerTimes",
@@ -41,6 +45,7 @@ __all__ = [
     "chunked_tasks",
     "co_scheduled_tasks",
     "dual_pipe_tasks",
+    "exposure",
     "layer_tasks",
     "list_schedule",
     "serial_makespan",

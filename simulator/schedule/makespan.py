@@ -43,6 +43,20 @@ class LayerTimes:
     dispatch_units: float
     combine_units: float
 
+    @classmethod
+    def none(cls) -> LayerTimes:
+        """Return a step without MoE layers."""
+        return cls(
+            layers=0,
+            compute=0.0,
+            shared=0.0,
+            dispatch=(0.0,),
+            combine=(0.0,),
+            experts=np.zeros((1, 0)),
+            dispatch_units=0.0,
+            combine_units=0.0,
+        )
+
 
 def beside(work: float, message: float, units: float) -> float:
     """Time until both a kernel and the exchange that runs beside it have ended [s].

@@ -67,6 +67,45 @@ class Schedule:
         return float(sum(e - s for t, s, e in zip(self.tasks, self.start, self.end, strict=True) if t.stream == stream))
 
 
+def exposure(schedule: Schedule, messages: str, work: str) -> dict[tuple[str, str], float]:
+    """Split the time of every task of one stream by what another stream does meanwhile.
+
+    Parameters
+    ----------
+    schedule : Schedule
+        A schedule.
+    messages, work : str
+        The stream that is split, and the other.
+
+    Returns
+    -------
+    dict
+        Seconds by name of the message and name of the work beside it, ``nothing`` where there is none [s].
+    """
+    both = [
+        [
+            (t.name, s, e)
+            for t, s, e in zip(schedule.tasks, schedule.start, schedule.end, strict=True)
+            if t.stream == one
+        ]
+        for one in (messages, work)
+    ]
+    found: dict[tuple[str, str], float] = {}
+    first = 0
+    for name, start, end in both[0]:
+        alone = end - start
+        while first < len(both[1]) and both[1][first][2] <= start:
+            first += 1
+        for other, begin, stop in both[1][first:]:
+            if begin >= end:
+                break
+            shared = min(end, stop) - max(start, begin)
+            found[name, other] = found.get((name, other), 0.0) + float(shared)
+            alone -= shared
+        found[name, "nothing"] = found.get((name, "nothing"), 0.0) + float(max(alone, 0.0))
+    return found
+
+
 def list_schedule(tasks: Sequence[Task]) -> Schedule:
     """Run tasks on their streams.
 

@@ -182,7 +182,7 @@ class TableTimer:
         # Assignments of the mean rank per token of the step.
         self._share = routing.mean_load if routing else 0.0
         self._step = StepTime()
-        self._overlap = stack.overlap if tables.blocks else "none"
+        self._overlap = stack.overlap if tables.exchanges else "none"
         self._least = {order: stack.two_batch_tokens(order) for order in ("prompt", "decode")}
         self._window = _Window(0, 0, 0, 0, np.zeros((0, 0), dtype=np.uint32))
 
@@ -259,7 +259,20 @@ class TableTimer:
     def whole(self, work: StepWork, step: StepTime) -> StepLayers:
         """Take the step that :meth:`time` was asked for last apart, as one batch."""
         window = self._window
+        if self._routing is None:
+            return StepLayers(
+                times=LayerTimes.none(),
+                outside=step.duration - step.gap,
+                loads=np.zeros((1, 0, 0), dtype=np.uint32),
+                tokens=(work.rows,),
+                order="prompt" if work.prompt_total else "decode",
+            )
         return self._layers(work, step, window.load[None], (window.prompt + window.decode,))
+
+    def expert_layers(self, layers: StepLayers, loads: LoadArray) -> FloatArray:
+        """Time of the routed experts at each layer on ranks with other loads, shape as theirs: (parts, layers) [s]."""
+        line = self._tables.experts[layers.order].at(layers.tokens[0])
+        return np.asarray(line.bases + line.weights[0] * loads)
 
     def halves(self, work: StepWork, step: StepTime) -> StepLayers:
         """Take the step that :meth:`time` was asked for last apart, as two batches of half its rows each."""

@@ -1,0 +1,54 @@
+"""One drawn step as text: how long, what is hidden, and how far ranks lie apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from simulator.cli.console import pairs, percent, seconds
+from simulator.cli.explain_text import print_hidden
+from simulator.explanation import hidden_rows
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from simulator.scenario import Scenario
+    from simulator.serving.step_timeline import StepTimeline
+
+
+def print_timeline(out: Console, scenario: Scenario, drawn: StepTimeline) -> None:
+    """Print the length of the step, its streams, and what the exchanges run beside."""
+    out.print(scenario.name, style="bold")
+    out.print(
+        f"one {drawn.phase} step, batch {drawn.sequences}, context {drawn.length} tokens: {seconds(drawn.step_s)}"
+    )
+    rows = [("overlap", drawn.overlap.replace("_", " ")), ("saved", seconds(drawn.saved_s))]
+    for stream in dict.fromkeys(task.stream for task in drawn.schedule.tasks):
+        busy = drawn.schedule.busy(stream)
+        rows.append((f"{stream} busy", f"{seconds(busy)}, {percent(busy / drawn.step_s)}"))
+    if drawn.rank_experts.shape[2]:
+        experts = drawn.rank_experts.sum(axis=(0, 1))
+        rows.append(("experts, mean rank", seconds(float(experts.mean()))))
+        slowest = float(drawn.rank_experts.max(axis=2).sum())
+        rows.append(("experts, slowest rank of each layer", seconds(slowest)))
+    out.print(pairs(rows))
+    if drawn.exchanged_s > 0.0:
+        print_hidden(out, hidden_rows(drawn))
+
+
+def timeline_document(scenario: Scenario, drawn: StepTimeline, written: Path | None) -> dict[str, Any]:
+    """Return the JSON document of a drawn step."""
+    return {
+        "scenario_hash": scenario.hash,
+        "scenario": scenario.name,
+        "phase": drawn.phase,
+        "batch": drawn.sequences,
+        "context": drawn.length,
+        "step_s": drawn.step_s,
+        "overlap": drawn.overlap,
+        "saved_s": drawn.saved_s,
+        "exchanged_s": drawn.exchanged_s,
+        "exposed_s": drawn.exposed_s,
+        "hidden": hidden_rows(drawn),
+        "file": None if written is None else str(written),
+    }

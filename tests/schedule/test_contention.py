@@ -1,0 +1,40 @@
+"""What exchanges take from the kernels beside them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from simulator.cost.model import CostModel, OpTime
+from simulator.hardware import load_hardware
+from simulator.ops import StepShape, build_ops
+from simulator.parallelism import Parallelism
+from simulator.schedule import units_taken
+from simulator.schedule.contention import contention_table
+from simulator.stack import load_stack
+from workloads.model_library import load_model
+
+
+def exchanges(**shape: float) -> dict[str, tuple[OpTime, float]]:
+    cost = CostModel(hardware=load_hardware("h100-sxm", None, None, None, nodes=4), stack=load_stack("sglang"))
+    ops = build_ops(load_model("deepseek-v3"), Parallelism(dp=32, ep=32), cost.stack, StepShape(**shape))
+    times = [cost.time(op) for op in ops if op.block in ("dispatch", "combine")]
+    return {time.op.block: (time, float(units_taken(time, cost.hardware.silicon))) for time in times}
+
+
+def test_a_persistent_kernel_takes_its_blocks_share_of_the_units() -> None:
+    for time, share in exchanges(prefill_tokens=4096.0, prefill_sequences=2.0).values():
+        assert share == pytest.approx(time.coefficients["units"].value / 132.0)
+
+
+def test_a_kernel_that_only_issues_takes_a_smaller_share_of_a_longer_exchange() -> None:
+    small, large = (exchanges(decode_sequences=rows, decode_context=2048.0) for rows in (8.0, 128.0))
+    for block in ("dispatch", "combine"):
+        assert 0.0 < large[block][1] < small[block][1] < 1.0
+
+
+def test_every_backend_says_how_it_takes_and_where_its_numbers_are_from() -> None:
+    for contention in contention_table().values():
+        for quantity in (contention.units, contention.issue):
+            assert quantity is None or (np.isfinite(quantity.value) and quantity.source)
+        assert contention.way == "persistent" or contention.issue is not None
