@@ -50,6 +50,32 @@ SHORT: dict[str, Any] = {
         "lengths": {"kind": "fixed", "input": 64, "output": 16},
     },
 }
+#: An hour of 40 requests per second on 4 nodes that compute prompts and 9 that decode.
+POOLS: dict[str, Any] = {
+    "model": {"name": "deepseek-v3"},
+    "hardware": {"device": "h100-sxm", "cluster": "hgx-h100-ib"},
+    "parallelism": {"dp": 72, "ep": 72},
+    "placement": {"policy": "eplb_global", "redundant_slots": 32},
+    "disaggregation": {"enabled": True, "prefill": {"dp": 32, "ep": 32}},
+    "stack": {"exchange": "deepep"},
+    "requests": {
+        "kind": "poisson",
+        "rate": 40.0,
+        "count": 144_000,
+        "lengths": {"kind": "lognormal", "input": 2000, "output": 300},
+    },
+    "routing": {"tokens": 1024},
+}
+#: A hundred thousand prompts of a made-up trace in the form of Mooncake's, whose blocks repeat, on eight instances.
+PREFIXES: dict[str, Any] = {
+    "model": {"name": "qwen3-30b-a3b"},
+    "hardware": {"device": "h200-sxm"},
+    "parallelism": {"instances": 8},
+    "stack": {"name": "vllm", "balancer": "cache_aware"},
+    "prefix_cache": {"kind": "instance"},
+    "requests": {"kind": "trace", "trace": "sample:mooncake_like.jsonl", "repeat": 1000, "rate": 100.0},
+    "routing": {"tokens": 1024},
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +123,19 @@ def short_requests(count: int, repeats: int) -> dict[str, float]:
         seconds.append(time.process_time() - began)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {"cpu_s": statistics.median(seconds), "peak_bytes": peak, "steps": result.summary.engine_steps}
+
+
+def whole_run(scenario: dict[str, Any]) -> dict[str, float]:
+    """Simulate one scenario from its tables, built before, to its result."""
+    from simulator import Scenario, simulate
+
+    wanted = Scenario.from_mapping(scenario)
+    simulate(wanted.override("requests.count=200"))
+    began = time.process_time()
+    result = simulate(wanted)
+    found = {"cpu_s": time.process_time() - began, "steps": result.summary.engine_steps}
+    cached, prompts = result.requests["cached_tokens"].sum(), result.requests["input_tokens"].sum()
+    return {**found, "requests": len(result.requests), "hits": float(cached / prompts)}
 
 
 def estimate_speed(file: str) -> dict[str, float]:
@@ -173,6 +212,8 @@ CASES: dict[str, Callable[[], dict[str, float]]] = {
     "h200": partial(engine_speed, *H200),
     "short-100k": partial(short_requests, 100_000, 3),
     "short-1m": partial(short_requests, 1_000_000, 1),
+    "pools": partial(whole_run, POOLS),
+    "prefixes": partial(whole_run, PREFIXES),
     "estimate": partial(estimate_speed, H200[0]),
     "placement": placement_speed,
     "traffic": traffic_speed,
@@ -219,6 +260,13 @@ def rows(*, quick: bool) -> list[Row]:
             Row(name="gpt-oss-20b, 1 M short requests: requests per second", value=1e6 / many["cpu_s"], unit="1/s"),
             at_most("gpt-oss-20b: time of 1 M over 100 k requests", ratio, "1", 10.5),
             at_most("gpt-oss-20b, 1 M short requests: peak memory", many["peak_bytes"] / 2**30, "GiB", 4),
+        ]
+        pools, prefixes = measure("pools"), measure("prefixes")
+        found += [
+            at_most("DeepSeek-V3, 4 + 9 nodes: an hour of 40 requests/s", pools["cpu_s"], "s", 60),
+            Row(name="DeepSeek-V3, 4 + 9 nodes: engine steps", value=pools["steps"], unit="1"),
+            at_most("prefix caching, 100 k requests", prefixes["cpu_s"], "s", 120),
+            Row(name="prefix caching: share of prompt tokens found", value=prefixes["hits"], unit="1"),
         ]
     flow = measure("flow")
     found += [
