@@ -143,7 +143,12 @@ def _result(
     certainty = _certainty(scenario, deployment, _mean_batch(steps), context)
     return Result(
         scenario=scenario,
-        summary=replace(summary, interval_80=certainty.interval_80),
+        summary=replace(
+            summary,
+            interval_80=certainty.interval_80,
+            prefix_hits=_prefix_hits(scenario, trace, column(records.cached)),
+            retries=int(column(records.retries).sum()),
+        ),
         breakdown=breakdown,
         requests=_request_frame(trace, run, window.requests),
         steps=_step_frame(steps),
@@ -154,6 +159,13 @@ def _result(
         warnings=(*_warnings(trace, deployment, certainty), *_unused(scenario, trace)),
         provenance=_provenance(scenario, deployment, certainty),
     )
+
+
+def _prefix_hits(scenario: Scenario, trace: RequestTrace, cached: NDArray[np.int64]) -> float:
+    """Share of prompt tokens that were found in a cache [1]; NaN without one."""
+    if scenario.prefix_cache.kind == "none":
+        return float("nan")
+    return float(cached.sum() / trace.input_tokens.sum())
 
 
 def _rows(steps: dict[str, NDArray[np.float64]], chosen: NDArray[np.bool_]) -> dict[str, NDArray[np.float64]]:

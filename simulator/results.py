@@ -60,7 +60,8 @@ class Summary:
     ``imbalance_*`` is the load of the most loaded rank over the mean rank, mean over layers; ``expert_imbalance_mean``
     the load of the most loaded expert over the mean expert, and ``active_experts_mean`` the share of experts that are
     touched, both in decode batches of the mean size; 1 for a dense model.
-    ``interval_80`` gives low and high factors on times from the calibration errors of the kernels that made them.
+    ``prefix_hits`` is the share of prompt tokens that were cached, NaN without a cache; ``retries`` how often a request
+    was sent in again after a failure. ``interval_80`` gives low and high factors on times from the calibration errors of the kernels that made them.
     """
 
     ttft_s: Distribution
@@ -88,6 +89,8 @@ class Summary:
     imbalance_p99: float
     expert_imbalance_mean: float = float("nan")
     active_experts_mean: float = float("nan")
+    prefix_hits: float = float("nan")
+    retries: int = 0
     interval_80: tuple[float, float] = (float("nan"), float("nan"))
 
 

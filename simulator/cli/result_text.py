@@ -72,6 +72,8 @@ def _run(s: Summary) -> list[tuple[str, str]]:
         ("requests", f"{s.requests_completed:,} completed in {seconds(s.simulated_s)} simulated"),
         ("engine", f"{s.engine_steps:,} steps in {seconds(s.wall_s)} of wall time ({number(pace)} steps/s)"),
         ("preemptions", f"{s.preemptions:,}"),
+        *_measured(("prefix cache", (s.prefix_hits, percent, "of prompt tokens found"))),
+        *([("retries", f"{s.retries:,} requests sent in again")] if s.retries else []),
     ]
 
 
