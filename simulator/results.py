@@ -61,8 +61,8 @@ class Summary:
     the load of the most loaded expert over the mean expert, and ``active_experts_mean`` the share of experts that are
     touched, both in decode batches of the mean size; 1 for a dense model.
     ``prefix_hits`` is the share of prompt tokens that were cached, NaN without a cache; ``retries`` how often a request
-    was sent in again after a failure. ``interval_80`` gives low and high factors on times from the calibration errors of
-    the kernels that made them.
+    was sent in again after a failure. ``interval_80`` gives low and high factors on times from the calibration errors
+    of the kernels that made them.
     """
 
     ttft_s: Distribution
