@@ -32,6 +32,8 @@ TERMS: Mapping[str, Mapping[str, Mapping[str, float]]] = {
         "memory efficiency": {"memory": 1.0, "write": 1.0},
         "clock under load": {"throttle": 0.0},
         "cold first wave": {"first_wave": 0.0},
+        "epilogue of short tiles": {"epilogue": 0.0},
+        "quantising row by row": {"quantise_row": 0.0},
     },
     "attention_prefill": {
         "launch": {"launch": 0.0},
@@ -39,14 +41,19 @@ TERMS: Mapping[str, Mapping[str, Mapping[str, float]]] = {
         "softmax beside the matrix units": {"softmax": 0.0},
         "waves of uneven tiles": {"balance": 0.0},
     },
+    "mla_prefill": {
+        "launch": {"launch": 0.0, "host": 0.0},
+        "keys and values in pages": {"gather": 1.0},
+    },
     "attention_decode": {
         "launch": {"launch": 0.0},
         "time per tile": {"tile": 0.0},
         "merging of splits": {"combine": 0.0, "merge": 0.0},
         "stream rate of one SM": {"stream": 1e9},
+        "time per block of keys": {"block": 0.0},
     },
     "mla_decode": {
-        "launch": {"launch": 0.0},
+        "launch": {"launch": 0.0, "host": 0.0},
         "merging of splits": {"combine": 0.0, "merge": 0.0},
         "stream rate of one SM": {"stream": 1e9},
     },

@@ -9,7 +9,7 @@ import pytest
 
 from simulator.cost.attention import AttentionDecodeKernel, AttentionPrefillKernel
 from simulator.cost.gemm import GemmKernel
-from simulator.cost.mla import MlaDecodeKernel
+from simulator.cost.mla import MlaDecodeKernel, MlaPrefillKernel
 from simulator.cost.moe import MoeKernel
 from simulator.hardware import load_hardware
 from validation.ablation import TERMS, ablate, without
@@ -18,6 +18,7 @@ SHARED = Path(__file__).parents[2].parent / "shared" / "measurements" / "kernels
 KERNELS = {
     "gemm": GemmKernel,
     "attention_prefill": AttentionPrefillKernel,
+    "mla_prefill": MlaPrefillKernel,
     "attention_decode": AttentionDecodeKernel,
     "mla_decode": MlaDecodeKernel,
     "moe": MoeKernel,
