@@ -29,7 +29,8 @@ class BlockTimes:
     """Blocks of a step with so many rows on a rank, over all its layers [s].
 
     ``uneven`` and ``uneven_back`` are what dispatch and combine add per unit of (imbalance - 1) [s]; ``held`` and
-    ``held_back`` the compute time that they take from kernels beside them [s].
+    ``held_back`` the compute time that they take from kernels beside them [s]; ``dispatch_stretch`` and
+    ``combine_stretch`` how much longer they take beside kernels, factors [1].
     """
 
     compute: float
@@ -41,6 +42,8 @@ class BlockTimes:
     held: float
     held_back: float
     outside: float
+    dispatch_stretch: float = 1.0
+    combine_stretch: float = 1.0
 
     @property
     def dispatch_units(self) -> float:
@@ -62,13 +65,16 @@ class BlockTable:
         Rows, ascending [tokens].
     columns : array, shape (points, columns)
         In the order of ``BlockTimes`` [s].
+    stretch : (float, float)
+        How much longer dispatch and combine take beside kernels, factors [1].
     """
 
-    __slots__ = ("_columns", "_grid", "_known")
+    __slots__ = ("_columns", "_grid", "_known", "_stretch")
 
-    def __init__(self, grid: FloatArray, columns: FloatArray) -> None:
+    def __init__(self, grid: FloatArray, columns: FloatArray, stretch: tuple[float, float] = (1.0, 1.0)) -> None:
         self._grid: list[float] = grid.tolist()
         self._columns = columns
+        self._stretch = {"dispatch_stretch": stretch[0], "combine_stretch": stretch[1]}
         self._known: dict[int, BlockTimes] = {}
 
     def at(self, rows: int) -> BlockTimes:
@@ -78,7 +84,7 @@ class BlockTable:
             low = min(max(bisect_right(self._grid, rows) - 1, 0), len(self._grid) - 2)
             share = (rows - self._grid[low]) / (self._grid[low + 1] - self._grid[low])
             row = self._columns[low] + min(share, 1.0) * (self._columns[low + 1] - self._columns[low])
-            found = self._known[rows] = BlockTimes(**dict(zip(_COLUMNS, row.tolist(), strict=True)))
+            found = self._known[rows] = BlockTimes(**dict(zip(_COLUMNS, row.tolist(), strict=True)), **self._stretch)
         return found
 
 
@@ -109,7 +115,12 @@ def inside(model: ModelSpec) -> Inside:
 
 
 def block_table(
-    grid: FloatArray, even: Sequence[OpTime], uneven: Sequence[OpTime], held: Sequence[FloatArray], where: Inside
+    grid: FloatArray,
+    even: Sequence[OpTime],
+    uneven: Sequence[OpTime],
+    held: Sequence[FloatArray],
+    stretch: Sequence[float],
+    where: Inside,
 ) -> BlockTable:
     """Sum priced ops by block.
 
@@ -121,6 +132,8 @@ def block_table(
         Ops that tokens drive, priced with an even load and with twice the mean on the busiest rank.
     held : sequence of array
         Share of the compute units that each op takes where it is an exchange [1].
+    stretch : sequence of float
+        How much longer each op takes beside kernels where it is an exchange, a factor [1].
     where : Inside
         What counts as inside.
     """
@@ -135,4 +148,9 @@ def block_table(
             back = "_back" if block == "combine" else ""
             columns[f"uneven{back}"] = columns[f"uneven{back}"] + (busier.seconds - seconds)
             columns[f"held{back}"] = columns[f"held{back}"] + units * seconds
-    return BlockTable(grid, np.stack([columns[name] for name in _COLUMNS], axis=1))
+    longest = {"dispatch": 1.0, "combine": 1.0}
+    for time, factor in zip(even, stretch, strict=True):
+        if time.op.block in longest:
+            longest[time.op.block] = max(longest[time.op.block], factor)
+    table = np.stack([columns[name] for name in _COLUMNS], axis=1)
+    return BlockTable(grid, table, (longest["dispatch"], longest["combine"]))

@@ -21,7 +21,7 @@ from simulator.cost.step_blocks import BlockTable, Inside, block_table, inside
 from simulator.ops import Driver, Op, StepShape, build_ops, draft_ops
 from simulator.parallelism import Parallelism
 from simulator.placement.replay import Order, RoutingReplay
-from simulator.schedule.contention import units_taken
+from simulator.schedule.contention import stretched, units_taken
 from workloads.model_spec import ModelSpec
 
 FloatArray = NDArray[np.float64]
@@ -226,7 +226,7 @@ def compile_tables(
 
     def blocks(even: tuple[OpTime, ...], busiest: tuple[OpTime, ...]) -> BlockTable:
         held = [units_taken(time, cost.hardware.silicon) for time in even]
-        return block_table(grid, even, busiest, held, where)
+        return block_table(grid, even, busiest, held, [stretched(time) for time in even], where)
 
     return StepTables(
         tokens=table(tokens),

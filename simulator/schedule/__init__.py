@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from simulator.schedule.contention import units_taken
+from simulator.schedule.contention import stretched, units_taken
 from simulator.schedule.makespan import (
     LayerTimes,
     beside,
@@ -51,6 +51,7 @@ __all__ = [
     "serial_makespan",
     "shared_expert_saving",
     "single_batch_tasks",
+    "stretched",
     "total_seconds",
     "two_batch_makespan",
     "two_batch_tasks",

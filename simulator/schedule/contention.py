@@ -26,11 +26,15 @@ _MOST = 0.999
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contention:
-    """What one kernel backend takes: ``units`` [1] if it states them itself, ``issue`` of each of two kernels [s]."""
+    """What one kernel backend takes: ``units`` [1] if it states them itself, ``issue`` of each of two kernels [s].
+
+    ``stretch`` is how much longer it takes beside kernels, a factor [1].
+    """
 
     way: Way
     units: Quantity | None = None
     issue: Quantity | None = None
+    stretch: Quantity | None = None
 
 
 @lru_cache(maxsize=1)
@@ -62,8 +66,7 @@ def units_taken(time: OpTime, silicon: Silicon) -> FloatArray:
     it: two kernels of ``issue``, buffer traffic at the memory bandwidth, and its copies over scale-up links. Beside a
     kernel of constant rate both amount to the same lost work.
     """
-    table = contention_table()
-    how = table.get(time.table.partition(".")[2].split(".")[0], table["default"])
+    how = _how(time)
     if how.way == "persistent":
         stated = time.coefficients.get("units")
         units = how.units or stated
@@ -75,8 +78,19 @@ def units_taken(time: OpTime, silicon: Silicon) -> FloatArray:
     return np.minimum(np.divide(held, alone, out=np.zeros_like(alone), where=alone > 0), _MOST)
 
 
+def stretched(time: OpTime) -> float:
+    """How much longer a dispatch or combine takes while kernels run beside it, a factor of at least 1 [1]."""
+    stretch = _how(time).stretch
+    return 1.0 if stretch is None else max(stretch.value, 1.0)
+
+
+def _how(time: OpTime) -> Contention:
+    table = contention_table()
+    return table.get(time.table.partition(".")[2].split(".")[0], table["default"])
+
+
 def _read(table: Any, where: str) -> Contention:
-    check_keys(table, {"way"}, {"way", "units", "issue"}, where)
+    check_keys(table, {"way"}, {"way", "units", "issue", "stretch"}, where)
 
     def quantity(key: str, dimension: str) -> Quantity | None:
         return parse_quantity(table[key], cast("Any", dimension), f"{where}.{key}") if key in table else None
@@ -85,4 +99,5 @@ def _read(table: Any, where: str) -> Contention:
         way=parse_choice(table, "way", ("persistent", "issued"), where),
         units=quantity("units", "one"),
         issue=quantity("issue", "time"),
+        stretch=quantity("stretch", "one"),
     )

@@ -32,6 +32,8 @@ class LayerTimes:
         Routed experts on the slowest rank [s].
     dispatch_units, combine_units : float
         Share of the compute units that the exchange takes from a kernel beside it [1].
+    dispatch_stretch, combine_stretch : float
+        How much longer the exchange takes while a kernel runs beside it, a factor of at least 1 [1].
     """
 
     layers: int
@@ -42,6 +44,8 @@ class LayerTimes:
     experts: FloatArray
     dispatch_units: float
     combine_units: float
+    dispatch_stretch: float = 1.0
+    combine_stretch: float = 1.0
 
     @classmethod
     def none(cls) -> LayerTimes:
@@ -58,7 +62,7 @@ class LayerTimes:
         )
 
 
-def beside(work: float, message: float, units: float) -> float:
+def beside(work: float, message: float, units: float, stretch: float = 1.0) -> float:
     """Time until both a kernel and the exchange that runs beside it have ended [s].
 
     Parameters
@@ -67,12 +71,20 @@ def beside(work: float, message: float, units: float) -> float:
         The kernel and the exchange alone [s].
     units : float
         Share of the compute units that the exchange holds meanwhile [1].
+    stretch : float
+        How much longer the exchange takes beside the kernel, at most ``1 / units`` [1].
 
     Notes
     -----
-    Beside the exchange the kernel runs at ``1 - units``: ``max(message, work + units * message)``.
+    Beside each other the kernel runs at ``1 - units`` and the exchange at ``1 / stretch``; what is left of either then
+    runs alone: ``max(message + work * exposed(units, stretch), work + units * stretch * message)``.
     """
-    return max(message, work + units * message)
+    return max(message + work * exposed(units, stretch), work + units * stretch * message)
+
+
+def exposed(units: float, stretch: float) -> float:
+    """Return what an exchange loses per second of the kernel that runs beside it all the time [1]."""
+    return (1.0 - 1.0 / stretch) / (1.0 - units)
 
 
 def serial_makespan(times: LayerTimes) -> float:
@@ -85,7 +97,7 @@ def shared_expert_saving(times: LayerTimes) -> float:
     """Return what a step saves where the shared experts run beside the dispatch [s]."""
     message = times.dispatch[0]
     apart = times.shared + message
-    return times.layers * (apart - beside(times.shared, message, times.dispatch_units))
+    return times.layers * (apart - beside(times.shared, message, times.dispatch_units, times.dispatch_stretch))
 
 
 def two_batch_makespan(times: LayerTimes) -> float:
@@ -101,10 +113,17 @@ def two_batch_makespan(times: LayerTimes) -> float:
     first, second = times.dispatch
     back, last = times.combine
     dispatch, combine = times.dispatch_units, times.combine_units
-    # A stage lasts max(message, work + units * message) = units * message + max(work, (1 - units) * message).
-    floors = np.array(((second * (1.0 - dispatch) - times.shared,), (back * (1.0 - combine) - times.shared,)))
-    each = 2.0 * times.shared + second * dispatch + back * combine
-    experts = float(np.add.reduce(np.maximum(times.experts, floors), axis=None)) + times.layers * each
-    attention = times.layers * beside(times.compute, first, dispatch)
-    following = (times.layers - 1) * beside(times.compute, last, combine)
+    there, home = times.dispatch_stretch, times.combine_stretch
+    # A stage lasts as :func:`beside` says, for both halves and all layers at once: what the exchange holds, and the
+    # kernel or, where that is shorter, a floor less what the exchange gains from running alone at its end.
+    works = times.experts + times.shared
+    floors = np.array(((second * (1.0 - dispatch) * there,), (back * (1.0 - combine) * home,)))
+    ends = np.maximum(works, floors)
+    if there > 1.0 or home > 1.0:
+        slopes = np.array(((exposed(dispatch, there),), (exposed(combine, home),)))
+        ends -= slopes * np.maximum(floors - works, 0.0)
+    held = times.layers * (second * dispatch * there + back * combine * home)
+    experts = float(np.add.reduce(ends, axis=None)) + held
+    attention = times.layers * beside(times.compute, first, dispatch, there)
+    following = (times.layers - 1) * beside(times.compute, last, combine, home)
     return times.compute + attention + experts + following + last

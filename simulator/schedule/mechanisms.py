@@ -283,6 +283,7 @@ def _exchange(times: LayerTimes, block: str, layer: int, batch: int, after: tupl
         after=after,
         uses={UNITS: times.dispatch_units if dispatch else times.combine_units},
         firm=True,
+        stretch=times.dispatch_stretch if dispatch else times.combine_stretch,
         arguments={"layer": layer, "batch": batch},
     )
 

@@ -35,7 +35,9 @@ class Task:
     uses : Mapping of str to float
         Share of each shared resource that it needs to run at full speed [1].
     firm : bool
-        Whether it holds its shares and never slows, as a persistent kernel does; others live on what it leaves.
+        Whether it holds its shares, as a persistent kernel does; others live on what it leaves.
+    stretch : float
+        How much longer a firm task takes while others that are not firm run, a factor of at least 1 [1].
     arguments : Mapping of str to object
         What to show on click.
     """
@@ -46,6 +48,7 @@ class Task:
     after: tuple[int, ...] = ()
     uses: Mapping[str, float] = field(default_factory=dict)
     firm: bool = False
+    stretch: float = 1.0
     arguments: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -125,10 +128,10 @@ def list_schedule(tasks: Sequence[Task]) -> Schedule:
 
     Notes
     -----
-    Between two events (a start or an end) all rates are constant. Firm tasks run at rate 1. With ``left`` of a
-    resource beyond what firm tasks hold, and ``need`` the sum of the shares of the others, each of these runs at
-    ``min(1, left / need)``, the smallest over its resources. Because streams are queues and a task waits only for
-    earlier ones, no order of events can block, and one list gives one schedule.
+    Between two events (a start or an end) all rates are constant. Firm tasks run at rate 1, or at ``1 / stretch``
+    beside others. With ``left`` of a resource beyond what firm tasks hold, and ``need`` the sum of the shares of the
+    others, each of these runs at ``min(1, left / need)``, the smallest over its resources. Because streams are queues
+    and a task waits only for earlier ones, no order of events can block, and one list gives one schedule.
     """
     _check(tasks)
     queues: dict[str, list[int]] = {}
@@ -176,9 +179,10 @@ def _rates(tasks: Sequence[Task], running: Mapping[int, float]) -> dict[int, flo
         totals = held if tasks[index].firm else need
         for resource, share in tasks[index].uses.items():
             totals[resource] = totals.get(resource, 0.0) + share
+    crowded = any(not tasks[index].firm for index in running)
     rates = {}
     for index in running:
-        rate = 1.0
+        rate = 1.0 / tasks[index].stretch if crowded and tasks[index].firm else 1.0
         if not tasks[index].firm:
             for resource, share in tasks[index].uses.items():
                 if share > 0.0:

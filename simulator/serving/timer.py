@@ -249,7 +249,7 @@ class TableTimer:
         layers = self._tables.inside.layers
         message = (blocks.dispatch + uneven.at(rows).uneven * (step.imbalance - 1.0)) / layers
         shared = blocks.shared / layers
-        return layers * (shared + message - beside(shared, message, blocks.dispatch_units))
+        return layers * (shared + message - beside(shared, message, blocks.dispatch_units, blocks.dispatch_stretch))
 
     def _blocks(self, work: StepWork, rows: int) -> BlockTimes:
         if work.prompt_total:
@@ -325,6 +325,8 @@ class TableTimer:
             experts=experts,
             dispatch_units=blocks.dispatch_units,
             combine_units=blocks.combine_units,
+            dispatch_stretch=blocks.dispatch_stretch,
+            combine_stretch=blocks.combine_stretch,
         )
         return StepLayers(times=times, outside=outside, loads=loads, tokens=tokens, order=order)
 

@@ -19,6 +19,8 @@ from simulator.schedule import (
 
 SECONDS = st.floats(0.0, 1e-2).map(lambda value: round(value, 7))
 SHARE = st.floats(0.0, 0.9)
+#: An exchange that holds 0.9 of the units may take 1 / 0.9 as long at most.
+STRETCH = st.sampled_from([1.0, 1.05, 1.1])
 
 
 @st.composite
@@ -34,6 +36,8 @@ def layer_times(draw: st.DrawFn, batches: int) -> LayerTimes:
         experts=np.array(experts).reshape(batches, layers),
         dispatch_units=draw(SHARE),
         combine_units=draw(SHARE),
+        dispatch_stretch=draw(STRETCH),
+        combine_stretch=draw(STRETCH),
     )
 
 
@@ -55,6 +59,9 @@ def test_one_batch_takes_as_long_in_closed_form_as_on_streams(times: LayerTimes)
 def test_two_batches_end_between_the_busier_stream_and_one_after_the_other(times: LayerTimes) -> None:
     tasks = layer_tasks(times, "two_batch")
     busiest = max(sum(t.seconds for t in tasks if t.stream == stream) for stream in ("compute", "communication"))
-    exchanges = times.layers * (times.dispatch_units * sum(times.dispatch) + times.combine_units * sum(times.combine))
+    there, back = times.dispatch_stretch, times.combine_stretch
+    longer = sum(times.dispatch) * ((1.0 + times.dispatch_units) * there - 1.0)
+    longer += sum(times.combine) * ((1.0 + times.combine_units) * back - 1.0)
+    exchanges = times.layers * longer
     found = two_batch_makespan(times)
     assert busiest - 1e-12 <= found <= total_seconds(tasks) + exchanges + 1e-12
