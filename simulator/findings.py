@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from hardware_profiles.units import format_bytes
+from simulator.elastic.fleet import build_fleet, sized
 from simulator.errors import MoesimError
 from simulator.hardware import Hardware
 from simulator.memory import require_fit
@@ -42,7 +43,11 @@ def check(scenario: Scenario) -> tuple[Finding, ...]:
     requests = _try(findings, "requests", lambda: scenario_requests(scenario.requests, scenario.seed))
     if model is not None:
         _try(findings, "routing", lambda: scenario_routing(scenario.routing, model, scenario.seed))
-        slots = model.moe_layers[0].num_experts + scenario.placement.redundant_slots if model.moe_layers else None
+        scales = scenario.elastic.mechanism != "none"
+        placement = (sized(scenario, split.dp, model) if scales else scenario).placement
+        slots = model.moe_layers[0].num_experts + placement.redundant_slots if model.moe_layers else None
+        if scales and requests is not None:
+            _try(findings, "elastic", lambda: build_fleet(scenario, requests))
         findings.extend(
             Finding(level="error", where="parallelism", message=problem)
             for problem in parallelism_problems(model, split, slots)

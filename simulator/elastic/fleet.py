@@ -134,7 +134,7 @@ def sized(scenario: Scenario, ranks: int, model: ModelSpec) -> Scenario:
     """
     choice = scenario.parallelism
     spread = model.moe_layers and choice.ep > 1
-    shards = choice.tp * choice.dp // choice.ep
+    shards = max(choice.tp * choice.dp // choice.ep, 1)
     ep = choice.tp * ranks // shards if spread else choice.ep
     redundant = scenario.placement.redundant_slots
     if spread:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from simulator import Scenario, estimate, simulate
+from simulator import Scenario, check, estimate, simulate
 from simulator.errors import InfeasibleScenario, MoesimError, ScenarioError
 from simulator.results import Result
 
@@ -114,7 +114,7 @@ def test_what_cannot_be_is_refused_with_one_clear_message(changes: dict[str, Any
 
 
 def test_two_copies_of_the_weights_must_fit_where_both_live_on_the_same_devices() -> None:
-    with pytest.raises(InfeasibleScenario, match="colocated leaves .* two copies of the weights"):
+    with pytest.raises(InfeasibleScenario, match=r"colocated leaves .* two copies of the weights"):
         simulate(scenario("colocated", stack={"name": "vllm", "memory_fraction": 0.25}))
 
 
@@ -133,6 +133,14 @@ def test_new_devices_beside_the_old_ones_must_exist() -> None:
 def test_unknown_names_are_answered_with_those_that_exist(key: str, value: str) -> None:
     with pytest.raises(ScenarioError, match=f"elastic.{key}: got '{value}'; input should be .*'{value[:5]}"):
         scenario(elastic={key: value})
+
+
+def test_check_finds_what_a_run_would_refuse_and_pads_experts_as_a_run_does() -> None:
+    uneven = {"tp": 2, "dp": 3, "ep": 6}
+    sound = scenario("elastic", parallelism=uneven)
+    assert [finding for finding in check(sound) if finding.level == "error"] == []
+    beyond = scenario("elastic", elastic={"max_size": 1000})
+    assert [finding.where for finding in check(beyond) if finding.level == "error"] == ["elastic"]
 
 
 def test_the_closed_form_refuses_what_changes_its_size() -> None:
