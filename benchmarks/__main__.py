@@ -92,8 +92,9 @@ class Row:
 def engine_speed(file: str, *overrides: str, repeats: int = 5) -> dict[str, float]:
     """Run the engine alone, its tables built before; medians over repeats."""
     from simulator import Scenario
-    from simulator.serving.deployment import deploy, scenario_requests
+    from simulator.serving.deployment import deploy
     from simulator.serving.engine import Pool, run_engine
+    from simulator.serving.inputs import scenario_requests
 
     scenario = Scenario.load(ROOT / file, overrides)
     trace = scenario_requests(scenario.requests, scenario.seed)

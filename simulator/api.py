@@ -24,9 +24,10 @@ from simulator.metrics.summary import Capacity, Work, measured_window, summarise
 from simulator.placement.replay import expert_spread
 from simulator.results import COMPONENTS, Estimate, Result
 from simulator.scenario import Scenario
-from simulator.serving.deployment import Deployment, deploy, scenario_requests
+from simulator.serving.deployment import Deployment, deploy
 from simulator.serving.engine import EngineRun, run_engine
 from simulator.serving.faults import fault_controls
+from simulator.serving.inputs import scenario_requests
 from simulator.serving.pools import PoolPlan, kv_link, plan_pools, prefix_caching
 from simulator.serving.rebalance import Rebalance, account_text, rebalance_controls
 from simulator.serving.speculation import answer_steps

@@ -12,7 +12,8 @@ from simulator.cost.model import OpTime
 from simulator.cost.uncertainty import UNMEASURED, op_spread
 from simulator.results import Explanation
 from simulator.scenario import Scenario
-from simulator.serving.deployment import Deployment, deploy, scenario_requests
+from simulator.serving.deployment import Deployment, deploy
+from simulator.serving.inputs import scenario_requests
 from simulator.serving.steady import occupancy
 from simulator.serving.step_ops import priced_step, step_gap
 from simulator.serving.step_timeline import StepTimeline, draw_step

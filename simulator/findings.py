@@ -13,13 +13,8 @@ from simulator.memory import require_fit
 from simulator.parallelism import Parallelism, parallelism_problems
 from simulator.results import Finding
 from simulator.scenario import Scenario
-from simulator.serving.deployment import (
-    device_budget,
-    scenario_hardware,
-    scenario_model,
-    scenario_requests,
-    scenario_routing,
-)
+from simulator.serving.deployment import device_budget, scenario_hardware, scenario_model
+from simulator.serving.inputs import scenario_requests, scenario_routing
 from simulator.stack import StackProfile, customised
 from workloads.model_spec import ModelSpec
 from workloads.request_trace import RequestTrace

@@ -104,7 +104,10 @@ def run_engine(
     store = None
     if caching is not None and caching.store_tokens:
         store = Store(
-            blocks=PrefixCache(caching.block_tokens), tokens=caching.store_tokens, per_token=caching.fetch_per_token
+            blocks=PrefixCache(caching.block_tokens),
+            prompts=caching.blocks,
+            tokens=caching.store_tokens,
+            per_token=caching.fetch_per_token,
         )
     books = Books(
         state=request_state(trace, answer_steps),

@@ -15,7 +15,8 @@ from simulator.placement.replay import replay
 from simulator.placement.slots import Placement
 from simulator.scenario import Scenario
 from simulator.sections import Fault
-from simulator.serving.deployment import Deployment, repriced, scenario_routing
+from simulator.serving.deployment import Deployment, repriced
+from simulator.serving.inputs import scenario_routing
 from simulator.serving.instance import Instance
 from simulator.serving.pools import PoolPlan
 from simulator.serving.server import Control, Server

@@ -29,13 +29,8 @@ from simulator.placement.affinity import coactivation
 from simulator.placement.replay import Order, ServedTokens, serve_tokens
 from simulator.placement.replica_routing import home_ranks
 from simulator.scenario import Scenario
-from simulator.serving.deployment import (
-    device_budget,
-    expert_nodes,
-    scenario_hardware,
-    scenario_model,
-    scenario_routing,
-)
+from simulator.serving.deployment import device_budget, expert_nodes, scenario_hardware, scenario_model
+from simulator.serving.inputs import scenario_routing
 from simulator.stack import StackProfile, customised
 from workloads.model_spec import ModelSpec
 from workloads.routing_stats import expert_load

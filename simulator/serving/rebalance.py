@@ -21,7 +21,8 @@ from simulator.placement.affinity import coactivation
 from simulator.placement.migration import Migration, aligned, migration, moves
 from simulator.placement.replay import RoutingReplay, replay
 from simulator.scenario import Scenario
-from simulator.serving.deployment import Deployment, expert_nodes, scenario_routing
+from simulator.serving.deployment import Deployment, expert_nodes
+from simulator.serving.inputs import scenario_routing
 from simulator.serving.pools import PoolPlan
 from simulator.serving.server import Control, Server
 from simulator.serving.timer import StepTime, StepWork, TableTimer

@@ -12,6 +12,7 @@ import simpy
 from simulator.serving.balancers import Pick
 from simulator.serving.instance import Instance
 from simulator.serving.kv_link import KVLink
+from simulator.serving.kv_pool import Blocks
 from simulator.serving.prefix_cache import PrefixCache
 from simulator.serving.state import Books, Limits, Role
 from simulator.serving.timer import StepTimer
@@ -32,10 +33,12 @@ class _Transfer:
 class Store:
     """A pool of prefix blocks that all instances share.
 
-    ``blocks`` holds them, up to ``tokens`` [tokens]; fetching one token takes ``per_token`` [s].
+    ``blocks`` holds them, up to ``tokens`` [tokens]; ``prompts`` are the blocks of every prompt; fetching one token
+    takes ``per_token`` [s].
     """
 
     blocks: PrefixCache
+    prompts: Blocks
     tokens: float
     per_token: float
 
@@ -230,8 +233,7 @@ class Server:
 
     def _fetch(self, store: Store, instance: Instance, request: int) -> float:
         """Bring shared blocks of a prompt to the instance that lacks them, and return how long that takes [s]."""
-        assert self.books.blocks is not None  # noqa: S101 -- a store goes with hash blocks
-        blocks = self.books.blocks[request]
+        blocks = store.prompts[request]
         stored = blocks[: store.blocks.match(blocks)]
         missing = len(stored) * store.blocks.block_tokens - instance.cached_tokens(request)
         if missing < store.blocks.block_tokens:

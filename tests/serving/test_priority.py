@@ -11,7 +11,7 @@ import pytest
 
 from simulator import Scenario, simulate
 from simulator.metrics.recorder import column
-from simulator.serving.deployment import scenario_requests
+from simulator.serving.inputs import scenario_requests
 
 Play = Callable[..., Any]
 

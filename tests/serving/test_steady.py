@@ -10,7 +10,8 @@ import pytest
 
 from simulator import Scenario, estimate, simulate
 from simulator.results import Estimate, Result
-from simulator.serving.deployment import deploy, scenario_requests
+from simulator.serving.deployment import deploy
+from simulator.serving.inputs import scenario_requests
 from simulator.serving.steady import busiest_prompts, mean_load, solve
 from workloads.request_trace import RequestTrace
 
@@ -122,7 +123,8 @@ def test_an_open_loop_below_capacity_agrees_too(rate: float) -> None:
     closed_form, events = estimate(asked).summary, simulate(asked).summary
     assert closed_form.tpot_s.mean == pytest.approx(events.tpot_s.mean, rel=0.03)
     assert closed_form.ttft_s.mean == pytest.approx(events.ttft_s.mean, rel=0.1)
-    assert closed_form.batch_size_mean == pytest.approx(events.batch_size_mean, rel=0.06)
+    # A step that computes a prompt alone counts as running nobody, which the closed form does not see.
+    assert closed_form.batch_size_mean == pytest.approx(events.batch_size_mean, rel=0.06, abs=0.12)
     assert closed_form.request_throughput_rps == pytest.approx(events.request_throughput_rps, rel=0.03)
 
 

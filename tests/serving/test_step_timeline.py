@@ -17,7 +17,8 @@ from simulator.errors import ScenarioError
 from simulator.explanation import explain, timeline
 from simulator.export import check_nesting, encode_trace
 from simulator.export.perfetto import Slice
-from simulator.serving.deployment import deploy, scenario_requests
+from simulator.serving.deployment import deploy
+from simulator.serving.inputs import scenario_requests
 from simulator.serving.step_timeline import StepTimeline, step_work_of
 
 EP32: dict[str, Any] = {

@@ -12,7 +12,7 @@ from simulator.elastic.mechanisms import FEATURES, ScalingPlan
 from simulator.elastic.report import scaling_report, tokens_between
 from simulator.elastic.simulate import ScalingRun, run_scaling
 from simulator.scenario import Scenario
-from simulator.serving.deployment import scenario_requests
+from simulator.serving.inputs import scenario_requests
 from validation.papers import Case
 
 Inputs = Mapping[str, Any]
