@@ -40,7 +40,7 @@ _MOST_TOKEN = 0.6
 #: The shortest trace that a fit is made from [tokens]: below it, noise is fitted.
 LEAST_TOKENS = 2000
 _QUANTILES = 21
-_FACTORS = (7, 64)
+_FACTORS = (6, 64)
 _NEAR_ONE = 0.999
 
 

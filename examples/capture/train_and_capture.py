@@ -1,6 +1,6 @@
 """How unevenly does a MoE route that was really trained, and what does that cost under expert parallelism?
 
-Trains a small MoE on the bytes of this project's documentation (a few minutes on two cores; needs torch), captures what
+Trains a small MoE on the bytes of this project's documentation (about a minute on one core; needs torch), captures what
 its routers choose with forward hooks, and replays the trace in a scenario. Torch does not promise the same numbers on
 every machine, so train_and_capture.out is what one machine printed.
 """
@@ -21,7 +21,7 @@ from workloads.routing_stats import expert_load, imbalance, repeat_fraction
 
 HERE = Path(__file__).parent
 LAYERS, EXPERTS, TOP_K, WIDTH, HEADS, SPAN = 4, 8, 2, 64, 4, 128
-STEPS, BATCH = 300, 8
+STEPS, BATCH = 250, 8
 
 
 class Moe(nn.Module):
@@ -78,7 +78,7 @@ class Model(nn.Module):
 
 
 torch.manual_seed(0)
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 text = b"".join(path.read_bytes() for path in sorted((HERE.parents[1] / "docs").rglob("*.md")))
 data = torch.tensor(list(text))
 model = Model()

@@ -1,4 +1,4 @@
-"""Small traces of each format, made up for demonstrations and tests; recorded from nobody. And fits to recorded ones."""
+"""Small traces of each format, made up for demonstrations and tests, and fits to recorded ones."""
 
 from __future__ import annotations
 
