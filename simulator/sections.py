@@ -177,7 +177,7 @@ class PrefixCache(Section):
     kind: Literal["none", "instance", "shared"] = Field(
         "none", description="nothing, each rank's own KV memory, or besides it a pool for all instances"
     )
-    store: Bytes = Field(1e12, validate_default=False, description="shared: size of the pool")
+    store: Bytes = Field(1e12, description="shared: size of the pool")
 
 
 class Speculation(Section):
@@ -205,10 +205,8 @@ class Fault(Section):
         None, gt=1, allow_inf_nan=False, description="factor on its time; absent = it fails altogether"
     )
     lasts: Seconds | None = Field(None, description="time until it is as before; absent = for good")
-    detection: Delay = Field(5.0, validate_default=False, description="time until a failure is noticed")
-    restart: Seconds | None = Field(
-        None, validate_default=False, description="time in which an instance starts anew; absent = it does not"
-    )
+    detection: Delay = Field(5.0, description="time until a failure is noticed")
+    restart: Seconds | None = Field(None, description="time in which an instance starts anew; absent = it does not")
     retry: Literal["resume", "restart"] = Field(
         "resume", description="whether requests go on after the tokens that they emitted or answer all over again"
     )
@@ -294,7 +292,7 @@ class ElasticChoice(Section):
     )
     handover: Literal["drained", "ready"] = Field(
         "drained",
-        description="elastic: the new instance takes requests when the old one is empty, or at once, taking turns with it",
+        description="elastic: the new instance takes requests when the old one is empty, or at once, in turns with it",
     )
     startup: str = Field("vllm-ascend", description="start-up profile, or path of a TOML file of one's own")
     policy: Literal["schedule", "queue", "slo", "utilisation", "predictive"] = Field(

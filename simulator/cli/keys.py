@@ -58,7 +58,8 @@ def _keys(
         if "properties" in as_read:
             yield from _keys(as_read, as_written, read_root, written_root, f"{prefix}{name}.")
             continue
-        default = value.get("default")
+        # As it is written: quantities with their unit.
+        default = written["properties"][name].get("default")
         stated = "" if default in (None, []) else str(default)
         yield Key(
             name=prefix + name,

@@ -212,7 +212,9 @@ class TableTimer:
         if self._overlap != "none":
             host = self._choose(work, step, busy, host)
             busy -= step.saved
-        step.gap = self._gap + self._gap_each * work.running + max(host - busy, 0.0)
+        # Every rank has a scheduler of its own, which handles the requests that it runs in the step.
+        handled = work.decode_rows + work.prompt_sequences
+        step.gap = self._gap + self._gap_each * handled + max(host - busy, 0.0)
         if work.prompt_total:
             step.gap += self._prompt_gap
         step.duration = busy + step.gap
