@@ -156,8 +156,9 @@ def expert_times(model: CostModel, op: Op) -> tuple[KernelTime, str, Mapping[str
     tokens = np.maximum(np.asarray(shape["num_tokens"], dtype=np.float64), 1.0)
     counts = shape["counts"]
     if counts is None:
-        local = shape["num_experts"] // shape["ep"]
-        even = tokens * shape["top_k"] / shape["num_experts"]
+        # Where ranks are no divisor of the experts, redundant slots fill them up.
+        local = -(-shape["num_experts"] // shape["ep"])
+        even = tokens * shape["top_k"] / (shape["ep"] * local)
         counts = np.broadcast_to(even[..., None, None, None], (*even.shape, 1, 1, local))
     time = moe_time(
         counts,
