@@ -43,6 +43,7 @@ _DIMENSIONS: Mapping[str, str] = {
     "max_running": "one",
     "memory_fraction": "one",
     "reserved_output": "one",
+    "delivery_steps": "one",
     "graph_max_batch": "one",
     "graph_pad": "one",
     "cpu_gap": "time",

@@ -261,6 +261,7 @@ def _limits(
         kv_per_sequence=budget.kv_per_sequence,
         scheduler=stack.scheduler,
         chunked=stack.chunked,
+        delivery_steps=int(stack.number("delivery_steps")),
         reserved_output=stack.number("reserved_output"),
         preemption=scenario.stack.preemption,
         queries=1 + scenario.speculation.draft_tokens,

@@ -20,6 +20,7 @@ from simulator.serving.rank_loads import RankLoads
 from simulator.serving.state import Books, Limits, Listener, Role
 from simulator.serving.step_rows import disturb, fill, step_row
 from simulator.serving.timer import StepTimer, StepWork
+from simulator.serving.tokens_out import TokensOut
 
 
 class Instance:
@@ -62,7 +63,7 @@ class Instance:
     ) -> None:
         self.env, self.index, self.limits, self.role = env, index, limits, role
         self.timer, self.slow = timer, 1.0
-        self._state, self._records, self._steps, self._gaps = books.state, books.records, books.steps, books.gaps
+        self._state, self._records, self._steps = books.state, books.records, books.steps
         self._listener = listener
         dp = limits.dp
         self.loads = RankLoads(dp)
@@ -77,8 +78,7 @@ class Instance:
         self._queued = 0
         self._finish_at: dict[int, list[int]] = {}
         self._check_at = 1_000_000
-        self._fresh: dict[int, float] = {}
-        self._last_decode = 0.0
+        self._out = TokensOut(books, limits.delivery_steps)
         self._stall = 0.0
         self._halted = self._stepping = False
         self._wake: simpy.Event | None = None
@@ -160,6 +160,7 @@ class Instance:
         """
         chosen = range(self.limits.dp) if ranks is None else list(ranks)
         self._interrupt()
+        self._deliver(self.env.now, everything=True)
         lost: list[int] = []
         for rank in chosen:
             lost.extend(self._lose(rank))
@@ -230,12 +231,16 @@ class Instance:
             if self._landed:
                 self._join_landed()
             if self._halted or (not prompts.unfinished and not batch.running):
+                if self._out.behind:
+                    # Nothing is left to overlap with.
+                    self._deliver(now, everything=True)
+                    continue
                 self._wake = env.event()
                 yield self._wake
                 self._wake = None
                 now = env.now
                 if not batch.running:
-                    self._last_decode = now
+                    self._out.last = now
                 continue
             if batch.index >= self._check_at:
                 self._make_room()
@@ -267,10 +272,13 @@ class Instance:
                 now = env.now
                 continue
             self._stepping, now = False, env.now
+            self._out.next_step()
             if decodes:
                 self._decode(now)
             for chunk in chunks:
                 self._advance_prompt(chunk, now)
+            if self._out.behind:
+                self._deliver(now)
 
     def _admit(self, rank: int, request: int) -> int:
         """Reserve KV memory for a request, look again before its rank could run out, and return what is cached."""
@@ -308,21 +316,15 @@ class Instance:
         now = self.env.now
         for request in self._landed:
             rank = self._moving.pop(request)
-            self._emit(request, now)
-            self._join(request, rank, now)
+            self._out.emit(request, now)
+            self._join(request, rank)
         self._landed.clear()
 
     def _decode(self, now: float) -> None:
         """Every running request gains its tokens; those that are done leave."""
-        batch, fresh = self._batch, self._fresh
+        batch = self._batch
         batch.step()
-        if batch.running > len(fresh):
-            self._gaps.add((now - self._last_decode, batch.running - len(fresh), now))
-        if fresh:
-            for since in fresh.values():
-                self._gaps.add((now - since, 1, now))
-            fresh.clear()
-        self._last_decode = now
+        self._out.decoded(batch.running, now)
         for request in self._finish_at.pop(batch.index, ()):
             if self._state.due[request] == batch.index:
                 self._finish(request, now)
@@ -339,19 +341,10 @@ class Instance:
             self.loads.add(rank, -1)
             self._listener.on_prompt(request, self, rank)
             return
-        self._emit(request, now)
-        self._join(request, rank, now)
+        self._out.emit(request, now)
+        self._join(request, rank)
 
-    def _emit(self, request: int, now: float) -> None:
-        """Count the token that a computed prompt yields."""
-        state = self._state
-        state.generated[request] += 1
-        if state.generated[request] == 1:
-            self._records.first_token[request] = now
-        else:
-            self._gaps.add((now - state.paused.pop(request, now), 1, now))
-
-    def _join(self, request: int, rank: int, now: float) -> None:
+    def _join(self, request: int, rank: int) -> None:
         """Let a request decode whose prompt is in the KV cache; one that needs no further token ends."""
         state, batch = self._state, self._batch
         steps = state.steps_left(request)
@@ -359,10 +352,9 @@ class Instance:
         state.due[request] = batch.index + steps
         batch.join(rank, state.prompt[request])
         if steps == 0:
-            self._finish(request, now)
+            self._finish(request, self.env.now)
             return
         self._finish_at.setdefault(batch.index + steps, []).append(request)
-        self._fresh[request] = now
         order = self._order[rank]
         order.append(request)
         if len(order) > 64 + 4 * batch.rows[rank]:
@@ -393,11 +385,19 @@ class Instance:
 
     def _finish(self, request: int, now: float) -> None:
         self._leave(request)
+        self._look_again(self._records.rank[request])
+        if self._out.end(request):
+            self._answer(request, now)
+
+    def _answer(self, request: int, now: float) -> None:
         self._records.finish[request] = now
-        rank = self._records.rank[request]
-        self.loads.add(rank, -1)
-        self._look_again(rank)
+        self.loads.add(self._records.rank[request], -1)
         self._listener.on_finish(request)
+
+    def _deliver(self, now: float, *, everything: bool = False) -> None:
+        """Let users have what the steps before have generated."""
+        for request in self._out.delivered(now, everything=everything):
+            self._answer(request, now)
 
     def _make_room(self) -> None:
         """Preempt the youngest requests of ranks whose next decode step would overflow the pool."""
@@ -443,5 +443,5 @@ class Instance:
         )
         state.generated[request] += emitted
         state.prompt[request] += emitted + 1
-        state.paused[request] = self._fresh.pop(request, self._last_decode)
+        self._out.pause(request)
         return request

@@ -47,6 +47,8 @@ class Limits:
         What becomes of a preempted request's KV cache: thrown away, or moved to the host and back.
     swap_rate : float
         Rate at which one device moves KV cache to the host or back [bytes/s].
+    delivery_steps : int
+        Steps after which a step's first tokens and last tokens reach the user, where the host works a step behind [1].
     queries : int
         Tokens of a request in a decode step; above 1 with speculative decoding [1].
     gain : float
@@ -64,6 +66,7 @@ class Limits:
     reserved_output: float = 0.0
     preemption: Literal["recompute", "swap"] = "recompute"
     swap_rate: float = float("inf")
+    delivery_steps: int = 0
     queries: int = 1
     gain: float = 1.0
 
