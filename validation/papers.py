@@ -46,6 +46,7 @@ UNITS: Mapping[str, float] = {
     "ms/B": 1e-3,
     "GB/s": 1e9,
     "req/s": 1.0,
+    "tok/s": 1.0,
     "M RMB": 1e6,
     "mm2": 1e-6,
     "GPUs": 1.0,
