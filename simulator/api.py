@@ -18,7 +18,7 @@ from simulator.elastic.simulate import run_scaling
 from simulator.errors import InfeasibleScenario
 from simulator.explanation import explain
 from simulator.export.vllm_bench import TokenGaps
-from simulator.findings import check
+from simulator.findings import beyond_closed_form, check
 from simulator.metrics.recorder import column
 from simulator.metrics.summary import Capacity, Work, measured_window, summarise
 from simulator.placement.replay import expert_spread
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from workloads.request_trace import RequestTrace
 
-__all__ = ["check", "estimate", "explain", "save", "simulate"]
+__all__ = ["beyond_closed_form", "check", "estimate", "explain", "save", "simulate"]
 
 
 def simulate(scenario: Scenario, *, progress: Callable[[float], None] | None = None) -> Result:
@@ -151,7 +151,7 @@ def _result(
             retries=int(column(records.retries).sum()),
         ),
         breakdown=breakdown,
-        requests=_request_frame(trace, run, window.requests),
+        requests=_request_frame(trace, run, window.requests, moved=scenario.disaggregation.enabled),
         steps=_step_frame(steps),
         slices=tuple(
             drawn for each, own in parts for drawn in step_slices(each, own, scenario.run.traced_steps // len(parts))
@@ -198,7 +198,8 @@ def estimate(scenario: Scenario) -> Estimate:
         As for :func:`simulate`.
     """
     trace = scenario_requests(scenario.requests, scenario.seed)
-    _require_closed_form(scenario)
+    if beyond := beyond_closed_form(scenario):
+        raise InfeasibleScenario(f"estimate: the closed form knows nothing of {', '.join(beyond)}; use simulate")
     deployment = deploy(scenario, trace)
     instances = scenario.parallelism.instances
     summary, breakdown = steady_state(
@@ -213,20 +214,6 @@ def estimate(scenario: Scenario) -> Estimate:
         warnings=_warnings(trace, deployment, certainty),
         provenance=_provenance(scenario, deployment, certainty),
     )
-
-
-def _require_closed_form(scenario: Scenario) -> None:
-    """Refuse what only the engine can answer."""
-    beyond = {
-        "disaggregation.enabled": scenario.disaggregation.enabled,
-        "prefix_cache.kind": scenario.prefix_cache.kind != "none",
-        "speculation.draft_tokens": scenario.speculation.draft_tokens > 0,
-        "faults": bool(scenario.faults),
-        "elastic.mechanism": scenario.elastic.mechanism != "none",
-        "placement.rebalance": scenario.placement.rebalance.active,
-    }
-    if asked := [key for key, wanted in beyond.items() if wanted]:
-        raise InfeasibleScenario(f"estimate: the closed form knows nothing of {', '.join(asked)}; use simulate")
 
 
 def save(result: Result, folder: Path) -> Path:
@@ -269,10 +256,12 @@ def _capacity(deployment: Deployment, devices: float) -> Capacity:
     )
 
 
-def _request_frame(trace: RequestTrace, run: EngineRun, measured: NDArray[np.bool_]) -> pd.DataFrame:
+def _request_frame(trace: RequestTrace, run: EngineRun, measured: NDArray[np.bool_], *, moved: bool) -> pd.DataFrame:
+    """Put records into a frame; ``moved`` tells whether KV caches go from one instance to another."""
     import pandas as pd
 
     records = run.requests
+    handed = {"computed_s": column(records.computed), "sent_s": column(records.sent)} if moved else {}
     return pd.DataFrame(
         {
             "request_id": np.arange(len(trace)),
@@ -280,6 +269,7 @@ def _request_frame(trace: RequestTrace, run: EngineRun, measured: NDArray[np.boo
             "rank": column(records.rank),
             "arrival_s": column(records.arrival),
             "admitted_s": column(records.admitted),
+            **handed,
             "first_token_s": column(records.first_token),
             "finish_s": column(records.finish),
             "input_tokens": trace.input_tokens,

@@ -14,7 +14,11 @@ from simulator.parallelism import Parallelism, parallelism_problems
 from simulator.results import Finding
 from simulator.scenario import Scenario
 from simulator.serving.deployment import device_budget, scenario_hardware, scenario_model
+from simulator.serving.faults import fault_controls
 from simulator.serving.inputs import scenario_requests, scenario_routing
+from simulator.serving.pools import plan_pools, prefix_caching
+from simulator.serving.rebalance import rebalance_controls
+from simulator.serving.speculation import accepted_chances
 from simulator.stack import StackProfile, customised
 from workloads.model_spec import ModelSpec
 from workloads.request_trace import RequestTrace
@@ -53,8 +57,33 @@ def check(scenario: Scenario) -> tuple[Finding, ...]:
         findings.extend(_evidence(hardware, split))
     if model is not None and requests is not None:
         findings.extend(_lengths(model, requests))
+        sound = all(finding.level != "error" for finding in findings)
+        if sound and scenario.elastic.mechanism == "none" and beyond_closed_form(scenario):
+            _try(findings, "serving", lambda: _require_engine(scenario, requests))
     order = {"error": 0, "warning": 1, "note": 2}
     return tuple(sorted(findings, key=lambda finding: order[finding.level]))
+
+
+def beyond_closed_form(scenario: Scenario) -> tuple[str, ...]:
+    """Name the keys of a scenario that :func:`estimate` cannot answer and :func:`simulate` can."""
+    beyond = {
+        "disaggregation.enabled": scenario.disaggregation.enabled,
+        "prefix_cache.kind": scenario.prefix_cache.kind != "none",
+        "speculation.draft_tokens": scenario.speculation.draft_tokens > 0,
+        "faults": bool(scenario.faults),
+        "elastic.mechanism": scenario.elastic.mechanism != "none",
+        "placement.rebalance": scenario.placement.rebalance.active,
+    }
+    return tuple(key for key, asked in beyond.items() if asked)
+
+
+def _require_engine(scenario: Scenario, requests: RequestTrace) -> None:
+    """Prepare what only the engine knows, which says what is wrong with it."""
+    plans = plan_pools(scenario, requests)
+    prefix_caching(scenario, requests, plans)
+    accepted_chances(scenario.speculation)
+    fault_controls(scenario, plans)
+    rebalance_controls(scenario, plans, [])
 
 
 def _try(findings: list[Finding], where: str, load: Callable[[], _T]) -> _T | None:

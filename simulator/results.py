@@ -220,7 +220,8 @@ class Result:
     Attributes
     ----------
     requests : DataFrame
-        One row per request: request_id, instance, rank, arrival_s, admitted_s, first_token_s, finish_s,
+        One row per request: request_id, instance, rank, arrival_s, admitted_s, computed_s and sent_s (prompts on
+        instances of their own: when the prompt was computed and its KV cache set off), first_token_s, finish_s,
         input_tokens, output_tokens, preemptions, cached_tokens (of the prompt, not computed), retries (after a
         failure), measured (inside the measured window).
     steps : DataFrame

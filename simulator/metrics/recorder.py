@@ -83,11 +83,23 @@ class RequestRecorder:
         How many requests the run has.
     """
 
-    __slots__ = ("admitted", "arrival", "cached", "finish", "first_token", "instance", "preemptions", "rank", "retries")
+    __slots__ = (
+        "admitted",
+        "arrival",
+        "cached",
+        "computed",
+        "finish",
+        "first_token",
+        "instance",
+        "preemptions",
+        "rank",
+        "retries",
+        "sent",
+    )
 
     def __init__(self, requests: int) -> None:
-        self.arrival, self.admitted, self.first_token, self.finish = (
-            array("d", [float("nan")]) * requests for _ in range(4)
+        self.arrival, self.admitted, self.computed, self.sent, self.first_token, self.finish = (
+            array("d", [float("nan")]) * requests for _ in range(6)
         )
         self.instance, self.rank = (array("q", [-1]) * requests for _ in range(2))
         self.preemptions, self.retries, self.cached = (array("q", [0]) * requests for _ in range(3))

@@ -259,6 +259,7 @@ class Server:
     def on_prompt(self, request: int, source: Instance, rank: int) -> None:
         """Look for an instance that decodes what another has computed."""
         self._transfers[request] = _Transfer(source, rank, None)
+        self.books.records.computed[request] = self.env.now
         self._hand_over(request)
 
     def _hand_over(self, request: int) -> None:
@@ -271,6 +272,7 @@ class Server:
     def on_reserved(self, request: int, target: Instance, rank: int) -> None:
         """Send a KV cache to the instance that has memory for it."""
         transfer, now = self._transfers[request], self.env.now
+        self.books.records.sent[request] = now
         end = now
         if self._link is not None:
             end = self._link.arrival(

@@ -269,3 +269,11 @@ def test_a_recorded_routing_trace_is_replayed_over_the_recorded_requests(name: s
     assert len(replayed.requests) == 40
     assert replayed.summary.imbalance_mean > 1.0
     assert int(replayed.provenance["routing_tokens"]) > 0
+
+
+def test_requests_of_two_pools_say_when_the_prompt_was_done_and_when_its_cache_set_off() -> None:
+    frame = run("disaggregation.enabled=true", "disaggregation.prefill.tp=2").requests
+    several = frame[frame["output_tokens"] > 1]
+    order = several[["admitted_s", "computed_s", "sent_s", "first_token_s"]].to_numpy()
+    assert (np.diff(order, axis=1) >= 0).all()
+    assert (several["first_token_s"] > several["sent_s"]).all()

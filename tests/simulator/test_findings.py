@@ -87,3 +87,18 @@ def test_a_broken_trace_is_found_with_its_row(tmp_path: Path) -> None:
     assert where == "requests"
     assert str(path) in message
     assert "3" in message
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("speculation.draft_tokens=2", "speculation.acceptance: is required"),
+        ("prefix_cache.kind=instance", "no hash blocks"),
+        ("faults=[{at='1 s', rank=7}]", "faults.0.rank: got 7"),
+        ("placement.rebalance.every=1 s", "nothing to rebalance"),
+    ],
+)
+def test_what_only_the_engine_knows_is_checked_as_well(override: str, message: str) -> None:
+    found = [finding for finding in check(scenario(override)) if finding.level == "error"]
+    assert [finding.where for finding in found] == ["serving"]
+    assert message in found[0].message
