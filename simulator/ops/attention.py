@@ -6,7 +6,18 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from simulator.ops.ir import Driver, FloatArray, Op, StepContext, all_reduce, dtype_bytes, gemm, residual_norm, small
+from simulator.ops.ir import (
+    Driver,
+    FloatArray,
+    Op,
+    StepContext,
+    all_reduce,
+    collective,
+    dtype_bytes,
+    gemm,
+    residual_norm,
+    small,
+)
 from workloads.model_spec import Attention, GatedDeltaNet, GroupedQueryAttention, LatentAttention, Mamba2
 
 
@@ -27,7 +38,12 @@ def _grouped_query_ops(c: StepContext, a: GroupedQueryAttention, count: int) -> 
     query = heads * a.head_dim * (2 if a.output_gate else 1)
     width = query + 2 * kv_heads * a.head_dim
     yield gemm("qkv_proj", count, c.tokens, width, hidden, dtypes.attention)
-    passes = 1 + (1 if a.qk_norm and "qk_norm_rope" not in c.stack.fused else 0)
+    # A norm over all heads needs the sum of squares of every device before it can scale: no kernel fuses that.
+    over_heads = a.qk_norm and a.qk_norm_per_head
+    passes = 1 + (1 if a.qk_norm and (over_heads or "qk_norm_rope" not in c.stack.fused) else 0)
+    if over_heads and tp > 1:
+        sums = c.tokens * 2 * dtype_bytes("float32")
+        yield collective("qk_norm_all_reduce", "all_reduce", "all_reduce", count, sums, tp)
     yield small("rope_and_cache", count * passes, c.tokens, c.tokens * width * 2 * 2)
     shape = {"num_heads": heads, "num_kv_heads": kv_heads, "head_dim": a.head_dim}
     options = {"window": a.window, "kv_dtype": dtypes.kv_cache}
