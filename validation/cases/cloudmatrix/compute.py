@@ -1,4 +1,4 @@
-"""Times of CloudMatrix384's fused exchange, and the rates that the paper derives from them."""
+"""Times of CloudMatrix384's fused exchange, the rates that the paper derives from them, and its serving."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from pathlib import Path
 
 from validation.papers import Case
 from validation.published_exchange import case_figures
+from validation.serving_steps import system_figures
 
 
 def figures(case: Case) -> Mapping[str, float]:
-    """Time [s] of every row, and rate [bytes/s] by phase and ranks."""
+    """Time [s] of every row of the exchange, its rate [bytes/s] by phase and ranks, and the serving points."""
     found = case_figures(Path(__file__).parent, case.inputs["sources"])
     for name, seconds in list(found.items()):
         if name.endswith(".time"):
             _, _, phase, ranks, _, _ = name.split(".")
             found[f"rate.{phase}.{ranks}"] = case.inputs["rate_bytes"][phase] / seconds
-    return found
+    return found | system_figures(case)
