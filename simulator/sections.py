@@ -59,6 +59,22 @@ Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Chance = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
+Scheduler = Literal["mixed", "prefill_first"]
+Exchange = Literal[
+    "all_to_all",
+    "all_to_all_2d",
+    "coordinated",
+    "all_gather",
+    "deepep",
+    "deepep_normal",
+    "deepep_low_latency",
+    "deepep_low_latency_rdma",
+    "one_sided",
+    "fused",
+]
+Overlap = Literal["none", "shared_expert", "two_batch", "auto"]
+Balancer = Literal["round_robin", "least_loaded", "power_of_two", "cache_aware"]
+
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=False)
@@ -131,32 +147,16 @@ class Stack(Section):
     """The serving stack and what of its defaults to change."""
 
     name: str = Field("sglang", description="serving-stack profile, or path of a TOML file of one's own")
-    scheduler: Literal["mixed", "prefill_first"] | None = Field(None, description="batching policy")
+    scheduler: Scheduler | None = Field(None, description="batching policy")
     token_budget: Count | None = Field(None, description="tokens a rank may take in one step")
     max_running: Count | None = Field(None, description="requests that a rank may run at once")
     memory_fraction: Share | None = Field(None, description="share of device memory that the stack may use")
     cpu_gap: Seconds | None = Field(None, description="host time between two steps")
-    exchange: (
-        Literal[
-            "all_to_all",
-            "all_to_all_2d",
-            "coordinated",
-            "all_gather",
-            "deepep",
-            "deepep_normal",
-            "deepep_low_latency",
-            "deepep_low_latency_rdma",
-            "one_sided",
-            "fused",
-        ]
-        | None
-    ) = Field(None, description="how tokens travel to experts when attention is data parallel")
-    overlap: Literal["none", "shared_expert", "two_batch", "auto"] | None = Field(
+    exchange: Exchange | None = Field(None, description="how tokens travel to experts when attention is data parallel")
+    overlap: Overlap | None = Field(
         None, description="what hides the exchange of tokens: shared experts, the other half of the batch, or the best"
     )
-    balancer: Literal["round_robin", "least_loaded", "power_of_two", "cache_aware"] = Field(
-        "least_loaded", description="which instance takes a request"
-    )
+    balancer: Balancer = Field("least_loaded", description="which instance takes a request")
     preemption: Literal["recompute", "swap"] = Field(
         "recompute", description="what becomes of the KV cache of a request that gives way"
     )

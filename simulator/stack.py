@@ -16,25 +16,12 @@ from typing import Any, Literal, cast, get_args
 from hardware_profiles.parse import check_keys, parse_choice, parse_quantity
 from hardware_profiles.schema import Quantity
 from simulator.errors import ProfileError, nearest
+from simulator.sections import Exchange, Overlap, Scheduler
 from simulator.sections import Stack as StackChoice
 
 _FOLDER = Path(__file__).parent / "stacks"
-Scheduler = Literal["mixed", "prefill_first"]
-Exchange = Literal[
-    "all_to_all",
-    "all_to_all_2d",
-    "coordinated",
-    "all_gather",
-    "deepep",
-    "deepep_normal",
-    "deepep_low_latency",
-    "deepep_low_latency_rdma",
-    "one_sided",
-    "fused",
-]
 SCHEDULERS: tuple[Scheduler, ...] = get_args(Scheduler)
 EXCHANGES: tuple[Exchange, ...] = get_args(Exchange)
-Overlap = Literal["none", "shared_expert", "two_batch", "auto"]
 OVERLAPS: tuple[Overlap, ...] = get_args(Overlap)
 
 #: Dimension of each number of a stack file.

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import count
-from typing import Literal
 
+from simulator.sections import Balancer
 from simulator.serving.instance import Instance
 from workloads.streams import stream
 
-Balancer = Literal["round_robin", "least_loaded", "power_of_two", "cache_aware"]
 #: Chooses among at least one instance for a request.
 Pick = Callable[[Sequence[Instance], int], Instance]
 

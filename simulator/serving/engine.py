@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from simulator.errors import InfeasibleScenario
 from simulator.metrics.recorder import STEP_COLUMNS, ColumnRecorder, RequestRecorder
-from simulator.serving.balancers import Balancer, balancer
+from simulator.sections import Balancer
+from simulator.serving.balancers import balancer
 from simulator.serving.kv_link import KVLink
 from simulator.serving.kv_pool import Blocks
 from simulator.serving.prefix_cache import PrefixCache
