@@ -1,0 +1,14 @@
+"""Experts that do not all fit a device: which are kept, and what fetching the others costs."""
+
+from simulator.offload.expert_cache import POLICIES, CachePolicy, ExpertCacheRun, expert_cache, future_uses
+from simulator.offload.pregated_cost import PregatedCosts, pregated_costs
+
+__all__ = [
+    "POLICIES",
+    "CachePolicy",
+    "ExpertCacheRun",
+    "PregatedCosts",
+    "expert_cache",
+    "future_uses",
+    "pregated_costs",
+]
