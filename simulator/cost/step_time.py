@@ -248,7 +248,7 @@ def compile_tables(
         prompt_projections=_prompt_grid(cost, ops, "gemm", most_tokens, most_sequences, most_context)
         if any(op.component == "gemm" for op in ops(StepShape(prefill_tokens=1.0), "prompt"))
         else None,
-        experts=_expert_tables(cost, model, split, routing, most_tokens * split.dp) if routing else {},
+        experts=ExpertTables(cost, model, split, routing, most_tokens * split.dp) if routing else {},
         launches=sum(
             op.repeat * (EXPERT_LAUNCHES if op.kind == "moe" else 1.0)
             for op in build_ops(model, split, cost.stack, StepShape(decode_sequences=1.0, decode_context=1.0))
@@ -324,16 +324,41 @@ def _sum(cost: CostModel, ops: list[Op], like: FloatArray) -> FloatArray:
     return total
 
 
-def _expert_tables(
-    cost: CostModel, model: ModelSpec, split: Parallelism, routing: RoutingReplay, most: int
-) -> dict[Order, ExpertLines]:
+class ExpertTables(dict[Order, ExpertLines]):
+    """Expert lines by token order, each made when it is first asked for: pools run steps of one kind only.
+
+    Parameters
+    ----------
+    cost, model, split, routing
+        As for :func:`compile_tables`.
+    most : int
+        Tokens of the largest step over all ranks [1].
+    """
+
+    def __init__(
+        self, cost: CostModel, model: ModelSpec, split: Parallelism, routing: RoutingReplay, most: int
+    ) -> None:
+        super().__init__()
+        self._parts = cost, model, split, routing
+        self._points = _expert_points(most)
+        # One token of each kind at once: a kernel that is missing is told now, and those in use are known.
+        orders: tuple[Order, Order] = ("prompt", "decode")
+        for order in orders:
+            _expert_lines(*self._parts, order, self._points[:1])
+
+    def __missing__(self, order: Order) -> ExpertLines:
+        """Price the lines of an order."""
+        lines = self[order] = _expert_lines(*self._parts, order, self._points)
+        return lines
+
+
+def _expert_points(most: int) -> NDArray[np.int64]:
     octaves = np.log2(max(most, 2))
     dense, sparse = np.arange(0, min(octaves, 12), 1 / 3), np.arange(12, octaves, 2 / 3)
     # Kernels change their tiles just beyond powers of two.
     beyond = 2.0 ** np.arange(2, octaves) + 1.0
     wanted = np.append(np.rint(2.0 ** np.concatenate([dense, sparse, np.log2(beyond)])), most)
-    points = np.unique(np.clip(wanted, 1, max(most, 2)).astype(np.int64))
-    return {order: _expert_lines(cost, model, split, routing, order, points) for order in ("prompt", "decode")}
+    return np.unique(np.clip(wanted, 1, max(most, 2)).astype(np.int64))
 
 
 def _expert_lines(
