@@ -30,6 +30,7 @@ _DIMENSIONS: Mapping[str, str] = {
     "max_running": "one",
     "memory_fraction": "one",
     "reserved_output": "one",
+    "step_spread": "one",
     "delivery_steps": "one",
     "graph_max_batch": "one",
     "graph_pad": "one",
@@ -176,7 +177,8 @@ def _dtype_relatives(dtype: str | None) -> tuple[str | None, ...]:
         "fp8_block": ("fp8_block", "fp8", "int8", "bfloat16"),
         "fp8": ("fp8", "fp8_block", "int8", "bfloat16"),
         "int8": ("int8", "fp8", "fp8_block", "bfloat16"),
-        "nvfp4": ("nvfp4", "mxfp4", "fp8", "fp8_block", "bfloat16"),
+        # Multiplied as they are, like FP8 and unlike MXFP4, which kernels widen to 16 bits first.
+        "nvfp4": ("nvfp4", "fp8", "fp8_block", "mxfp4", "bfloat16"),
         "mxfp4": ("mxfp4", "int4", "nvfp4", "bfloat16"),
         "int4": ("int4", "mxfp4", "bfloat16"),
         "float32": ("float32", "bfloat16"),

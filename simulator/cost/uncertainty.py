@@ -214,7 +214,12 @@ def op_spread(op_time: OpTime, hardware: Hardware, folder: Path | None = None) -
 
 
 def step_interval(
-    op_times: Sequence[OpTime], hardware: Hardware, folder: Path | None = None, *, host: float = 0.0
+    op_times: Sequence[OpTime],
+    hardware: Hardware,
+    folder: Path | None = None,
+    *,
+    host: float = 0.0,
+    stack: float = 0.0,
 ) -> tuple[FloatArray, FloatArray]:
     """Return the 80 % interval of a step's time, as factors on it [1].
 
@@ -228,12 +233,15 @@ def step_interval(
         The user's profiles.
     host : float
         Time that the host adds to the kernels [s], which nobody measured.
+    stack : float
+        Spread of whole steps beyond that of their parts: versions and settings of the serving stack (1 sigma) [1].
     """
     times = [op_time.seconds + op_time.wait for op_time in op_times]
     spreads = [op_spread(op_time, hardware, folder) for op_time in op_times]
     families = [family_of(op_time.table) for op_time in op_times]
     sigmas, shared = [spread.sigma for spread in spreads], [spread.transfer for spread in spreads]
-    return interval(1.0, combine([*times, host], [*sigmas, UNMEASURED], [*families, "host"], [*shared, 0.0]))
+    parts = combine([*times, host], [*sigmas, UNMEASURED], [*families, "host"], [*shared, 0.0])
+    return interval(1.0, np.hypot(parts, stack))
 
 
 def _op_axes(shape: Mapping[str, Any]) -> Iterator[tuple[str, ArrayLike]]:

@@ -56,7 +56,7 @@ def priced_step(deployment: Deployment, phase: Phase, sequences: int, length: in
 def step_gap(deployment: Deployment, phase: Phase, sequences: int, busy: float) -> float:
     """Host time of a step that its kernels, busy for so long [s], do not hide [s]."""
     stack = deployment.stack
-    gap = stack.number("cpu_gap") + stack.number("cpu_gap_per_request") * sequences
+    gap = stack.number("cpu_gap") + stack.number("cpu_gap_per_request") * -(-sequences // deployment.split.dp)
     if phase == "prefill":
         host = deployment.tables.launches * stack.number("launch_eager")
         gap += stack.number("prefill_gap") + max(host - busy, 0.0)
@@ -88,7 +88,9 @@ def decode_certainty(deployment: Deployment, sequences: int, length: int, folder
     spreads = [op_spread(time, deployment.hardware, folder) for time in times]
     families = [family_of(time.table) for time in times]
     gap = step_gap(deployment, "decode", sequences, sum(seconds))
-    low, high = step_interval(times, deployment.hardware, folder, host=gap)
+    low, high = step_interval(
+        times, deployment.hardware, folder, host=gap, stack=deployment.stack.number("step_spread")
+    )
     shares: dict[str, float] = {}
     grades = [*(str(spread.evidence) for spread in spreads), str(deployment.stack.numbers["cpu_gap"].status)]
     for grade, part in zip(grades, [*seconds, gap], strict=True):
