@@ -31,9 +31,10 @@ from simulator.serving.inputs import scenario_requests
 from simulator.serving.pools import PoolPlan, kv_link, plan_pools, prefix_caching
 from simulator.serving.rebalance import Rebalance, account_text, rebalance_controls
 from simulator.serving.speculation import answer_steps
-from simulator.serving.steady import mean_load, steady_state
+from simulator.serving.steady import mean_load, steady_state, unreachable
 from simulator.serving.step_ops import Certainty, decode_certainty
 from simulator.serving.work import step_slices, step_work
+from simulator.unread import unread_keys
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -157,7 +158,11 @@ def _result(
             drawn for each, own in parts for drawn in step_slices(each, own, scenario.run.traced_steps // len(parts))
         ),
         token_gaps=TokenGaps(values_s=run.gaps["gap_s"], counts=run.gaps["tokens"].astype(np.int64)),
-        warnings=(*_warnings(trace, deployment, certainty), *_unused(scenario, trace)),
+        warnings=(
+            *_warnings(trace, deployment, certainty),
+            *_unused(scenario, trace, run.end),
+            *_objectives(scenario, plans, trace),
+        ),
         provenance=_provenance(scenario, deployment, certainty),
     )
 
@@ -183,10 +188,21 @@ def _breakdown(parts: Sequence[tuple[Deployment, dict[str, NDArray[np.float64]]]
     return total
 
 
-def _unused(scenario: Scenario, trace: RequestTrace) -> tuple[str, ...]:
-    if trace.block_hashes is None or scenario.prefix_cache.kind != "none":
-        return ()
-    return ("the trace says which prompts begin alike, but prefix_cache.kind = 'none' computes all of them",)
+def _unused(scenario: Scenario, trace: RequestTrace, end: float) -> tuple[str, ...]:
+    """Say what of the scenario and its trace had no effect on a run that ended at a time [s]."""
+    found = list(unread_keys(scenario))
+    if trace.block_hashes is not None and scenario.prefix_cache.kind == "none":
+        found.append("the trace says which prompts begin alike, but prefix_cache.kind = 'none' computes all of them")
+    for index, fault in enumerate(scenario.faults):
+        if fault.at >= end:
+            found.append(f"faults.{index} never happens: due at {fault.at:g} s, and all is answered at {end:.3g} s")
+    return tuple(found)
+
+
+def _objectives(scenario: Scenario, plans: Sequence[PoolPlan], trace: RequestTrace) -> tuple[str, ...]:
+    """Say which objectives nobody can meet; drafts, cached prompts and other sizes are not known to the closed form."""
+    beyond = set(beyond_closed_form(scenario)) & {"prefix_cache.kind", "speculation.draft_tokens", "elastic.mechanism"}
+    return () if beyond else unreachable(plans[-1].deployment, plans[0].deployment, trace, scenario.slo)
 
 
 def estimate(scenario: Scenario) -> Estimate:
@@ -211,9 +227,21 @@ def estimate(scenario: Scenario) -> Estimate:
         scenario=scenario,
         summary=replace(summary, interval_80=certainty.interval_80),
         breakdown=breakdown,
-        warnings=_warnings(trace, deployment, certainty),
+        warnings=(
+            *_warnings(trace, deployment, certainty),
+            *unread_keys(scenario),
+            *_objectives(scenario, [PoolPlan(role="both", deployment=deployment, instances=instances)], trace),
+            *_left_out(scenario),
+        ),
         provenance=_provenance(scenario, deployment, certainty),
     )
+
+
+def _left_out(scenario: Scenario) -> tuple[str, ...]:
+    """Say what the closed form answers without, because it changes who waits and not how long on average."""
+    if len(scenario.requests.priorities) < 2:
+        return ()
+    return ("requests.priorities: left out, the closed form knows the mean of all requests; use simulate",)
 
 
 def save(result: Result, folder: Path) -> Path:

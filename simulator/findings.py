@@ -13,13 +13,14 @@ from simulator.memory import require_fit
 from simulator.parallelism import Parallelism, parallelism_problems
 from simulator.results import Finding
 from simulator.scenario import Scenario
-from simulator.serving.deployment import device_budget, scenario_hardware, scenario_model
+from simulator.serving.deployment import device_budget, require_overlap, scenario_hardware, scenario_model
 from simulator.serving.faults import fault_controls
 from simulator.serving.inputs import scenario_requests, scenario_routing
 from simulator.serving.pools import plan_pools, prefix_caching
 from simulator.serving.rebalance import rebalance_controls
 from simulator.serving.speculation import accepted_chances
 from simulator.stack import StackProfile, customised
+from simulator.unread import unread_keys
 from workloads.model_spec import ModelSpec
 from workloads.request_trace import RequestTrace
 
@@ -51,6 +52,7 @@ def check(scenario: Scenario) -> tuple[Finding, ...]:
             Finding(level="error", where="parallelism", message=problem)
             for problem in parallelism_problems(model, split, slots)
         )
+        _try(findings, "stack.overlap", lambda: require_overlap(scenario.stack, model, split))
         if hardware is not None and stack is not None:
             findings.extend(_memory(model, split, stack, hardware, slots, requests))
     if hardware is not None:
@@ -59,7 +61,10 @@ def check(scenario: Scenario) -> tuple[Finding, ...]:
         findings.extend(_lengths(model, requests))
         sound = all(finding.level != "error" for finding in findings)
         if sound and scenario.elastic.mechanism == "none" and beyond_closed_form(scenario):
-            _try(findings, "serving", lambda: _require_engine(scenario, requests))
+            findings.extend(_serving(scenario, requests))
+    for text in unread_keys(scenario):
+        key, _, rest = text.partition(" ")
+        findings.append(Finding(level="warning", where=key, message=rest, remedy="leave it out, or set what reads it"))
     order = {"error": 0, "warning": 1, "note": 2}
     return tuple(sorted(findings, key=lambda finding: order[finding.level]))
 
@@ -77,13 +82,17 @@ def beyond_closed_form(scenario: Scenario) -> tuple[str, ...]:
     return tuple(key for key, asked in beyond.items() if asked)
 
 
-def _require_engine(scenario: Scenario, requests: RequestTrace) -> None:
-    """Prepare what only the engine knows, which says what is wrong with it."""
-    plans = plan_pools(scenario, requests)
-    prefix_caching(scenario, requests, plans)
-    accepted_chances(scenario.speculation)
-    fault_controls(scenario, plans)
-    rebalance_controls(scenario, plans, [])
+def _serving(scenario: Scenario, requests: RequestTrace) -> list[Finding]:
+    """Prepare what only the engine knows, each of which says what is wrong with it."""
+    findings: list[Finding] = []
+    if _try(findings, "speculation", lambda: accepted_chances(scenario.speculation)) is None:
+        return findings
+    plans = _try(findings, "deployment", lambda: plan_pools(scenario, requests))
+    if plans is not None:
+        _try(findings, "prefix_cache", lambda: prefix_caching(scenario, requests, plans))
+        _try(findings, "faults", lambda: fault_controls(scenario, plans))
+        _try(findings, "placement.rebalance", lambda: rebalance_controls(scenario, plans, []))
+    return findings
 
 
 def _try(findings: list[Finding], where: str, load: Callable[[], _T]) -> _T | None:

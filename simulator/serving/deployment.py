@@ -32,6 +32,7 @@ from simulator.sections import (
     Requests,
     Run,
     Slo,
+    Stack,
 )
 from simulator.serving.inputs import scenario_requests, scenario_routing
 from simulator.serving.speculation import tokens_per_step
@@ -158,12 +159,7 @@ def _deploy(scenario: Scenario, longest: int, concurrency: int) -> Deployment:
     hardware = scenario_hardware(scenario.hardware, split.devices)
     slots = model.moe_layers[0].num_experts + scenario.placement.redundant_slots if model.moe_layers else None
     require_split(model, split, slots)
-    if scenario.stack.overlap not in (None, "none") and not (model.moe_layers and split.exchanges_tokens):
-        msg = (
-            f"stack.overlap: got {scenario.stack.overlap!r}, but no tokens travel to experts with tp={split.tp} and "
-            f"dp={split.dp}, so nothing can be hidden; use 'none', or dp > 1 on a model with routed experts"
-        )
-        raise ScenarioError(msg)
+    require_overlap(scenario.stack, model, split)
     budget = device_budget(model, split, stack, hardware, slots)
     require_fit(budget, model, split, 1, scenario.placement.redundant_slots)
     limits = _limits(scenario, stack, hardware, split, budget, concurrency)
@@ -199,6 +195,30 @@ def _deploy(scenario: Scenario, longest: int, concurrency: int) -> Deployment:
         longest=longest,
         warnings=_warnings(hardware, cost.used, routing),
     )
+
+
+def require_overlap(choice: Stack, model: ModelSpec, split: Parallelism) -> None:
+    """Refuse an overlap that has nothing to hide.
+
+    Raises
+    ------
+    ScenarioError
+        No tokens travel to experts, or the model has no shared expert to compute meanwhile.
+    """
+    if choice.overlap in (None, "none"):
+        return
+    if not (model.moe_layers and split.exchanges_tokens):
+        msg = (
+            f"stack.overlap: got {choice.overlap!r}, but no tokens travel to experts with tp={split.tp} and "
+            f"dp={split.dp}, so nothing can be hidden; use 'none', or dp > 1 on a model with routed experts"
+        )
+        raise ScenarioError(msg)
+    if choice.overlap == "shared_expert" and not model.moe_layers[0].shared_intermediate:
+        msg = (
+            f"stack.overlap: got 'shared_expert', but {model.name} has no shared experts that could run beside the "
+            "exchange; use 'none', 'two_batch' or 'auto'"
+        )
+        raise ScenarioError(msg)
 
 
 def repriced(deployment: Deployment, *, cost: CostModel, routing: RoutingReplay | None) -> Deployment:

@@ -90,15 +90,16 @@ def test_a_broken_trace_is_found_with_its_row(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "message"),
+    ("override", "where", "message"),
     [
-        ("speculation.draft_tokens=2", "speculation.acceptance: is required"),
-        ("prefix_cache.kind=instance", "no hash blocks"),
-        ("faults=[{at='1 s', rank=7}]", "faults.0.rank: got 7"),
-        ("placement.rebalance.every=1 s", "nothing to rebalance"),
+        ("speculation.draft_tokens=2", "speculation", "speculation.acceptance: is required"),
+        ("prefix_cache.kind=instance", "prefix_cache", "no hash blocks"),
+        ("faults=[{at='1 s', rank=7}]", "faults", "faults.0.rank: got 7"),
+        ("placement.rebalance.every=1 s", "placement.rebalance", "nothing to rebalance"),
+        ("stack.overlap=two_batch", "stack.overlap", "no tokens travel to experts"),
     ],
 )
-def test_what_only_the_engine_knows_is_checked_as_well(override: str, message: str) -> None:
+def test_what_only_the_engine_knows_is_checked_as_well(override: str, where: str, message: str) -> None:
     found = [finding for finding in check(scenario(override)) if finding.level == "error"]
-    assert [finding.where for finding in found] == ["serving"]
+    assert [finding.where for finding in found] == [where]
     assert message in found[0].message
