@@ -86,8 +86,8 @@ class PregatedLimits:
     max_running : int
         Requests that hold KV cache at once [1].
     opening : {"one", "worthwhile", "all"}
-        ``expert_aware``: whether a step takes the longest queue alone, goes on to the next as long as that adds more
-        tokens per time than the step has so far, or as long as the budget lasts.
+        ``expert_aware``: whether a step takes the longest queue alone, goes on to the next as long as that serves more
+        requests per time than the step does so far (one with prompts always goes on), or as long as the budget lasts.
     patience : int
         ``expert_aware``: steps that a ready request waits before it goes first whatever its expert [1].
     resident : int or None
@@ -323,6 +323,9 @@ class _Server:
         tokens, room = np.zeros(len(running), dtype=np.int64), limits.token_budget
         active = np.zeros(experts.num_experts, dtype=bool)
         active[experts.ids[at[late]]] = True
+        turns = 0
+        # A prompt needs most experts before it is done, and every step that holds a part of it pays its host time anew.
+        opening = "all" if limits.opening == "worthwhile" and prompting.any() else limits.opening
         while room > 0:
             place = at + tokens
             left = np.flatnonzero(place < limit)
@@ -333,9 +336,10 @@ class _Server:
             ready = np.minimum(experts.run_end[place], limit[left]) - place
             going = active[expert]
             if not going.any():
-                queue = np.bincount(expert, weights=ready, minlength=experts.num_experts)
+                # Requests are counted, not tokens: else a prompt with a long run would outweigh those that answer.
+                queue = np.bincount(expert, minlength=experts.num_experts)
                 longest = int(np.argmax(queue))
-                if not self._opens(limits.token_budget - room, min(int(queue[longest]), room), active):
+                if turns and not self._opens(opening, turns, min(int(queue[longest]), room), active):
                     break
                 active[longest] = True
                 going = expert == longest
@@ -345,18 +349,17 @@ class _Server:
             more = np.clip(ready[order] - np.maximum(upto - room, 0), 0, None)
             tokens[left[order]] += more
             room -= int(more.sum())
+            turns += int(np.count_nonzero(more))
         kept = tokens > 0
         return running[kept], tokens[kept]
 
-    def _opens(self, tokens: int, more: int, active: NDArray[np.bool_]) -> bool:
-        """Whether a step that has some tokens takes those of a further expert too."""
-        if not tokens or self._limits.opening == "all":
-            return True
-        if self._limits.opening == "one":
-            return False
+    def _opens(self, opening: Opening, turns: int, more: int, active: NDArray[np.bool_]) -> bool:
+        """Whether a step in which so many requests had their turn takes more of them, with a further expert."""
+        if opening != "worthwhile":
+            return opening == "all"
         opened = int(np.count_nonzero(active))
-        so_far = self._rest + opened * self._timer.expert(max(tokens // opened, 1))
-        return more * so_far >= tokens * self._timer.expert(more)
+        so_far = self._rest + opened * self._timer.expert(turns // opened or 1)
+        return more * so_far >= turns * self._timer.expert(more)
 
     def _describe(self, taken: tuple[IntArray, IntArray]) -> tuple[StepWork, IntArray]:
         """Describe a step to the timer: its totals, and its tokens by expert."""
