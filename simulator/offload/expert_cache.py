@@ -47,7 +47,7 @@ class ExpertCacheRun:
         return np.asarray(np.divide(hits, total, out=np.full(len(total), np.nan), where=total > 0))
 
 
-def expert_cache(
+def replay_cache(
     experts: ArrayLike,
     num_experts: int,
     capacity: int | Sequence[int],
@@ -101,7 +101,7 @@ def expert_cache(
 
     Examples
     --------
-    >>> run = expert_cache([0, 1, 2, 0, 1, 2], 3, [1, 2, 3], "belady")
+    >>> run = replay_cache([0, 1, 2, 0, 1, 2], 3, [1, 2, 3], "belady")
     >>> run.hits.sum(axis=(1, 2)).tolist()
     [0, 2, 3]
     """

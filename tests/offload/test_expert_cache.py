@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator.errors import ScenarioError
-from simulator.offload import POLICIES, CachePolicy, expert_cache, future_uses
+from simulator.offload import POLICIES, CachePolicy, future_uses, replay_cache
 
 EXPERTS = 6
 CAPACITIES = tuple(range(1, EXPERTS + 1))
@@ -24,7 +24,7 @@ def needs(draw: st.DrawFn) -> list[list[int]]:
 
 
 def total_hits(steps: Sequence[Sequence[int]], policy: CachePolicy, window: int | None = None) -> list[int]:
-    return expert_cache(steps, EXPERTS, CAPACITIES, policy, window=window).hits.sum(axis=(1, 2)).tolist()
+    return replay_cache(steps, EXPERTS, CAPACITIES, policy, window=window).hits.sum(axis=(1, 2)).tolist()
 
 
 @given(needs(), st.sampled_from(POLICIES))
@@ -39,7 +39,7 @@ def test_a_larger_cache_never_hits_less(steps: list[list[int]], policy: CachePol
 
 @given(needs(), st.sampled_from(POLICIES))
 def test_a_cache_for_all_experts_misses_each_of_them_once(steps: list[list[int]], policy: CachePolicy) -> None:
-    run = expert_cache(steps, EXPERTS, EXPERTS, policy)
+    run = replay_cache(steps, EXPERTS, EXPERTS, policy)
     assert run.misses.sum() == len({expert for step in steps for expert in step} - {EXPERTS})
 
 
@@ -47,7 +47,7 @@ def test_a_cache_for_all_experts_misses_each_of_them_once(steps: list[list[int]]
 def test_hits_and_misses_are_the_distinct_experts_of_each_step(
     steps: list[list[int]], policy: CachePolicy, capacity: int
 ) -> None:
-    run = expert_cache(steps, EXPERTS, capacity, policy)
+    run = replay_cache(steps, EXPERTS, capacity, policy)
     assert (run.hits + run.misses)[0, :, 0].tolist() == [len(set(step) - {EXPERTS}) for step in steps]
     assert run.hits.max() <= capacity
 
@@ -75,37 +75,37 @@ def test_belady_equals_the_best_of_all_choices(references: list[int], capacity: 
                 after = (held | {need}) - ({victim} if victim is not None else set())
                 following[after] = max(following.get(after, 0), hits + (need in held))
         states = following
-    assert expert_cache(references, EXPERTS, capacity, "belady").hits.sum() == max(states.values())
+    assert replay_cache(references, EXPERTS, capacity, "belady").hits.sum() == max(states.values())
 
 
 def test_lru_forgets_a_cycle_that_does_not_fit_and_belady_keeps_part_of_it() -> None:
     cycle = [0, 1, 2] * 20
-    assert expert_cache(cycle, 3, 2, "lru").hit_rate[0] == 0.0
-    assert expert_cache(cycle, 3, 2, "belady").hit_rate[0] == pytest.approx(0.5, abs=0.05)
+    assert replay_cache(cycle, 3, 2, "lru").hit_rate[0] == 0.0
+    assert replay_cache(cycle, 3, 2, "belady").hit_rate[0] == pytest.approx(0.5, abs=0.05)
 
 
 def test_lfu_keeps_the_expert_that_is_needed_most() -> None:
-    assert expert_cache([0, 0, 0, 1, 2, 1, 2, 0], 3, 2, "lfu").hits[0, :, 0].tolist() == [0, 1, 1, 0, 0, 0, 0, 1]
+    assert replay_cache([0, 0, 0, 1, 2, 1, 2, 0], 3, 2, "lfu").hits[0, :, 0].tolist() == [0, 1, 1, 0, 0, 0, 0, 1]
 
 
 @pytest.mark.parametrize("policy", ["random", "lru", "lfu"])
 def test_hits_are_capacity_over_experts_where_every_expert_is_as_likely(policy: CachePolicy) -> None:
     references = np.random.default_rng(3).integers(EXPERTS, size=5000)
-    rates = expert_cache(references, EXPERTS, CAPACITIES, policy).hit_rate
+    rates = replay_cache(references, EXPERTS, CAPACITIES, policy).hit_rate
     np.testing.assert_allclose(rates, np.array(CAPACITIES) / EXPERTS, atol=0.03)
 
 
 def test_every_layer_of_a_routing_trace_has_a_cache_of_its_own() -> None:
     ids = np.random.default_rng(1).integers(EXPERTS, size=(50, 3, 2))
-    together = expert_cache(ids, EXPERTS, 3, "lru")
+    together = replay_cache(ids, EXPERTS, 3, "lru")
     for layer in range(3):
-        alone = expert_cache(ids[:, layer], EXPERTS, 3, "lru")
+        alone = replay_cache(ids[:, layer], EXPERTS, 3, "lru")
         np.testing.assert_array_equal(together.hits[:, :, layer], alone.hits[:, :, 0])
 
 
 def test_random_replacement_is_the_same_for_the_same_seed() -> None:
     ids = np.random.default_rng(1).integers(EXPERTS, size=200)
-    first, again, other = (expert_cache(ids, EXPERTS, 3, "random", seed=seed).hits for seed in (5, 5, 6))
+    first, again, other = (replay_cache(ids, EXPERTS, 3, "random", seed=seed).hits for seed in (5, 5, 6))
     assert (first == again).all()
     assert (first != other).any()
 
@@ -120,7 +120,7 @@ def test_the_next_use_is_the_first_later_step_that_names_the_expert(steps: list[
 
 
 def test_nothing_needed_has_no_hit_rate() -> None:
-    assert np.isnan(expert_cache(np.zeros((0, 1), np.int64), 4, 2, "lru").hit_rate[0])
+    assert np.isnan(replay_cache(np.zeros((0, 1), np.int64), 4, 2, "lru").hit_rate[0])
 
 
 @pytest.mark.parametrize(
@@ -138,4 +138,4 @@ def test_impossible_input_is_refused(
     given_ids: list[int], capacity: int, policy: CachePolicy, window: int | None, message: str
 ) -> None:
     with pytest.raises(ScenarioError, match=message):
-        expert_cache(given_ids, EXPERTS, capacity, policy, window=window)
+        replay_cache(given_ids, EXPERTS, capacity, policy, window=window)

@@ -10,7 +10,7 @@ import numpy as np
 
 from simulator.cost.model import CostModel
 from simulator.hardware import load_hardware
-from simulator.offload import CachePolicy, PregatedCosts, expert_cache, pregated_costs
+from simulator.offload import CachePolicy, PregatedCosts, pregated_costs, replay_cache
 from simulator.ops import StepShape, build_ops
 from simulator.parallelism import Parallelism
 from simulator.sections import Stack
@@ -105,7 +105,7 @@ def _hits(given: Inputs) -> dict[str, float]:
     policies: tuple[CachePolicy, ...] = ("random", "lru", "belady")
     found: dict[str, float] = {}
     for policy in policies:
-        run = expert_cache(needed, used, _CAPACITIES, policy, window=given["lookahead"], seed=given["seed"])
+        run = replay_cache(needed, used, _CAPACITIES, policy, window=given["lookahead"], seed=given["seed"])
         found |= {f"hits.{policy}.{c}": float(rate) for c, rate in zip(_CAPACITIES, run.hit_rate, strict=True)}
     return found
 
