@@ -14,6 +14,7 @@ from simulator.results import Explanation
 from simulator.scenario import Scenario
 from simulator.serving.deployment import Deployment, deploy
 from simulator.serving.inputs import scenario_requests
+from simulator.serving.pools import prompt_scenario
 from simulator.serving.steady import occupancy
 from simulator.serving.step_ops import priced_step, step_gap
 from simulator.serving.step_timeline import StepTimeline, draw_step
@@ -65,6 +66,7 @@ def explain(
         As for :func:`simulator.simulate`.
     """
     trace = scenario_requests(scenario.requests, scenario.seed)
+    asked, scenario = scenario, _pool(scenario, phase)
     deployment = deploy(scenario, trace)
     sequences, length = _defaults(deployment, trace, phase, batch, context, scenario.parallelism.instances)
     times = priced_step(deployment, phase, sequences, length)
@@ -85,13 +87,13 @@ def explain(
     import pandas as pd
 
     return Explanation(
-        scenario=scenario,
+        scenario=asked,
         phase=phase,
         batch=sequences,
         context=length,
         step_s=total,
         ops=pd.DataFrame(rows),
-        warnings=deployment.warnings,
+        warnings=(*deployment.warnings, *_left_out(asked), *_too_many(deployment, phase, sequences)),
         hidden=None if drawn is None else pd.DataFrame(hidden_rows(drawn)),
     )
 
@@ -116,9 +118,37 @@ def timeline(
         As for :func:`simulator.simulate`.
     """
     trace = scenario_requests(scenario.requests, scenario.seed)
+    scenario = _pool(scenario, phase)
     deployment = deploy(scenario, trace)
     sequences, length = _defaults(deployment, trace, phase, batch, context, scenario.parallelism.instances)
     return _drawn(scenario, deployment, trace, phase, sequences, length)
+
+
+def _pool(scenario: Scenario, phase: str) -> Scenario:
+    """Return the scenario of the instances that run such a step: prompts may have instances of their own."""
+    return prompt_scenario(scenario) if scenario.disaggregation.enabled and phase == "prefill" else scenario
+
+
+def _left_out(scenario: Scenario) -> tuple[str, ...]:
+    """Say what acts on a run and not on one step."""
+    absent = {
+        "the way of KV caches between pools (disaggregation)": scenario.disaggregation.enabled,
+        "prompts that are found in a cache (prefix_cache)": scenario.prefix_cache.kind != "none",
+        "faults": bool(scenario.faults),
+        "changes of size (elastic)": scenario.elastic.mechanism != "none",
+        "changes of placement (placement.rebalance)": scenario.placement.rebalance.active,
+    }
+    named = [what for what, asked in absent.items() if asked]
+    return (f"this step leaves out {', '.join(named)}; simulate plays them",) if named else ()
+
+
+def _too_many(deployment: Deployment, phase: str, sequences: int) -> tuple[str, ...]:
+    """Say where a batch is larger than the deployment would ever run."""
+    limits = deployment.limits
+    held = max(int(deployment.stack.number("max_running")), limits.max_running)
+    if phase == "prefill" or sequences <= held * limits.dp:
+        return ()
+    return (f"batch: {sequences} is more than the {held} requests that each of {limits.dp} ranks may run at once",)
 
 
 def _drawn(

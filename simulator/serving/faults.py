@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +20,7 @@ from simulator.serving.inputs import scenario_routing
 from simulator.serving.instance import Instance
 from simulator.serving.pools import PoolPlan
 from simulator.serving.server import Control, Server
+from simulator.serving.timer import StepTimer
 from workloads.model_sizes import weight_bytes
 
 if TYPE_CHECKING:
@@ -37,15 +38,59 @@ class Refuge:
     reload: float
 
 
+@dataclass(slots=True, kw_only=True, eq=False)
+class Condition:
+    """What is wrong with an instance at present, over all faults that have struck it.
+
+    Attributes
+    ----------
+    scenario, deployment : Scenario, Deployment
+        What it is when nothing is wrong.
+    healthy : StepTimer or None
+        Its timer then; known once something is wrong.
+    lost : dict of int to tuple of int
+        Ranks that are gone, by fault.
+    links : dict of int to float
+        Factors by which links to other nodes are slower, by fault [1].
+    down : int
+        Failures that keep the whole instance from working now [1].
+    """
+
+    scenario: Scenario
+    deployment: Deployment
+    healthy: StepTimer | None = None
+    lost: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    links: dict[int, float] = field(default_factory=dict)
+    down: int = 0
+
+    def ranks(self) -> tuple[int, ...]:
+        """Return the ranks that are gone, by number."""
+        return tuple(sorted({rank for ranks in self.lost.values() for rank in ranks}))
+
+    def apply(self, instance: Instance) -> None:
+        """Let an instance go on as what is wrong allows: without lost ranks, at the pace of the slowest link."""
+        if self.healthy is None:
+            self.healthy = instance.timer
+        instance.loads.closed.clear()
+        instance.loads.closed.update(self.ranks())
+        if not self.lost and not self.links:
+            instance.timer, self.healthy = self.healthy, None
+            return
+        shelter = refuge(self.scenario, self.deployment, self.ranks()) if self.lost else None
+        priced = shelter.deployment if shelter is not None else self.deployment
+        instance.timer = (slow_link(priced, max(self.links.values())) if self.links else priced).timer()
+
+
 def fault_controls(scenario: Scenario, plans: Sequence[PoolPlan]) -> tuple[Control, ...]:
     """Turn faults into what happens on the server.
 
     Raises
     ------
     ScenarioError
-        A fault names an instance or a rank that there is not.
+        A fault names an instance or a rank that there is not, or the NIC of an instance that uses none.
     """
     instances = sum(plan.instances for plan in plans)
+    conditions: dict[int, Condition] = {}
     controls = []
     for index, fault in enumerate(scenario.faults):
         if fault.instance >= instances:
@@ -55,43 +100,50 @@ def fault_controls(scenario: Scenario, plans: Sequence[PoolPlan]) -> tuple[Contr
         plan = next(
             plan for plan in plans if fault.instance < plan.first + plan.instances and fault.instance >= plan.first
         )
-        ranks = plan.deployment.split.dp
+        ranks, devices = plan.deployment.split.dp, plan.deployment.split.devices
         if fault.rank >= ranks:
             raise ScenarioError(
                 f"faults.{index}.rank: got {fault.rank}; instance {fault.instance} has ranks 0 to {ranks - 1}"
             )
-        controls.append(_control(scenario, fault, plan.deployment))
+        if fault.kind == "nic" and devices <= plan.deployment.hardware.fabric.domain:
+            raise ScenarioError(
+                f"faults.{index}.kind: got 'nic', but the {devices} devices of instance {fault.instance} lie in one "
+                f"scale-up domain of {plan.deployment.hardware.fabric.domain}, and their steps cross no NIC; use "
+                "'rank' or 'node', or an instance that spans nodes"
+            )
+        condition = conditions.setdefault(fault.instance, Condition(scenario=scenario, deployment=plan.deployment))
+        controls.append(_control(fault, index, condition))
     return tuple(controls)
 
 
-def _control(scenario: Scenario, fault: Fault, deployment: Deployment) -> Control:
+def _control(fault: Fault, index: int, condition: Condition) -> Control:
     def happen(server: Server) -> Generator[simpy.Event, None, None]:
         yield server.env.timeout(fault.at)
         instance = server.instances[fault.instance]
         if fault.slowdown is not None:
-            yield from _slow(fault, deployment, server, instance)
+            yield from _slow(fault, index, condition, server, instance)
         else:
-            yield from _fail(scenario, fault, deployment, server, instance)
+            yield from _fail(fault, index, condition, server, instance)
 
     return happen
 
 
 def _slow(
-    fault: Fault, deployment: Deployment, server: Server, instance: Instance
+    fault: Fault, index: int, condition: Condition, server: Server, instance: Instance
 ) -> Generator[simpy.Event, None, None]:
     """All ranks step together, so the whole instance waits for a slow one; a slow link lengthens what crosses it."""
     factor = fault.slowdown or 1.0
-    before = instance.timer
     if fault.kind == "nic":
-        instance.timer = slow_link(deployment, factor).timer()
+        condition.links[index] = factor
+        condition.apply(instance)
     else:
         instance.slow *= factor
     if fault.lasts is not None:
         yield server.env.timeout(fault.lasts)
-        if fault.kind == "nic":
-            instance.timer = before
-        else:
+        if fault.kind != "nic":
             instance.slow /= factor
+        elif condition.links.pop(index, None) is not None:
+            condition.apply(instance)
 
 
 def slow_link(deployment: Deployment, factor: float) -> Deployment:
@@ -103,31 +155,50 @@ def slow_link(deployment: Deployment, factor: float) -> Deployment:
 
 
 def _fail(
-    scenario: Scenario, fault: Fault, deployment: Deployment, server: Server, instance: Instance
+    fault: Fault, index: int, condition: Condition, server: Server, instance: Instance
 ) -> Generator[simpy.Event, None, None]:
     """Nothing moves until the failure is noticed; then the instance goes on without the ranks, or stops."""
+    deployment = condition.deployment
+    condition.down += 1
     instance.halt()
     yield server.env.timeout(fault.detection)
     ranks = lost_ranks(fault, deployment)
-    shelter = refuge(scenario, deployment, ranks) if len(ranks) < deployment.split.dp else None
+    gone = set(condition.ranks()).union(ranks)
+    shelter = refuge(condition.scenario, deployment, sorted(gone)) if len(gone) < deployment.split.dp else None
     began = server.env.now
     if shelter is None:
         server.close(instance)
         server.lose(instance, retry=fault.retry)
         wait = fault.restart if fault.restart is not None else fault.lasts
-        if wait is not None:
-            yield server.env.timeout(wait)
-            instance.resume()
-            server.reopen(instance)
+        if wait is None:
+            return
+        yield server.env.timeout(wait)
+        if fault.restart is not None and (condition.lost or condition.links):
+            # What starts anew starts on sound ranks and links.
+            condition.lost.clear()
+            condition.links.clear()
+            condition.apply(instance)
+        _work_again(condition, server, instance)
         return
     server.lose(instance, ranks, close=True, retry=fault.retry)
+    condition.lost[index] = ranks
     yield server.env.timeout(REGROUP + shelter.reload)
-    before, instance.timer = instance.timer, shelter.deployment.timer()
-    instance.resume()
+    if index in condition.lost:
+        condition.apply(instance)
+    _work_again(condition, server, instance)
     if fault.lasts is not None:
         yield server.env.timeout(max(fault.lasts - (server.env.now - began), 0.0))
-        instance.timer = before
-        instance.loads.closed.difference_update(ranks)
+        if condition.lost.pop(index, None) is not None:
+            condition.apply(instance)
+
+
+def _work_again(condition: Condition, server: Server, instance: Instance) -> None:
+    """End a failure; the instance works again when it was the last of those under way."""
+    condition.down -= 1
+    if condition.down:
+        return
+    instance.resume()
+    server.restore(instance)
 
 
 def lost_ranks(fault: Fault, deployment: Deployment) -> tuple[int, ...]:

@@ -51,17 +51,22 @@ def plan_pools(scenario: Scenario, trace: RequestTrace) -> tuple[PoolPlan, ...]:
     """
     count = scenario.parallelism.instances
     whole = deploy(scenario, trace)
-    split = scenario.disaggregation
-    if not split.enabled:
+    if not scenario.disaggregation.enabled:
         return (PoolPlan(role="both", deployment=whole, instances=count),)
+    prompts, instances = deploy(prompt_scenario(scenario), trace), scenario.disaggregation.prefill.instances
+    return (
+        PoolPlan(role="decode", deployment=whole, instances=count),
+        PoolPlan(role="prefill", deployment=prompts, instances=instances, first=count),
+    )
+
+
+def prompt_scenario(scenario: Scenario) -> Scenario:
+    """Return a scenario as its instances that compute prompts see it: with their split and their token budget."""
+    split = scenario.disaggregation
     stack = scenario.stack.model_copy(
         update={"token_budget": split.token_budget} if split.token_budget is not None else {}
     )
-    prompts = deploy(scenario.model_copy(update={"parallelism": split.prefill, "stack": stack}), trace)
-    return (
-        PoolPlan(role="decode", deployment=whole, instances=count),
-        PoolPlan(role="prefill", deployment=prompts, instances=split.prefill.instances, first=count),
-    )
+    return scenario.model_copy(update={"parallelism": split.prefill, "stack": stack})
 
 
 def kv_link(scenario: Scenario, plans: tuple[PoolPlan, ...]) -> KVLink | None:

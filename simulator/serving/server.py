@@ -126,6 +126,11 @@ class Server:
         for request in requests:
             (self._hand_over if instance.role == "decode" else self.route)(request)
 
+    def restore(self, instance: Instance) -> None:
+        """Let an instance take requests again if it does not."""
+        if instance not in self._entries and instance not in self._decoders:
+            self.reopen(instance)
+
     def close(self, instance: Instance) -> simpy.Event:
         """Send an instance no further requests; the event occurs when it has done its last."""
         for group in (self._entries, self._decoders):

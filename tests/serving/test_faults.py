@@ -14,6 +14,7 @@ from simulator import Scenario, simulate
 from simulator.errors import InfeasibleScenario, ScenarioError
 from simulator.metrics.recorder import column
 from simulator.placement.slots import Placement
+from simulator.results import Result
 from simulator.serving.engine import Pool, run_engine
 from simulator.serving.faults import without_ranks
 from simulator.serving.kv_link import KVLink
@@ -190,3 +191,50 @@ def test_a_fault_on_something_that_is_not_there_is_refused() -> None:
         simulate(moe_scenario(faults=[{"at": "1 s", "instance": 2}]))
     with pytest.raises(ScenarioError, match=r"faults\.0\.rank: got 8; instance 0 has ranks 0 to 7"):
         simulate(moe_scenario(faults=[{"at": "1 s", "rank": 8}]))
+
+
+def wide_scenario(*faults: dict[str, Any], **changes: Any) -> Scenario:
+    """One instance of 16 ranks over two nodes."""
+    return moe_scenario(parallelism={"dp": 16, "ep": 16}, faults=list(faults), **changes)
+
+
+def test_the_nic_of_an_instance_within_one_node_is_refused() -> None:
+    with pytest.raises(ScenarioError, match=r"faults\.0\.kind: got 'nic', but the 8 devices of instance 0 lie in one"):
+        simulate(moe_scenario(faults=[{"at": "1 s", "kind": "nic", "slowdown": 2.0}]))
+
+
+def step_after(result: Result, at: float) -> float:
+    """Mean time per step, of steps that begin after a time [s]."""
+    return float(result.steps.loc[result.steps["start_s"] > at, "duration_s"].mean())
+
+
+def test_links_that_were_slow_side_by_side_are_as_before_when_both_are_well() -> None:
+    first = {"at": "0.5 s", "kind": "nic", "slowdown": 20.0, "lasts": "1 s"}
+    second = {"at": "1 s", "kind": "nic", "rank": 3, "slowdown": 20.0, "lasts": "1 s"}
+    healthy, slow = simulate(wide_scenario()), simulate(wide_scenario(first, second))
+    between = slow.steps["start_s"].between(1.6, 1.9)
+    assert slow.steps.loc[between, "duration_s"].mean() > 1.2 * step_after(healthy, 2.1)
+    assert step_after(slow, 2.1) == pytest.approx(step_after(healthy, 2.1), rel=0.05)
+
+
+def test_ranks_that_fail_one_after_the_other_stay_away_together() -> None:
+    spare = {"policy": "balanced", "redundant_slots": 64}
+    first = {"at": "0.5 s", "detection": "0.1 s", "rank": 3}
+    second = {"at": "3 s", "detection": "0.1 s", "rank": 7, "lasts": "1 s"}
+    result = simulate(wide_scenario(first, second, placement=spare))
+    assert result.summary.requests_completed == 120
+    asked = result.requests
+    late = asked["admitted_s"] > 5.2
+    assert late.sum() > 10
+    assert not (asked.loc[late, "rank"] == 3).any()
+    assert (asked.loc[late, "rank"] == 7).any()
+
+
+def test_failures_of_one_instance_that_overlap_end_with_the_last() -> None:
+    first = {"at": "1 s", "detection": "0.5 s", "kind": "instance", "restart": "2 s"}
+    second = {"at": "2 s", "detection": "0.5 s", "kind": "instance", "restart": "4 s"}
+    result = simulate(wide_scenario(first, second))
+    begun = result.steps["start_s"]
+    assert not begun.between(1.01, 6.49).any()
+    assert begun.max() > 6.5
+    assert result.summary.requests_completed == 120
