@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 MAX_REDRAWS = 24
 FEW_KEYS = 4096  # Gumbel variates that cost about as much as one more round of redraws
+FINER_BUCKETS, FINE_GUIDE = 16, 1 << 14  # most draws end where they begin; a guide that stays in the first cache
 GUIDED_STEPS = 4  # a draw takes less than one on average; stragglers are searched for
 # An expert that a generator gives (almost) no popularity can still be drawn once all others are taken.
 LEAST_POPULARITY = 1e-12
@@ -68,6 +69,8 @@ def prepare_popularity(weights: NDArray[np.floating]) -> Popularity:
     row = np.arange(len(shares))[:, None]
     flat = np.append((cumulative + row).ravel(), np.inf)
     buckets = 1 << (shares.shape[1] - 1).bit_length()
+    if len(shares) * buckets * FINER_BUCKETS <= FINE_GUIDE:
+        buckets *= FINER_BUCKETS
     guide = np.searchsorted(flat, (row + np.arange(buckets) / buckets).ravel(), side="right")
     return Popularity(weights=shares, cumulative=flat, guide=guide.astype(np.int32))
 
@@ -133,8 +136,11 @@ def _draw(rng: np.random.Generator, popularity: Popularity, row: NDArray[np.inte
     share = rng.random(len(row))
     target = row + share
     found = popularity.guide[row * buckets + (share * buckets).astype(np.int64)]
-    behind = np.arange(len(row))
-    for _ in range(GUIDED_STEPS):
+    behind = np.flatnonzero(popularity.cumulative[found] <= target)
+    found[behind] += 1
+    for _ in range(GUIDED_STEPS - 1):
+        if not len(behind):
+            break
         behind = behind[popularity.cumulative[found[behind]] <= target[behind]]
         found[behind] += 1
     found[behind] = np.searchsorted(popularity.cumulative, target[behind], side="right")
@@ -147,10 +153,11 @@ def _unsettled(
 ) -> tuple[NDArray[np.integer], NDArray[np.bool_]]:
     """Find the items in play with a slot to redraw, and those slots, shape (top_k, items)."""
     play = ids[:, items]
-    wrong = np.zeros(play.shape, bool)
+    wrong, same = np.zeros(play.shape, bool), np.empty(play.shape[1], bool)
     for slot in range(1, len(play)):
         for lower in range(slot):
-            wrong[slot] |= play[slot] == play[lower]
+            np.equal(play[slot], play[lower], out=same)
+            wrong[slot] |= same
     if allowed is not None:
         wrong |= ~allowed[items, play]
     again = wrong.any(axis=0)

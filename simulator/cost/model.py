@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -178,8 +179,13 @@ def expert_times(model: CostModel, op: Op) -> tuple[KernelTime, str, Mapping[str
 
 def _received(counts: FloatArray, shape: Mapping[str, Any]) -> FloatArray:
     """Tokens that an exchange brings to each rank: one per rank that a token needs."""
-    per_token = distinct(shape["top_k"], shape["ep"], shape["num_experts"]) / shape["top_k"]
-    return np.asarray(counts.sum(axis=-1) * per_token, dtype=np.float64)
+    return np.asarray(counts.sum(axis=-1) * _ranks_needed(shape["top_k"], shape["ep"], shape["num_experts"]))
+
+
+@lru_cache(maxsize=64)
+def _ranks_needed(top_k: float, ranks: int, experts: int) -> float:
+    """Ranks that a token needs, over its assignments [1]."""
+    return float(distinct(top_k, ranks, experts) / top_k)
 
 
 def _moe(model: CostModel, op: Op) -> Priced:

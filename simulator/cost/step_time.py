@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from simulator.cost.grids import LogAxis, TimeGrid
 from simulator.cost.model import CostModel, OpTime, expert_times
 from simulator.cost.step_blocks import BlockTable, Inside, block_table, inside
-from simulator.ops import Driver, Op, StepShape, build_ops, draft_ops
+from simulator.ops import Driver, Op, StepShape, build_experts, build_ops, draft_ops
 from simulator.parallelism import Parallelism
 from simulator.placement.replay import Order, RoutingReplay
 from simulator.schedule.contention import stretched, units_taken
@@ -371,9 +371,9 @@ def _expert_lines(
 ) -> ExpertLines:
     base = np.zeros((len(points), routing.layers))
     slope = np.zeros_like(base)
-    for index, tokens in enumerate(points.tolist()):
-        windows = int(np.clip(2048 // tokens, 1, 8))
-        counts = routing.counts(order, tokens, windows)
+    sizes = [(tokens, int(np.clip(2048 // tokens, 1, 8))) for tokens in points.tolist()]
+    for index, counts in enumerate(routing.growing_counts(order, sizes)):
+        tokens = sizes[index][0]
         seconds = expert_seconds(cost, model, split, counts, tokens, prompt=order == "prompt")
         load = counts.sum(axis=-1)
         rise = load.max(axis=-1) - load.mean(axis=-1)
@@ -407,5 +407,5 @@ def expert_seconds(
         else StepShape(decode_sequences=tokens / split.dp, decode_context=1.0, group_tokens=tokens)
     )
     flat = counts.reshape(-1, *counts.shape[2:])
-    op = next(op for op in build_ops(model, split, cost.stack, shape, flat) if op.kind == "moe")
+    op = build_experts(model, split, cost.stack, shape, flat)
     return np.asarray(expert_times(cost, op)[0].seconds).reshape(counts.shape[:3])

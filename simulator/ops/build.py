@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from simulator.ops.attention import attention_ops
-from simulator.ops.ffn import dense_ffn_ops, moe_ops
+from simulator.ops.ffn import dense_ffn_ops, moe_ops, routed_experts
 from simulator.ops.ir import (
     FloatArray,
     Op,
@@ -46,6 +46,31 @@ def build_ops(
         Tokens per expert slot, sampled over layers and windows of a routing trace, leading axes as the step's;
         ``None`` spreads them evenly.
     """
+    c = _context(model, split, stack, shape)
+    ops: list[Op] = [small("embedding", 1, c.tokens, c.tokens * model.hidden * dtype_bytes(model.dtypes.embedding) * 2)]
+    for attention, count in Counter(layer.attention for layer in model.layers if layer.attention).items():
+        ops.extend(in_block("attention", attention_ops(c, attention, count)))
+    for ffn, count in Counter(layer.ffn for layer in model.layers if layer.ffn).items():
+        if isinstance(ffn, MoE):
+            ops.extend(moe_ops(c, ffn, count, expert_counts))
+        else:
+            ops.extend(in_block("dense", dense_ffn_ops(c, ffn, count)))
+    ops.extend(head_ops(c))
+    if split.pp > 1:
+        message = c.tokens * model.hidden * dtype_bytes(model.dtypes.activation)
+        ops.append(collective("stage_transfer", "send", "all_reduce", split.pp - 1.0, message, split.devices))
+    return tuple(ops)
+
+
+def build_experts(
+    model: ModelSpec, split: Parallelism, stack: StackProfile, shape: StepShape, expert_counts: FloatArray | None
+) -> Op:
+    """Build the op of the routed experts of one MoE layer, the first; parameters as for :func:`build_ops`."""
+    first = next(layer.ffn for layer in model.layers if isinstance(layer.ffn, MoE))
+    return routed_experts(_context(model, split, stack, shape), first, 1, expert_counts)
+
+
+def _context(model: ModelSpec, split: Parallelism, stack: StackProfile, shape: StepShape) -> StepContext:
     arrays = np.broadcast_arrays(
         *(
             np.asarray(value, dtype=np.float64)
@@ -61,7 +86,7 @@ def build_ops(
     prefill, sequences, prefix, decoded, context = arrays
     decode = decoded * shape.decode_queries
     group = (prefill + decode) * split.dp if shape.group_tokens is None else np.asarray(shape.group_tokens, float)
-    c = StepContext(
+    return StepContext(
         model=model,
         split=split,
         stack=stack,
@@ -74,19 +99,6 @@ def build_ops(
         group_tokens=group,
         max_rank_share=np.asarray(shape.max_rank_share, dtype=np.float64),
     )
-    ops: list[Op] = [small("embedding", 1, c.tokens, c.tokens * model.hidden * dtype_bytes(model.dtypes.embedding) * 2)]
-    for attention, count in Counter(layer.attention for layer in model.layers if layer.attention).items():
-        ops.extend(in_block("attention", attention_ops(c, attention, count)))
-    for ffn, count in Counter(layer.ffn for layer in model.layers if layer.ffn).items():
-        if isinstance(ffn, MoE):
-            ops.extend(moe_ops(c, ffn, count, expert_counts))
-        else:
-            ops.extend(in_block("dense", dense_ffn_ops(c, ffn, count)))
-    ops.extend(head_ops(c))
-    if split.pp > 1:
-        message = c.tokens * model.hidden * dtype_bytes(model.dtypes.activation)
-        ops.append(collective("stage_transfer", "send", "all_reduce", split.pp - 1.0, message, split.devices))
-    return tuple(ops)
 
 
 def head_ops(c: StepContext) -> Iterator[Op]:

@@ -43,13 +43,26 @@ def moe_ops(c: StepContext, moe: MoE, count: int, expert_counts: FloatArray | No
     split, dtypes, hidden = c.split, c.model.dtypes, c.model.hidden
     yield from in_block("router", _router_ops(c, moe, count))
     yield from in_block("dispatch", _exchange(c, moe, count, "dispatch"))
+    yield routed_experts(c, moe, count, expert_counts)
+    if moe.shared_intermediate:
+        sharded = moe.shared_intermediate / split.tp
+        ffn = _gated_ffn(c, "shared_experts", count, c.tokens, sharded, moe.matrices, dtypes.experts)
+        yield from in_block("shared", ffn)
+        yield from in_block("shared", [small("add_shared", count, c.tokens, c.tokens * hidden * 2 * 3)])
+    yield from in_block("combine", _exchange(c, moe, count, "combine"))
+    yield from in_block("router", all_reduce(c, "moe_all_reduce", count, split.tp, c.tokens))
+
+
+def routed_experts(c: StepContext, moe: MoE, count: int, expert_counts: FloatArray | None) -> Op:
+    """Build the op of the routed experts; ``expert_counts`` as for :func:`~simulator.ops.build.build_ops`."""
+    split, dtypes, hidden = c.split, c.model.dtypes, c.model.hidden
     active = moe.top_k * moe.num_experts / (moe.num_experts + moe.null_experts)
     assignments = c.group_tokens * active / split.ep
     block = BLOCK_ELEMENTS.get(dtypes.experts, 1)
     width = math.ceil(moe.intermediate / split.etp / block) * block
     weights = moe.matrices * hidden * width * dtype_bytes(dtypes.experts)
     touched = (moe.num_experts / split.ep) * (1 - (1 - active / moe.num_experts) ** c.group_tokens)
-    yield Op(
+    return Op(
         name="routed_experts",
         kind="moe",
         component="experts",
@@ -74,13 +87,6 @@ def moe_ops(c: StepContext, moe: MoE, count: int, expert_counts: FloatArray | No
         memory_bytes=touched * weights + assignments * (2 * hidden + moe.matrices * width) * 2,
         block="experts",
     )
-    if moe.shared_intermediate:
-        sharded = moe.shared_intermediate / split.tp
-        ffn = _gated_ffn(c, "shared_experts", count, c.tokens, sharded, moe.matrices, dtypes.experts)
-        yield from in_block("shared", ffn)
-        yield from in_block("shared", [small("add_shared", count, c.tokens, c.tokens * hidden * 2 * 3)])
-    yield from in_block("combine", _exchange(c, moe, count, "combine"))
-    yield from in_block("router", all_reduce(c, "moe_all_reduce", count, split.tp, c.tokens))
 
 
 def _router_ops(c: StepContext, moe: MoE, count: int) -> Iterator[Op]:

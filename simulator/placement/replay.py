@@ -9,6 +9,7 @@ sequences, as the tokens of a decode batch do. Each order is walked from its sta
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -25,7 +26,8 @@ Order = Literal["prompt", "decode"]
 
 #: Largest size of the running sums of one order [bytes]; a longer trace is cut, and the result says so.
 MAX_SUMS_BYTES = 600e6
-_CHUNK = 2048
+#: Tokens that are counted at a time: their counts stay in the cache, and small arrays are quick to get.
+_CHUNK = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,16 +111,32 @@ class ServedTokens:
         -------
         float64 array, shape (windows, layers, ranks, slots per rank)
         """
-        index = self.window_tokens(order, tokens, windows)
-        taken = index.shape[1]
+        return next(self.growing_counts(order, ((tokens, windows),)))
+
+    def growing_counts(self, order: Order, sizes: Iterable[tuple[int, int]]) -> Iterator[FloatArray]:
+        """Yield :meth:`counts` of several sizes, each of which only counts what the one before has not.
+
+        Parameters
+        ----------
+        order : {"prompt", "decode"}
+            Which order the windows are cut from.
+        sizes : iterable of (int, int)
+            Tokens of a window and number of windows; tokens ascend.
+        """
         slots, layers = self.placement.slots, self.layers
-        found = np.empty((windows, layers, slots + 1))
         base = np.arange(layers)[:, None] * (slots + 1)
-        for window in range(windows):
-            flat = (self.slot_ids[index[window]] + base).reshape(-1)
-            found[window] = np.bincount(flat, minlength=layers * (slots + 1)).reshape(layers, slots + 1)
-        shape = (windows, layers, self.placement.ranks, self.placement.slots_per_rank)
-        return np.asarray(found[..., :slots].reshape(shape) * (tokens / taken))
+        shape = (layers, self.placement.ranks, self.placement.slots_per_rank)
+        found, taken = np.zeros((0, layers * (slots + 1))), 0
+        for tokens, windows in sizes:
+            index = self.window_tokens(order, tokens, windows)
+            if len(found) != windows:
+                found, taken = np.zeros((windows, layers * (slots + 1))), 0
+            for window in range(windows) if taken < index.shape[1] else ():
+                flat = (self.slot_ids[index[window, taken:]] + base).reshape(-1)
+                found[window] += np.bincount(flat, minlength=found.shape[1])
+            taken = index.shape[1]
+            counts = found.reshape(windows, layers, slots + 1)[..., :slots].reshape(windows, *shape)
+            yield np.asarray(counts * (tokens / taken))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,13 +253,17 @@ def decode_order(sequence_start: IntArray, tokens: int, concurrency: int) -> NDA
 
 
 def _rank_sums(rank_ids: IntArray, ranks: int, order: NDArray[np.int64] | None) -> RankSums:
-    tokens, layers, _ = rank_ids.shape
+    tokens, layers, top_k = rank_ids.shape
+    if ranks == 1 and not rank_ids.any():
+        # One rank has it all, whichever tokens come first.
+        run = np.arange(tokens + 1, dtype=np.uint32) * np.uint32(top_k)
+        return RankSums(sums=np.repeat(run, layers).reshape(tokens + 1, 1, layers))
     sums = np.zeros((tokens + 1, ranks, layers), dtype=np.uint32)
     layer = np.arange(layers)[:, None]
     size = (ranks + 1) * layers
     for start in range(0, tokens, _CHUNK):
         part = rank_ids[start : start + _CHUNK] if order is None else rank_ids[order[start : start + _CHUNK]]
-        flat = part.astype(np.int64) * layers + layer + np.arange(len(part))[:, None, None] * size
+        flat = part.astype(np.int64) * layers + (layer + np.arange(len(part))[:, None, None] * size)
         found = np.bincount(flat.reshape(-1), minlength=len(part) * size).reshape(len(part), ranks + 1, layers)
         sums[start + 1 : start + 1 + len(part)] = found[:, :ranks]
     # NOTE: row by row, because a cumulative sum over the first axis strides through memory and is ten times slower.

@@ -18,6 +18,8 @@ FloatArray = NDArray[np.float64]
 BLOCK = 128
 #: Times that every replicated expert is poured anew [1].
 _SWEEPS = 2
+#: Tokens whose slots are looked up at a time [tokens].
+_CHUNK = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +53,10 @@ def round_robin(work: Assignments) -> IntArray:
     row = np.arange(work.expert_ids.shape[1])[:, None]
     kind = np.uint16 if work.placement.slots < 2**16 else np.uint32
     if slots.shape[2] == 1:
-        only: IntArray = slots[row, work.expert_ids, 0].astype(kind)
+        table, only = slots[:, :, 0].astype(kind), np.empty(work.expert_ids.shape, dtype=kind)
+        # Part by part: small arrays are much quicker to get than large ones.
+        for start in range(0, len(only), _CHUNK):
+            only[start : start + _CHUNK] = table[row, work.expert_ids[start : start + _CHUNK]]
         return only
     turn = np.arange(len(work.expert_ids))[:, None, None] % count[row, work.expert_ids]
     chosen: IntArray = slots[row, work.expert_ids, turn].astype(kind)
