@@ -6,14 +6,18 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import streamlit as st
 
+from dashboard.figures_step import study_policies
 from simulator import api
 from simulator.errors import MoesimError
+from simulator.explanation import timeline
 from simulator.results import Estimate, Explanation, Finding, Result
 from simulator.scenario import Scenario
+from simulator.serving.placement_study import PlacementStudy, StudyOptions, study_placements
+from simulator.serving.step_timeline import Phase, StepTimeline
 
 #: Results kept in memory; a result frame has a row per request and per step.
 _MOST_RESULTS = 8
@@ -45,9 +49,29 @@ def estimate_of(scenario: Scenario) -> Estimate:
 
 
 @st.cache_resource(max_entries=64, show_spinner="Taking the step apart", hash_funcs=_BY_HASH)
-def explanation_of(scenario: Scenario, phase: Literal["prefill", "decode"]) -> Explanation:
+def explanation_of(scenario: Scenario, phase: Phase) -> Explanation:
     """Explain a step of a scenario, once per hash and phase."""
     return api.explain(scenario, phase=phase)
+
+
+@st.cache_resource(max_entries=64, show_spinner="Drawing the step", hash_funcs=_BY_HASH)
+def timeline_of(scenario: Scenario, phase: Phase) -> StepTimeline:
+    """Draw a step of a scenario on its streams, once per hash and phase."""
+    return timeline(scenario, phase=phase)
+
+
+@st.cache_resource(max_entries=32, show_spinner=False, hash_funcs=_BY_HASH)
+def study_of(scenario: Scenario, phase: Phase, _show: Callable[[float], None]) -> PlacementStudy:
+    """Compare placements for the batch that the scenario runs, once per hash and phase.
+
+    ``_show`` draws the share that is done, and is where Streamlit stops the script when the user changes anything.
+    """
+    step = explanation_of(scenario, phase)
+    batch = step.context if phase == "prefill" else max(step.batch // scenario.parallelism.dp, 1)
+    options = StudyOptions(
+        policies=study_policies(scenario.placement.policy), phase=phase, batch=batch, context=step.context
+    )
+    return study_placements(scenario, options, _show)
 
 
 class ResultStore:

@@ -6,23 +6,28 @@ Run with ``moesim dashboard``.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
-from dashboard import answers, form, panels
+from dashboard import answers, fields, form, panels, panels_serving
 from dashboard.catalogue import Catalogue, load_catalogue
-from dashboard.state import LATENCY, PRESET, TAB, TABS, PageState, from_params, to_params
+from dashboard.state import LATENCY, PHASE, PRESET, TAB, TABS, PageState, from_params, open_tabs, to_params
+from simulator.api import beyond_closed_form
 from simulator.errors import MoesimError
 from simulator.results import Estimate, Finding, Result
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
 
+    from simulator.scenario import Scenario
+
 #: A click that was sent before the browser took over a new address still carries the old one [s].
 _ADDRESS_LAG_S = 0.5
+_PLAY = ":material/play_arrow:"
 
 
 @st.cache_resource(show_spinner=False)
@@ -43,13 +48,9 @@ def main() -> None:
         panels.findings([Finding(level="error", where="examples", message="this installation has no presets")])
         return
     _take_link(catalogue)
-    with st.sidebar:
-        st.selectbox("Preset", list(catalogue.presets), key=PRESET, on_change=_take_preset, args=(catalogue,))
-        try:
-            scenario = form.edit(_page().scenario, catalogue)
-        except MoesimError as error:
-            panels.findings([answers.as_finding(error)])
-            return
+    scenario = _form(catalogue)
+    if scenario is None:
+        return
     if scenario != _page().scenario:
         st.session_state.link_findings = ()
         _change(scenario=scenario)
@@ -57,14 +58,31 @@ def main() -> None:
     _write_link(catalogue)
 
 
+def _form(catalogue: Catalogue) -> Scenario | None:
+    """Draw the form; where what it holds makes no scenario, say what to mend."""
+    page = _page()
+    with st.sidebar:
+        whole = "what the form begins with"
+        st.selectbox(
+            "Preset", list(catalogue.presets), key=PRESET, help=whole, on_change=_take_preset, args=(catalogue,)
+        )
+        try:
+            return form.edit(page.scenario, catalogue.presets[page.preset], catalogue)
+        except MoesimError as error:
+            wrong = error
+    panels.findings([answers.as_finding(wrong)])
+    st.info("The form holds something that makes no scenario. Mend it, and the answer comes at once.")
+    return None
+
+
 def _page() -> PageState:
     page: PageState = st.session_state.page
     return page
 
 
-def _change(**fields: Any) -> None:
-    """Replace fields of the page's state."""
-    st.session_state.page = replace(_page(), **fields)
+def _change(**values: Any) -> None:
+    """Replace values of the page's state."""
+    st.session_state.page = replace(_page(), **values)
 
 
 def _take_link(catalogue: Catalogue) -> None:
@@ -75,9 +93,9 @@ def _take_link(catalogue: Catalogue) -> None:
         if params == st.session_state.written or (lagging and params == st.session_state.written_before):
             return
     page, found = from_params(params, catalogue.names())
-    form.forget()
+    fields.forget()
     st.session_state.page = page
-    st.session_state[PRESET], st.session_state[LATENCY] = page.preset, page.latency
+    st.session_state[PRESET], st.session_state[LATENCY], st.session_state[PHASE] = page.preset, page.latency, page.phase
     st.session_state[TAB] = TABS[page.tab]
     st.session_state.wanted = page.simulated
     st.session_state.link_findings = found
@@ -100,7 +118,7 @@ def _remember(params: dict[str, str]) -> None:
 
 def _take_preset(catalogue: Catalogue) -> None:
     preset = st.session_state[PRESET]
-    form.forget()
+    fields.forget()
     st.session_state.link_findings = ()
     _change(preset=preset, scenario=catalogue.presets[preset])
 
@@ -120,53 +138,63 @@ def _want_simulation() -> None:
 def _body(catalogue: Catalogue) -> None:
     """Draw everything beside the form."""
     page = _page()
-    found = answers.findings_of(page.scenario)
-    estimate = None
-    if not any(finding.level == "error" for finding in found):
-        try:
-            estimate = answers.estimate_of(page.scenario)
-        except MoesimError as error:
-            found = (*found, answers.as_finding(error))
+    found, estimate = _findings_and_estimate(page.scenario)
     panels.findings([*st.session_state.link_findings, *found])
-    if estimate is None:
+    if any(finding.level == "error" for finding in found):
         st.session_state.wanted = False
         _change(simulated=False)
         st.info("This scenario cannot run. Change what the findings name, and the answer comes at once.")
         panels.copies(page.preset, catalogue.presets[page.preset], page.scenario)
         return
     store = answers.result_store()
-    baseline_estimate = _baseline_estimate()
+    runs, baseline_estimate = _baseline_estimate()
     result = store.get(page.scenario)
     baseline_result = store.get(page.baseline) if page.baseline else None
     _change(simulated=result is not None)
     answer = result or estimate
     baseline = baseline_estimate if result is None else baseline_result
-    missing = result is None or (baseline_result is None and baseline_estimate is not None)
+    missing = result is None or (baseline_result is None and runs)
     _buttons(runnable=missing, compared=baseline is not None)
-    panels.headline(answer, baseline)
-    panels.badges(answer)
+    if answer is None:
+        asked = ", ".join(beyond_closed_form(page.scenario))
+        st.info(f"A closed form knows nothing of {asked}. Press Simulate for the answer.", icon=_PLAY)
+    else:
+        panels.headline(answer, baseline)
+        panels.badges(answer)
     _simulate_if_wanted()
     _tabs(catalogue, estimate, result, baseline_estimate, baseline_result)
 
 
-def _baseline_estimate() -> Estimate | None:
-    """Estimate the pinned baseline; what is wrong with it is shown and costs only the deltas."""
+def _findings_and_estimate(scenario: Scenario) -> tuple[tuple[Finding, ...], Estimate | None]:
+    """Check a scenario and estimate it, where the closed form can."""
+    found = answers.findings_of(scenario)
+    if any(finding.level == "error" for finding in found) or beyond_closed_form(scenario):
+        return found, None
+    try:
+        return found, answers.estimate_of(scenario)
+    except MoesimError as error:
+        return (*found, answers.as_finding(error)), None
+
+
+def _baseline_estimate() -> tuple[bool, Estimate | None]:
+    """Return whether the pinned baseline runs, and its estimate; what is wrong with it costs only the deltas."""
     baseline = _page().baseline
     if baseline is None:
-        return None
+        return False, None
+    if beyond_closed_form(baseline):
+        return True, None
     try:
-        return answers.estimate_of(baseline)
+        return True, answers.estimate_of(baseline)
     except MoesimError as error:
         panels.findings([Finding(level="warning", where="baseline", message=str(error))])
-        return None
+        return False, None
 
 
 def _buttons(*, runnable: bool, compared: bool) -> None:
     """Draw what can be done, and say what the changes are against."""
     page = _page()
     with st.container(horizontal=True, vertical_alignment="center"):
-        icon = ":material/play_arrow:"
-        st.button("Simulate", type="primary", on_click=_want_simulation, icon=icon, disabled=not runnable)
+        st.button("Simulate", type="primary", on_click=_want_simulation, icon=_PLAY, disabled=not runnable)
         st.button("Pin as baseline", on_click=_pin, icon=":material/keep:")
         if page.baseline is None:
             return
@@ -215,7 +243,7 @@ def _draw_progress(bar: DeltaGenerator, label: str, share: float) -> None:
 
 def _tabs(
     catalogue: Catalogue,
-    estimate: Estimate,
+    estimate: Estimate | None,
     result: Result | None,
     baseline_estimate: Estimate | None,
     baseline_result: Result | None,
@@ -229,25 +257,38 @@ def _tabs(
         "Baseline, estimated": baseline_estimate,
     }
     labelled = {label: answer for label, answer in named.items() if answer is not None}
-    tabs = dict(zip(TABS, st.tabs(list(TABS.values()), key=TAB, on_change="rerun"), strict=True))
-    for name, tab in tabs.items():
+    panel_of: dict[str, Callable[[], None]] = {
+        "breakdown": partial(panels.breakdown, labelled),
+        "latency": partial(panels.latency, result, page),
+        "steps": partial(panels.steps, result),
+        "pools": partial(panels_serving.pools, result),
+        "cache": partial(panels_serving.cache, result),
+        "drafts": partial(panels_serving.drafts, page.scenario),
+        "faults": partial(panels_serving.faults, result),
+        "scaling": partial(panels_serving.scaling, result, baseline_result),
+        "placement": partial(panels_serving.placement, page.scenario, result, page),
+        "step": partial(panels_serving.step, page.scenario, page),
+        "numbers": partial(panels.numbers, labelled),
+        "why": partial(panels.why, page.scenario),
+        "share": partial(_share, catalogue, estimate, result),
+    }
+    shown = open_tabs(page.scenario)
+    # Tabs that were not drawn, as where the scenario could not run, have lost their state.
+    if st.session_state.setdefault(TAB, TABS[page.tab]) not in shown.values():
+        st.session_state[TAB] = TABS["breakdown"]
+    for name, tab in zip(shown, st.tabs(list(shown.values()), key=TAB, on_change="rerun"), strict=True):
         if not tab.open:
             continue
         with tab:
-            if name == "breakdown":
-                panels.breakdown(labelled)
-            elif name == "latency":
-                panels.latency(result, page)
-            elif name == "steps":
-                panels.steps(result)
-            elif name == "numbers":
-                panels.numbers(labelled)
-            elif name == "why":
-                panels.why(page.scenario)
-            else:
-                panels.downloads(page.scenario, estimate, result)
-                panels.copies(page.preset, catalogue.presets[page.preset], page.scenario)
-        _change(tab=name, latency=st.session_state.get(LATENCY, page.latency))
+            panel_of[name]()
+        own = st.session_state
+        _change(tab=name, latency=own.get(LATENCY, page.latency), phase=own.get(PHASE, page.phase))
+
+
+def _share(catalogue: Catalogue, estimate: Estimate | None, result: Result | None) -> None:
+    page = _page()
+    panels.downloads(page.scenario, estimate, result)
+    panels.copies(page.preset, catalogue.presets[page.preset], page.scenario)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dashboard.state import Names
+from dashboard.uploads import uploads
 from hardware_profiles import loader
+from simulator.elastic.startup import startup_names
 from simulator.presets import preset_names, preset_path
 from simulator.scenario import Scenario
 from simulator.stack import stack_names
 from workloads.model_library import model_names
-from workloads.samples import SAMPLES
+from workloads.samples import FITS, SAMPLES
 
 #: How the names of routing samples begin; the others hold requests.
 _ROUTING = "routing_"
@@ -21,7 +23,8 @@ _ROUTING = "routing_"
 class Catalogue:
     """Names by kind.
 
-    ``presets`` begin with the smallest, ``request_traces`` and ``routing_traces`` are those that ship,
+    ``presets`` begin with the smallest, ``request_traces``, ``routing_traces`` and
+    ``routing_fits`` are those that ship, ``startups`` the start-up profiles,
     ``node_device`` gives the device of each node, ``cluster_node`` the node of each cluster; ``node_devices`` and
     ``cluster_nodes`` count what they hold.
     """
@@ -36,17 +39,22 @@ class Catalogue:
     cluster_nodes: Mapping[str, int]
     request_traces: tuple[str, ...]
     routing_traces: tuple[str, ...]
+    routing_fits: tuple[str, ...]
+    startups: tuple[str, ...]
 
     def names(self) -> Names:
-        """Return what a link may name."""
+        """Return what a link may name: the catalogues, and what was uploaded to this server."""
+        own = uploads()
         by_key = {
             "model.name": self.models,
             "hardware.device": self.devices,
             "hardware.node": tuple(self.node_device),
             "hardware.cluster": tuple(self.cluster_node),
             "stack.name": self.stacks,
-            "requests.trace": self.request_traces,
-            "routing.trace": self.routing_traces,
+            "requests.trace": (*self.request_traces, *own.of("requests.trace")),
+            "routing.trace": (*self.routing_traces, *own.of("routing.trace")),
+            "routing.fit": self.routing_fits,
+            "elastic.startup": self.startups,
         }
         return Names(presets=self.presets, by_key=by_key)
 
@@ -83,6 +91,8 @@ def load_catalogue() -> Catalogue:
         cluster_nodes={name: cluster.nodes for name, cluster in clusters.items()},
         request_traces=tuple(f"sample:{name}" for name in SAMPLES if not name.startswith(_ROUTING)),
         routing_traces=tuple(f"sample:{name}" for name in SAMPLES if name.startswith(_ROUTING)),
+        routing_fits=tuple(f"sample:{name}" for name in FITS),
+        startups=startup_names(),
     )
 
 

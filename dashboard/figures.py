@@ -47,7 +47,7 @@ COMPONENT_STYLE: Mapping[str, tuple[str, str]] = {
     "cpu_gap": (_BLACK, "|"),
     "idle": (_GREY, ""),
 }
-_LINES = ((_BLUE, "solid"), (_ORANGE, "dash"), (_GREEN, "dot"), (_PURPLE, "dashdot"))
+LINES = ((_BLUE, "solid"), (_ORANGE, "dash"), (_GREEN, "dot"), (_PURPLE, "dashdot"))
 _METRICS = (("TTFT", _BLUE), ("TPOT", _ORANGE), ("E2EL", _GREEN))
 
 
@@ -248,7 +248,7 @@ def steps_chart(steps: pd.DataFrame) -> Chart:
     limit = MOST_POINTS // (len(panels) * max(len(drawn), 1))
     for line, instance in enumerate(drawn):
         part = steps[steps["instance"] == instance].sort_values("start_s")
-        colour, dash = _LINES[line]
+        colour, dash = LINES[line]
         for row, (key, title, factor) in enumerate(panels, start=1):
             values = part[key].to_numpy(np.float64) * factor
             keep = thinned(values, limit)

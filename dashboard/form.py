@@ -1,87 +1,82 @@
-"""The input form: one widget per scenario key, seeded from the scenario and read back into a new one.
-
-A widget's session key is ``form.`` and the scenario key. Widgets are seeded once; :func:`forget` makes the next run
-seed them afresh, which is how a preset or a link takes over the form.
-"""
+"""The input form: what every scenario asks. What only some ask is in ``form_serving``."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING
 
 import streamlit as st
 
+from dashboard import form_serving
 from dashboard.catalogue import Catalogue
-from dashboard.state import most
+from dashboard.fields import Fields, options, with_current
+from dashboard.state import apply
+from dashboard.uploads import offer_upload
 from simulator.scenario import Scenario
 from simulator.sections import Lengths as LengthsChoice
-from simulator.sections import PlacementChoice, Requests, Routing, Stack
+from simulator.sections import Requests, Routing, Stack
+from simulator.unread import unread_keys
+from workloads.request_files import read_request_trace
+from workloads.routing_files import read_routing_trace
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
+    from streamlit.delta_generator import DeltaGenerator
 
-_PREFIX = "form."
-_WORDS = {
-    "closed_loop": "closed loop (fixed concurrency)",
-    "poisson": "Poisson",
-    "gamma": "gamma (bursty)",
-    "constant": "constant gaps",
-    "trace": "recorded trace",
-    "lognormal": "log-normal",
-    "zipf": "Zipf",
-    "dirichlet": "Dirichlet",
-    "power_law": "power law",
-    "balanced": "balanced (every expert the same)",
-    "domain": "domain-skewed",
-    "sticky": "token-sticky",
-}
-#: Real numbers are above zero.
-_LEAST = 1e-6
 _STACK_DEFAULT = "the stack's default"
 
 
-def _worded(name: str) -> str:
-    return _WORDS.get(name, name)
-
-
-def forget() -> None:
-    """Drop what the widgets hold, so that the next run seeds them from the scenario."""
-    for key in [key for key in st.session_state if str(key).startswith(_PREFIX)]:
-        del st.session_state[key]
-
-
-def edit(scenario: Scenario, catalogue: Catalogue) -> Scenario:
+def edit(scenario: Scenario, preset: Scenario, catalogue: Catalogue) -> Scenario:
     """Draw the form and return the scenario that it now describes.
+
+    Groups that differ from the preset, or that the scenario makes use of, are open.
 
     Raises
     ------
     ScenarioError
         The values do not make a scenario.
     """
-    fields = _Fields(scenario)
-    st.header("Model and hardware")
-    _model_and_hardware(fields, catalogue)
-    st.header("Parallelism")
-    _parallelism(fields, catalogue)
-    st.header("Load")
-    _load(fields, catalogue)
-    st.header("Expert routing")
-    _routing(fields, catalogue)
-    st.header("Serving stack")
-    _stack(fields, catalogue)
-    st.header("Objectives and seed")
-    left, right = st.columns(2)
-    with left:
-        fields.duration("slo.ttft", "TTFT SLO [ms]", 1e3, "goodput counts requests within it; empty = no limit")
-    with right:
-        fields.duration("slo.tpot", "TPOT SLO [ms]", 1e3, "goodput counts requests within it; empty = no limit")
-    fields.count("seed", "Seed", least=0, help_text="seed of every random stream")
-    return fields.scenario()
+    fields = Fields(scenario)
+    with st.expander("Model and hardware", expanded=True):
+        _model_and_hardware(fields, catalogue)
+    with st.expander("Parallelism", expanded=True):
+        _parallelism(fields, catalogue)
+    with st.expander("Load", expanded=True):
+        _load(fields, catalogue)
+    with st.expander("Expert routing", expanded=scenario.routing != preset.routing):
+        _routing(fields, catalogue)
+    with st.expander("Expert placement", expanded=scenario.placement != preset.placement):
+        form_serving.placement(fields)
+    with st.expander("Serving stack", expanded=scenario.stack != preset.stack):
+        _stack(fields, catalogue)
+    with st.expander("Prompts on instances of their own", expanded=scenario.disaggregation.enabled):
+        form_serving.pools(fields)
+    with st.expander("Prefix cache", expanded=scenario.prefix_cache.kind != "none"):
+        form_serving.prefix_cache(fields)
+    with st.expander("Speculative decoding", expanded=scenario.speculation.draft_tokens > 0):
+        form_serving.speculation(fields)
+    with st.expander("Faults", expanded=bool(scenario.faults)):
+        form_serving.faults(fields)
+    with st.expander("Elastic scaling", expanded=scenario.elastic.mechanism != "none"):
+        form_serving.elastic(fields, catalogue)
+    with st.expander("Objectives and seed", expanded=True):
+        _objectives(fields)
+    # Read in any case: a widget may hold what cannot be read.
+    data = fields.mapping()
+    return _without_unread(scenario, Scenario.from_mapping(data, scenario.name)) if fields.changed else scenario
 
 
-def _model_and_hardware(fields: _Fields, catalogue: Catalogue) -> None:
+def _without_unread(before: Scenario, after: Scenario) -> Scenario:
+    """Take away the keys that were read before and, after another choice, are not."""
+    lost = _unread(after) - _unread(before)
+    return apply(after, dict.fromkeys(lost, "")) if lost else after
+
+
+def _unread(scenario: Scenario) -> set[str]:
+    sentences = (sentence.partition(" has no effect: ") for sentence in unread_keys(scenario))
+    return {key for key, found, _ in sentences if found and not key.startswith("faults.")}
+
+
+def _model_and_hardware(fields: Fields, catalogue: Catalogue) -> None:
     fields.choice("model.name", "Model", catalogue.models)
     before = fields.get("hardware.device")
     device = fields.choice("hardware.device", "Device", catalogue.devices)
@@ -95,17 +90,8 @@ def _model_and_hardware(fields: _Fields, catalogue: Catalogue) -> None:
     fields.choice("hardware.cluster", "Cluster", clusters, absent="none: one node", keep=keep)
 
 
-def _parallelism(fields: _Fields, catalogue: Catalogue) -> None:
-    left, right = st.columns(2)
-    for place, key, label in (
-        (left, "tp", "Tensor (TP)"),
-        (right, "dp", "Data (DP)"),
-        (left, "pp", "Pipeline (PP)"),
-        (right, "ep", "Expert (EP)"),
-    ):
-        with place:
-            fields.count(f"parallelism.{key}", label)
-    fields.count("parallelism.instances", "Instances", help_text="identical instances behind the load balancer")
+def _parallelism(fields: Fields, catalogue: Catalogue) -> None:
+    form_serving.split(fields, "parallelism")
     per_instance = math.prod(fields.get(f"parallelism.{key}") for key in ("tp", "dp", "pp"))
     total = per_instance * fields.get("parallelism.instances")
     node, cluster = fields.get("hardware.node"), fields.get("hardware.cluster")
@@ -115,41 +101,43 @@ def _parallelism(fields: _Fields, catalogue: Catalogue) -> None:
         held, nodes = catalogue.node_devices[node], catalogue.cluster_nodes.get(cluster or "", 1)
         text += f" Nodes of {held}: an instance takes {math.ceil(per_instance / held)} of {nodes}."
     st.markdown(f":small[{text}]")
-    with st.expander("Expert placement"):
-        fields.choice("placement.policy", "Policy", _options(PlacementChoice, "policy"))
-        fields.count(
-            "placement.redundant_slots",
-            "Redundant expert slots per layer",
-            least=0,
-            help_text=_help(PlacementChoice, "redundant_slots"),
-        )
 
 
-def _load(fields: _Fields, catalogue: Catalogue) -> None:
-    traces = _with(catalogue.request_traces, fields.get("requests.trace"))
-    kinds = [kind for kind in _options(Requests, "kind") if kind != "trace" or traces]
+def _load(fields: Fields, catalogue: Catalogue) -> None:
+    traces = with_current(catalogue.request_traces, fields.get("requests.trace"))
+    kinds = [kind for kind in options(Requests, "kind") if kind != "trace" or traces]
     kind = fields.choice("requests.kind", "Arrivals", kinds)
     if kind == "closed_loop":
         fields.count("requests.concurrency", "Concurrency [requests]", default=32)
     elif kind == "trace":
-        fields.choice("requests.trace", "Request trace", traces, default=traces[0])
-        fields.number("requests.rate", "Rescaled to [requests/s]", help_text="empty = as recorded")
+        above = st.container()
+        traces = offer_upload("requests.trace", "Or your own request trace", read_request_trace, traces)
+        with above:
+            fields.choice("requests.trace", "Request trace", traces, default=traces[0])
+        fields.number("requests.rate", "Rescaled to [requests/s]", empty="as recorded")
     else:
         fields.number("requests.rate", "Arrival rate [requests/s]", default=1.0)
     if kind == "gamma":
         fields.number("requests.cv", "Coefficient of variation of the gaps", default=1.0)
     if kind == "diurnal":
-        fields.duration("requests.period", "Length of a day [s]", 1.0, "one swing of the rate", default=3600.0)
-        fields.number("requests.amplitude", "Swing over mean", least=0.0, highest=0.99, default=0.5)
+        _day(fields)
     if kind != "trace":
         fields.drop("requests.trace")
         _lengths(fields)
     empty = "all of the trace" if kind == "trace" else "10 rounds of a closed loop, or 1,000 requests"
-    fields.count("requests.count", "Requests", optional=True, help_text=f"empty = {empty}")
+    fields.count("requests.count", "Requests", empty=empty)
+    fields.numbers("requests.priorities", "Shares by priority", empty="all alike")
 
 
-def _lengths(fields: _Fields) -> None:
-    kind = fields.choice("requests.lengths.kind", "Lengths", _options(LengthsChoice, "kind"))
+def _day(fields: Fields) -> None:
+    fields.quantity("requests.period", "Length of a day [s]", 1.0, default=3600.0)
+    fields.numbers("requests.profile", "Relative rates over the day", empty="one swing up and down")
+    if not fields.get("requests.profile"):
+        fields.number("requests.amplitude", "Swing over mean", least=0.0, highest=0.99, default=0.5)
+
+
+def _lengths(fields: Fields) -> None:
+    kind = fields.choice("requests.lengths.kind", "Lengths", options(LengthsChoice, "kind"))
     which = {"fixed": "", "uniform": ", largest", "lognormal": ", mean"}[kind]
     left, right = st.columns(2)
     with left:
@@ -162,168 +150,61 @@ def _lengths(fields: _Fields) -> None:
         fields.number("requests.lengths.cv", "Standard deviation over mean", default=1.0)
 
 
-def _routing(fields: _Fields, catalogue: Catalogue) -> None:
-    traces = _with(catalogue.routing_traces, fields.get("routing.trace"))
-    kinds = [kind for kind in _options(Routing, "kind") if kind != "trace" or traces]
-    kind = fields.choice("routing.kind", "Routing", kinds)
-    if kind in ("zipf", "power_law"):
-        fields.number("routing.skew", "Skew (exponent)", least=0.0, default=0.5, help_text=_help(Routing, "skew"))
-    if kind == "dirichlet":
-        fields.number("routing.alpha", "Concentration", default=1.0, help_text=_help(Routing, "alpha"))
+def _routing(fields: Fields, catalogue: Catalogue) -> None:
+    traces = with_current(catalogue.routing_traces, fields.get("routing.trace"))
+    fits = with_current(catalogue.routing_fits, fields.get("routing.fit"))
+    possible = {"trace": traces, "fitted": fits}
+    kind = fields.choice(
+        "routing.kind", "Routing", [each for each in options(Routing, "kind") if possible.get(each, True)]
+    )
     if kind == "trace":
-        fields.choice("routing.trace", "Routing trace", traces, default=traces[0])
+        above = st.container()
+        traces = offer_upload("routing.trace", "Or your own routing trace", read_routing_trace, traces)
+        with above:
+            fields.choice("routing.trace", "Routing trace", traces, default=traces[0])
     else:
         fields.drop("routing.trace")
+    if kind == "fitted":
+        fields.choice("routing.fit", "Fit", fits, default=fits[0])
+        _router(fields)
+    else:
+        fields.drop("routing.fit", "routing.router")
+    if kind in ("zipf", "power_law"):
+        fields.number("routing.skew", "Skew (exponent)", least=0.0, default=0.5)
+    if kind == "dirichlet":
+        fields.number("routing.alpha", "Concentration", default=1.0)
+    fields.number("routing.capacity_factor", "Capacity factor [mean loads]", empty="dropless")
+    if fields.get("routing.capacity_factor") is not None:
+        fields.count("routing.capacity_batch", "Tokens that share a capacity")
 
 
-def _stack(fields: _Fields, catalogue: Catalogue) -> None:
+def _router(fields: Fields) -> None:
+    router = fields.choice("routing.router", "Router", options(Routing, "router"), absent="the largest top_k logits")
+    if router == "group_limited":
+        left, right = st.columns(2)
+        with left:
+            fields.count("routing.groups", "Groups of experts")
+        with right:
+            fields.count("routing.top_k_groups", "Groups per token")
+    if router == "top_p":
+        fields.number("routing.top_p", "Probability to cover", highest=1.0, default=0.5)
+
+
+def _stack(fields: Fields, catalogue: Catalogue) -> None:
     fields.choice("stack.name", "Stack", catalogue.stacks)
-    with st.expander("Changes to the stack"):
-        fields.choice("stack.scheduler", "Batching", _options(Stack, "scheduler"), absent=_STACK_DEFAULT)
-        fields.choice("stack.exchange", "Token exchange", _options(Stack, "exchange"), absent=_STACK_DEFAULT)
-        for key, label in (("token_budget", "Tokens per step"), ("max_running", "Running requests per rank")):
-            hint = f"{_help(Stack, key)}; empty = {_STACK_DEFAULT}"
-            fields.count(f"stack.{key}", label, optional=True, help_text=hint)
-        memory = f"{_help(Stack, 'memory_fraction')}; empty = {_STACK_DEFAULT}"
-        fields.number("stack.memory_fraction", "Share of device memory", highest=1.0, help_text=memory)
+    for key, label in (("scheduler", "Batching"), ("exchange", "Token exchange"), ("overlap", "Overlap")):
+        fields.choice(f"stack.{key}", label, options(Stack, key), absent=_STACK_DEFAULT)
+    for key, label in (("token_budget", "Tokens per step and rank"), ("max_running", "Running requests per rank")):
+        fields.count(f"stack.{key}", label, empty=_STACK_DEFAULT)
+    fields.number("stack.memory_fraction", "Share of device memory", highest=1.0, empty=_STACK_DEFAULT)
+    fields.quantity("stack.cpu_gap", "Host time between steps [ms]", 1e3, empty=_STACK_DEFAULT)
+    fields.choice("stack.balancer", "Load balancer", options(Stack, "balancer"))
+    fields.choice("stack.preemption", "Preempted KV caches", options(Stack, "preemption"))
 
 
-class _Fields:
-    """Scenario keys with a widget each; values that no widget changed stay as they were, to the last digit."""
-
-    def __init__(self, scenario: Scenario) -> None:
-        self._scenario = scenario
-        self._changed: dict[str, Any] = {}
-
-    def before(self, key: str) -> Any:
-        """Return the value that the scenario came with."""
-        value: Any = self._scenario
-        for part in key.split("."):
-            value = getattr(value, part)
-        return value
-
-    def get(self, key: str) -> Any:
-        """Return the value as the widgets have it now."""
-        return self._changed.get(key, self.before(key))
-
-    def drop(self, key: str) -> None:
-        """Take away a value that another choice made meaningless."""
-        if self.before(key) is not None:
-            self._changed[key] = None
-
-    def scenario(self) -> Scenario:
-        """Build the changed scenario."""
-        if not self._changed:
-            return self._scenario
-        data = self._scenario.to_mapping()
-        for key, value in self._changed.items():
-            *path, last = key.split(".")
-            section = data
-            for part in path:
-                section = section.setdefault(part, {})
-            if value is None:
-                section.pop(last, None)
-            else:
-                section[last] = value
-        return Scenario.from_mapping(data, self._scenario.name)
-
-    def choice(
-        self,
-        key: str,
-        label: str,
-        options: Sequence[str],
-        *,
-        absent: str | None = None,
-        default: str | None = None,
-        keep: bool = True,
-    ) -> Any:
-        """Offer names; where the key is optional, ``absent`` says what leaving it empty means.
-
-        ``keep`` keeps the scenario's own value on offer though it is not among the options, so that a link shows
-        what it asked for; where another choice made it meaningless it is dropped.
-        """
-        current = self.before(key)
-        offered = current if keep else None
-        allowed = _with(options, offered)
-        widget = _PREFIX + key
-        if st.session_state.setdefault(widget, offered or default) not in allowed:
-            st.session_state[widget] = allowed[0] if absent is None else None
-        index = 0 if absent is None else None
-        draw = partial(st.selectbox, label, allowed, index, _worded, key=widget, placeholder=absent)
-        return self._draw(key, current, default, draw)
-
-    def count(
-        self,
-        key: str,
-        label: str,
-        *,
-        least: int = 1,
-        default: int | None = None,
-        optional: bool = False,
-        help_text: str | None = None,
-    ) -> Any:
-        """Offer a whole number; an optional one may be left empty."""
-        current = self.before(key)
-        start: Any = None if optional else "min"
-        draw = partial(st.number_input, label, least, most(key), start, 1, key=_PREFIX + key, help=help_text)
-        return self._draw(key, current, default, draw)
-
-    def number(
-        self,
-        key: str,
-        label: str,
-        *,
-        least: float = _LEAST,
-        highest: float | None = None,
-        default: float | None = None,
-        help_text: str | None = None,
-    ) -> Any:
-        """Offer a real number, which may be left empty."""
-        current = self.before(key)
-        shape: dict[str, Any] = {"step": 0.1, "format": "%.6g", "help": help_text}
-        # The scenario's own value is always in range: the schema is wider than what the widget invites to.
-        low = least if current is None else min(least, current)
-        high = most(key) if highest is None else max(highest, current or 0.0)
-        draw = partial(st.number_input, label, low, float(high), None, key=_PREFIX + key, **shape)
-        return self._draw(key, current, default, draw)
-
-    def duration(self, key: str, label: str, scale: float, help_text: str, default: float | None = None) -> None:
-        """Offer a duration in a unit of ``scale`` per second; the scenario gets it with its unit."""
-        value = self.before(key)
-        current = None if value is None else value * scale
-        shape: dict[str, Any] = {"step": 1.0, "format": "%.6g", "help": help_text}
-        low = _LEAST if current is None else min(_LEAST, current)
-        draw = partial(st.number_input, label, low, None, None, key=_PREFIX + key, **shape)
-        shown = self._draw(key, current, default, draw)
-        if key in self._changed and shown is not None:
-            self._changed[key] = f"{shown / scale!r} s"
-
-    def _draw(self, key: str, current: Any, default: Any, draw: Callable[[], Any]) -> Any:
-        """Seed a widget on its first run, draw it, and note its value if it is not the scenario's.
-
-        A widget with a default is never left empty.
-        """
-        widget = _PREFIX + key
-        seed = default if current is None else current
-        emptied = default is not None and st.session_state.get(widget) is None
-        if seed is not None and (widget not in st.session_state or emptied):
-            st.session_state[widget] = seed
-        shown = draw()
-        if shown != current:
-            self._changed[key] = shown
-        return shown
-
-
-def _options(section: type[BaseModel], key: str) -> tuple[str, ...]:
-    """List the names that the schema allows for a key."""
-    arguments = get_args(section.model_fields[key].annotation)
-    return tuple(name for name in (get_args(arguments[0]) or arguments) if isinstance(name, str))
-
-
-def _help(section: type[BaseModel], key: str) -> str | None:
-    return section.model_fields[key].description
-
-
-def _with(options: Sequence[str], value: str | None) -> tuple[str, ...]:
-    """Put the current value among the options if it is not there."""
-    return tuple(options) if value is None or value in options else (value, *options)
+def _objectives(fields: Fields) -> None:
+    places: tuple[DeltaGenerator, ...] = tuple(st.columns(3))
+    for place, key in zip(places, ("ttft", "tpot", "e2el"), strict=True):
+        with place:
+            fields.quantity(f"slo.{key}", f"{key.upper()} [ms]", 1e3, empty="no limit")
+    fields.count("seed", "Seed", least=0)

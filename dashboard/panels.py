@@ -104,9 +104,14 @@ def chart(drawn: Chart, key: str) -> None:
     with left:
         _plot(drawn, key)
     with right:
-        unbroken = drawn.table.map(lambda text: text.replace(" ", "\u00a0"))
-        st.table(unbroken.set_index(unbroken.columns[0]))
+        table(drawn.table)
     small(drawn.alt)
+
+
+def table(frame: pd.DataFrame) -> None:
+    """Show a table of texts, numbers kept with their units; its first column heads the rows."""
+    unbroken = frame.map(lambda text: text.replace(" ", "\u00a0"))
+    st.table(unbroken.set_index(unbroken.columns[0]))
 
 
 def _plot(drawn: Chart, key: str) -> None:
@@ -116,18 +121,23 @@ def _plot(drawn: Chart, key: str) -> None:
     drawn.figure.update_yaxes(tickfont_color=colour, title_font_color=colour)
     drawn.figure.update_layout(legend_font_color=colour)
     drawn.figure.update_annotations(font_color=colour)
+    bars = {"colorbar_tickfont_color": colour, "colorbar_title_font_color": colour}
+    drawn.figure.update_traces(bars, selector={"type": "heatmap"})
     st.plotly_chart(drawn.figure, key=key, alt=drawn.alt, config={"displaylogo": False})
 
 
 def breakdown(labelled: Mapping[str, Estimate | Result]) -> None:
     """Show where the time goes."""
+    if not labelled:
+        needs_simulation("Where the time goes")
+        return
     chart(breakdown_chart({label: answer.breakdown for label, answer in labelled.items()}), "breakdown")
 
 
 def latency(result: Result | None, page: PageState) -> None:
     """Show the distribution of latencies over requests."""
     if result is None:
-        _needs_simulation("The distribution of latencies")
+        needs_simulation("The distribution of latencies")
         return
     kinds: dict[Literal["cumulative", "histogram"], str] = {
         "cumulative": "cumulative share",
@@ -143,13 +153,16 @@ def latency(result: Result | None, page: PageState) -> None:
 def steps(result: Result | None) -> None:
     """Show batch, KV use and queue over the run."""
     if result is None:
-        _needs_simulation("The course of the run")
+        needs_simulation("The course of the run")
         return
     chart(steps_chart(result.steps), "steps")
 
 
 def numbers(labelled: Mapping[str, Estimate | Result]) -> None:
     """Show every number of every answer side by side."""
+    if not labelled:
+        needs_simulation("Every number")
+        return
     st.table(summary_table({label: answer.summary for label, answer in labelled.items()}).rename_axis("Quantity"))
 
 
@@ -169,7 +182,8 @@ def why(scenario: Scenario) -> None:
         st.dataframe(drawn.table, hide_index=True, alt=f"Every op of the {phase} step, the most expensive first.")
 
 
-def _needs_simulation(what: str) -> None:
+def needs_simulation(what: str) -> None:
+    """Say that a panel has nothing to show before a run."""
     st.info(f"{what} comes from a simulation. Press Simulate above.", icon=":material/play_circle:")
 
 
@@ -186,12 +200,13 @@ def copies(preset: str, base: Scenario, scenario: Scenario) -> None:
         st.code(text, language=None)
 
 
-def downloads(scenario: Scenario, estimate: Estimate, result: Result | None) -> None:
+def downloads(scenario: Scenario, estimate: Estimate | None, result: Result | None) -> None:
     """Offer the scenario, the summary and the frames as files; they are written when asked for."""
     answer = result or estimate
     with st.container(horizontal=True):
         _download("Scenario, TOML", lambda: scenario.to_toml().encode(), "scenario.toml", "application/toml")
-        _download("Summary, JSON", lambda: encode_json(answer.document()), "summary.json", "application/json")
+        if answer is not None:
+            _download("Summary, JSON", lambda: encode_json(answer.document()), "summary.json", "application/json")
         if result is not None:
             requests, steps_frame = result.requests, result.steps
             _download("Requests, CSV", lambda: requests.to_csv(index=False).encode(), "requests.csv", "text/csv")
@@ -199,7 +214,8 @@ def downloads(scenario: Scenario, estimate: Estimate, result: Result | None) -> 
             _download("Requests, Parquet", lambda: _parquet(requests), "requests.parquet", parquet)
             _download("Steps, Parquet", lambda: _parquet(steps_frame), "steps.parquet", parquet)
     if result is None:
-        small("The summary is that of the estimate; request and step tables need a simulation.")
+        summary = "The summary is that of the estimate; " if estimate else ""
+        small(f"{summary}request and step tables need a simulation.")
 
 
 def _download(label: str, data: Callable[[], bytes], name: str, mime: str) -> None:

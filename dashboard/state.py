@@ -14,19 +14,27 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import parse_qsl, urlencode
 
+from hardware_profiles.units import parse_quantity_text
 from simulator.errors import MoesimError, ScenarioError, nearest
 from simulator.results import Finding
 from simulator.scenario import Scenario
 
 #: Parameters that are not scenario keys.
-PRESET, BASELINE, SIMULATED, TAB, LATENCY = "preset", "baseline", "simulated", "tab", "latency"
-_OWN = (PRESET, BASELINE, SIMULATED, TAB, LATENCY)
+PRESET, BASELINE, SIMULATED, TAB, LATENCY, PHASE = "preset", "baseline", "simulated", "tab", "latency", "phase"
+_OWN = (PRESET, BASELINE, SIMULATED, TAB, LATENCY, PHASE)
 
 #: Tabs by their name in the link.
 TABS: Mapping[str, str] = {
     "breakdown": "Where the time goes",
     "latency": "Latencies",
     "steps": "Over time",
+    "pools": "Pools",
+    "cache": "Prefix cache",
+    "drafts": "Drafts",
+    "faults": "Faults",
+    "scaling": "Scaling",
+    "placement": "Expert placement",
+    "step": "One step",
     "numbers": "All numbers",
     "why": "Why",
     "share": "Copy and download",
@@ -42,6 +50,8 @@ _NAMED = (
     "stack.name",
     "requests.trace",
     "routing.trace",
+    "routing.fit",
+    "elastic.startup",
 )
 
 #: Largest values that the page takes, so that a link cannot exhaust the machine; the command line takes more.
@@ -54,14 +64,29 @@ _MOST = {
     "routing.tokens": 1_000_000,
     "placement.redundant_slots": 100_000,
     "run.traced_steps": 10_000,
-    **{f"parallelism.{key}": 100_000 for key in ("tp", "dp", "pp", "ep", "instances")},
+    "placement.rebalance.window": 10_000_000,
+    "routing.capacity_batch": 1_000_000,
+    "elastic.min_size": 100_000,
+    "elastic.max_size": 100_000,
+    "elastic.events": 100_000,
+    "faults": 100_000,
+    **{
+        f"{section}.{key}": 100_000
+        for section in ("parallelism", "disaggregation.prefill")
+        for key in ("tp", "dp", "pp", "ep", "instances")
+    },
 }
+#: Shortest times that the page takes, because something happens each time [s].
+_LEAST_SECONDS = {"elastic.interval": 0.1, "placement.rebalance.every": 0.1, "requests.period": 0.1}
 #: Whole numbers beyond this are not exact in a browser.
 _MOST_EXACT = 2**53 - 1
 
 #: More than a scenario needs; what goes beyond is not read.
 _MOST_PARAMETERS = 100
 _LONGEST_VALUE = 200
+_LONGEST_LIST = 4_000
+#: Rows of a table, such as faults, that the page takes.
+MOST_ROWS = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +94,7 @@ class PageState:
     """Everything that a link reproduces.
 
     ``scenario`` is what the form shows, ``preset`` what it began as, ``baseline`` what the deltas compare with;
-    ``tab`` is the open one (see ``TABS``), ``latency`` how latencies are drawn.
+    ``tab`` is the open one (see ``TABS``), ``latency`` how latencies are drawn, ``phase`` which kind of step is shown.
     """
 
     preset: str
@@ -79,6 +104,7 @@ class PageState:
     simulated: bool = False
     tab: str = "breakdown"
     latency: Literal["cumulative", "histogram"] = "cumulative"
+    phase: Literal["decode", "prefill"] = "decode"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,8 +116,27 @@ class Names:
 
 
 def most(key: str) -> int:
-    """Return the largest value that the page takes for a key."""
-    return _MOST.get(key, _MOST_EXACT)
+    """Return the largest value that the page takes for a key, or for the table that it is of."""
+    table = next((name for name in ("faults", "elastic.events") if key.startswith(f"{name}.")), key)
+    return _MOST.get(table, _MOST_EXACT)
+
+
+def least_seconds(key: str) -> float:
+    """Return the shortest time that the page takes for a key [s]."""
+    return _LEAST_SECONDS.get(key, 0.0)
+
+
+def open_tabs(scenario: Scenario) -> Mapping[str, str]:
+    """Return the tabs that have something to say about a scenario."""
+    asked = {
+        "pools": scenario.disaggregation.enabled,
+        "cache": scenario.prefix_cache.kind != "none",
+        "drafts": scenario.speculation.draft_tokens > 0,
+        "faults": bool(scenario.faults),
+        "scaling": scenario.elastic.mechanism != "none",
+        "placement": scenario.parallelism.ep > 1,
+    }
+    return {name: label for name, label in TABS.items() if asked.get(name, True)}
 
 
 def differences(preset: Scenario, scenario: Scenario) -> dict[str, str]:
@@ -104,7 +149,9 @@ def differences(preset: Scenario, scenario: Scenario) -> dict[str, str]:
     {'parallelism.tp': '2', 'slo.tpot': '0.05 s'}
     """
     before, after = dict(_leaves(preset.model_dump())), dict(_leaves(scenario.model_dump()))
-    return {key: _text(value) for key, value in after.items() if value != before[key]}
+    # Rows of tables without what is as by default.
+    short = dict(_leaves(scenario.to_mapping()))
+    return {key: _text(short.get(key, value)) for key, value in after.items() if value != before[key]}
 
 
 def apply(preset: Scenario, changes: Mapping[str, str]) -> Scenario:
@@ -143,6 +190,8 @@ def to_params(state: PageState, names: Names) -> dict[str, str]:
         params[TAB] = state.tab
     if state.latency == "histogram":
         params[LATENCY] = "histogram"
+    if state.phase == "prefill":
+        params[PHASE] = "prefill"
     return params
 
 
@@ -168,8 +217,9 @@ def from_params(params: Mapping[str, str], names: Names) -> tuple[PageState, tup
         baseline=baseline,
         baseline_preset=baseline_preset,
         simulated=params.get(SIMULATED) == "1",
-        tab=params[TAB] if params.get(TAB) in TABS else "breakdown",
+        tab=params[TAB] if params.get(TAB) in open_tabs(scenario) else "breakdown",
         latency="histogram" if params.get(LATENCY) == "histogram" else "cumulative",
+        phase="prefill" if params.get(PHASE) == "prefill" else "decode",
     )
     return state, tuple(findings)
 
@@ -202,17 +252,39 @@ def _why_refused(key: str, text: str, own: Mapping[str, Any], names: Names) -> s
     """Say why a link may not set this key to this text; empty if it may."""
     if key not in own:
         return f"unknown key; {nearest(key, own)}"
-    if len(text) > _LONGEST_VALUE:
-        return f"the value has {len(text)} characters; at most {_LONGEST_VALUE} are read"
+    longest = _LONGEST_LIST if isinstance(own[key], tuple) else _LONGEST_VALUE
+    if len(text) > longest:
+        return f"the value has {len(text)} characters; at most {longest} are read"
     if text in ("", own[key]):
         return ""
     value = _value(text)
-    if isinstance(value, int | float) and value > most(key):
+    if isinstance(value, list) and len(value) > MOST_ROWS and any(isinstance(row, dict) for row in value):
+        return f"got {len(value)} rows; at most {MOST_ROWS} here, the command line takes more"
+    if any(number > most(key) for number in _numbers(value)):
         return f"got {text}; at most {most(key):,} here, the command line takes more"
+    if key in _LEAST_SECONDS and _too_short(text, least_seconds(key)):
+        return f"got {text}; at least {least_seconds(key):g} s here, the command line takes less"
     allowed = names.by_key.get(key, ())
     if key in _NAMED and text not in allowed:
         return f"a link may not name {text!r}; {nearest(text, allowed)}" if allowed else "a link may not set it"
     return ""
+
+
+def _numbers(value: object) -> Iterator[float]:
+    """List the numbers of a value and of the rows that it holds."""
+    if isinstance(value, int | float):
+        yield value
+    elif isinstance(value, list | dict):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(part)
+
+
+def _too_short(text: str, least: float) -> bool:
+    """Tell whether a duration is below the least; what is no duration is said where it is read."""
+    try:
+        return parse_quantity_text(text, "time", "duration") < least
+    except MoesimError:
+        return False
 
 
 def _refused(key: str, reason: str) -> Finding:
@@ -229,14 +301,23 @@ def _leaves(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 def _text(value: object) -> str:
     """Write a value so that :func:`_value` and ``--set`` read it back."""
-    if value is None:
+    if value is None or value == ():
         return ""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_toml(part) for part in value)}]"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
         bare = value and _value(value) == value
         return value if bare else json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return repr(value)
+
+
+def _toml(value: object) -> str:
+    """Write a value inside a list as TOML does."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key} = {_toml(part)}' for key, part in value.items())}}}"
+    return json.dumps(value) if isinstance(value, str) else _text(value)
 
 
 def _value(text: str) -> object:

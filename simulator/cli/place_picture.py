@@ -9,7 +9,6 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.cli.place_text import best
 from simulator.serving.placement_study import PlacementScore, PlacementStudy
 
 #: Size of a cell at most, of a panel, and of what surrounds panels [pixels].
@@ -69,7 +68,7 @@ def page(studies: Sequence[PlacementStudy]) -> str:
 
 
 def _row(study: PlacementStudy, top: float) -> tuple[list[str], float]:
-    before, after = study.scores[0], best(study)
+    before, after = study.scores[0], study.best
     layers, ranks = before.heat.shape
     cell = min(_CELL, _PANEL / ranks)
     parts = [

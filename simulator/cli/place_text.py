@@ -28,11 +28,6 @@ _SHADES = (
 _WIDEST = 48
 
 
-def best(study: PlacementStudy) -> PlacementScore:
-    """Return the policy with the shortest step, the first of equals."""
-    return min((score for score in study.scores if score.policy != ORACLE), key=lambda score: score.step)
-
-
 def print_study(text: Console, study: PlacementStudy) -> None:
     """Print the scores of a split, and the load of ranks under its first and its best placement."""
     nodes = f"{study.nodes} nodes" if study.nodes > 1 else "one node"
@@ -53,7 +48,7 @@ def print_study(text: Console, study: PlacementStudy) -> None:
             style="dim" if score.policy == ORACLE else None,
         )
     text.print(shown)
-    chosen = best(study)
+    chosen = study.best
     if study.ranks <= _WIDEST:
         text.print(_maps(study.scores[0], chosen))
     text.print(
@@ -114,7 +109,7 @@ def _study(study: PlacementStudy) -> dict[str, Any]:
         "redundant_slots": study.redundant_slots,
         "seen_tokens": study.seen_tokens,
         "held_out_tokens": study.later_tokens,
-        "best": best(study).policy,
+        "best": study.best.policy,
         "policies": [_score(study, score) for score in study.scores],
     }
 

@@ -127,6 +127,11 @@ class PlacementStudy:
     later_tokens: int
     scores: tuple[PlacementScore, ...]
 
+    @property
+    def best(self) -> PlacementScore:
+        """The placement with the shortest step, the first of equals; the oracle does not count."""
+        return min((score for score in self.scores if score.policy != ORACLE), key=lambda score: score.step)
+
     def gain(self, score: PlacementScore) -> float:
         """Share of the first placement's step time that another saves [1]."""
         return 1.0 - score.step / self.scores[0].step

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dashboard.state import TABS, Names, PageState, apply, differences, from_params, to_params
+from dashboard.state import Names, PageState, apply, differences, from_params, open_tabs, to_params
 from simulator.errors import ScenarioError
 from simulator.scenario import Scenario
 
@@ -37,6 +37,16 @@ NAMES = Names(
 COUNTS = st.integers(1, 1000)
 POSITIVE = st.floats(min_value=1e-9, max_value=1e9)
 SECONDS = POSITIVE.map(lambda value: f"{value!r} s")
+FAULTS = st.fixed_dictionaries(
+    {"at": SECONDS},
+    optional={
+        "kind": st.sampled_from(["rank", "nic"]),
+        "rank": COUNTS,
+        "slowdown": st.floats(1.001, 1e5),
+        "restart": SECONDS,
+        "retry": st.just("restart"),
+    },
+)
 
 
 @st.composite
@@ -58,6 +68,17 @@ def scenarios(draw: st.DrawFn) -> Scenario:
             "memory_fraction": st.floats(min_value=1e-6, max_value=1),
         },
         "slo": {"ttft": SECONDS, "tpot": SECONDS},
+        "speculation": {"draft_tokens": st.integers(0, 64), "acceptance": st.lists(st.floats(0, 1), max_size=5)},
+        "prefix_cache": {"kind": st.sampled_from(["none", "shared"]), "store": POSITIVE.map(lambda v: f"{v!r} B")},
+        "disaggregation": {
+            "enabled": st.booleans(),
+            "prefill": st.fixed_dictionaries({}, optional=dict.fromkeys(("tp", "ep"), COUNTS)),
+        },
+        "elastic": {
+            "mechanism": st.sampled_from(["none", "elastic", "ideal"]),
+            "without": st.lists(st.sampled_from(["p2p", "preinit"]), unique=True),
+            "events": st.lists(st.fixed_dictionaries({"at": SECONDS, "size": COUNTS}), max_size=3),
+        },
         "run": {"drain": st.booleans(), "warmup_requests": st.integers(0, 10**9)},
     }
     data: dict[str, object] = {
@@ -68,6 +89,7 @@ def scenarios(draw: st.DrawFn) -> Scenario:
     }
     for section, keys in optional.items():
         data[section] = draw(st.fixed_dictionaries({}, optional=keys))
+    data["faults"] = draw(st.lists(FAULTS, max_size=3))
     return Scenario.from_mapping(data)
 
 
@@ -75,15 +97,18 @@ def through_the_address_bar(params: dict[str, str]) -> dict[str, str]:
     return dict(parse_qsl(urlencode(params), keep_blank_values=True, strict_parsing=True))
 
 
-@given(scenarios(), st.none() | scenarios(), st.booleans(), st.sampled_from(list(TABS)))
-def test_a_link_reproduces_any_state(scenario: Scenario, baseline: Scenario | None, simulated: bool, tab: str) -> None:
+@given(scenarios(), st.none() | scenarios(), st.booleans(), st.data())
+def test_a_link_reproduces_any_state(
+    scenario: Scenario, baseline: Scenario | None, simulated: bool, data: st.DataObject
+) -> None:
     state = PageState(
         preset="traced",
         scenario=scenario,
         baseline=baseline,
         baseline_preset="base" if baseline else "",
         simulated=simulated,
-        tab=tab,
+        tab=data.draw(st.sampled_from(list(open_tabs(scenario)))),
+        phase="prefill" if simulated else "decode",
         latency="histogram" if simulated else "cumulative",
     )
     read, findings = from_params(through_the_address_bar(to_params(state, NAMES)), NAMES)
