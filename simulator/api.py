@@ -161,6 +161,7 @@ def _result(
         warnings=(
             *_warnings(trace, deployment, certainty),
             *_unused(scenario, trace, run.end),
+            *_repeated(scenario, deployment, steps),
             *_objectives(scenario, plans, trace),
         ),
         provenance=_provenance(scenario, deployment, certainty),
@@ -197,6 +198,14 @@ def _unused(scenario: Scenario, trace: RequestTrace, end: float) -> tuple[str, .
         if fault.at >= end:
             found.append(f"faults.{index} never happens: due at {fault.at:g} s, and all is answered at {end:.3g} s")
     return tuple(found)
+
+
+def _repeated(scenario: Scenario, deployment: Deployment, steps: dict[str, NDArray[np.float64]]) -> tuple[str, ...]:
+    """Say where a recorded routing trace is shorter than the run."""
+    routing, served = deployment.routing, float(steps["prompt_total"].sum() + steps["decode_total"].sum())
+    if scenario.routing.kind != "trace" or routing is None or served <= routing.tokens:
+        return ()
+    return (f"the routing trace has {routing.tokens} tokens and repeats: {served:.0f} were routed",)
 
 
 def _objectives(scenario: Scenario, plans: Sequence[PoolPlan], trace: RequestTrace) -> tuple[str, ...]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -34,6 +35,9 @@ from simulator.sections import (
     Speculation,
     Stack,
 )
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 
 class Scenario(Section):
@@ -95,9 +99,12 @@ class Scenario(Section):
         except FileNotFoundError:
             msg = f"{file}: no such scenario file; 'moesim list presets' shows those that ship"
             raise ScenarioError(msg) from None
-        except (OSError, UnicodeDecodeError) as error:
-            msg = f"{file}: cannot be read: {error}"
-            raise ScenarioError(msg) from None
+        except IsADirectoryError:
+            raise ScenarioError(f"{file}: is a folder; a scenario is a TOML file") from None
+        except UnicodeDecodeError:
+            raise ScenarioError(f"{file}: is no text in UTF-8; a scenario is a TOML file") from None
+        except OSError as error:
+            raise ScenarioError(f"{file}: cannot be read ({error.strerror})") from None
         except tomllib.TOMLDecodeError as error:
             msg = f"{file}: not valid TOML: {error}"
             raise ScenarioError(msg) from None
@@ -185,9 +192,21 @@ def _findings(error: ValidationError, data: Mapping[str, Any], where: str) -> st
         elif finding["type"] == "missing":
             lines.append(f"{where}: {key}: is required")
         else:
-            text = finding["msg"].removeprefix("Value error, ")
-            lines.append(f"{where}: {key}: got {_given(data, path)}; {text[0].lower()}{text[1:]}")
+            lines.append(f"{where}: {key}: got {_given(data, path)}; {_allowed(finding)}")
     return "\n".join(lines)
+
+
+def _allowed(finding: ErrorDetails) -> str:
+    """Say what a value may be, with the nearest of several names."""
+    if finding["type"] == "tuple_type":
+        return "expected a list, as in [0.5, 0.3], or tables in double brackets, as in [[faults]]"
+    text = finding["msg"].removeprefix("Value error, ")
+    text = text[0].lower() + text[1:]
+    given = finding["input"]
+    if finding["type"] != "literal_error" or not isinstance(given, str):
+        return text
+    hint = nearest(given, re.findall(r"'([^']*)'", str(finding["ctx"]["expected"])))
+    return f"{text}; {hint}" if hint.startswith("did you mean") else text
 
 
 def _given(data: Mapping[str, Any], path: Sequence[str]) -> str:

@@ -214,7 +214,8 @@ def _check_columns(path: Path, present: Iterable[str], required: tuple[str, ...]
             raise MeasurementError(
                 f"{path}: column {other_unit!r} instead of {column!r}; latencies are in microseconds"
             )
-        raise MeasurementError(f"{path}: missing column {column!r}; {nearest(column, has) if has else 'no columns'}")
+        hint = nearest(column, has).replace("allowed", "found") if has else "no columns"
+        raise MeasurementError(f"{path}: missing column {column!r}; {hint}")
 
 
 def _numbers(path: Path, frame: pd.DataFrame, column: str) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -122,8 +122,12 @@ def load_baseline(path: Path) -> Baseline:
         )
     except FileNotFoundError:
         raise BaselineError(f"{path}: no such baseline; make it with --update") from None
-    except (KeyError, TypeError, ValueError) as error:
-        raise BaselineError(f"{path}: not a baseline: {error!r}") from error
+    except OSError as error:
+        raise BaselineError(f"{path}: cannot be read ({error.strerror})") from None
+    except KeyError as error:
+        raise BaselineError(f"{path}: not a baseline: {error} is missing; make one with --update") from None
+    except (TypeError, ValueError) as error:
+        raise BaselineError(f"{path}: not a baseline ({error}); make one with --update") from None
 
 
 def save_baseline(baseline: Baseline, path: Path) -> None:

@@ -15,7 +15,6 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from hardware_profiles.errors import nearest
 from workloads.errors import TraceFormatError, WorkloadError
 from workloads.routing_files import read_routing_trace, save_routing_trace
 from workloads.routing_trace import RoutingTrace, routing_fault
@@ -144,7 +143,8 @@ def _from_recorder(file: Path, document: Any, num_experts: int | None) -> Routin
     if "records" not in document:
         if "logical_count" in document:
             _fail(file, f"holds counts (logical_count), not the choices of tokens; {_REMEDY}")
-        _fail(file, f"'records' is missing; {nearest('records', [str(key) for key in document])}")
+        found = ", ".join(map(str, document)) or "nothing"
+        _fail(file, f"'records' is missing, as SGLang's recorder writes them; found: {found}")
     chunks, lengths = [], []
     for at, record in enumerate(document["records"]):
         if not isinstance(record, Mapping) or "topk_ids_of_layer" not in record:
@@ -231,7 +231,7 @@ def _torch_load(file: Path) -> Any:
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        first = str(error).splitlines()[0]
+        first = str(error).splitlines()[0].split(". ")[0].rstrip(".")
         _fail(file, f"not a .pt of tensors and plain values alone, and nothing else is loaded ({first})")
 
 

@@ -19,8 +19,8 @@ def existing_file(path: str | Path) -> Path:
     """Return ``path`` if it is a readable file that is not empty, else raise with the nearest file name."""
     file = Path(path)
     if not file.is_file():
-        what = "is a folder, not a trace file" if file.is_dir() else "no such trace file"
-        siblings = [p.name for p in file.parent.iterdir()] if file.parent.is_dir() else []
+        what = "is a folder, not a file" if file.is_dir() else "no such file"
+        siblings = [p.name for p in file.parent.iterdir() if p.is_file()] if file.parent.is_dir() else []
         hint = nearest(file.name, siblings)
         msg = f"{file}: {what}" + (f"; {hint}" if hint.startswith("did you mean") else "")
         raise WorkloadError(msg)

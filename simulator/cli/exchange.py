@@ -40,8 +40,10 @@ def exchange(
             help="Expectation of an even router, random choices, or a recorded trace ('sample:NAME').",
         ),
     ] = "even",
-    skew: Annotated[float, typer.Option(min=0.0, help="Exponent of the zipf routing.")] = 0.5,
-    layer: Annotated[int, typer.Option(min=0, help="MoE layer of a recorded trace.")] = 0,
+    skew: Annotated[float | None, typer.Option(min=0.0, help="Exponent of the zipf routing; 0.5 where absent.")] = None,
+    layer: Annotated[
+        int | None, typer.Option(min=0, help="MoE layer of a recorded trace; the first where absent.")
+    ] = None,
     dtype: Annotated[str, typer.Option(help="Format of dispatched tokens.")] = "fp8",
     slices: Annotated[int, typer.Option(min=1, help="Ranks that share each expert (tensor parallelism).")] = 1,
     slow_link: Annotated[
@@ -69,9 +71,13 @@ def exchange(
             raise ScenarioError(f"--fidelity {fidelity}: {nearest(fidelity, _FIDELITIES)}")
         if slow_link and fidelity != "flow":
             raise ScenarioError("--slow-link: the closed form knows no single links; add --fidelity flow")
+        if skew is not None and routing != "zipf":
+            raise ScenarioError(f"--skew: only --routing zipf reads it, got --routing {routing}")
+        if layer is not None and routing in ("even", *_ROUTINGS):
+            raise ScenarioError(f"--layer: only a recorded trace has layers, got --routing {routing}")
         hardware = _hardware(device, node, cluster, ranks, oversubscription, profiles)
         moe = _layer(model)
-        traffic = _traffic(moe, routing, tokens, ranks, hardware.fabric.domain, slices, skew, layer, seed)
+        traffic = _traffic(moe, routing, tokens, ranks, hardware.fabric.domain, slices, skew, layer or 0, seed)
         with progress_bar("sending messages", enabled=fidelity == "flow" and not no_progress) as progress:
             rows = compare_exchanges(
                 hardware,
@@ -157,7 +163,15 @@ def _layer(model: str) -> Layer:
 
 
 def _traffic(
-    moe: Layer, routing: str, tokens: int, ranks: int, domain: int, slices: int, skew: float, layer: int, seed: int
+    moe: Layer,
+    routing: str,
+    tokens: int,
+    ranks: int,
+    domain: int,
+    slices: int,
+    skew: float | None,
+    layer: int,
+    seed: int,
 ) -> Callable[[bool], Traffic]:
     from simulator.schedule.exchange import expected_traffic, routed_traffic
 
@@ -166,7 +180,8 @@ def _traffic(
             tokens, moe, ranks=ranks, domain=domain, slices=slices, coordinated=coordinated
         )
     if routing in _ROUTINGS:
-        ids, experts = _drawn(moe, tokens * ranks, skew if routing == "zipf" else 0.0, seed), moe.num_experts
+        exponent = 0.0 if routing == "uniform" else 0.5 if skew is None else skew
+        ids, experts = _drawn(moe, tokens * ranks, exponent, seed), moe.num_experts
     else:
         ids, experts = _recorded(routing, tokens * ranks, layer)
     return lambda coordinated: routed_traffic(

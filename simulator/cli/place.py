@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from simulator.cli.answer import answering, print_json
+from simulator.cli.answer import answering, print_json, say
 from simulator.errors import OutputError, ScenarioError, WorkloadError, nearest
 
 if TYPE_CHECKING:
@@ -86,6 +86,12 @@ def place(
             for done, each in enumerate(wanted):
                 report = None if progress is None else (lambda share, d=done: progress((d + share) / len(wanted)))
                 studies.append(study_placements(each, options, report))
+        for study in studies:
+            if batch * study.ranks > study.later_tokens:
+                say(
+                    f"note: a step of {batch * study.ranks:,} tokens (--batch) on EP {study.ranks} is longer than the "
+                    f"{study.later_tokens:,} tokens held out; they repeat"
+                )
         if out is not None:
             from simulator.export.files import write_atomically
 

@@ -140,6 +140,12 @@ def generate(
         check_writable(out)
         if (from_ is None) == (kind is None):
             raise typer.BadParameter("give either --from FIT or --kind KIND")
+        if from_ is not None and parameter:
+            raise typer.BadParameter(
+                "--set is for a --kind; what a fit says stays as it is (--router-set changes routers)"
+            )
+        if router is None and router_set:
+            raise typer.BadParameter("--router-set needs a --router")
         if from_ is not None:
             model = read_routing_fit(_path(from_))
             with progress_bar("generating", enabled=not as_json) as progress:

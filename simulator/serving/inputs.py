@@ -52,7 +52,7 @@ def _requests(choice: Requests, seed: int, stamp: int) -> RequestTrace:
             raise ScenarioError("requests.trace: is required where requests.kind = 'trace'")
         trace = read_request_trace(_sample_or_path(choice.trace))
         if choice.count is not None:
-            trace = head(trace, choice.count)
+            trace = _first(trace, choice.count)
         if choice.rate is not None:
             trace = _rescaled(trace, choice.rate)
         return repeat(trace, choice.repeat) if choice.repeat > 1 else trace
@@ -97,6 +97,14 @@ def _lengths(choice: Lengths, tokens: int) -> dict[str, Any]:
             return {"kind": "uniform", "length": tokens, "ratio": choice.range_ratio}
         case "lognormal":
             return {"kind": "lognormal", "mean": tokens, "cv": choice.cv}
+
+
+def _first(trace: RequestTrace, count: int) -> RequestTrace:
+    """Cut a trace to its first requests, and note where it has fewer."""
+    if count <= len(trace):
+        return head(trace, count)
+    note = f"requests.count: got {count}, but the trace has {len(trace)} requests and is played once (requests.repeat)"
+    return replace(trace, notes=(*trace.notes, note))
 
 
 def _rescaled(trace: RequestTrace, rate: float) -> RequestTrace:
@@ -152,6 +160,8 @@ def _check_routing_keys(choice: Routing) -> None:
     for kind, key, value in (("trace", "trace", choice.trace), ("fitted", "fit", choice.fit)):
         if choice.kind == kind and value is None:
             raise ScenarioError(f"routing.{key}: is required where routing.kind = {kind!r}")
+    if choice.kind != "trace" and choice.trace:
+        raise ScenarioError(f"routing.trace: is only read where routing.kind = 'trace', got {choice.kind!r}")
     if choice.kind != "fitted" and (choice.fit or choice.router):
         key = "fit" if choice.fit else "router"
         raise ScenarioError(f"routing.{key}: is only read where routing.kind = 'fitted', got {choice.kind!r}")

@@ -78,12 +78,12 @@ def test_convert_goes_both_ways(tmp_path):
 @pytest.mark.parametrize(
     ("args", "expected"),
     [
-        (("stats", "nowhere.npz"), "no such trace file"),
+        (("stats", "nowhere.npz"), "no such file"),
         (("stats", SAMPLE, "--ep", "3"), "ranks: 3 do not divide the 8 experts"),
         (("stats", SAMPLE, "--batch", "65"), "batch: got 65 tokens"),
         (("fit", SAMPLE, "--out", "{}/f.toml"), "got 64 tokens, a fit needs at least 2000"),
         (("fit", SAMPLE, "--out", "{}/f.json"), "a routing fit is saved as .toml"),
-        (("generate", "--from", "{}/f.toml", "--out", "{}/a.npz"), "no such trace file"),
+        (("generate", "--from", "{}/f.toml", "--out", "{}/a.npz"), "no such file"),
         (("generate", "--from", FIT, "--router", "topk", "--out", "{}/a.npz"), "unknown kind 'topk'; "),
         (("generate", "--from", FIT, "--out", "{}/a.pt"), ".pt is read, not written"),
         (
@@ -91,7 +91,7 @@ def test_convert_goes_both_ways(tmp_path):
             "did",
         ),
         (("convert", SAMPLE, "{}/a.csv"), "is written as .npz, .parquet, .npy or .json, not .csv"),
-        (("capture", "{}", "{}/t.txt", "--out", "{}/a.npz"), "no such trace file"),
+        (("capture", "{}", "{}/t.txt", "--out", "{}/a.npz"), "no such file"),
     ],
 )
 def test_what_cannot_be_done_is_one_message_and_nothing_is_written(tmp_path, args, expected):

@@ -222,7 +222,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         "requests.concurrency: is required where requests.kind = 'closed_loop'",
     ),
     "no trace": ({"requests": {"kind": "trace"}}, "requests.trace: is required where requests.kind = 'trace'"),
-    "missing trace": ({"requests": {"kind": "trace", "trace": "/none/x.csv"}}, "/none/x.csv: no such trace file"),
+    "missing trace": ({"requests": {"kind": "trace", "trace": "/none/x.csv"}}, "/none/x.csv: no such file"),
     "unknown sample": (
         {"requests": {"kind": "trace", "trace": "sample:azure_lik.csv"}},
         "unknown name 'azure_lik.csv'; did you mean 'azure_like.csv'",

@@ -95,7 +95,7 @@ def test_an_unknown_header_lists_the_known_ones(tmp_path):
 
 def test_a_missing_file_names_the_nearest_one(tmp_path):
     write(tmp_path, "trace.csv", AZURE)
-    with pytest.raises(WorkloadError, match=r"no such trace file; did you mean 'trace\.csv'"):
+    with pytest.raises(WorkloadError, match=r"no such file; did you mean 'trace\.csv'"):
         read_request_trace(tmp_path / "trce.csv")
 
 
