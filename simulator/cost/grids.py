@@ -89,15 +89,22 @@ class TimeGrid:
 class TimeLine:
     """Times over one log axis: what a grid of two axes is where the first is fixed."""
 
-    __slots__ = ("_axis", "_logs")
+    __slots__ = ("_first", "_last", "_logs", "_offset", "_per_octave")
 
     def __init__(self, axis: _Axis, logs: list[float]) -> None:
-        self._axis, self._logs = axis, logs
+        self._offset, self._first, self._per_octave, self._last = axis
+        self._logs = logs
 
     def at(self, value: float) -> float:
         """Return the time at one point [s]."""
-        index, share = _place(value, self._axis)
-        low, high = self._logs[index : index + 2]
+        # NOTE: as _place does; engines ask once a step, and a call costs as much as the logarithm.
+        place = (math.log2(max(value + self._offset, 1e-9)) - self._first) * self._per_octave
+        if 0.0 < place < self._last:
+            index = int(place)
+            share = place - index
+        else:
+            index, share = (0, 0.0) if place <= 0.0 else (self._last - 1, 1.0)
+        low, high = self._logs[index], self._logs[index + 1]
         blend = low + share * (high - low)
         return 0.0 if blend < _NOTHING else math.exp(blend)
 

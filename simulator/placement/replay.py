@@ -160,6 +160,11 @@ class RoutingReplay(ServedTokens):
         """Assignments of the mean rank per token, those to null experts left out [1]."""
         return float(self.prompt.sums[-1].mean()) / self.tokens
 
+    @property
+    def alike(self) -> bool:
+        """Whether any tokens load the ranks alike: one rank has all experts, and no assignment is to a null expert."""
+        return self.placement.ranks == 1 and bool((self.prompt.sums[-1] == self.tokens * self.top_k).all())
+
 
 def expert_spread(routing: RoutingReplay | None, tokens: int, windows: int = 32) -> tuple[float, float]:
     """Return how unevenly batches of ``tokens`` decoded tokens load single experts.

@@ -36,6 +36,7 @@ class Batch:
     """
 
     __slots__ = (
+        "_alone",
         "_contexts",
         "_gain",
         "_gains",
@@ -68,12 +69,13 @@ class Batch:
         self._contexts: NDArray[Any] = np.zeros(dp, dtype=kind)
         self._gains: NDArray[Any] = np.zeros(dp, dtype=kind)
         self._most: int | None = 0
+        self._alone = dp == 1
 
     def step(self) -> None:
         """Let every request that decodes gain its tokens."""
         self.index += 1
         self.position += self._gain
-        if len(self.rows) > 1:
+        if not self._alone:
             self._contexts += self._gains
 
     def admit(self, rank: int, prompt: int) -> None:
@@ -108,7 +110,7 @@ class Batch:
         self.rows[rank] += rows
         self.running += rows
         self._most = None
-        if len(self.rows) > 1:
+        if not self._alone:
             self._contexts[rank] += tokens
             self._gains[rank] = self.rows[rank] * self._gain
 
@@ -130,7 +132,7 @@ class Batch:
 
     def longest(self) -> tuple[int, float]:
         """Return the requests that decode on the rank with most context [1], and that context [tokens]."""
-        if len(self.rows) == 1:
-            return self.running, self.context
-        rank = int(self._contexts.argmax())
+        if self._alone:
+            return self.running, self._origin_total + self.running * self.position
+        rank = self._contexts.argmax().item()
         return self.rows[rank], self._origin[rank] + self.rows[rank] * self.position

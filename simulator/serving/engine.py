@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-import simpy
 from numpy.typing import NDArray
 
 from simulator.errors import InfeasibleScenario
 from simulator.metrics.recorder import STEP_COLUMNS, ColumnRecorder, RequestRecorder
 from simulator.sections import Balancer
 from simulator.serving.balancers import balancer
+from simulator.serving.clock import Clock
 from simulator.serving.kv_link import KVLink
 from simulator.serving.kv_pool import Blocks
 from simulator.serving.prefix_cache import PrefixCache
@@ -101,7 +101,7 @@ def run_engine(
     progress : callable, optional
         Told the share of requests that are done.
     """
-    env = simpy.Environment()
+    env = Clock()
     store = None
     if caching is not None and caching.store_tokens:
         store = Store(
@@ -142,7 +142,7 @@ def run_engine(
     return EngineRun(requests=books.records, steps=books.steps.arrays(), gaps=books.gaps.arrays(), end=env.now)
 
 
-def _run(env: simpy.Environment, server: Server) -> None:
+def _run(env: Clock, server: Server) -> None:
     """Run until all is answered, or nothing can happen any more."""
     try:
         env.run(until=server.done)

@@ -14,6 +14,7 @@ from collections.abc import Generator, Iterable
 import simpy
 
 from simulator.serving.batch import Batch
+from simulator.serving.clock import Clock
 from simulator.serving.kv_pool import KVPool
 from simulator.serving.prompt_queues import Chunk, PromptQueues
 from simulator.serving.rank_loads import RankLoads
@@ -28,7 +29,7 @@ class Instance:
 
     Parameters
     ----------
-    env : simpy.Environment
+    env : Clock
         The clock.
     index : int
         Which instance this is.
@@ -53,7 +54,7 @@ class Instance:
 
     def __init__(
         self,
-        env: simpy.Environment,
+        env: Clock,
         index: int,
         timer: StepTimer,
         limits: Limits,
@@ -225,13 +226,13 @@ class Instance:
         per_token, per_sequence = (
             each / (limits.pool * limits.dp) for each in (limits.kv_per_token, limits.kv_per_sequence)
         )
-        nothing, work, queries = [0] * limits.dp, StepWork(), limits.queries
+        nothing, work, queries, out = [0] * limits.dp, StepWork(), limits.queries, self._out
         now = env.now
         while True:
             if self._landed:
                 self._join_landed()
             if self._halted or (not prompts.unfinished and not batch.running):
-                if self._out.behind:
+                if out.late:
                     # Nothing is left to overlap with.
                     self._deliver(now, everything=True)
                     continue
@@ -264,20 +265,22 @@ class Instance:
             context = batch.context
             use = (context + batch.prompts) * per_token + batch.held * per_sequence
             self._steps.add(step_row(self.index, now, work, step, prompts.waiting + self._queued, use, context))
-            self._stepping = True
-            try:
-                yield env.timeout(step.duration)
-            except simpy.Interrupt:
-                prompts.undo(chunks)
-                now = env.now
-                continue
-            self._stepping, now = False, env.now
-            self._out.next_step()
+            if not env.skip(step.duration):
+                self._stepping = True
+                try:
+                    yield env.timeout(step.duration)
+                except simpy.Interrupt:
+                    prompts.undo(chunks)
+                    now = env.now
+                    continue
+                self._stepping = False
+            now = env.now
+            out.step += 1
             if decodes:
                 self._decode(now)
             for chunk in chunks:
                 self._advance_prompt(chunk, now)
-            if self._out.behind:
+            if out.late:
                 self._deliver(now)
 
     def _admit(self, rank: int, request: int) -> int:
@@ -325,7 +328,9 @@ class Instance:
         batch = self._batch
         batch.step()
         self._out.decoded(batch.running, now)
-        for request in self._finish_at.pop(batch.index, ()):
+        if batch.index not in self._finish_at:
+            return
+        for request in self._finish_at.pop(batch.index):
             if self._state.due[request] == batch.index:
                 self._finish(request, now)
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 import simpy
 
 from simulator.serving.balancers import Pick
+from simulator.serving.clock import Clock
 from simulator.serving.instance import Instance
 from simulator.serving.kv_link import KVLink
 from simulator.serving.kv_pool import Blocks
@@ -48,7 +49,7 @@ class Server:
 
     Parameters
     ----------
-    env : simpy.Environment
+    env : Clock
         The clock.
     trace : RequestTrace
         Arrivals, or a closed loop.
@@ -75,7 +76,7 @@ class Server:
 
     def __init__(
         self,
-        env: simpy.Environment,
+        env: Clock,
         trace: RequestTrace,
         books: Books,
         pick: Pick,

@@ -12,11 +12,12 @@ from simulator.serving.timer import StepTime, StepWork
 def fill(work: StepWork, batch: Batch, chunks: Sequence[Chunk], queries: int, *, decodes: bool) -> None:
     """Describe the step by its busiest rank and its totals; a decoded sequence has ``queries`` tokens in it."""
     work.running = batch.running
-    work.decode_total = work.decode_rows = 0
     if decodes:
         work.decode_total = batch.running * queries
-        work.decode_rows, context = batch.longest()
-        work.decode_context = context / work.decode_rows + queries
+        rows, context = batch.longest()
+        work.decode_rows, work.decode_context = rows, context / rows + queries
+    else:
+        work.decode_total = work.decode_rows = 0
     if not chunks:
         work.prompt_rows = work.prompt_sequences = work.prompt_total = 0
         work.rows = work.logits = batch.most_rows * queries if decodes else 0

@@ -181,6 +181,9 @@ class TableTimer:
         self._prompt_at = self._decode_at = int(start * self._trace_tokens)
         # Assignments of the mean rank per token of the step.
         self._share = routing.mean_load if routing else 0.0
+        # One rank is loaded alike by any tokens, so its experts are timed once for each number of them.
+        self._everywhere = routing is not None and routing.alike
+        self._known: dict[tuple[int, bool], tuple[tuple[float, float, float], LoadArray]] = {}
         self._step = StepTime()
         self._overlap = stack.overlap if tables.exchanges else "none"
         self._least = {order: stack.two_batch_tokens(order) for order in ("prompt", "decode")}
@@ -197,25 +200,24 @@ class TableTimer:
 
     def time(self, work: StepWork) -> StepTime:
         """Return the duration of a step and its parts."""
-        step, totals = self._step, self._totals
+        step, totals, prompts = self._step, self._totals, work.prompt_total
         rows = -(-work.rows // self._pp)
         step.attention = self._decode_attention(work.decode_rows, work.decode_context) if work.decode_rows else 0.0
         step.prompt_projections = 0.0
-        fixed = self._prompts(work, step) if work.prompt_total else totals.alone[rows]
+        fixed = self._prompts(work, step) if prompts else totals.alone[rows]
         if self._routing is not None:
-            self._experts(self._routing, work, step)
-            exchange = totals.prompt_exchange if work.prompt_total else totals.exchange
-            fixed += exchange[rows] * (step.imbalance - 1.0)
+            if not (self._everywhere and self._experts_again(work, step)):
+                self._experts(self._routing, work, step)
+            fixed += (totals.prompt_exchange if prompts else totals.exchange)[rows] * (step.imbalance - 1.0)
         busy = fixed + step.attention + step.prompt_projections + step.experts + step.wait
-        eager = work.prompt_total > 0 or work.rows > self._graph_max
-        host = self._host if eager else 0.0
+        host = self._host if prompts or work.rows > self._graph_max else 0.0
         if self._overlap != "none":
             host = self._choose(work, step, busy, host)
             busy -= step.saved
         # Every rank has a scheduler of its own, which handles the requests that it runs in the step.
         handled = work.decode_rows + work.prompt_sequences
         step.gap = self._gap + self._gap_each * handled + max(host - busy, 0.0)
-        if work.prompt_total:
+        if prompts:
             step.gap += self._prompt_gap
         step.duration = busy + step.gap
         return step
@@ -382,10 +384,31 @@ class TableTimer:
         self._decode_at = (self._decode_at + decode) % self._trace_tokens
         line = self._tables.experts["prompt" if prompt else "decode"].at(prompt + decode)
         hottest = np.maximum.reduce(load, axis=0).astype(np.float64)
-        step.experts, step.wait, step.imbalance = line.time(hottest, (prompt + decode) * self._share)
+        found = line.time(hottest, (prompt + decode) * self._share)
+        step.experts, step.wait, step.imbalance = found
         window = self._window
         window.prompt_at, window.prompt, window.decode_at, window.decode = prompt_at, prompt, decode_at, decode
         window.load = load
+        if self._everywhere:
+            self._known[prompt + decode, prompt > 0] = (found, load)
+
+    def _experts_again(self, work: StepWork, step: StepTime) -> bool:
+        """Look the experts up where any other tokens loaded the ranks as much; return whether that could be."""
+        prompt, decode = -(-work.prompt_total // self._pp), -(-work.decode_total // self._pp)
+        known = self._known.get((prompt + decode, prompt > 0))
+        if known is None:
+            return False
+        window = self._window
+        (step.experts, step.wait, step.imbalance), window.load = known
+        window.prompt_at, window.prompt, window.decode_at, window.decode = (
+            self._prompt_at,
+            prompt,
+            self._decode_at,
+            decode,
+        )
+        self._prompt_at = (self._prompt_at + prompt) % self._trace_tokens
+        self._decode_at = (self._decode_at + decode) % self._trace_tokens
+        return True
 
     def breakdown(self, steps: dict[str, FloatArray]) -> dict[str, float]:
         """Split recorded steps into seconds by component."""

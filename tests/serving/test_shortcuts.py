@@ -1,0 +1,65 @@
+"""What the engine does to be quick changes nothing that it records."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from simulator import Scenario
+from simulator.placement.replay import RoutingReplay
+from simulator.serving.clock import Clock
+from simulator.serving.deployment import deploy
+from simulator.serving.engine import EngineRun, Pool, run_engine
+from simulator.serving.inputs import scenario_requests
+
+SCENARIO: dict[str, Any] = {
+    "model": {"name": "gpt-oss-20b"},
+    "hardware": {"device": "h100-sxm"},
+    "requests": {
+        "kind": "poisson",
+        "rate": 40.0,
+        "count": 60,
+        "lengths": {"kind": "fixed", "input": 300, "output": 40},
+    },
+    "routing": {"kind": "zipf", "skew": 1.0, "tokens": 256},
+}
+
+
+def run(instances: int = 1) -> EngineRun:
+    scenario = Scenario.from_mapping(SCENARIO)
+    trace = scenario_requests(scenario.requests, scenario.seed)
+    deployment = deploy(scenario, trace)
+    timers = [deployment.timer(index, instances) for index in range(instances)]
+    return run_engine(trace, [Pool(timers=timers, limits=deployment.limits)])
+
+
+def assert_same(first: EngineRun, second: EngineRun) -> None:
+    for name, values in first.steps.items():
+        assert np.array_equal(values, second.steps[name]), name
+    assert first.requests.finish == second.requests.finish
+    assert first.end == second.end
+
+
+@pytest.mark.parametrize("instances", [1, 2])
+def test_steps_that_move_the_clock_on_themselves_are_those_that_wait(
+    instances: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = run(instances)
+    monkeypatch.setattr(Clock, "skip", lambda self, delay: False)
+    assert_same(quick, run(instances))
+
+
+def test_a_clock_does_not_pass_what_is_due_by_the_end_of_a_step() -> None:
+    clock = Clock()
+    clock.timeout(2.0)
+    assert clock.skip(1.5)
+    assert not clock.skip(0.5)
+    assert clock.now == 1.5
+
+
+def test_experts_on_one_rank_take_the_same_time_whichever_tokens_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = run()
+    monkeypatch.setattr(RoutingReplay, "alike", property(lambda self: False))
+    assert_same(quick, run())
