@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -47,7 +48,7 @@ def test_steps_that_move_the_clock_on_themselves_are_those_that_wait(
     instances: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quick = run(instances)
-    monkeypatch.setattr(Clock, "skip", lambda self, delay: False)
+    monkeypatch.setattr(Clock, "skip", Mock(return_value=False))
     assert_same(quick, run(instances))
 
 
@@ -61,5 +62,5 @@ def test_a_clock_does_not_pass_what_is_due_by_the_end_of_a_step() -> None:
 
 def test_experts_on_one_rank_take_the_same_time_whichever_tokens_come(monkeypatch: pytest.MonkeyPatch) -> None:
     quick = run()
-    monkeypatch.setattr(RoutingReplay, "alike", property(lambda self: False))
+    monkeypatch.setattr(RoutingReplay, "alike", False)
     assert_same(quick, run())
