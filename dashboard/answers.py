@@ -6,7 +6,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import streamlit as st
 
@@ -19,8 +19,12 @@ from simulator.scenario import Scenario
 from simulator.serving.placement_study import PlacementStudy, StudyOptions, study_placements
 from simulator.serving.step_timeline import Phase, StepTimeline
 
+_T = TypeVar("_T")
+
 #: Results kept in memory; a result frame has a row per request and per step.
 _MOST_RESULTS = 8
+#: Placement studies kept in memory; they are small.
+_MOST_STUDIES = 64
 #: Seconds between two redraws of the progress bar.
 _REDRAW_S = 0.1
 
@@ -60,45 +64,56 @@ def timeline_of(scenario: Scenario, phase: Phase) -> StepTimeline:
     return timeline(scenario, phase=phase)
 
 
-@st.cache_resource(max_entries=32, show_spinner=False, hash_funcs=_BY_HASH)
-def study_of(scenario: Scenario, phase: Phase, _show: Callable[[float], None]) -> PlacementStudy:
-    """Compare placements for the batch that the scenario runs, once per hash and phase.
+class Store(Generic[_T]):
+    """The latest answers of one kind, shared by all tabs of the browser: those that draw their progress on the way.
 
-    ``_show`` draws the share that is done, and is where Streamlit stops the script when the user changes anything.
+    Streamlit's own caches do not let a function draw on what is outside of it.
     """
-    step = explanation_of(scenario, phase)
-    batch = step.context if phase == "prefill" else max(step.batch // scenario.parallelism.dp, 1)
-    options = StudyOptions(
-        policies=study_policies(scenario.placement.policy), phase=phase, batch=batch, context=step.context
-    )
-    return study_placements(scenario, options, _show)
 
-
-class ResultStore:
-    """The latest results by scenario hash, shared by all tabs of the browser."""
-
-    def __init__(self, most: int = _MOST_RESULTS) -> None:
+    def __init__(self, most: int) -> None:
         self._most = most
-        self._results: OrderedDict[str, Result] = OrderedDict()
+        self._kept: OrderedDict[str, _T] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, scenario: Scenario) -> Result | None:
-        """Return the result of a scenario if it is still kept."""
+    def get(self, key: str) -> _T | None:
+        """Return an answer if it is still kept."""
         with self._lock:
-            return self._results.get(scenario.hash)
+            return self._kept.get(key)
 
-    def put(self, result: Result) -> None:
-        """Keep a result and let go of the oldest."""
+    def put(self, key: str, answer: _T) -> None:
+        """Keep an answer and let go of the oldest."""
         with self._lock:
-            self._results[result.scenario.hash] = result
-            while len(self._results) > self._most:
-                self._results.popitem(last=False)
+            self._kept[key] = answer
+            while len(self._kept) > self._most:
+                self._kept.popitem(last=False)
 
 
 @st.cache_resource(show_spinner=False)
-def result_store() -> ResultStore:
-    """Return the store of this server."""
-    return ResultStore()
+def result_store() -> Store[Result]:
+    """Return the results of this server by scenario hash."""
+    return Store(_MOST_RESULTS)
+
+
+@st.cache_resource(show_spinner=False)
+def _study_store() -> Store[PlacementStudy]:
+    return Store(_MOST_STUDIES)
+
+
+def study_of(scenario: Scenario, phase: Phase, show: Callable[[float], None]) -> PlacementStudy:
+    """Compare placements for the batch that the scenario runs, once per hash and phase.
+
+    ``show`` draws the share that is done, and is where Streamlit stops the script when the user changes anything.
+    """
+    key = f"{scenario.hash} {phase}"
+    study = _study_store().get(key)
+    if study is None:
+        step = explanation_of(scenario, phase)
+        batch = step.context if phase == "prefill" else max(step.batch // scenario.parallelism.dp, 1)
+        policies = study_policies(scenario.placement.policy)
+        options = StudyOptions(policies=policies, phase=phase, batch=batch, context=step.context)
+        study = study_placements(scenario, options, show)
+        _study_store().put(key, study)
+    return study
 
 
 def run(scenario: Scenario, show: Callable[[float], None]) -> Result:

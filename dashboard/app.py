@@ -148,8 +148,8 @@ def _body(catalogue: Catalogue) -> None:
         return
     store = answers.result_store()
     runs, baseline_estimate = _baseline_estimate()
-    result = store.get(page.scenario)
-    baseline_result = store.get(page.baseline) if page.baseline else None
+    result = store.get(page.scenario.hash)
+    baseline_result = store.get(page.baseline.hash) if page.baseline else None
     _change(simulated=result is not None)
     answer = result or estimate
     baseline = baseline_estimate if result is None else baseline_result
@@ -221,14 +221,14 @@ def _simulate_if_wanted() -> None:
         return
     ran = False
     for label, scenario in (("baseline", page.baseline), ("scenario", page.scenario)):
-        if scenario is None or store.get(scenario) is not None:
+        if scenario is None or store.get(scenario.hash) is not None:
             continue
         with st.container(horizontal=True, vertical_alignment="center"):
             bar = st.progress(0.0, text=f"Simulating the {label}")
             st.button("Cancel", key=f"cancel-{label}", icon=":material/stop:")
         st.session_state.running = True
         try:
-            store.put(answers.run(scenario, partial(_draw_progress, bar, label)))
+            store.put(scenario.hash, answers.run(scenario, partial(_draw_progress, bar, label)))
             ran = True
         except MoesimError as error:
             panels.findings([Finding(level="error", where=label, message=str(error))])

@@ -103,7 +103,8 @@ def _numbers(scaling: Scaling) -> list[tuple[str, str]]:
 def _scaling_alt(scaling: Scaling) -> str:
     summary = scaling.summary
     changed = (
-        f"{summary.changes} change{'s' * (summary.changes > 1)}, ready after {duration(summary.latency_mean_s)} on average"
+        f"{summary.changes} change{'s' * (summary.changes > 1)}, ready after "
+        f"{duration(summary.latency_mean_s)} on average"
         if summary.changes
         else "The size never changed"
     )

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
-from dashboard.display import duration, in_unit, seconds_scale, significant
+from dashboard.display import MISSING, duration, in_unit, seconds_scale, significant
 from dashboard.figures import LINES, MARGIN, MOST_INSTANCES, Chart
 from simulator.elastic.report import tokens_between
 from simulator.serving.speculation import accepted_chances, tokens_per_step
@@ -263,7 +263,7 @@ def _faults_table(faults: Sequence[Fault]) -> pd.DataFrame:
             "At": [span(fault.at) for fault in faults],
             "What": [f"{_broken(fault)}instance {fault.instance}" for fault in faults],
             "Effect": ["fails" if fault.slowdown is None else f"{fault.slowdown:g} times as slow" for fault in faults],
-            "Noticed after": ["-" if fault.slowdown is not None else span(fault.detection) for fault in faults],
+            "Noticed after": [MISSING if fault.slowdown is not None else span(fault.detection) for fault in faults],
             "Lasts, restart": [span(fault.restart if fault.slowdown is None else fault.lasts) for fault in faults],
         }
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import streamlit as st
 
@@ -18,9 +17,6 @@ from simulator.sections import Requests, Routing, Stack
 from simulator.unread import unread_keys
 from workloads.request_files import read_request_trace
 from workloads.routing_files import read_routing_trace
-
-if TYPE_CHECKING:
-    from streamlit.delta_generator import DeltaGenerator
 
 _STACK_DEFAULT = "the stack's default"
 
@@ -48,7 +44,7 @@ def edit(scenario: Scenario, preset: Scenario, catalogue: Catalogue) -> Scenario
         form_serving.placement(fields)
     with st.expander("Serving stack", expanded=scenario.stack != preset.stack):
         _stack(fields, catalogue)
-    with st.expander("Prompts on instances of their own", expanded=scenario.disaggregation.enabled):
+    with st.expander("Prefill and decode pools", expanded=scenario.disaggregation.enabled):
         form_serving.pools(fields)
     with st.expander("Prefix cache", expanded=scenario.prefix_cache.kind != "none"):
         form_serving.prefix_cache(fields)
@@ -203,8 +199,6 @@ def _stack(fields: Fields, catalogue: Catalogue) -> None:
 
 
 def _objectives(fields: Fields) -> None:
-    places: tuple[DeltaGenerator, ...] = tuple(st.columns(3))
-    for place, key in zip(places, ("ttft", "tpot", "e2el"), strict=True):
-        with place:
-            fields.quantity(f"slo.{key}", f"{key.upper()} [ms]", 1e3, empty="no limit")
+    for key in ("ttft", "tpot", "e2el"):
+        fields.quantity(f"slo.{key}", f"{key.upper()} SLO [ms]", 1e3, empty="no limit")
     fields.count("seed", "Seed", least=0)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
+from streamlit.testing.v1.element_tree import Widget
 
 from workloads.samples import sample_path
 
@@ -35,8 +35,9 @@ def test_every_control_says_what_it_means(quick: None, open_page: Open) -> None:
     page = open_page(**RANKS, **more)
     assert not page.exception
     kinds = ("selectbox", "number_input", "text_input", "checkbox", "multiselect", "file_uploader")
-    silent = [each.label for kind in kinds for each in getattr(page, kind, page.get(kind)) if not each.proto.help]
-    assert silent == []
+    controls = [each.proto for kind in kinds for each in page.get(kind) if isinstance(each, Widget)]
+    assert len(controls) > 60
+    assert [control.label for control in controls if not control.help] == []
 
 
 def test_groups_open_where_the_scenario_makes_use_of_them(quick: None, open_page: Open) -> None:
@@ -161,8 +162,7 @@ def test_placements_are_compared(open_page: Open) -> None:
     page = open_page(**RANKS, tab="placement")
     assert not page.exception
     assert "with experts placed linear" in alts(page)
-    policies = page.get("table")[0].value.index if page.get("table") else []
-    assert {"linear", "eplb", "oracle"} <= set(policies)
+    assert {"linear", "eplb", "oracle"} <= set(page.table[0].value.index)
 
 
 def test_another_choice_takes_keys_away_that_nothing_reads_any_more(quick: None, open_page: Open) -> None:
@@ -178,7 +178,8 @@ def test_a_pt_file_is_refused_in_one_message(quick: None, open_page: Open) -> No
     page = open_page(preset="gpt-oss-20b-h100")
     page.file_uploader(key="upload.routing.trace").upload("dump.pt", b"pickled").run()
     assert not page.exception
-    assert [error.value for error in page.error] == ["dump.pt: a routing trace is .npz or .parquet, not .pt"]
+    assert len(page.error) == 1
+    assert page.error[0].value.startswith("dump.pt: a routing trace is .npz or .parquet, not .pt")
     assert page.selectbox(key="form.routing.trace").value == "sample:routing_24x32_top4.npz"
 
 
@@ -186,7 +187,7 @@ def test_an_uploaded_trace_is_chosen_at_once_and_the_link_may_name_it(quick: Non
     content = sample_path("routing_24x32_top4.npz").read_bytes()
     page = open_page(preset="gpt-oss-20b-h100")
     page.file_uploader(key="upload.routing.trace").upload("own.npz", content).run()
-    chosen = page.selectbox(key="form.routing.trace").value
+    chosen = str(page.selectbox(key="form.routing.trace").value)
     assert Path(chosen).name == "own.npz"
     assert Path(chosen).read_bytes() == content
     assert page.query_params["routing.trace"] == chosen
@@ -201,4 +202,4 @@ def test_a_broken_trace_is_refused_with_its_row(quick: None, open_page: Open) ->
     assert len(page.error) == 1
     assert page.error[0].value.startswith("mine.csv")
     assert "output_tokens" in page.error[0].value
-    assert np.all(page.selectbox(key="form.requests.trace").value == "sample:azure_like.csv")
+    assert page.selectbox(key="form.requests.trace").value == "sample:azure_like.csv"
