@@ -161,9 +161,14 @@ class RoutingReplay(ServedTokens):
         return float(self.prompt.sums[-1].mean()) / self.tokens
 
     @property
+    def whole(self) -> bool:
+        """Whether every assignment is to an expert on some rank, none to a null expert."""
+        return bool((self.prompt.sums[-1].sum(axis=0, dtype=np.int64) == self.tokens * self.top_k).all())
+
+    @property
     def alike(self) -> bool:
         """Whether any tokens load the ranks alike: one rank has all experts, and no assignment is to a null expert."""
-        return self.placement.ranks == 1 and bool((self.prompt.sums[-1] == self.tokens * self.top_k).all())
+        return self.placement.ranks == 1 and self.whole
 
 
 def expert_spread(routing: RoutingReplay | None, tokens: int, windows: int = 32) -> tuple[float, float]:

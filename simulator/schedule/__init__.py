@@ -8,6 +8,7 @@ from simulator.schedule.makespan import (
     beside,
     serial_makespan,
     shared_expert_saving,
+    two_batch_floor,
     two_batch_makespan,
 )
 from simulator.schedule.mechanisms import (
@@ -53,6 +54,7 @@ __all__ = [
     "single_batch_tasks",
     "stretched",
     "total_seconds",
+    "two_batch_floor",
     "two_batch_makespan",
     "two_batch_tasks",
     "units_taken",

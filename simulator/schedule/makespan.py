@@ -127,3 +127,17 @@ def two_batch_makespan(times: LayerTimes) -> float:
     attention = times.layers * beside(times.compute, first, dispatch, there)
     following = (times.layers - 1) * beside(times.compute, last, combine, home)
     return times.compute + attention + experts + following + last
+
+
+def two_batch_floor(times: LayerTimes) -> float:
+    """Bound :func:`two_batch_makespan` from below by a sum, the routed experts left out [s].
+
+    ``dispatch`` and ``combine`` are those of either half at the least. A stage of experts lasts no less than what they
+    and the shared experts take, and what the exchange holds of the compute units.
+    """
+    first, back, dispatch, combine = times.dispatch[0], times.combine[0], times.dispatch_units, times.combine_units
+    there, home = times.dispatch_stretch, times.combine_stretch
+    held = first * dispatch * there + back * combine * home
+    layer = beside(times.compute, first, dispatch, there) + 2.0 * times.shared + held
+    following = (times.layers - 1) * beside(times.compute, back, combine, home)
+    return times.compute + times.layers * layer + following + back

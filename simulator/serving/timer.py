@@ -13,7 +13,7 @@ from simulator.cost.step_blocks import BlockTimes
 from simulator.cost.step_time import PARTS, StepTables
 from simulator.placement.replay import Order, RoutingReplay
 from simulator.results import COMPONENTS
-from simulator.schedule import LayerTimes, Overlap, beside, two_batch_makespan
+from simulator.schedule import LayerTimes, Overlap, beside, two_batch_floor, two_batch_makespan
 from simulator.stack import StackProfile
 
 FloatArray = NDArray[np.float64]
@@ -183,6 +183,7 @@ class TableTimer:
         self._share = routing.mean_load if routing else 0.0
         # One rank is loaded alike by any tokens, so its experts are timed once for each number of them.
         self._everywhere = routing is not None and routing.alike
+        self._whole = routing is not None and routing.whole
         self._known: dict[tuple[int, bool], tuple[tuple[float, float, float], LoadArray]] = {}
         self._step = StepTime()
         self._overlap = stack.overlap if tables.exchanges else "none"
@@ -234,12 +235,43 @@ class TableTimer:
                 step.saved, step.overlap = saved, "shared_expert"
         if self._overlap == "shared_expert" or not self._splits(work):
             return host
+        # Most steps that two batches do not suit are told from what halves take at the least, without replaying them.
+        if self._overlap == "auto" and self._floor(work, step) - 1e-9 * busy >= max(busy - step.saved, host):
+            return host
         halves = self.halves(work, step)
         saved = busy - halves.outside - two_batch_makespan(halves.times)
         if self._overlap == "auto" and max(busy - saved, 2.0 * host) >= max(busy - step.saved, host):
             return host
         step.saved, step.overlap = saved, "two_batch"
         return 2.0 * host
+
+    def _floor(self, work: StepWork, step: StepTime) -> float:
+        """Least time that a step takes as two batches whose tokens load all ranks alike, the host's work left out [s].
+
+        No halves are quicker: a hottest rank has at least the mean load, with which the time of experts and exchanges
+        grows. Where some assignments go to no rank the mean is not known beforehand, and any time is possible.
+        """
+        if not self._whole:
+            return 0.0
+        window, layers = self._window, self._tables.inside.layers
+        order: Order = "prompt" if work.prompt_total else "decode"
+        own, _, outside, attention = self._part(work, step, 2, order)
+        tokens = window.prompt + window.decode
+        line = self._tables.experts[order].at(-(-window.prompt // 2) - (-window.decode // 2))
+        experts = 2.0 * line.base + line.slope * tokens * self._share
+        times = LayerTimes(
+            layers=layers,
+            compute=(own.compute + self._tables.inside.attention * attention) / layers,
+            shared=own.shared / layers,
+            dispatch=(own.dispatch / layers,),
+            combine=(own.combine / layers,),
+            experts=np.zeros((0, 0)),
+            dispatch_units=own.dispatch_units,
+            combine_units=own.combine_units,
+            dispatch_stretch=own.dispatch_stretch,
+            combine_stretch=own.combine_stretch,
+        )
+        return outside + experts + two_batch_floor(times)
 
     def _splits(self, work: StepWork) -> bool:
         """Whether a step is large enough to be cut in two, by the stack's own threshold."""
@@ -297,24 +329,9 @@ class TableTimer:
         return self._layers(work, step, loads, (prompt + decode, window.prompt + window.decode - prompt - decode))
 
     def _layers(self, work: StepWork, step: StepTime, loads: LoadArray, tokens: tuple[int, ...]) -> StepLayers:
-        tables, totals, inside, pp, parts = self._tables, self._totals, self._tables.inside, self._pp, len(tokens)
+        tables, inside = self._tables, self._tables.inside
         order: Order = "prompt" if work.prompt_total else "decode"
-        rows = -(-work.rows // pp)
-        decoded, logits = (
-            (-(-work.decode_rows // pp), -(-work.logits // pp))
-            if work.prompt_total
-            else (-(-rows // totals.queries), rows)
-        )
-        own = -(-rows // parts)
-        whole, blocks = self._blocks(work, rows), self._blocks(work, own)
-        # Padding is computed but not sent unevenly.
-        uneven = tables.blocks[order].at(own)
-        attention = step.attention + step.prompt_projections
-        outside = whole.outside + totals.logits[logits]
-        outside += (1.0 - inside.attention) * (attention + totals.absorbed[decoded])
-        if parts > 1:
-            attention = self._split_attention(work, parts)
-        attention += totals.absorbed[-(-decoded // parts)]
+        blocks, uneven, outside, attention = self._part(work, step, len(tokens), order)
         layers = inside.layers
         hottest = np.maximum.reduce(loads, axis=1).astype(np.float64)
         # The second half may be a token shorter; the kernels' line is that of the first.
@@ -333,6 +350,31 @@ class TableTimer:
             combine_stretch=blocks.combine_stretch,
         )
         return StepLayers(times=times, outside=outside, loads=loads, tokens=tokens, order=order)
+
+    def _part(
+        self, work: StepWork, step: StepTime, parts: int, order: Order
+    ) -> tuple[BlockTimes, BlockTimes, float, float]:
+        """Return the blocks of one of so many parts of a step, those that say what uneven loads add, and two times.
+
+        They are what runs outside the MoE layers in the whole step, and the part's attention [s].
+        """
+        tables, totals, inside, pp = self._tables, self._totals, self._tables.inside, self._pp
+        rows = -(-work.rows // pp)
+        decoded, logits = (
+            (-(-work.decode_rows // pp), -(-work.logits // pp))
+            if work.prompt_total
+            else (-(-rows // totals.queries), rows)
+        )
+        own = -(-rows // parts)
+        whole, blocks = self._blocks(work, rows), self._blocks(work, own)
+        # Padding is computed but not sent unevenly.
+        uneven = tables.blocks[order].at(own)
+        attention = step.attention + step.prompt_projections
+        outside = whole.outside + totals.logits[logits]
+        outside += (1.0 - inside.attention) * (attention + totals.absorbed[decoded])
+        if parts > 1:
+            attention = self._split_attention(work, parts)
+        return blocks, uneven, outside, attention + totals.absorbed[-(-decoded // parts)]
 
     def _split_attention(self, work: StepWork, parts: int) -> float:
         """Attention and prompt projections of one part of the batch [s].

@@ -10,10 +10,12 @@ import pytest
 
 from simulator import Scenario
 from simulator.placement.replay import RoutingReplay
+from simulator.schedule import two_batch_makespan
 from simulator.serving.clock import Clock
 from simulator.serving.deployment import deploy
 from simulator.serving.engine import EngineRun, Pool, run_engine
 from simulator.serving.inputs import scenario_requests
+from simulator.serving.timer import StepTime, StepWork, TableTimer
 
 SCENARIO: dict[str, Any] = {
     "model": {"name": "gpt-oss-20b"},
@@ -64,3 +66,35 @@ def test_experts_on_one_rank_take_the_same_time_whichever_tokens_come(monkeypatc
     quick = run()
     monkeypatch.setattr(RoutingReplay, "alike", False)
     assert_same(quick, run())
+
+
+EXPERT_PARALLEL: dict[str, Any] = {
+    "model": {"name": "deepseek-v3"},
+    "hardware": {"device": "h800-sxm", "cluster": "hgx-h800-ib"},
+    "parallelism": {"dp": 16, "ep": 16},
+    "stack": {"name": "sglang", "overlap": "auto"},
+    "requests": {"kind": "closed_loop", "count": 900, "lengths": {"kind": "uniform", "input": 300, "output": 30}},
+    "routing": {"kind": "zipf", "skew": 0.5, "tokens": 512},
+}
+
+
+@pytest.mark.parametrize("concurrency", [64, 700])
+def test_halves_that_are_not_replayed_would_not_have_been_quicker(
+    concurrency: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenario = Scenario.from_mapping(EXPERT_PARALLEL).override(f"requests.concurrency={concurrency}")
+    trace = scenario_requests(scenario.requests, scenario.seed)
+    deployment = deploy(scenario, trace)
+    quick = run_engine(trace, [Pool(timers=[deployment.timer()], limits=deployment.limits)])
+    bound, bounds = TableTimer._floor, []
+
+    def replayed(timer: TableTimer, work: StepWork, step: StepTime) -> float:
+        halves = timer.halves(work, step)
+        bounds.append((bound(timer, work, step), halves.outside + two_batch_makespan(halves.times)))
+        return 0.0
+
+    monkeypatch.setattr(TableTimer, "_floor", replayed)
+    assert_same(quick, run_engine(trace, [Pool(timers=[deployment.timer()], limits=deployment.limits)]))
+    least, exact = np.array(bounds).T
+    assert (least <= exact * (1 + 1e-9)).all()
+    assert (least > 0.5 * exact).all()
