@@ -35,9 +35,10 @@ from simulator.sections import (
     Stack,
 )
 from simulator.serving.inputs import scenario_requests, scenario_routing
+from simulator.serving.row_totals import RowTotals, row_totals
 from simulator.serving.speculation import tokens_per_step
 from simulator.serving.state import Limits
-from simulator.serving.timer import RowTotals, TableTimer, row_totals
+from simulator.serving.timer import TableTimer
 from simulator.stack import StackProfile, customised
 from workloads.model_library import load_model, with_dtypes
 from workloads.model_spec import ModelSpec

@@ -20,7 +20,8 @@ from simulator.cost.step_time import compile_tables
 from simulator.errors import ScenarioError, nearest
 from simulator.offload.pregated_cost import PregatedCosts
 from simulator.parallelism import Parallelism
-from simulator.serving.timer import StepWork, TableTimer, row_totals
+from simulator.serving.row_totals import row_totals
+from simulator.serving.timer import StepWork, TableTimer
 from workloads.request_trace import RequestTrace
 from workloads.routing_trace import RoutingTrace
 

@@ -13,7 +13,8 @@ from simulator.cost.step_time import PARTS, expert_seconds
 from simulator.ops import StepShape, build_ops
 from simulator.scenario import Scenario
 from simulator.serving.deployment import Deployment, deploy
-from simulator.serving.timer import StepWork, padded_rows
+from simulator.serving.row_totals import padded_rows
+from simulator.serving.timer import StepWork
 
 DEPLOYMENTS: dict[str, dict[str, Any]] = {
     "mixtral-8x7b": {"hardware": {"device": "a100-sxm"}, "parallelism": {"tp": 2}, "stack": {"name": "vllm"}},
@@ -263,7 +264,8 @@ def test_the_host_takes_its_time_per_step_per_request_and_for_launches_that_it_c
     assert decode.gap == pytest.approx(number("cpu_gap") + 10 * number("cpu_gap_per_request"))
     prompt = timer.time(Step(prompts=1, new=16).work(1))
     host = d.tables.launches * number("launch_eager")
-    assert prompt.duration - number("cpu_gap") - number("prefill_gap") == pytest.approx(host)
+    fixed, each = number("cpu_gap") + number("prefill_gap"), number("cpu_gap_per_request")
+    assert prompt.duration - fixed - each == pytest.approx(host)
     long = timer.time(Step(prompts=2, new=4000).work(1))
     assert long.duration - long.gap > host
-    assert long.gap == pytest.approx(number("cpu_gap") + number("prefill_gap"))
+    assert long.gap == pytest.approx(fixed + 2 * each)
