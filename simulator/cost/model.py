@@ -31,7 +31,7 @@ from simulator.cost.gemm import GemmKernel, gemm_time
 from simulator.cost.kernel import KernelTime, coefficients
 from simulator.cost.linear_attention import linear_attention_time
 from simulator.cost.mla import MlaDecodeKernel, MlaPrefillKernel, mla_decode_time, mla_prefill_time
-from simulator.cost.moe import MoeKernel, moe_time
+from simulator.cost.moe import MoeKernel, moe_time, tile_changes
 from simulator.hardware import Hardware
 from simulator.ops import Op
 from simulator.stack import StackProfile, kernel_table
@@ -149,11 +149,7 @@ def _linear_attention(model: CostModel, op: Op) -> Priced:
 def expert_times(model: CostModel, op: Op) -> tuple[KernelTime, str, Mapping[str, Quantity]]:
     """Price the routed experts of every rank: seconds of shape (..., samples, ranks) for one repeat."""
     shape = op.shape
-    backends = model.stack.backends.get("moe", ())
-    if shape["exchanged"]:
-        phase = "moe_prefill" if np.all(shape["prefill"]) else "moe_decode"
-        backends = (*model.stack.backends.get(phase, ()), *backends)
-    kernel, name, table = model.kernel(MoeKernel, "moe", op.dtype, backends)
+    kernel, name, table = _expert_kernel(model, op)
     tokens = np.maximum(np.asarray(shape["num_tokens"], dtype=np.float64), 1.0)
     counts = shape["counts"]
     if counts is None:
@@ -175,6 +171,21 @@ def expert_times(model: CostModel, op: Op) -> tuple[KernelTime, str, Mapping[str
         kernel=kernel,
     )
     return time, name, table
+
+
+def _expert_kernel(model: CostModel, op: Op) -> tuple[MoeKernel, str, Mapping[str, Quantity]]:
+    backends = model.stack.backends.get("moe", ())
+    if op.shape["exchanged"]:
+        phase = "moe_prefill" if np.all(op.shape["prefill"]) else "moe_decode"
+        backends = (*model.stack.backends.get(phase, ()), *backends)
+    return model.kernel(MoeKernel, "moe", op.dtype, backends)
+
+
+def expert_tile_changes(model: CostModel, op: Op) -> FloatArray:
+    """Tokens over all ranks beyond which the kernel of the routed experts takes a larger row tile [tokens]."""
+    shape = op.shape
+    kernel = _expert_kernel(model, op)[0]
+    return tile_changes(kernel, shape["top_k"], shape["num_experts"], -(-shape["num_experts"] // shape["ep"]))
 
 
 def _received(counts: FloatArray, shape: Mapping[str, Any]) -> FloatArray:

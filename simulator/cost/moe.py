@@ -157,6 +157,12 @@ def row_tile(
     return picked
 
 
+def tile_changes(kernel: MoeKernel, top_k: float, num_experts: float, local_experts: float) -> FloatArray:
+    """Return the tokens over all ranks up to which each row tile but the largest is taken, shape (3,) [tokens]."""
+    tokens_per_load = (1.0, num_experts / top_k, local_experts)[round(kernel.tile_density)]
+    return np.array([kernel.tile_16, kernel.tile_32, kernel.tile_64]) * tokens_per_load
+
+
 def expert_load(counts: ArrayLike, tile: ArrayLike) -> ExpertLoad:
     """Reduce per-expert counts over their last axis.
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.cost.grids import LogAxis, TimeGrid
-from simulator.cost.model import CostModel, OpTime, expert_times
+from simulator.cost.model import CostModel, OpTime, expert_tile_changes, expert_times
 from simulator.cost.step_blocks import BlockTable, Inside, block_table, inside
 from simulator.ops import Driver, Op, StepShape, build_experts, build_ops, draft_ops
 from simulator.parallelism import Parallelism
@@ -239,9 +239,7 @@ def compile_tables(
         ),
         exchange=uneven(tokens, busy_tokens),
         prompt_exchange=uneven(prompts, busy_prompts),
-        blocks={"decode": blocks(tokens, busy_tokens), "prompt": blocks(prompts, busy_prompts)}
-        if where.layers
-        else {},
+        blocks={"decode": blocks(tokens, busy_tokens), "prompt": blocks(prompts, busy_prompts)} if where.layers else {},
         inside=where,
         decode_attention=_decode_grid(cost, ops, most_sequences, most_context, queries),
         prompt_attention=_prompt_grid(cost, ops, "attention", most_tokens, most_sequences, most_context),
@@ -340,24 +338,30 @@ class ExpertTables(dict[Order, ExpertLines]):
     ) -> None:
         super().__init__()
         self._parts = cost, model, split, routing
-        self._points = _expert_points(most)
+        self._most = most
         # One token of each kind at once: a kernel that is missing is told now, and those in use are known.
         orders: tuple[Order, Order] = ("prompt", "decode")
         for order in orders:
-            _expert_lines(*self._parts, order, self._points[:1])
+            _expert_lines(*self._parts, order, np.ones(1, dtype=np.int64))
 
     def __missing__(self, order: Order) -> ExpertLines:
         """Price the lines of an order."""
-        lines = self[order] = _expert_lines(*self._parts, order, self._points)
+        cost, model, split, _ = self._parts
+        op = build_experts(model, split, cost.stack, _experts_shape(split, 1.0, prompt=order == "prompt"), None)
+        points = _expert_points(self._most, expert_tile_changes(cost, op))
+        lines = self[order] = _expert_lines(*self._parts, order, points)
         return lines
 
 
-def _expert_points(most: int) -> NDArray[np.int64]:
+def _expert_points(most: int, changes: FloatArray) -> NDArray[np.int64]:
+    """Numbers of tokens at which experts are priced, on both sides of every change of a kernel's tiles."""
     octaves = np.log2(max(most, 2))
     dense, sparse = np.arange(0, min(octaves, 12), 1 / 3), np.arange(12, octaves, 2 / 3)
     # Kernels change their tiles just beyond powers of two.
     beyond = 2.0 ** np.arange(2, octaves) + 1.0
     wanted = np.append(np.rint(2.0 ** np.concatenate([dense, sparse, np.log2(beyond)])), most)
+    edges = np.floor(changes[changes < most])
+    wanted = np.concatenate([wanted, edges, edges + 1.0])
     return np.unique(np.clip(wanted, 1, max(most, 2)).astype(np.int64))
 
 
@@ -401,11 +405,13 @@ def expert_seconds(
     -------
     array, shape (windows, layers, ranks)
     """
-    shape = (
-        StepShape(prefill_tokens=tokens / split.dp, prefill_sequences=1.0, group_tokens=tokens)
-        if prompt
-        else StepShape(decode_sequences=tokens / split.dp, decode_context=1.0, group_tokens=tokens)
-    )
     flat = counts.reshape(-1, *counts.shape[2:])
-    op = build_experts(model, split, cost.stack, shape, flat)
+    op = build_experts(model, split, cost.stack, _experts_shape(split, tokens, prompt=prompt), flat)
     return np.asarray(expert_times(cost, op)[0].seconds).reshape(counts.shape[:3])
+
+
+def _experts_shape(split: Parallelism, tokens: float, *, prompt: bool) -> StepShape:
+    """The step in which routed experts get so many tokens over all ranks."""
+    if prompt:
+        return StepShape(prefill_tokens=tokens / split.dp, prefill_sequences=1.0, group_tokens=tokens)
+    return StepShape(decode_sequences=tokens / split.dp, decode_context=1.0, group_tokens=tokens)

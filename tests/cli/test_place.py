@@ -62,7 +62,7 @@ def test_a_lasting_skew_is_won_back_on_what_was_held_out(tmp_path: Path) -> None
     found = document("--routing", str(file), "--device", "h100-sxm", "--ep", "8", "--redundant", "1", *QUICK)
     linear, refined, _ = found["studies"][0]["policies"]  # type: ignore[index]
     assert refined["imbalance_held_out"] < 1.1 < linear["imbalance_held_out"]
-    assert refined["gain"] > 0.02
+    assert refined["gain"] > 0.01
 
 
 def test_a_picture_has_a_cell_per_layer_and_rank(tmp_path: Path) -> None:

@@ -131,9 +131,8 @@ def test_an_open_loop_below_capacity_agrees_too(rate: float) -> None:
 def test_prompts_that_meet_on_a_rank_hold_up_all_ranks() -> None:
     """Many requests on eight ranks: a prompt step takes as long as the rank with most prompt tokens."""
     closed_form, events = (answer.summary for answer in both("deepseek-v3 on h200, dp 8 ep 8", 256))
-    # The closed form does not know that the requests which decode are unevenly many on the ranks.
-    assert closed_form.tpot_s.mean == pytest.approx(events.tpot_s.mean, rel=0.045)
-    assert closed_form.output_tokens_per_s_per_gpu == pytest.approx(events.output_tokens_per_s_per_gpu, rel=0.045)
+    assert closed_form.tpot_s.mean == pytest.approx(events.tpot_s.mean, rel=0.03)
+    assert closed_form.output_tokens_per_s_per_gpu == pytest.approx(events.output_tokens_per_s_per_gpu, rel=0.03)
 
 
 def test_prompts_that_come_late_share_a_step() -> None:
@@ -153,8 +152,8 @@ def test_long_prompts_are_computed_in_chunks_in_both() -> None:
     requests = {"kind": "closed_loop", "concurrency": 4, "count": 240, "lengths": lengths}
     asked = scenario("gpt-oss-20b on h100", 4, requests=requests, stack={"name": "vllm", "token_budget": 2048})
     closed_form, events = estimate(asked).summary, simulate(asked).summary
-    assert closed_form.tpot_s.mean == pytest.approx(events.tpot_s.mean, rel=0.03)
     # The closed form does not know that such prompts queue for the budget of a step.
+    assert closed_form.tpot_s.mean == pytest.approx(events.tpot_s.mean, rel=0.045)
     assert closed_form.output_tokens_per_s_per_gpu == pytest.approx(events.output_tokens_per_s_per_gpu, rel=0.06)
 
 
