@@ -16,6 +16,7 @@ from pathlib import Path
 from hardware_profiles.loader import device_names, load_device
 from simulator.errors import MoesimError, ProfileError, ScenarioError, nearest
 from simulator.stack import load_stack, stack_names
+from workloads.model_library import load_model
 from workloads.vllm_results import BenchRun, read_bench_run
 
 #: Metrics that are compared; latencies in seconds, throughput in input and output tokens per second and device.
@@ -116,6 +117,7 @@ def read_points(path: Path, named: Named) -> tuple[Point, ...]:
     """
     if not path.exists():
         raise ScenarioError(f"{path}: no such file or folder of serving measurements")
+    _check_names(named)
     files = sorted(path.glob("*.csv")) + sorted(path.glob("*.json")) if path.is_dir() else [path]
     points: list[Point] = []
     for file in files:
@@ -130,6 +132,16 @@ def read_points(path: Path, named: Named) -> tuple[Point, ...]:
     return tuple(points)
 
 
+def _check_names(named: Named) -> None:
+    """Refuse a name that the caller gave and nobody knows; one in a row only leaves that row out."""
+    if named.device is not None:
+        load_device(named.device, named.profiles)
+    if named.stack is not None:
+        load_stack(named.stack)
+    if named.model is not None:
+        load_model(named.model)
+
+
 def _table(file: Path, named: Named) -> list[Point]:
     try:
         with file.open(encoding="utf-8", newline="") as text:
@@ -138,6 +150,8 @@ def _table(file: Path, named: Named) -> list[Point]:
             columns = list(reader.fieldnames or ())
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ScenarioError(f"{file}: cannot be read: {error}") from None
+    if not columns:
+        raise ScenarioError(f"{file}: the file is empty; expected a table whose first line names its columns")
     given = {name for name in ("stack", "model", "device") if getattr(named, name)}
     for name in _NEEDED:
         if name not in columns and name not in given:
