@@ -155,15 +155,14 @@ class Instance:
         return max(self.kv.match(rank, request, prompt) for rank in range(self.limits.dp))
 
     def evict(self, ranks: Iterable[int] | None = None, *, close: bool = False) -> list[int]:
-        """Lose all requests of some ranks, all where absent, with their KV cache and the step under way.
+        """Lose all requests of some ranks, or of all, with their KV cache and the step under way.
 
         Returns the requests in order; what they had emitted is part of their prompts now. ``close`` keeps others away.
         """
-        chosen = range(self.limits.dp) if ranks is None else list(ranks)
         self._interrupt()
         self._deliver(self.env.now, everything=True)
         lost: list[int] = []
-        for rank in chosen:
+        for rank in range(self.limits.dp) if ranks is None else ranks:
             lost.extend(self._lose(rank))
             if close:
                 self.loads.closed.add(rank)
@@ -176,12 +175,10 @@ class Instance:
 
     def unqueue(self) -> list[int]:
         """Take back the requests that wait here for their turn and hold no KV cache, in order."""
-        returned: list[int] = []
-        for rank in range(self.limits.dp):
-            waiting = self._prompts.clear(rank)
-            self.loads.add(rank, -len(waiting))
-            returned.extend(waiting)
-        return sorted(returned)
+        waiting = [self._prompts.clear(rank) for rank in range(self.limits.dp)]
+        for rank, requests in enumerate(waiting):
+            self.loads.add(rank, -len(requests))
+        return sorted(request for requests in waiting for request in requests)
 
     def _lose(self, rank: int) -> list[int]:
         moving = [request for request, place in self._moving.items() if place == rank]

@@ -31,7 +31,7 @@ def test_deepep_is_within_12_percent_in_the_median(kind: str, phase: str, fitted
 
 
 def test_every_figure_of_the_fused_and_the_one_sided_exchange_is_within_15_percent() -> None:
-    assert misses("cloudmatrix").max() < 0.15
+    assert misses("cloudmatrix", lambda v: v.check.fitted).max() < 0.15
     assert misses("one_sided").max() < 0.15
 
 
