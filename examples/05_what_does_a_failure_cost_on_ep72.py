@@ -1,13 +1,11 @@
-"""A rank, then a whole node, fails under wide expert parallelism: what do redundant experts save?
-
-DeepSeek-V3 decodes on H100s, prompts come computed from elsewhere in one token. With 288 expert slots on 72 ranks the
-experts that are left still fit, so the others go on; with 256 on 64 ranks every rank is needed.
-"""
+"""What does a failed rank, or a failed node, cost under wide expert parallelism with and without redundant experts?"""
 
 import numpy as np
 
 from simulator import Scenario, simulate
 
+# Prompts come computed from elsewhere, in few tokens. With 288 slots on 72 ranks the experts fit the ranks that are
+# left, so the others go on; with 256 on 64 ranks every rank is needed.
 RATE = 100.0
 SCENARIO = Scenario.from_mapping(
     {

@@ -223,7 +223,7 @@ class Instance:
         per_token, per_sequence = (
             each / (limits.pool * limits.dp) for each in (limits.kv_per_token, limits.kv_per_sequence)
         )
-        nothing, work, queries, out = [0] * limits.dp, StepWork(), limits.queries, self._out
+        work, queries, out = StepWork(), limits.queries, self._out
         now = env.now
         while True:
             if self._landed:
@@ -233,26 +233,18 @@ class Instance:
                     # Nothing is left to overlap with.
                     self._deliver(now, everything=True)
                     continue
-                self._wake = env.event()
-                yield self._wake
-                self._wake = None
+                yield from self._sleep()
                 now = env.now
                 if not batch.running:
-                    self._out.last = now
+                    out.last = now
                 continue
             if batch.index >= self._check_at:
                 self._make_room()
-            chunks = (
-                prompts.chunks(nothing if prompts_alone else batch.rows, self._fits, self._admit)
-                if prompts.open
-                else []
-            )
+            chunks = self._take_prompts() if prompts.open else []
             decodes = batch.running > 0 and not (prompts_alone and chunks)
             if not decodes and not chunks:
                 # Everything that waits needs memory that requests on their way out still hold.
-                self._wake = env.event()
-                yield self._wake
-                self._wake = None
+                yield from self._sleep()
                 now = env.now
                 continue
             fill(work, batch, chunks, queries, decodes=decodes)
@@ -280,9 +272,20 @@ class Instance:
             if out.late:
                 self._deliver(now)
 
+    def _sleep(self) -> Generator[simpy.Event, None, None]:
+        self._wake = self.env.event()
+        yield self._wake
+        self._wake = None
+
+    def _take_prompts(self) -> list[Chunk]:
+        """Give the next step its prompt tokens; decoded ones that share it take their part of the budget."""
+        alone = self.limits.scheduler == "prefill_first"
+        taken = [0 if alone else rows * self.limits.queries for rows in self._batch.rows]
+        return self._prompts.chunks(taken, self._fits, self._admit)
+
     def _admit(self, rank: int, request: int) -> int:
         """Reserve KV memory for a request, look again before its rank could run out, and return what is cached."""
-        limits, batch, state = self.limits, self._batch, self._state
+        batch, state = self._batch, self._state
         prompt = state.prompt[request]
         cached = self.kv.admit(rank, request, prompt, state.output[request])
         self._check_at = min(self._check_at, batch.index + int(self.kv.steps_left(rank)) - 1)
@@ -291,7 +294,7 @@ class Instance:
             self._records.cached[request] = cached
         if request in state.swapped:
             state.swapped.discard(request)
-            self.stall(prompt * limits.kv_per_token / limits.swap_rate)
+            self.stall(self.kv.swap_time(prompt))
             cached = prompt - 1
         return cached
 
@@ -364,10 +367,8 @@ class Instance:
 
     def _runs(self, request: int, rank: int) -> bool:
         """Whether a request decodes on a rank of this instance."""
-        records = self._records
-        return (
-            self._state.due[request] >= 0 and records.rank[request] == rank and records.instance[request] == self.index
-        )
+        place = self._records.instance[request], self._records.rank[request]
+        return self._state.due[request] >= 0 and place == (self.index, rank)
 
     def _leave(self, request: int) -> int:
         """Take a running request out of the batch, free its KV cache, and return the steps that it decoded [1]."""
@@ -419,7 +420,7 @@ class Instance:
                 return False
             request = self._drop_running(rank)
             if self.limits.preemption == "swap":
-                self.stall(self._state.prompt[request] * self.limits.kv_per_token / self.limits.swap_rate)
+                self.stall(self.kv.swap_time(self._state.prompt[request]))
                 self._state.swapped.add(request)
         self._records.preemptions[request] += 1
         self._prompts.put_back(rank, request)

@@ -49,6 +49,10 @@ class KVPool:
         growing = self._batch.sequences[rank] if rows is None else rows
         return self.left(rank) / max(growing * limits.kv_per_token * limits.gain, 1e-9)
 
+    def swap_time(self, tokens: int) -> float:
+        """Time to move the KV cache of a sequence to the host or back [s]."""
+        return tokens * self._limits.kv_per_token / self._limits.swap_rate
+
     def _tokens(self, rank: int) -> float:
         tokens = self._batch.tokens_on(rank)
         return tokens - self._shared[rank] + self.caches[rank].held_tokens if self.caches else tokens
