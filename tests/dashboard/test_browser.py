@@ -95,9 +95,10 @@ def metric(page: Page, label: str) -> Locator:
 
 
 def settled(page: Page) -> None:
-    """Wait until the script has run and nothing on the page is a placeholder."""
+    """Wait until the script has run and nothing on the page is a placeholder or of the run before, which is faded."""
     page.wait_for_selector('[data-testid="stApp"][data-test-script-state="notRunning"]')
     page.wait_for_selector('[data-testid="stSkeleton"]', state="detached")
+    page.wait_for_selector('[data-stale="true"]', state="detached")
 
 
 def faults(page: Page) -> dict[str, list[str]]:
@@ -173,6 +174,7 @@ def test_axe_finds_nothing_new_on_any_tab(link: dict[str, str], absent: set[str]
         if name in absent:
             continue
         page.get_by_role("tab", name=label).click()
+        page.wait_for_timeout(500)  # until the click has reached the script
         settled(page)
         new = {rule: nodes for rule, nodes in faults(page).items() if rule not in KNOWN_FAULTS}
         if new:
