@@ -92,9 +92,9 @@ class Row:
 def engine_speed(file: str, *overrides: str, repeats: int = 5) -> dict[str, float]:
     """Run the engine alone, its tables built before; medians over repeats."""
     from simulator import Scenario
-    from simulator.serving.deployment import deploy
+    from simulator.deployment.deployment import deploy
+    from simulator.deployment.inputs import scenario_requests
     from simulator.serving.engine import Pool, run_engine
-    from simulator.serving.inputs import scenario_requests
 
     scenario = Scenario.load(ROOT / file, overrides)
     trace = scenario_requests(scenario.requests, scenario.seed)
@@ -157,7 +157,7 @@ def traffic_speed() -> dict[str, float]:
     """Count the copies of 65,536 tokens, top-8, among 64 ranks, again and again."""
     import numpy as np
 
-    from simulator.cost.traffic import contiguous_homes, traffic_of
+    from simulator.kernels.traffic import contiguous_homes, traffic_of
 
     destinations = np.random.default_rng(0).integers(0, 64, (65536, 8))
     homes, seconds = contiguous_homes(65536, 64), []
@@ -172,8 +172,8 @@ def flow_speed() -> dict[str, float]:
     """Send an exchange among 320 ranks as messages that share links: even, and as a router draws it."""
     import numpy as np
 
-    from simulator.cost.traffic import contiguous_homes, traffic_of
     from simulator.hardware import load_hardware
+    from simulator.kernels.traffic import contiguous_homes, traffic_of
     from simulator.schedule.flow import run_stages
     from simulator.topology import build_topology, compile_topology
 

@@ -13,11 +13,11 @@ import streamlit as st
 from dashboard.figures_step import study_policies
 from simulator import api
 from simulator.errors import MoesimError
-from simulator.explanation import timeline
-from simulator.results import Estimate, Explanation, Finding, Result
+from simulator.explain.explanation import timeline
+from simulator.explain.timeline import Phase, StepTimeline
+from simulator.results.values import Estimate, Explanation, Finding, Result
 from simulator.scenario import Scenario
-from simulator.serving.placement_study import PlacementStudy, StudyOptions, study_placements
-from simulator.serving.step_timeline import Phase, StepTimeline
+from simulator.study.placement import PlacementStudy, StudyOptions, study_placements
 
 _T = TypeVar("_T")
 

@@ -18,7 +18,7 @@ from dashboard.catalogue import Catalogue, load_catalogue
 from dashboard.state import LATENCY, PHASE, PRESET, TAB, TABS, PageState, from_params, open_tabs, to_params
 from simulator.api import beyond_closed_form
 from simulator.errors import MoesimError
-from simulator.results import Estimate, Finding, Result
+from simulator.results.values import Estimate, Finding, Result
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator

@@ -9,10 +9,10 @@ from dashboard.state import Names
 from dashboard.uploads import uploads
 from hardware_profiles import loader
 from simulator.elastic.startup import startup_names
-from simulator.presets import preset_names, preset_path
 from simulator.scenario import Scenario
+from simulator.scenario.presets import preset_names, preset_path
 from simulator.stack import stack_names
-from workloads.model_library import model_names
+from workloads.models.library import model_names
 from workloads.samples import FITS, SAMPLES
 
 #: How the names of routing samples begin; the others hold requests.

@@ -9,7 +9,7 @@ from typing import Literal
 
 import pandas as pd
 
-from simulator.results import Summary
+from simulator.results.values import Summary
 
 #: What is shown where a quantity was not measured.
 MISSING = "n/a"

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
 from dashboard.display import duration, in_unit, seconds_scale, significant
-from simulator.results import COMPONENTS
+from simulator.step.components import COMPONENTS
 
 #: Points that one figure may hold; beyond, browsers stutter.
 MOST_POINTS = 20_000
@@ -162,7 +162,7 @@ def latency_chart(
     Parameters
     ----------
     requests : DataFrame
-        As in :class:`simulator.results.Result`.
+        As in :class:`simulator.results.values.Result`.
     kind : {"cumulative", "histogram"}
         Share of requests at or below each latency, or per bin.
     objectives : Mapping of str to float or None, optional

@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 
 from dashboard.display import duration, in_unit, significant
 from dashboard.figures import LINES, MARGIN, Chart
-from simulator.results import Scaling
+from simulator.results.values import Scaling
 
 #: Changes and instances that are drawn; the table has all of them.
 _MOST_DRAWN = 24

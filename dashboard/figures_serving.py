@@ -14,10 +14,10 @@ from plotly.subplots import make_subplots
 from dashboard.display import MISSING, duration, in_unit, seconds_scale, significant
 from dashboard.figures import LINES, MARGIN, MOST_INSTANCES, Chart
 from simulator.elastic.report import tokens_between
-from simulator.serving.speculation import accepted_chances, tokens_per_step
+from simulator.step.speculation import accepted_chances, tokens_per_step
 
 if TYPE_CHECKING:
-    from simulator.sections import Fault, Speculation
+    from simulator.scenario.sections import Fault, Speculation
 
 FloatArray = NDArray[np.float64]
 
@@ -41,7 +41,7 @@ def pools_chart(requests: pd.DataFrame, steps: pd.DataFrame, decoders: int) -> C
     Parameters
     ----------
     requests, steps : DataFrame
-        As in :class:`simulator.results.Result`.
+        As in :class:`simulator.results.values.Result`.
     decoders : int
         Instances that decode; those that compute prompts come after them.
     """

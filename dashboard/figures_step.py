@@ -15,8 +15,8 @@ from dashboard.figures import MARGIN, Chart, component_marker
 from simulator.placement.policies import POLICIES
 
 if TYPE_CHECKING:
-    from simulator.serving.placement_study import PlacementScore, PlacementStudy
-    from simulator.serving.step_timeline import StepTimeline
+    from simulator.explain.timeline import StepTimeline
+    from simulator.study.placement import PlacementScore, PlacementStudy
 
 #: Which component's colour and pattern a block of the timeline has.
 _BLOCKS: Mapping[str, tuple[str, str]] = {

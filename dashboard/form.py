@@ -12,11 +12,11 @@ from dashboard.fields import Fields, options, with_current
 from dashboard.state import apply
 from dashboard.uploads import offer_upload
 from simulator.scenario import Scenario
-from simulator.sections import Lengths as LengthsChoice
-from simulator.sections import Requests, Routing, Stack
-from simulator.unread import unread_keys
-from workloads.request_files import read_request_trace
-from workloads.routing_files import read_routing_trace
+from simulator.scenario.sections import Lengths as LengthsChoice
+from simulator.scenario.sections import Requests, Routing, Stack
+from simulator.scenario.unread import unread_keys
+from workloads.requests.files import read_request_trace
+from workloads.routing.files import read_routing_trace
 
 _STACK_DEFAULT = "the stack's default"
 

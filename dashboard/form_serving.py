@@ -6,7 +6,7 @@ import streamlit as st
 
 from dashboard.catalogue import Catalogue
 from dashboard.fields import Fields, options
-from simulator.sections import (
+from simulator.scenario.sections import (
     ElasticChoice,
     Fault,
     PlacementChoice,
@@ -15,7 +15,7 @@ from simulator.sections import (
     ScalingEvent,
     Speculation,
 )
-from simulator.serving.speculation import tokens_per_step
+from simulator.step.speculation import tokens_per_step
 
 _SPLIT = (("tp", "Tensor (TP)"), ("dp", "Data (DP)"), ("pp", "Pipeline (PP)"), ("ep", "Expert (EP)"))
 #: Where a new fault, and a new size, begin [s].

@@ -15,7 +15,7 @@ from dashboard.state import LATENCY, PageState, differences
 from dashboard.why import ops_chart
 from simulator.errors import MoesimError
 from simulator.export.files import encode_json
-from simulator.results import Estimate, Finding, Result
+from simulator.results.values import Estimate, Finding, Result
 from simulator.scenario import Scenario
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from xml.sax.saxutils import escape, quoteattr
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.results import Scaling
+from simulator.results.values import Scaling
 
 FloatArray = NDArray[np.float64]
 

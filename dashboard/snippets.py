@@ -29,7 +29,7 @@ def as_python(preset: str, changes: Mapping[str, str], scenario: Scenario) -> st
         mapping = _indented(pformat(scenario.to_mapping(), sort_dicts=False))
         build = f"scenario = Scenario.from_mapping(\n{mapping}\n)"
     else:
-        head = "from simulator import Scenario, simulate\nfrom simulator.presets import preset_path\n"
+        head = "from simulator import Scenario, simulate\nfrom simulator.scenario.presets import preset_path\n"
         settings = "".join(f"    {f'{key}={text}'!r},\n" for key, text in changes.items())
         build = f"scenario = Scenario.load(preset_path({preset!r}), overrides=[\n{settings}])"
         if not changes:

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, urlencode
 
 from hardware_profiles.units import parse_quantity_text
 from simulator.errors import MoesimError, ScenarioError, nearest
-from simulator.results import Finding
+from simulator.results.values import Finding
 from simulator.scenario import Scenario
 
 #: Parameters that are not scenario keys.

@@ -7,7 +7,8 @@ import plotly.graph_objects as go
 
 from dashboard.display import duration, in_unit, seconds_scale, significant
 from dashboard.figures import MARGIN, Chart, component_label, component_marker
-from simulator.results import COMPONENTS, Explanation
+from simulator.results.values import Explanation
+from simulator.step.components import COMPONENTS
 
 
 def ops_chart(explanation: Explanation, most: int = 12) -> Chart:

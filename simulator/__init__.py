@@ -12,22 +12,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from simulator.api import check, estimate, explain, simulate
     from simulator.errors import InfeasibleScenario, MoesimError, ProfileError, ScenarioError, WorkloadError
-    from simulator.results import Distribution, Estimate, Explanation, Finding, Result, Summary
+    from simulator.results.values import Distribution, Estimate, Explanation, Finding, Result, Summary
     from simulator.scenario import Scenario
 
 #: Where each public name lives; loaded when first used, so that importing the package stays light.
 _HOMES = {
-    "Distribution": "simulator.results",
-    "Estimate": "simulator.results",
-    "Explanation": "simulator.results",
-    "Finding": "simulator.results",
+    "Distribution": "simulator.results.values",
+    "Estimate": "simulator.results.values",
+    "Explanation": "simulator.results.values",
+    "Finding": "simulator.results.values",
     "InfeasibleScenario": "simulator.errors",
     "MoesimError": "simulator.errors",
     "ProfileError": "simulator.errors",
-    "Result": "simulator.results",
+    "Result": "simulator.results.values",
     "Scenario": "simulator.scenario",
     "ScenarioError": "simulator.errors",
-    "Summary": "simulator.results",
+    "Summary": "simulator.results.values",
     "WorkloadError": "simulator.errors",
     "check": "simulator.api",
     "estimate": "simulator.api",

@@ -13,33 +13,34 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.deployment.deployment import Deployment, deploy
+from simulator.deployment.inputs import scenario_requests
 from simulator.elastic.report import scaling_report
 from simulator.elastic.simulate import run_scaling
 from simulator.errors import InfeasibleScenario
-from simulator.explanation import explain
-from simulator.export.vllm_bench import TokenGaps
-from simulator.findings import beyond_closed_form, check
-from simulator.metrics.recorder import column
-from simulator.metrics.summary import Capacity, Work, measured_window, summarise
+from simulator.estimate.steady import mean_load, steady_state, unreachable
+from simulator.explain.explanation import explain
+from simulator.explain.priced import Certainty, decode_certainty
 from simulator.placement.replay import expert_spread
-from simulator.results import COMPONENTS, Estimate, Result
+from simulator.results.summary import Capacity, Work, measured_window, summarise
+from simulator.results.trace import TokenGaps
+from simulator.results.values import Estimate, Result
+from simulator.results.work import step_slices, step_work
+from simulator.run.check import beyond_closed_form, check
 from simulator.scenario import Scenario
-from simulator.serving.deployment import Deployment, deploy
+from simulator.scenario.unread import unread_keys
+from simulator.serving.controls.faults import fault_controls
+from simulator.serving.controls.rebalance import Rebalance, account_text, rebalance_controls
 from simulator.serving.engine import EngineRun, run_engine
-from simulator.serving.faults import fault_controls
-from simulator.serving.inputs import scenario_requests
-from simulator.serving.pools import PoolPlan, kv_link, plan_pools, prefix_caching
-from simulator.serving.rebalance import Rebalance, account_text, rebalance_controls
-from simulator.serving.speculation import answer_steps
-from simulator.serving.steady import mean_load, steady_state, unreachable
-from simulator.serving.step_ops import Certainty, decode_certainty
-from simulator.serving.work import step_slices, step_work
-from simulator.unread import unread_keys
+from simulator.serving.plan import PoolPlan, kv_link, plan_pools, prefix_caching
+from simulator.serving.recorder import column
+from simulator.step.components import COMPONENTS
+from simulator.step.speculation import answer_steps
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from workloads.request_trace import RequestTrace
+    from workloads.requests.trace import RequestTrace
 
 __all__ = ["beyond_closed_form", "check", "estimate", "explain", "save", "simulate"]
 

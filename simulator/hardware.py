@@ -19,8 +19,8 @@ from hardware_profiles.loader import (
     resolve_kernels,
 )
 from hardware_profiles.schema import Cluster, Device, LinkName, Node, Processor, Quantity
-from simulator.cost.kernel import Fabric, Silicon
 from simulator.errors import ProfileError, nearest
+from simulator.kernels.kernel import Fabric, Silicon
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

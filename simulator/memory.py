@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from hardware_profiles.units import format_bytes
 from simulator.errors import InfeasibleScenario
 from simulator.parallelism import Parallelism
-from workloads.dtypes import DTYPE_BYTES
-from workloads.model_sizes import weight_bytes
-from workloads.model_spec import GroupedQueryAttention, Layer, ModelSpec
-from workloads.model_work import kv_bytes_per_token_by_layer, state_bytes_per_sequence
+from workloads.models.dtypes import DTYPE_BYTES
+from workloads.models.sizes import weight_bytes
+from workloads.models.spec import GroupedQueryAttention, Layer, ModelSpec
+from workloads.models.work import kv_bytes_per_token_by_layer, state_bytes_per_sequence
 
 #: Elements of temporary storage per token in units of the hidden size: the residual stream, attention inputs and
 #: outputs, and FFN intermediates alive at once. An assumption; stacks measure theirs by a profiling run.

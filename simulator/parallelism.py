@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from simulator.errors import InfeasibleScenario
-from workloads.model_spec import (
+from workloads.models.spec import (
     DenseFFN,
     GatedDeltaNet,
     GroupedQueryAttention,

@@ -16,8 +16,8 @@ from typing import Any, Literal, cast, get_args
 from hardware_profiles.parse import check_keys, parse_choice, parse_quantity
 from hardware_profiles.schema import Quantity
 from simulator.errors import ProfileError, nearest
-from simulator.sections import Exchange, Overlap, Scheduler
-from simulator.sections import Stack as StackChoice
+from simulator.scenario.sections import Exchange, Overlap, Scheduler
+from simulator.scenario.sections import Stack as StackChoice
 
 _FOLDER = Path(__file__).parent / "stacks"
 SCHEDULERS: tuple[Scheduler, ...] = get_args(Scheduler)

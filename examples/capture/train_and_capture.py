@@ -14,10 +14,10 @@ from torch import nn
 from torch.nn import functional
 
 from simulator import Scenario, simulate
-from workloads.capture import capturing
-from workloads.routing_dependence import layer_information, token_identity_share
-from workloads.routing_files import save_routing_trace
-from workloads.routing_stats import expert_load, imbalance, repeat_fraction
+from workloads.routing.capture import capturing
+from workloads.routing.dependence import layer_information, token_identity_share
+from workloads.routing.files import save_routing_trace
+from workloads.routing.stats import expert_load, imbalance, repeat_fraction
 
 HERE = Path(__file__).parent
 LAYERS, EXPERTS, TOP_K, WIDTH, HEADS, SPAN = 4, 8, 2, 64, 4, 128

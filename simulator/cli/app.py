@@ -216,7 +216,7 @@ def timeline(
     with answering(as_json=as_json):
         from simulator.cli.console import console
         from simulator.cli.timeline_text import print_timeline, timeline_document
-        from simulator.explanation import timeline as draw
+        from simulator.explain.explanation import timeline as draw
         from simulator.export import encode_trace, write_atomically
 
         scenario = load_scenario(file, overrides or (), device, profiles)
@@ -243,7 +243,7 @@ def check(
         from simulator.cli.console import console
         from simulator.cli.result_text import findings_document, print_findings
         from simulator.errors import MoesimError
-        from simulator.results import Finding
+        from simulator.results.values import Finding
 
         findings: tuple[Finding, ...]
         try:
@@ -328,8 +328,8 @@ def load_scenario(
     A ``device`` leaves out the file's node, cluster and price offer, which belong to the device that it replaces;
     overrides can name others.
     """
-    from simulator.presets import scenario_path
     from simulator.scenario import Scenario
+    from simulator.scenario.presets import scenario_path
 
     scenario = Scenario.load(scenario_path(file), overrides)
     changes: dict[str, str | None] = {}

@@ -95,7 +95,7 @@ def calibrate_machine(
     with answering(as_json=as_json):
         from simulator.cli.calibrate_text import print_calibration, print_measured
         from simulator.cli.console import console
-        from validation.calibrate_machine import calibrate_here
+        from validation.fit.calibrate_machine import calibrate_here
 
         with _progress(no_progress) as progress:
             report, made = calibrate_here(
@@ -137,7 +137,7 @@ def run_(
     with answering(as_json=as_json):
         from simulator.cli.calibrate_text import print_measured
         from simulator.cli.console import console
-        from validation.microbenchmarks import run_microbenchmarks
+        from validation.measure import run_microbenchmarks
 
         with _progress(no_progress) as progress:
             report = run_microbenchmarks(
@@ -174,7 +174,7 @@ def fit_(
         from simulator.cli.calibrate_text import print_calibration
         from simulator.cli.console import console
         from simulator.cli.progress import progress_bar
-        from validation.calibrate import fit_measurements, write_calibration
+        from validation.fit.calibrate import fit_measurements, write_calibration
 
         with progress_bar("fitting", enabled=not no_progress) as progress:
             calibration = fit_measurements(device, measurements, profiles=profiles, progress=progress)

@@ -10,8 +10,8 @@ from simulator.cli.console import number, percent, table
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from validation.calibrate import Calibration
-    from validation.microbenchmarks import Report
+    from validation.fit.calibrate import Calibration
+    from validation.measure import Report
 
 #: 90th over 10th percentile of the repeats beyond which other work disturbed a measurement [1].
 DISTURBED = 1.5

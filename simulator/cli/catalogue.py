@@ -22,12 +22,18 @@ from hardware_profiles.loader import (
 from hardware_profiles.schema import Quantity
 from simulator.cli.keys import scenario_keys
 from simulator.errors import ModelError, ScenarioError, nearest
-from simulator.presets import preset_names, preset_path
+from simulator.scenario.presets import preset_names, preset_path
 from simulator.stack import load_stack, stack_names
-from workloads.model_library import load_model, model_names
-from workloads.model_sizes import active_parameters, parameters, total_active_parameters, total_parameters, weight_bytes
-from workloads.model_spec import Layer, ModelSpec
-from workloads.model_work import flops_per_token, kv_bytes_per_token, state_bytes_per_sequence
+from workloads.models.library import load_model, model_names
+from workloads.models.sizes import (
+    active_parameters,
+    parameters,
+    total_active_parameters,
+    total_parameters,
+    weight_bytes,
+)
+from workloads.models.spec import Layer, ModelSpec
+from workloads.models.work import flops_per_token, kv_bytes_per_token, state_bytes_per_sequence
 
 Row = dict[str, Any]
 

@@ -13,9 +13,9 @@ from simulator.errors import ScenarioError, nearest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from simulator.cost.traffic import IntArray, Traffic
     from simulator.hardware import Hardware
-    from simulator.schedule.exchange import Exchanged, Layer
+    from simulator.kernels.traffic import IntArray, Traffic
+    from simulator.study.exchange import Exchanged, Layer
     from simulator.topology import CompiledTopology
 
 _FIDELITIES = ("closed", "flow")
@@ -65,7 +65,7 @@ def exchange(
     """Compare ways to bring tokens to their experts and back, in closed form or with messages that share links."""
     with answering(as_json=as_json):
         from simulator.cli.progress import progress_bar
-        from simulator.schedule.exchange import compare_exchanges
+        from simulator.study.exchange import compare_exchanges
 
         if fidelity not in _FIDELITIES:
             raise ScenarioError(f"--fidelity {fidelity}: {nearest(fidelity, _FIDELITIES)}")
@@ -119,8 +119,8 @@ def _hardware(
     """Take as many nodes as the ranks fill."""
     from dataclasses import replace
 
-    from simulator.cost.traffic import domains_of
     from simulator.hardware import fabric_of, load_hardware
+    from simulator.kernels.traffic import domains_of
 
     alone = load_hardware(device, node, cluster, profiles)
     nodes = domains_of(ranks, alone.fabric.domain)
@@ -151,8 +151,8 @@ def _joined(hardware: Hardware, profiles: Path | None) -> Hardware:
 
 
 def _layer(model: str) -> Layer:
-    from simulator.schedule.exchange import Layer
-    from workloads.model_library import load_model
+    from simulator.study.exchange import Layer
+    from workloads.models.library import load_model
 
     spec = load_model(model)
     moe = next(iter(spec.moe_layers), None)
@@ -173,7 +173,7 @@ def _traffic(
     layer: int,
     seed: int,
 ) -> Callable[[bool], Traffic]:
-    from simulator.schedule.exchange import expected_traffic, routed_traffic
+    from simulator.study.exchange import expected_traffic, routed_traffic
 
     if routing == "even":
         return lambda coordinated: expected_traffic(

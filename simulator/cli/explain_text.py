@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from simulator.cli.console import bar, number, percent, seconds, table
 from simulator.cli.result_text import print_warnings
-from simulator.results import COMPONENTS, Explanation
+from simulator.results.values import Explanation
+from simulator.step.components import COMPONENTS
 
 if TYPE_CHECKING:
     from rich.console import Console

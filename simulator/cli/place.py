@@ -12,7 +12,7 @@ from simulator.errors import OutputError, ScenarioError, WorkloadError, nearest
 
 if TYPE_CHECKING:
     from simulator.scenario import Scenario
-    from workloads.routing_trace import RoutingTrace
+    from workloads.routing.trace import RoutingTrace
 
 #: What ``--out`` can write.
 _PICTURES = (".svg", ".html")
@@ -66,7 +66,7 @@ def place(
         from simulator.cli.place_picture import page, picture
         from simulator.cli.place_text import document, print_study
         from simulator.cli.progress import progress_bar
-        from simulator.serving.placement_study import StudyOptions, study_placements
+        from simulator.study.placement import StudyOptions, study_placements
 
         if out is not None and out.suffix not in _PICTURES:
             raise OutputError(f"--out {out}: a picture is {' or '.join(_PICTURES)}")
@@ -150,7 +150,7 @@ def _scenario(
 
 def _fitting_model(routing: str) -> str:
     """Name the only model of the catalogue that a trace fits."""
-    from workloads.routing_files import read_routing_trace
+    from workloads.routing.files import read_routing_trace
     from workloads.samples import sample_path
 
     name = routing.removeprefix("sample:")
@@ -166,7 +166,7 @@ def _fitting_model(routing: str) -> str:
 
 
 def _models_of(trace: RoutingTrace) -> list[str]:
-    from workloads.model_library import load_model, model_names
+    from workloads.models.library import load_model, model_names
 
     found = []
     for name in model_names():

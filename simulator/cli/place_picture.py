@@ -9,7 +9,7 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.serving.placement_study import PlacementScore, PlacementStudy
+from simulator.study.placement import PlacementScore, PlacementStudy
 
 #: Size of a cell at most, of a panel, and of what surrounds panels [pixels].
 _CELL, _PANEL, _MARGIN, _TITLE = 14.0, 380.0, 46.0, 58.0

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from simulator.cli.console import number, pairs, percent, seconds, table
-from simulator.serving.placement_study import ORACLE, PlacementScore, PlacementStudy, StudyOptions
+from simulator.study.placement import ORACLE, PlacementScore, PlacementStudy, StudyOptions
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -8,8 +8,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from simulator.cli.console import bar, number, pairs, percent, seconds, table
-from simulator.results import COMPONENTS, Distribution, Estimate, Finding, Result, Summary
+from simulator.results.values import Distribution, Estimate, Finding, Result, Summary
 from simulator.scenario import Scenario
+from simulator.step.components import COMPONENTS
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from workloads.routing_trace import RoutingTrace
+    from workloads.routing.trace import RoutingTrace
 
 routing = typer.Typer(
     name="routing",
@@ -52,7 +52,7 @@ def stats(
     with answering(as_json=as_json):
         from simulator.cli.console import console
         from simulator.cli.routing_text import heat_map_svg, print_stats
-        from workloads.routing_report import routing_report
+        from workloads.routing.report import routing_report
         from workloads.trace_paths import replacing
 
         found = read_trace(trace, experts)
@@ -84,8 +84,8 @@ def fit(trace: Trace, out: Out, experts: Experts = None, seed: Seed = 0, as_json
         from simulator.cli.console import console
         from simulator.cli.progress import progress_bar
         from simulator.cli.routing_text import print_fit
-        from workloads.routing_fit import fit_routing, moment_errors
-        from workloads.routing_fit_files import check_fit_path, save_routing_fit
+        from workloads.routing.fit import fit_routing, moment_errors
+        from workloads.routing.fit_files import check_fit_path, save_routing_fit
 
         check_fit_path(out)
         found = read_trace(trace, experts)
@@ -131,11 +131,11 @@ def generate(
     with answering(as_json=as_json):
         from simulator.cli.progress import progress_bar
         from simulator.cli.routing_text import parameters
-        from workloads.routers import drop_trace
-        from workloads.routing_convert import check_writable, write_recording
-        from workloads.routing_fit_files import read_routing_fit
-        from workloads.routing_generators import generate_routing
-        from workloads.routing_latent import generate_fitted
+        from workloads.routing.convert import check_writable, write_recording
+        from workloads.routing.fit_files import read_routing_fit
+        from workloads.routing.generators import generate_routing
+        from workloads.routing.latent import generate_fitted
+        from workloads.routing.routers import drop_trace
 
         check_writable(out)
         if (from_ is None) == (kind is None):
@@ -182,7 +182,7 @@ def convert(
 ) -> None:
     """Convert between routing traces and what serving stacks record."""
     with answering(as_json=as_json):
-        from workloads.routing_convert import check_writable, write_recording
+        from workloads.routing.convert import check_writable, write_recording
 
         check_writable(target)
         found = read_trace(source, experts)
@@ -204,8 +204,8 @@ def capture(
 ) -> None:
     """Run text through a real PyTorch MoE and record what its routers choose (needs torch and transformers)."""
     with answering(as_json=as_json):
-        from workloads.capture import capture_text
-        from workloads.routing_convert import check_writable, write_recording
+        from workloads.routing.capture import capture_text
+        from workloads.routing.convert import check_writable, write_recording
 
         check_writable(out)
         made = capture_text(model, text, pattern=pattern, top_k=top_k, length=length)
@@ -215,7 +215,7 @@ def capture(
 
 def read_trace(name: str, experts: int | None) -> RoutingTrace:
     """Read the trace, recording or sample that a command names."""
-    from workloads.routing_convert import read_recording
+    from workloads.routing.convert import read_recording
 
     return read_recording(_path(name), experts)
 
@@ -228,7 +228,7 @@ def _path(name: str) -> Path:
 
 
 def _token_ids(path: Path) -> NDArray[np.int64]:
-    from workloads.routing_convert import read_token_ids
+    from workloads.routing.convert import read_token_ids
 
     return read_token_ids(path)
 

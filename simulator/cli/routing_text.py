@@ -15,8 +15,8 @@ from simulator.errors import ScenarioError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from workloads.routing_latent import LatentRouting
-    from workloads.routing_report import RoutingReport
+    from workloads.routing.latent import LatentRouting
+    from workloads.routing.report import RoutingReport
 
 #: From little to much load.
 _SHADES = " ░▒▓█"

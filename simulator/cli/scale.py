@@ -14,7 +14,7 @@ from simulator.cli.progress import progress_bar
 from simulator.elastic.mechanisms import MECHANISMS
 from simulator.errors import InfeasibleScenario, MoesimError, ScenarioError
 from simulator.export.files import check_output_folder
-from simulator.results import Result, Scaling
+from simulator.results.values import Result, Scaling
 from simulator.scenario import Scenario
 
 if TYPE_CHECKING:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from simulator.cli.console import pairs, percent, seconds
 from simulator.cli.explain_text import print_hidden
-from simulator.explanation import hidden_rows
+from simulator.explain.explanation import hidden_rows
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from simulator.explain.timeline import StepTimeline
     from simulator.scenario import Scenario
-    from simulator.serving.step_timeline import StepTimeline
 
 
 def print_timeline(out: Console, scenario: Scenario, drawn: StepTimeline) -> None:

@@ -43,7 +43,7 @@ def kernels(
 ) -> None:
     """Predict every row of measured tables and compare: median error, p90, bias, share inside the 80 % interval."""
     with answering(as_json=as_json):
-        from validation.kernels import print_report, validate_kernels, write_predictions
+        from validation.kernels.validate import print_report, validate_kernels, write_predictions
 
         report = validate_kernels(
             device, measurements, profiles=profiles, kernels_of=kernels_of, only_held_out=held_out
@@ -68,7 +68,7 @@ def papers(
 ) -> None:
     """Compute what papers print from what they state; exit with 1 if a figure is missed without a reason."""
     with answering(as_json=as_json):
-        from validation.papers import print_papers, validate_papers
+        from validation.papers.papers import print_papers, validate_papers
 
         report = validate_papers(names or ())
         if as_json:
@@ -103,8 +103,8 @@ def serving(
     """Play measured serving runs as their benchmark did and compare TTFT, TPOT, E2EL and throughput per GPU."""
     with answering(as_json=as_json):
         from simulator.cli.progress import progress_bar
-        from validation.serving import print_serving, validate_serving
-        from validation.serving_points import Named
+        from validation.serving.points import Named
+        from validation.serving.validate import print_serving, validate_serving
 
         named = Named(device=device, stack=stack, model=model, profiles=profiles)
         with progress_bar("playing runs", enabled=not as_json) as progress:
@@ -142,8 +142,8 @@ def regress(
     with answering():
         from simulator.cli.console import console
         from simulator.errors import ScenarioError
-        from validation import regress as checks
-        from validation import regress_report as report
+        from validation.regression import regress as checks
+        from validation.regression import report as report
 
         if (scenario or device) and not update:
             raise ScenarioError("--scenario and --device say what a new baseline covers; give them with --update")

@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardware_profiles.schema import Quantity
-from simulator.cost.attention import (
+from simulator.hardware import Hardware
+from simulator.kernels.attention import (
     AttentionDecodeKernel,
     AttentionPrefillKernel,
     attention_decode_time,
     attention_prefill_time,
 )
-from simulator.cost.collectives import (
+from simulator.kernels.collectives import (
     AllGatherKernel,
     AllReduceKernel,
     ReduceScatterKernel,
@@ -25,14 +26,13 @@ from simulator.cost.collectives import (
     all_reduce_time,
     reduce_scatter_time,
 )
-from simulator.cost.elementwise import ElementwiseKernel, elementwise_time
-from simulator.cost.expert_exchange import ExchangeKernel, combine_time, dispatch_time, distinct
-from simulator.cost.gemm import GemmKernel, gemm_time
-from simulator.cost.kernel import KernelTime, coefficients
-from simulator.cost.linear_attention import linear_attention_time
-from simulator.cost.mla import MlaDecodeKernel, MlaPrefillKernel, mla_decode_time, mla_prefill_time
-from simulator.cost.moe import MoeKernel, moe_time, tile_changes
-from simulator.hardware import Hardware
+from simulator.kernels.elementwise import ElementwiseKernel, elementwise_time
+from simulator.kernels.expert_exchange import ExchangeKernel, combine_time, dispatch_time, distinct
+from simulator.kernels.gemm import GemmKernel, gemm_time
+from simulator.kernels.kernel import KernelTime, coefficients
+from simulator.kernels.linear_attention import linear_attention_time
+from simulator.kernels.mla import MlaDecodeKernel, MlaPrefillKernel, mla_decode_time, mla_prefill_time
+from simulator.kernels.moe import MoeKernel, moe_time, tile_changes
 from simulator.ops import Op
 from simulator.stack import StackProfile, kernel_table
 

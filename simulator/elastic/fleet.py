@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hardware_profiles.units import format_bytes
+from simulator.deployment.deployment import Deployment, deploy, device_budget, scenario_hardware, scenario_model
+from simulator.deployment.limits import Limits
 from simulator.elastic.mechanisms import MECHANISMS, Mechanism, ScalingPlan, Setting, Size, plan_scaling
 from simulator.elastic.startup import load_startup
 from simulator.errors import InfeasibleScenario, ProfileError, ScenarioError
@@ -14,12 +16,10 @@ from simulator.hardware import load_hardware
 from simulator.memory import MemoryBudget, require_fit
 from simulator.parallelism import Parallelism, require_split
 from simulator.scenario import Scenario
-from simulator.sections import ElasticChoice, HardwareChoice
-from simulator.serving.deployment import Deployment, deploy, device_budget, scenario_hardware, scenario_model
-from simulator.serving.state import Limits
+from simulator.scenario.sections import ElasticChoice, HardwareChoice
 from simulator.stack import StackProfile, customised
-from workloads.model_spec import ModelSpec
-from workloads.request_trace import RequestTrace
+from workloads.models.spec import ModelSpec
+from workloads.requests.trace import RequestTrace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

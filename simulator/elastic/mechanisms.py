@@ -15,7 +15,7 @@ from simulator.elastic.startup import Startup
 from simulator.hardware import Hardware
 from simulator.memory import MemoryBudget
 from simulator.parallelism import Parallelism
-from workloads.model_spec import ModelSpec
+from workloads.models.spec import ModelSpec
 
 Mechanism = Literal["cold_restart", "horizontal", "vertical_new", "colocated", "elastic", "ideal"]
 MECHANISMS: tuple[Mechanism, ...] = get_args(Mechanism)

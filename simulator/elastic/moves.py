@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.cost.kernel import Fabric
+from simulator.kernels.kernel import Fabric
 from simulator.parallelism import Parallelism
-from workloads.model_sizes import weight_bytes
-from workloads.model_spec import ModelSpec
+from workloads.models.sizes import weight_bytes
+from workloads.models.spec import ModelSpec
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]

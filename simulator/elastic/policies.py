@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.sections import ElasticChoice
+from simulator.scenario.sections import ElasticChoice
 
 FloatArray = NDArray[np.float64]
 _UP: Mapping[str, float] = {"queue": 4.0, "slo": 0.9}

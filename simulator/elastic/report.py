@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from simulator.elastic.scaler import Change, Diary
 from simulator.elastic.simulate import ScalingRun
-from simulator.metrics.recorder import column
-from simulator.metrics.summary import meets, request_latencies
-from simulator.results import Scaling, ScalingSummary
+from simulator.results.summary import meets, request_latencies
+from simulator.results.values import Scaling, ScalingSummary
+from simulator.serving.recorder import column
 
 if TYPE_CHECKING:
     import pandas as pd

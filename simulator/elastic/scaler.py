@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from simulator.elastic.fleet import Fleet
 from simulator.elastic.mechanisms import ScalingPlan
 from simulator.elastic.policies import Governor, Observation, forecast_rate
-from simulator.metrics.recorder import RequestRecorder, column
-from simulator.metrics.summary import meets, request_latencies
-from simulator.sections import Slo
+from simulator.results.summary import meets, request_latencies
+from simulator.scenario.sections import Slo
 from simulator.serving.instance import Instance
+from simulator.serving.recorder import RequestRecorder, column
 from simulator.serving.server import Server
 
 if TYPE_CHECKING:

@@ -9,15 +9,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.deployment.deployment import Deployment
 from simulator.elastic.fleet import Fleet, build_fleet
 from simulator.elastic.scaler import Diary, Scaler
+from simulator.estimate.steady import mean_load, solve
 from simulator.scenario import Scenario
-from simulator.sections import Slo
-from simulator.serving.deployment import Deployment
+from simulator.scenario.sections import Slo
 from simulator.serving.engine import EngineRun, Pool, run_engine
-from simulator.serving.pools import PoolPlan
-from simulator.serving.steady import mean_load, solve
-from workloads.request_trace import RequestTrace
+from simulator.serving.plan import PoolPlan
+from workloads.requests.trace import RequestTrace
 
 FloatArray = NDArray[np.float64]
 

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 from simulator.export.bundle import Manifest, library_versions, write_bundle
 from simulator.export.files import check_output_folder, encode_json, output_folder, write_atomically
-from simulator.export.perfetto import Counter, Flow, Slice, check_nesting, encode_trace
+from simulator.export.perfetto import Counter, Flow, check_nesting, encode_trace
 from simulator.export.result import write_result
-from simulator.export.vllm_bench import TokenGaps, vllm_bench_result
+from simulator.export.vllm_bench import vllm_bench_result
 
 __all__ = [
     "Counter",
     "Flow",
     "Manifest",
-    "Slice",
-    "TokenGaps",
     "check_nesting",
     "check_output_folder",
     "encode_json",

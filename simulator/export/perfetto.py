@@ -11,26 +11,15 @@ Trace Event Format, Google, 2016 (the ``X``, ``C``, ``s``, ``f`` and ``M`` event
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from simulator.errors import OutputError
 from simulator.export.files import encode_json
+from simulator.results.trace import Slice
 
 #: A start plus a duration can miss the next start by a rounding error; that much overlap is closed, not refused [ns].
 _SLACK_NS = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Slice:
-    """A span of work on a stream: ``start_s`` and ``duration_s`` in seconds, ``arguments`` shown on click."""
-
-    track: str
-    thread: str
-    name: str
-    start_s: float
-    duration_s: float
-    arguments: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from simulator.export.vllm_bench import vllm_bench_result
 if TYPE_CHECKING:
     import pandas as pd
 
-    from simulator.results import Result
+    from simulator.results.values import Result
     from simulator.scenario import Scenario
 
 

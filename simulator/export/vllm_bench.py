@@ -11,7 +11,6 @@ vLLM, ``vllm/benchmarks/serve.py``, function ``calculate_metrics``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.errors import OutputError, nearest
-from simulator.metrics.percentiles import weighted_percentile
+from simulator.results.percentiles import weighted_percentile
+from simulator.results.trace import TokenGaps
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,14 +28,6 @@ FloatArray = NDArray[np.float64]
 
 _COLUMNS = ("arrival_s", "first_token_s", "finish_s", "input_tokens", "output_tokens")
 _TARGETS = ("ttft", "tpot", "e2el")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenGaps:
-    """Times between tokens: ``values_s`` [s], each seen ``counts`` times [1]; both shape (distinct gaps,)."""
-
-    values_s: FloatArray
-    counts: NDArray[np.int64]
 
 
 def vllm_bench_result(

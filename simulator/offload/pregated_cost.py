@@ -12,9 +12,9 @@ from simulator.cost.model import CostModel
 from simulator.errors import ScenarioError
 from simulator.ops import Op, StepShape, build_ops
 from simulator.parallelism import Parallelism
-from workloads.dtypes import DTYPE_BYTES
-from workloads.model_sizes import parameters
-from workloads.model_spec import DenseFFN, ModelSpec, MoE
+from workloads.models.dtypes import DTYPE_BYTES
+from workloads.models.sizes import parameters
+from workloads.models.spec import DenseFFN, ModelSpec, MoE
 
 FloatArray = NDArray[np.float64]
 #: Ops of the backbone's FFN that are the expert itself.

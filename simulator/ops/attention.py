@@ -18,7 +18,7 @@ from simulator.ops.ir import (
     residual_norm,
     small,
 )
-from workloads.model_spec import Attention, GatedDeltaNet, GroupedQueryAttention, LatentAttention, Mamba2
+from workloads.models.spec import Attention, GatedDeltaNet, GroupedQueryAttention, LatentAttention, Mamba2
 
 
 def attention_ops(c: StepContext, attention: Attention, count: int) -> Iterator[Op]:

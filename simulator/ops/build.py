@@ -24,7 +24,7 @@ from simulator.ops.ir import (
 )
 from simulator.parallelism import Parallelism
 from simulator.stack import StackProfile
-from workloads.model_spec import ModelSpec, MoE
+from workloads.models.spec import ModelSpec, MoE
 
 
 def build_ops(

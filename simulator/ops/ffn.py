@@ -19,8 +19,8 @@ from simulator.ops.ir import (
     residual_norm,
     small,
 )
-from workloads.dtypes import BLOCK_ELEMENTS
-from workloads.model_spec import DenseFFN, MoE
+from workloads.models.dtypes import BLOCK_ELEMENTS
+from workloads.models.spec import DenseFFN, MoE
 
 
 def _gated_ffn(

@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from simulator.parallelism import Parallelism
 from simulator.stack import StackProfile
-from workloads.dtypes import DTYPE_BYTES
-from workloads.model_spec import ModelSpec
+from workloads.models.dtypes import DTYPE_BYTES
+from workloads.models.spec import ModelSpec
 
 FloatArray = NDArray[np.float64]
 Driver = Literal["tokens", "prompt", "decode", "logits", "experts"]

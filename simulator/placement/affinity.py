@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.placement.packing import replica_weights
-from workloads.routing_trace import RoutingTrace
+from workloads.routing.trace import RoutingTrace
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from simulator.placement.replica_routing import Assignments, home_ranks, serve
 from simulator.placement.slots import Placement
-from workloads.routing_trace import RoutingTrace
+from workloads.routing.trace import RoutingTrace
 
 IntArray = NDArray[np.integer]
 FloatArray = NDArray[np.float64]

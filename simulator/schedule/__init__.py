@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from simulator.schedule.contention import stretched, units_taken
 from simulator.schedule.makespan import (
     LayerTimes,
     beside,
@@ -52,10 +51,8 @@ __all__ = [
     "serial_makespan",
     "shared_expert_saving",
     "single_batch_tasks",
-    "stretched",
     "total_seconds",
     "two_batch_floor",
     "two_batch_makespan",
     "two_batch_tasks",
-    "units_taken",
 ]

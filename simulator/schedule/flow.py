@@ -2,7 +2,7 @@
 
 A message goes over the links of its route at a rate. Rates are max-min fair: no flow can have more without one of at
 most its rate having less. They change when a message starts or ends; between these events bytes flow at constant
-rates. The closed form of :mod:`simulator.cost.all_to_all` asks each rank's own links only; this one sees what they
+rates. The closed form of :mod:`simulator.kernels.all_to_all` asks each rank's own links only; this one sees what they
 share: a receiver that many send to, an uplink narrower than its leaf, a slow cable, another job.
 """
 
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.cost.kernel import FloatArray
 from simulator.errors import ProfileError, ScenarioError
+from simulator.kernels.kernel import FloatArray
 from simulator.topology import CompiledTopology
 
 if TYPE_CHECKING:

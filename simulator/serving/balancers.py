@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import count
 
-from simulator.sections import Balancer
+from simulator.scenario.sections import Balancer
 from simulator.serving.instance import Instance
 from workloads.streams import stream
 

@@ -10,18 +10,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.deployment.limits import Limits
 from simulator.errors import InfeasibleScenario
-from simulator.metrics.recorder import STEP_COLUMNS, ColumnRecorder, RequestRecorder
-from simulator.sections import Balancer
+from simulator.scenario.sections import Balancer
 from simulator.serving.balancers import balancer
 from simulator.serving.clock import Clock
 from simulator.serving.kv_link import KVLink
 from simulator.serving.kv_pool import Blocks
 from simulator.serving.prefix_cache import PrefixCache
+from simulator.serving.recorder import STEP_COLUMNS, ColumnRecorder, RequestRecorder
 from simulator.serving.server import Control, Server, Store
-from simulator.serving.state import Books, Limits, Role, request_state
-from simulator.serving.timer import StepTimer
-from workloads.request_trace import RequestTrace
+from simulator.serving.state import Books, Role, request_state
+from simulator.step.timer import StepTimer
+from workloads.requests.trace import RequestTrace
 
 #: Called with the share of requests that are done, in [0, 1].
 Progress = Callable[[float], None]

@@ -16,14 +16,14 @@ import simpy
 from numpy.typing import NDArray
 
 from simulator.cost.model import CostModel
-from simulator.cost.step_time import compile_tables
 from simulator.errors import ScenarioError, nearest
 from simulator.offload.pregated_cost import PregatedCosts
 from simulator.parallelism import Parallelism
-from simulator.serving.row_totals import row_totals
-from simulator.serving.timer import StepWork, TableTimer
-from workloads.request_trace import RequestTrace
-from workloads.routing_trace import RoutingTrace
+from simulator.step.tables import compile_tables
+from simulator.step.timer import StepWork, TableTimer
+from simulator.step.totals import row_totals
+from workloads.requests.trace import RequestTrace
+from workloads.routing.trace import RoutingTrace
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]

@@ -13,15 +13,16 @@ from collections.abc import Generator, Iterable
 
 import simpy
 
+from simulator.deployment.limits import Limits
 from simulator.serving.batch import Batch
 from simulator.serving.clock import Clock
 from simulator.serving.kv_pool import KVPool
 from simulator.serving.prompt_queues import Chunk, PromptQueues
 from simulator.serving.rank_loads import RankLoads
-from simulator.serving.state import Books, Limits, Listener, Role
+from simulator.serving.state import Books, Listener, Role
 from simulator.serving.step_rows import disturb, fill, step_row
-from simulator.serving.timer import StepTimer, StepWork
 from simulator.serving.tokens_out import TokensOut
+from simulator.step.timer import StepTimer, StepWork
 
 
 class Instance:

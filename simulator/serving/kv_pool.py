@@ -9,7 +9,8 @@ from simulator.serving.batch import Batch
 from simulator.serving.prefix_cache import PrefixCache
 
 if TYPE_CHECKING:
-    from simulator.serving.state import Books, Limits
+    from simulator.deployment.limits import Limits
+    from simulator.serving.state import Books
 
 Blocks = Sequence[Sequence[int]]
 

@@ -6,7 +6,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from simulator.serving.state import Limits, RequestState
+from simulator.deployment.limits import Limits
+from simulator.serving.state import RequestState
 
 
 @dataclass(slots=True)

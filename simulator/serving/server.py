@@ -9,15 +9,16 @@ from typing import Any, Literal, cast
 
 import simpy
 
+from simulator.deployment.limits import Limits
 from simulator.serving.balancers import Pick
 from simulator.serving.clock import Clock
 from simulator.serving.instance import Instance
 from simulator.serving.kv_link import KVLink
 from simulator.serving.kv_pool import Blocks
 from simulator.serving.prefix_cache import PrefixCache
-from simulator.serving.state import Books, Limits, Role
-from simulator.serving.timer import StepTimer
-from workloads.request_trace import RequestTrace
+from simulator.serving.state import Books, Role
+from simulator.step.timer import StepTimer
+from workloads.requests.trace import RequestTrace
 
 #: Something that acts on the live server: a scaling policy, a fault, a rebalancing.
 Control = Callable[["Server"], Generator[simpy.Event, None, None]]

@@ -8,67 +8,16 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
-from simulator.metrics.recorder import ColumnRecorder, RequestRecorder
 from simulator.serving.kv_pool import Blocks
 from simulator.serving.prefix_cache import PrefixCache
-from workloads.request_trace import RequestTrace
+from simulator.serving.recorder import ColumnRecorder, RequestRecorder
+from workloads.requests.trace import RequestTrace
 
 if TYPE_CHECKING:
     from simulator.serving.instance import Instance
 
 #: What an instance does: all of a request, its prompt alone, or its answer alone.
 Role = Literal["both", "prefill", "decode"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What bounds a step and a batch, per data-parallel rank.
-
-    Attributes
-    ----------
-    dp : int
-        Data-parallel attention ranks, each with its own requests and KV pool [1].
-    token_budget : int
-        Tokens of one step on one rank [tokens].
-    max_running : int
-        Requests that a rank runs at once [1].
-    pool : float
-        KV pool of a rank, on one of its devices [bytes].
-    kv_per_token, kv_per_sequence : float
-        What a sequence takes of the pool [bytes].
-    scheduler : {"mixed", "prefill_first"}
-        Whether prompt chunks share steps with decoding.
-    chunked : bool
-        Whether a prompt may be split over steps; otherwise only one longer than the budget is.
-    reserved_output : float
-        Share of a request's answer for which admission reserves KV cache: 0 admits what fits now and preempts when
-        memory runs out, 1 never preempts [1].
-    preemption : {"recompute", "swap"}
-        What becomes of a preempted request's KV cache: thrown away, or moved to the host and back.
-    swap_rate : float
-        Rate at which one device moves KV cache to the host or back [bytes/s].
-    delivery_steps : int
-        Steps after which a step's first tokens and last tokens reach the user, where the host works a step behind [1].
-    queries : int
-        Tokens of a request in a decode step; above 1 with speculative decoding [1].
-    gain : float
-        Tokens of these that are accepted on average, the one that every step yields included [1].
-    """
-
-    dp: int
-    token_budget: int
-    max_running: int
-    pool: float
-    kv_per_token: float
-    kv_per_sequence: float
-    scheduler: Literal["mixed", "prefill_first"]
-    chunked: bool
-    reserved_output: float = 0.0
-    preemption: Literal["recompute", "swap"] = "recompute"
-    swap_rate: float = float("inf")
-    delivery_steps: int = 0
-    queries: int = 1
-    gain: float = 1.0
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from simulator.serving.batch import Batch
 from simulator.serving.prompt_queues import Chunk
-from simulator.serving.timer import StepTime, StepWork
+from simulator.step.timer import StepTime, StepWork
 
 
 def fill(work: StepWork, batch: Batch, chunks: Sequence[Chunk], queries: int, *, decodes: bool) -> None:

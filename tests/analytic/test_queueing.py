@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from simulator.metrics.recorder import column
-from simulator.results import COMPONENTS
+from simulator.deployment.limits import Limits
 from simulator.serving.engine import Pool, run_engine
-from simulator.serving.state import Limits
-from simulator.serving.timer import StepTime, StepWork
-from workloads.request_generators import generate_requests
-from workloads.request_trace import RequestTrace
+from simulator.serving.recorder import column
+from simulator.step.components import COMPONENTS
+from simulator.step.timer import StepTime, StepWork
+from workloads.requests.generators import generate_requests
+from workloads.requests.trace import RequestTrace
 
 FloatArray = NDArray[np.float64]
 ONE_AT_A_TIME = Limits(

@@ -16,7 +16,7 @@ from typer.testing import Result as Answer
 
 import simulator
 from simulator.cli.app import app
-from simulator.results import Distribution, Estimate, Explanation, Finding, Result, Summary
+from simulator.results.values import Distribution, Estimate, Explanation, Finding, Result, Summary
 from simulator.scenario import Scenario
 
 SCENARIO = """

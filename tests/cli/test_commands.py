@@ -10,7 +10,7 @@ import pytest
 
 from simulator.cli.app import spread_assignments
 from simulator.errors import InfeasibleScenario
-from simulator.results import Finding
+from simulator.results.values import Finding
 
 
 def test_simulate_prints_headline_latency_breakdown_and_warnings(api: Any, moesim: Any, scenario_file: Path) -> None:
@@ -190,7 +190,7 @@ def test_an_unknown_scenario_names_the_nearest_preset(
     api: Any, moesim: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "mixtral-8x7b-a100.toml").write_text("")
-    monkeypatch.setattr("simulator.presets._FOLDERS", (tmp_path,))
+    monkeypatch.setattr("simulator.scenario.presets._FOLDERS", (tmp_path,))
     answer = moesim("simulate", "mixtral-8x7-a100")
     assert answer.exit_code == 2
     assert "did you mean 'mixtral-8x7b-a100'" in answer.stderr

@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from simulator.cli.app import app
-from workloads.routing_files import save_routing_trace
-from workloads.routing_generators import generate_routing
+from workloads.routing.files import save_routing_trace
+from workloads.routing.generators import generate_routing
 
 SAMPLE = ("--routing", "sample:routing_24x32_top4.npz", "--device", "h100-sxm")
 QUICK = ("--policies", "linear,refined", "--windows", "2", "--batch", "8")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from simulator import presets
 from simulator.errors import ScenarioError
+from simulator.scenario import presets
 
 
 @pytest.fixture

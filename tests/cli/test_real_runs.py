@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from simulator.presets import preset_names
+from simulator.scenario.presets import preset_names
 
 DISTRIBUTION = {"mean", "p50", "p90", "p99"}
 

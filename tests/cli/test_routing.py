@@ -8,9 +8,9 @@ from typer.testing import CliRunner
 
 from simulator import Scenario
 from simulator.cli.app import app
-from simulator.serving.deployment import scenario_model
-from simulator.serving.inputs import scenario_routing
-from workloads.routing_files import read_routing_trace
+from simulator.deployment.deployment import scenario_model
+from simulator.deployment.inputs import scenario_routing
+from workloads.routing.files import read_routing_trace
 
 SAMPLE = "sample:routing_4x8_top2.parquet"
 FIT = "sample:fit_gpt_oss_20b.toml"

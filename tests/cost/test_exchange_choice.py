@@ -12,7 +12,7 @@ from simulator.hardware import load_hardware
 from simulator.ops import StepShape, build_ops
 from simulator.parallelism import Parallelism
 from simulator.stack import EXCHANGES, load_stack
-from workloads.model_library import load_model
+from workloads.models.library import load_model
 
 MODEL = load_model("deepseek-v3")
 HARDWARE = load_hardware("h800-sxm", nodes=4)

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 from hardware_profiles.loader import device_names
 from simulator.cost.model import CostModel
-from simulator.cost.step_time import expert_seconds
 from simulator.errors import ProfileError
 from simulator.hardware import Hardware, load_hardware
 from simulator.ops import StepShape, build_ops
 from simulator.parallelism import Parallelism
-from simulator.sections import Stack
+from simulator.scenario.sections import Stack
 from simulator.stack import customised
-from workloads.model_library import load_model
+from simulator.step.tables import expert_seconds
+from workloads.models.library import load_model
 
 CASES: dict[str, tuple[str, Parallelism, str, str | None]] = {
     "mixtral-8x7b": ("a100-sxm", Parallelism(tp=2), "vllm", None),

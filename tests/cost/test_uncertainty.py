@@ -29,11 +29,11 @@ from simulator.hardware import load_hardware
 from simulator.ops import StepShape, build_ops
 from simulator.parallelism import Parallelism
 from simulator.stack import load_stack
-from validation.compare import compare_op
-from validation.held_out import held_out
-from validation.measured import measured_files, read_measured
-from validation.residuals import spread_of, write_residuals
-from workloads.model_library import load_model
+from validation.fit.residuals import spread_of, write_residuals
+from validation.kernels.compare import compare_op
+from validation.kernels.formats import measured_files, read_measured
+from validation.kernels.held_out import held_out
+from workloads.models.library import load_model
 
 MEASUREMENTS = Path(__file__).parents[2].parent / "shared" / "measurements" / "kernels"
 GEMM = "gemm.cublas.bfloat16"

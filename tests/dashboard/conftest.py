@@ -12,8 +12,9 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from simulator.results import COMPONENTS, Distribution, Estimate, Explanation, Result, Summary
+from simulator.results.values import Distribution, Estimate, Explanation, Result, Summary
 from simulator.scenario import Scenario
+from simulator.step.components import COMPONENTS
 
 SCENARIO = Scenario.from_mapping(
     {

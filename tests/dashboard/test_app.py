@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from simulator.presets import preset_names
-from simulator.sections import Routing
+from simulator.scenario.presets import preset_names
+from simulator.scenario.sections import Routing
 
 #: A preset of one device, asked little, so that a run takes a moment.
 SMALL = {"preset": "gpt-oss-20b-h100", "requests.count": "12"}

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dashboard.display import HEADLINE, Change, change, duration, in_unit, interval_text, significant, summary_table
-from simulator.results import Summary
+from simulator.results.values import Summary
 
 
 @given(st.floats(min_value=1e-6, max_value=1e9))

@@ -23,7 +23,8 @@ from dashboard.figures import (
     thinned,
 )
 from dashboard.why import ops_chart
-from simulator.results import COMPONENTS, Explanation, Result
+from simulator.results.values import Explanation, Result
+from simulator.step.components import COMPONENTS
 
 
 def points(chart: Chart) -> int:

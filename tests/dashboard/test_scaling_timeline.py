@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from dashboard.scaling_timeline import timeline_svg
-from simulator.results import Scaling, ScalingSummary
+from simulator.results.values import Scaling, ScalingSummary
 
 SPACE = "{http://www.w3.org/2000/svg}"
 

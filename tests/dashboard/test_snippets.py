@@ -10,8 +10,8 @@ import pytest
 
 from dashboard.snippets import as_command, as_python, as_toml
 from dashboard.state import apply, differences
-from simulator.presets import preset_names, preset_path
 from simulator.scenario import Scenario
+from simulator.scenario.presets import preset_names, preset_path
 
 PRESET = preset_names()[0]
 BASE = Scenario.load(preset_path(PRESET))

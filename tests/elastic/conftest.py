@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from simulator.deployment.limits import Limits
 from simulator.elastic.mechanisms import Phase, ScalingPlan
 from simulator.elastic.scaler import Scaler
-from simulator.metrics.recorder import column
-from simulator.sections import ElasticChoice, Slo
+from simulator.scenario.sections import ElasticChoice, Slo
 from simulator.serving.engine import EngineRun, Pool, run_engine
-from simulator.serving.state import Limits
-from simulator.serving.timer import StepTime, StepWork
-from workloads.request_trace import RequestTrace
+from simulator.serving.recorder import column
+from simulator.step.timer import StepTime, StepWork
+from workloads.requests.trace import RequestTrace
 
 #: What the old instance does, whether the new one waits for it, whether they share devices, and the factor on it.
 COURSES: dict[str, dict[str, Any]] = {

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulator.sections import ElasticChoice, Slo
+from simulator.deployment.limits import Limits
+from simulator.scenario.sections import ElasticChoice, Slo
 from simulator.serving.engine import Pool, run_engine
-from simulator.serving.state import Limits
-from workloads.request_trace import RequestTrace
+from workloads.requests.trace import RequestTrace
 
 COURSES = ["cold_restart", "horizontal", "vertical_new", "colocated", "elastic", "elastic at once"]
 #: Those that lose no work.

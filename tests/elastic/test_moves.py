@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.cost.kernel import Fabric
 from simulator.elastic.moves import expert_flow, plan_moves, spread_experts
+from simulator.kernels.kernel import Fabric
 from simulator.memory import weight_bytes_per_device
 from simulator.parallelism import Parallelism
-from workloads.model_library import load_model
-from workloads.model_sizes import weight_bytes
+from workloads.models.library import load_model
+from workloads.models.sizes import weight_bytes
 
 LITE = load_model("deepseek-v2-lite")
 FABRIC = Fabric(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from simulator.elastic.policies import Governor, Observation, forecast_rate, wanted_size
 from simulator.elastic.report import step_means
-from simulator.sections import ElasticChoice
+from simulator.scenario.sections import ElasticChoice
 
 CALM = Observation(
     now=100.0,

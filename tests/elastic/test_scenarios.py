@@ -10,7 +10,7 @@ import pytest
 
 from simulator import Scenario, check, estimate, simulate
 from simulator.errors import InfeasibleScenario, MoesimError, ScenarioError
-from simulator.results import Result
+from simulator.results.values import Result
 
 BASE: dict[str, Any] = {
     "model": {"name": "deepseek-v2-lite"},

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from simulator import Scenario, check
-from simulator.presets import scenario_path
+from simulator.scenario.presets import scenario_path
 
 ROOT = Path(__file__).parents[2]
 NAMES = ("tutorial", "how-to-replay-traces", "how-to-compare-deployments", "how-to-read-an-explanation")

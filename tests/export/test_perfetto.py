@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator.errors import OutputError
-from simulator.export import Counter, Flow, Slice, check_nesting, encode_trace
+from simulator.export import Counter, Flow, check_nesting, encode_trace
+from simulator.results.trace import Slice
 
 
 def span(name: str, start: float, duration: float, thread: str = "rank 0 / compute") -> Slice:

@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from simulator.export import Slice, TokenGaps, write_result
-from simulator.results import Distribution, Result, Summary
+from simulator.export import write_result
+from simulator.results.trace import Slice, TokenGaps
+from simulator.results.values import Distribution, Result, Summary
 from simulator.scenario import Scenario
-from workloads.request_files import read_request_trace
+from workloads.requests.files import read_request_trace
 
 LATENCY = Distribution(mean=0.1, p50=0.1, p90=0.2, p99=0.3)
 LATENCIES = ("ttft_s", "tpot_s", "itl_s", "e2el_s")

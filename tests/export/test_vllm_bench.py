@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator.errors import OutputError
-from simulator.export import TokenGaps, encode_json, vllm_bench_result
-from simulator.metrics.percentiles import weighted_percentile
+from simulator.export import encode_json, vllm_bench_result
+from simulator.results.percentiles import weighted_percentile
+from simulator.results.trace import TokenGaps
 
 DATE = datetime(2026, 2, 14, 10, 43, 2, tzinfo=UTC)
 SHARED = Path(__file__).parents[2].parent / "shared"

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from simulator.errors import InfeasibleScenario, ScenarioError
 from simulator.placement import POLICIES, imbalance, lower_bound, place
 from simulator.placement.affinity import coactivation
-from workloads.routing_generators import generate_routing
-from workloads.routing_stats import expert_load
-from workloads.routing_trace import RoutingTrace
+from workloads.routing.generators import generate_routing
+from workloads.routing.stats import expert_load
+from workloads.routing.trace import RoutingTrace
 
 FloatArray = NDArray[np.float64]
 

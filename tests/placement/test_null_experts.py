@@ -7,7 +7,7 @@ import pytest
 
 from simulator.placement import place
 from simulator.placement.replay import replay
-from workloads.routing_trace import RoutingTrace
+from workloads.routing.trace import RoutingTrace
 
 
 def test_the_mean_load_of_a_rank_leaves_null_experts_out() -> None:

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from simulator.placement import Placement, place
 from simulator.placement import replay as replay_module
 from simulator.placement.replay import RankSums, RoutingReplay, decode_order, replay
-from workloads.routing_files import read_routing_trace
-from workloads.routing_generators import generate_routing
-from workloads.routing_stats import expert_load, imbalance_by_batch
-from workloads.routing_trace import RoutingTrace
+from workloads.routing.files import read_routing_trace
+from workloads.routing.generators import generate_routing
+from workloads.routing.stats import expert_load, imbalance_by_batch
+from workloads.routing.trace import RoutingTrace
 
 REAL = Path(__file__).parents[2].parent / "shared" / "traces" / "routing" / "gpt_oss_20b_top4.npz"
 IntArray = NDArray[np.integer]

@@ -13,9 +13,9 @@ from simulator.errors import ScenarioError
 from simulator.placement import imbalance, place
 from simulator.placement.replay import ServedTokens, replay, serve_tokens
 from simulator.placement.replica_routing import BLOCK, REPLICA_ROUTINGS, home_ranks
-from workloads.routing_generators import generate_routing
-from workloads.routing_stats import expert_load
-from workloads.routing_trace import RoutingTrace
+from workloads.routing.generators import generate_routing
+from workloads.routing.stats import expert_load
+from workloads.routing.trace import RoutingTrace
 
 TOKENS, RANKS, NODES = 1024, 8, 2
 

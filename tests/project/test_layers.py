@@ -37,9 +37,9 @@ BREACHES = [
     ("workloads/extra.py", "hardware_profiles.schema", "workloads know of the hardware"),
     ("simulator/cost/upwards.py", "simulator.serving", "simulator, from its faces down"),
     ("simulator/placement/upwards.py", "simulator.cli", "simulator, from its faces down"),
-    ("simulator/cost/events.py", "simpy", "discrete events stay"),
+    ("simulator/kernels/events.py", "simpy", "discrete events stay"),
     ("simulator/placement/graph.py", "networkx", "graphs stay"),
-    ("simulator/metrics/figure.py", "plotly", "figures stay"),
+    ("simulator/results/figure.py", "plotly", "figures stay"),
     ("dashboard/extra.py", "typer", "only the command line"),
     ("simulator/cost/belief.py", "validation", "validation is seen"),
 ]

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hardware_profiles.loader import load_cluster, load_device, load_node
-from simulator.cost.all_to_all import exchange_stages, exchange_time
-from simulator.cost.expert_exchange import ExchangeKernel
-from simulator.cost.traffic import contiguous_homes, even_traffic, traffic_of
 from simulator.errors import ProfileError, ScenarioError
 from simulator.hardware import fabric_of
+from simulator.kernels.all_to_all import exchange_stages, exchange_time
+from simulator.kernels.expert_exchange import ExchangeKernel
+from simulator.kernels.traffic import contiguous_homes, even_traffic, traffic_of
 from simulator.schedule.flow import (
     Messages,
     max_min_rates,

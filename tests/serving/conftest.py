@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from simulator.metrics.recorder import column
-from simulator.results import COMPONENTS
+from simulator.deployment.limits import Limits
 from simulator.serving import server
 from simulator.serving.engine import EngineRun, Pool, run_engine
 from simulator.serving.instance import Instance
-from simulator.serving.state import Limits
-from simulator.serving.timer import StepTime, StepWork
-from workloads.request_trace import RequestTrace
+from simulator.serving.recorder import column
+from simulator.step.components import COMPONENTS
+from simulator.step.timer import StepTime, StepWork
+from workloads.requests.trace import RequestTrace
 
 
 @dataclass

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulator.serving.state import Limits
-from workloads.request_trace import RequestTrace
+from simulator.deployment.limits import Limits
+from workloads.requests.trace import RequestTrace
 
 Played = Any
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from simulator.deployment.limits import Limits
 from simulator.serving.engine import Pool, run_engine
-from simulator.serving.state import Limits
-from workloads.request_trace import RequestTrace
+from workloads.requests.trace import RequestTrace
 
 Play = Callable[..., Any]
 LimitsOf = Callable[..., Limits]

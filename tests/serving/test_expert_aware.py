@@ -14,7 +14,7 @@ from simulator.cost.model import CostModel
 from simulator.errors import ScenarioError
 from simulator.hardware import load_hardware
 from simulator.offload import PregatedCosts, pregated_costs
-from simulator.sections import Stack
+from simulator.scenario.sections import Stack
 from simulator.serving.expert_aware import (
     BATCHINGS,
     Batching,
@@ -26,13 +26,13 @@ from simulator.serving.expert_aware import (
     serve_pregated,
 )
 from simulator.stack import customised
-from workloads.model_file import spec_from_table
-from workloads.model_library import load_model
-from workloads.model_spec import ModelSpec
-from workloads.request_generators import generate_requests
-from workloads.request_trace import RequestTrace
-from workloads.routing_generators import generate_routing
-from workloads.routing_trace import RoutingTrace
+from workloads.models.file import spec_from_table
+from workloads.models.library import load_model
+from workloads.models.spec import ModelSpec
+from workloads.requests.generators import generate_requests
+from workloads.requests.trace import RequestTrace
+from workloads.routing.generators import generate_routing
+from workloads.routing.trace import RoutingTrace
 
 EXPERTS, BUDGET = 4, 32
 LIMITS = PregatedLimits(token_budget=BUDGET, max_running=24)
@@ -154,7 +154,7 @@ def test_a_run_is_the_same_for_the_same_input() -> None:
 
 
 def test_more_experts_in_a_step_take_longer() -> None:
-    from simulator.serving.timer import StepWork
+    from simulator.step.timer import StepWork
 
     work = StepWork(rows=8, decode_rows=8, decode_total=8, decode_context=100.0, logits=8, running=8)
     times = [priced()[2].time(work, np.array(counts)) for counts in ([8, 0, 0, 0], [4, 4, 0, 0], [2, 2, 2, 2])]

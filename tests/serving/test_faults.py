@@ -11,16 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulator import Scenario, simulate
+from simulator.deployment.limits import Limits
 from simulator.errors import InfeasibleScenario, ScenarioError
-from simulator.metrics.recorder import column
 from simulator.placement.slots import Placement
-from simulator.results import Result
+from simulator.results.values import Result
+from simulator.serving.controls.faults import without_ranks
 from simulator.serving.engine import Pool, run_engine
-from simulator.serving.faults import without_ranks
 from simulator.serving.kv_link import KVLink
+from simulator.serving.recorder import column
 from simulator.serving.server import Server
-from simulator.serving.state import Limits
-from workloads.request_trace import RequestTrace
+from workloads.requests.trace import RequestTrace
 
 if TYPE_CHECKING:
     import simpy

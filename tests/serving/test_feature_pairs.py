@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from simulator import Scenario, check, estimate, explain, simulate
 from simulator.errors import InfeasibleScenario
-from simulator.results import Result
+from simulator.results.values import Result
 
 HASHED = ("requests.kind=trace", "requests.trace=sample:mooncake_like.jsonl", "requests.lengths={}")
 FEATURES: dict[str, tuple[str, ...]] = {

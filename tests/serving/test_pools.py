@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simulator.deployment.limits import Limits
 from simulator.errors import InfeasibleScenario
-from simulator.metrics.recorder import column
 from simulator.serving.engine import EngineRun, Pool, run_engine
 from simulator.serving.kv_link import KVLink
-from simulator.serving.state import Limits
-from workloads.request_trace import RequestTrace
+from simulator.serving.recorder import column
+from workloads.requests.trace import RequestTrace
 
 LimitsOf = Callable[..., Limits]
 RequestsOf = Callable[..., RequestTrace]

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simulator.metrics.recorder import column
+from simulator.deployment.limits import Limits
 from simulator.serving.engine import Pool, PrefixCaching, run_engine
 from simulator.serving.prefix_cache import PrefixCache
-from simulator.serving.state import Limits
-from workloads.request_trace import RequestTrace
+from simulator.serving.recorder import column
+from workloads.requests.trace import RequestTrace
 
 LimitsOf = Callable[..., Limits]
 RequestsOf = Callable[..., RequestTrace]

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from simulator import Scenario, simulate
-from simulator.metrics.recorder import column
-from simulator.serving.inputs import scenario_requests
+from simulator.deployment.inputs import scenario_requests
+from simulator.serving.recorder import column
 
 Play = Callable[..., Any]
 

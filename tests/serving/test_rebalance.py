@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from simulator import Result, Scenario, estimate, simulate
+from simulator.deployment.deployment import deploy
 from simulator.errors import MoesimError
-from simulator.serving.deployment import deploy
-from simulator.serving.rebalance import RebalancingTimer
-from simulator.serving.timer import StepWork
+from simulator.serving.controls.rebalance import RebalancingTimer
+from simulator.step.timer import StepWork
 
 BASE = {
     "model": {"name": "gpt-oss-20b"},

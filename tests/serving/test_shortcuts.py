@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from simulator import Scenario
+from simulator.deployment.deployment import deploy
+from simulator.deployment.inputs import scenario_requests
 from simulator.placement.replay import RoutingReplay
 from simulator.schedule import two_batch_makespan
 from simulator.serving.clock import Clock
-from simulator.serving.deployment import deploy
 from simulator.serving.engine import EngineRun, Pool, run_engine
-from simulator.serving.inputs import scenario_requests
-from simulator.serving.timer import StepTime, StepWork, TableTimer
+from simulator.step.timer import StepTime, StepWork, TableTimer
 
 SCENARIO: dict[str, Any] = {
     "model": {"name": "gpt-oss-20b"},

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from simulator import Scenario, estimate, simulate
 from simulator.errors import InfeasibleScenario, ScenarioError
-from simulator.metrics.recorder import column
-from simulator.sections import Speculation
+from simulator.scenario.sections import Speculation
 from simulator.serving.engine import Pool, run_engine
-from simulator.serving.speculation import answer_steps, tokens_per_step
-from workloads.request_trace import RequestTrace
+from simulator.serving.recorder import column
+from simulator.step.speculation import answer_steps, tokens_per_step
+from workloads.requests.trace import RequestTrace
 
 
 def test_a_step_yields_one_token_and_the_drafts_before_the_first_refusal() -> None:

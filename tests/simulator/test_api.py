@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from simulator import MoesimError, Scenario, check, estimate, simulate
-from simulator.results import COMPONENTS, Result
+from simulator.results.values import Result
+from simulator.step.components import COMPONENTS
 
 BASE: dict[str, Any] = {
     "model": {"name": "mixtral-8x7b"},

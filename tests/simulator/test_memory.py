@@ -10,8 +10,8 @@ from simulator.errors import InfeasibleScenario
 from simulator.memory import ACTIVATION_WIDTHS, MemoryBudget, kv_geometry, memory_budget, require_fit
 from simulator.memory import weight_bytes_per_device as weights_of
 from simulator.parallelism import Parallelism
-from workloads.model_library import load_model, model_names, with_dtypes
-from workloads.model_sizes import weight_bytes
+from workloads.models.library import load_model, model_names, with_dtypes
+from workloads.models.sizes import weight_bytes
 
 DEEPSEEK = load_model("deepseek-v3")
 H200 = 141e9

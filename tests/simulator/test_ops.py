@@ -7,12 +7,12 @@ import pytest
 
 from simulator.ops import Op, StepShape, build_ops
 from simulator.parallelism import Parallelism
-from simulator.sections import Stack
+from simulator.scenario.sections import Stack
 from simulator.stack import customised, load_stack
-from workloads.model_library import load_model, model_names
-from workloads.model_sizes import weight_bytes
-from workloads.model_spec import LatentAttention, ModelSpec
-from workloads.model_work import flops_per_token, kv_bytes_per_token_by_layer
+from workloads.models.library import load_model, model_names
+from workloads.models.sizes import weight_bytes
+from workloads.models.spec import LatentAttention, ModelSpec
+from workloads.models.work import flops_per_token, kv_bytes_per_token_by_layer
 
 STACK = load_stack("sglang")
 ONE = Parallelism()

@@ -6,7 +6,7 @@ import pytest
 
 from simulator.errors import InfeasibleScenario
 from simulator.parallelism import Parallelism, parallelism_problems, require_split
-from workloads.model_library import load_model, model_names
+from workloads.models.library import load_model, model_names
 
 DEEPSEEK, MIXTRAL, DENSE = load_model("deepseek-v3"), load_model("mixtral-8x7b"), load_model("llama-3.1-8b")
 

@@ -6,7 +6,7 @@ import pytest
 
 from hardware_profiles.schema import Quantity
 from simulator.errors import ProfileError
-from simulator.sections import Stack
+from simulator.scenario.sections import Stack
 from simulator.stack import customised, kernel_table, load_stack, stack_names
 
 NUMBER = Quantity(value=1.0, unit="1", stated=1.0, source="here", status="assumption")

@@ -8,15 +8,15 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workloads.request_files import save_request_trace
-from workloads.request_generators import generate_requests
-from workloads.routing_files import save_routing_trace
-from workloads.routing_generators import generate_routing
+from workloads.requests.files import save_request_trace
+from workloads.requests.generators import generate_requests
+from workloads.routing.files import save_routing_trace
+from workloads.routing.generators import generate_routing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from workloads.request_trace import RequestTrace
+    from workloads.requests.trace import RequestTrace
 
 SEED = 20260101
 CHAT_INPUT = {"kind": "lognormal", "mean": 1100, "cv": 1.0, "minimum": 2, "maximum": 14000}

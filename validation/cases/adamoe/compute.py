@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from validation.papers import Case
-from workloads.model_work import flops_per_token
+from validation.papers.papers import Case
+from workloads.models.work import flops_per_token
 
 
 def figures(case: Case) -> Mapping[str, float]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from validation.papers import Case
-from validation.published_exchange import case_figures
-from validation.serving_steps import system_figures
+from validation.papers.papers import Case
+from validation.papers.published_exchange import case_figures
+from validation.serving.steps import system_figures
 
 
 def figures(case: Case) -> Mapping[str, float]:

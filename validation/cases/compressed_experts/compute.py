@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from validation.papers import Case
-from workloads.model_sizes import active_parameters
+from validation.papers.papers import Case
+from workloads.models.sizes import active_parameters
 
 
 def figures(case: Case) -> Mapping[str, float]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from validation.papers import Case
-from validation.published_exchange import case_figures
+from validation.papers.papers import Case
+from validation.papers.published_exchange import case_figures
 
 
 def figures(case: Case) -> Mapping[str, float]:

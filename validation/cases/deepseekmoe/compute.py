@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from validation.papers import Case
-from workloads.model_spec import ModelSpec
-from workloads.model_work import flops_per_token
+from validation.papers.papers import Case
+from workloads.models.spec import ModelSpec
+from workloads.models.work import flops_per_token
 
 
 def figures(case: Case) -> Mapping[str, float]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from validation.papers import Case
+from validation.papers.papers import Case
 
 
 def figures(case: Case) -> Mapping[str, float]:

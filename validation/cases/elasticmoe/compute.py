@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from simulator.deployment.inputs import scenario_requests
 from simulator.elastic.fleet import Fleet, build_fleet
 from simulator.elastic.mechanisms import FEATURES, ScalingPlan
 from simulator.elastic.report import scaling_report, tokens_between
 from simulator.elastic.simulate import ScalingRun, run_scaling
 from simulator.scenario import Scenario
-from simulator.serving.inputs import scenario_requests
-from validation.papers import Case
+from validation.papers.papers import Case
 
 Inputs = Mapping[str, Any]
 

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.placement import Placement, place
-from validation.papers import Case
-from workloads.routing_generators import generate_routing
-from workloads.routing_stats import expert_load
-from workloads.routing_trace import RoutingTrace
+from validation.papers.papers import Case
+from workloads.routing.generators import generate_routing
+from workloads.routing.stats import expert_load
+from workloads.routing.trace import RoutingTrace
 
 
 def figures(case: Case) -> Mapping[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from simulator.cost.collectives import (
+from simulator.kernels.collectives import (
     AllReduceKernel,
     CollectiveKernel,
     all_gather_time,
@@ -13,8 +13,8 @@ from simulator.cost.collectives import (
     all_to_all_time,
     reduce_scatter_time,
 )
-from simulator.cost.kernel import Fabric
-from validation.papers import Case
+from simulator.kernels.kernel import Fabric
+from validation.papers.papers import Case
 
 #: Bytes of an element: FSMoE trains in 32 bits.
 ELEMENT = 4.0

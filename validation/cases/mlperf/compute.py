@@ -7,8 +7,8 @@ from typing import Any
 
 from simulator.api import simulate
 from simulator.scenario import Scenario
-from validation.papers import Case
-from validation.serving_steps import system_figures
+from validation.papers.papers import Case
+from validation.serving.steps import system_figures
 
 
 def figures(case: Case) -> Mapping[str, float]:

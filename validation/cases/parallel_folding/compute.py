@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from hardware_profiles.loader import load_device
-from validation.papers import Case
+from validation.papers.papers import Case
 
 
 def figures(case: Case) -> Mapping[str, float]:

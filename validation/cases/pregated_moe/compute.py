@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from validation.papers import Case
-from workloads.dtypes import DTYPE_BYTES
-from workloads.model_sizes import total_parameters
+from validation.papers.papers import Case
+from workloads.models.dtypes import DTYPE_BYTES
+from workloads.models.sizes import total_parameters
 
 
 def figures(case: Case) -> Mapping[str, float]:

@@ -13,7 +13,7 @@ from simulator.hardware import load_hardware
 from simulator.offload import CachePolicy, PregatedCosts, pregated_costs, replay_cache
 from simulator.ops import StepShape, build_ops
 from simulator.parallelism import Parallelism
-from simulator.sections import Stack
+from simulator.scenario.sections import Stack
 from simulator.serving.expert_aware import (
     BATCHINGS,
     PregatedLimits,
@@ -23,13 +23,13 @@ from simulator.serving.expert_aware import (
     serve_pregated,
 )
 from simulator.stack import customised
-from validation.papers import Case
-from workloads.model_sizes import active_parameters, total_parameters
-from workloads.model_spec import ModelSpec
-from workloads.request_generators import generate_requests
-from workloads.routing_generators import generate_routing
-from workloads.routing_stats import repeat_fraction
-from workloads.routing_trace import RoutingTrace
+from validation.papers.papers import Case
+from workloads.models.sizes import active_parameters, total_parameters
+from workloads.models.spec import ModelSpec
+from workloads.requests.generators import generate_requests
+from workloads.routing.generators import generate_routing
+from workloads.routing.stats import repeat_fraction
+from workloads.routing.trace import RoutingTrace
 from workloads.streams import stream
 
 Inputs = Mapping[str, Any]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from validation.papers import Case
+from validation.papers.papers import Case
 
 
 def figures(case: Case) -> Mapping[str, float]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from validation.papers import Case
-from validation.serving_steps import system_figures
+from validation.papers.papers import Case
+from validation.serving.steps import system_figures
 
 
 def figures(case: Case) -> Mapping[str, float]:

@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping
 
 from hardware_profiles.loader import load_device
-from simulator.cost.collectives import AllToAllKernel, all_to_all_time
-from simulator.cost.kernel import coefficients
-from validation import published_all_to_all as published
-from validation.fit_collectives import fabric_of
-from validation.papers import Case
+from simulator.kernels.collectives import AllToAllKernel, all_to_all_time
+from simulator.kernels.kernel import coefficients
+from validation.fit.collectives import fabric_of
+from validation.papers import published_all_to_all as published
+from validation.papers.papers import Case
 
 
 def figures(case: Case) -> Mapping[str, float]:

@@ -1,0 +1,331 @@
+"""A scenario made ready to run: everything it names loaded, checked against each other, and priced.
+
+Priced tables depend on the model, hardware, split, stack and routing but not on the load, so they are kept and
+shared by all scenarios that differ in the load alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from simulator.cost.model import CostModel
+from simulator.deployment.inputs import scenario_requests, scenario_routing
+from simulator.deployment.limits import Limits
+from simulator.errors import ScenarioError
+from simulator.hardware import Hardware, load_hardware
+from simulator.memory import MemoryBudget, memory_budget, require_fit
+from simulator.parallelism import Parallelism, require_split
+from simulator.placement import Placement, place
+from simulator.placement.affinity import coactivation
+from simulator.placement.replay import RoutingReplay, replay
+from simulator.scenario import Scenario
+from simulator.scenario.sections import (
+    Disaggregation,
+    ElasticChoice,
+    HardwareChoice,
+    Model,
+    PrefixCache,
+    Requests,
+    Run,
+    Slo,
+    Stack,
+)
+from simulator.stack import StackProfile, customised
+from simulator.step.speculation import tokens_per_step
+from simulator.step.tables import StepTables, compile_tables
+from simulator.step.timer import TableTimer
+from simulator.step.totals import RowTotals, row_totals
+from workloads.models.library import load_model, with_dtypes
+from workloads.models.spec import ModelSpec
+from workloads.requests.trace import RequestTrace
+from workloads.routing.stats import expert_load
+from workloads.routing.trace import RoutingTrace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Deployment:
+    """One instance of a scenario, priced.
+
+    Attributes
+    ----------
+    model, hardware, split, stack
+        What runs where, how it is split, and what runs it.
+    budget : MemoryBudget
+        Memory of a device.
+    routing : RoutingReplay or None
+        The routing trace on its placement; ``None`` for a dense model.
+    cost : CostModel
+        Prices single ops.
+    tables, totals : StepTables, RowTotals
+        Price steps.
+    limits : Limits
+        What bounds steps and batches.
+    drafts : int
+        Tokens that the model itself drafts per step [1].
+    longest : int
+        Longest request that steps are priced for [tokens].
+    warnings : tuple of str
+        What a reader of the result must know.
+    """
+
+    model: ModelSpec
+    hardware: Hardware
+    split: Parallelism
+    stack: StackProfile
+    budget: MemoryBudget
+    routing: RoutingReplay | None
+    cost: CostModel
+    tables: StepTables
+    totals: RowTotals
+    limits: Limits
+    drafts: int
+    longest: int
+    warnings: tuple[str, ...]
+
+    def timer(self, instance: int = 0, instances: int = 1) -> TableTimer:
+        """Return a step timer; instances begin at different places of the routing trace."""
+        return TableTimer(self.tables, self.totals, self.routing, self.stack, self.split.pp, instance / instances)
+
+
+def scenario_model(choice: Model) -> ModelSpec:
+    """Load the model that a scenario names, in the dtypes that it asks for."""
+    model = load_model(choice.name)
+    if choice.weights is None and choice.kv_cache is None:
+        return model
+    return with_dtypes(model, weights=cast("Any", choice.weights), kv_cache=cast("Any", choice.kv_cache))
+
+
+def scenario_hardware(choice: HardwareChoice, devices: int) -> Hardware:
+    """Load the hardware that a scenario names, with as many nodes as ``devices`` need."""
+    folder = Path(choice.profiles) if choice.profiles else None
+    alone = load_hardware(choice.device, choice.node, choice.cluster, folder, offer=choice.price)
+    nodes = max(-(-devices // alone.node.devices), 1)
+    return load_hardware(choice.device, choice.node, choice.cluster, folder, nodes=nodes, offer=choice.price)
+
+
+def deploy(scenario: Scenario, requests: RequestTrace | None = None) -> Deployment:
+    """Make an instance of a scenario ready to run.
+
+    Parameters
+    ----------
+    scenario : Scenario
+        What to build.
+    requests : RequestTrace or None
+        The load, where it is known already; its longest request must fit.
+
+    Raises
+    ------
+    MoesimError
+        Anything that cannot be loaded, does not match or does not fit.
+    """
+    trace = requests if requests is not None else scenario_requests(scenario.requests, scenario.seed)
+    longest = int((trace.input_tokens + trace.output_tokens).max())
+    # Tables are sized in powers of two, so that scenarios which differ in their load alone share them.
+    priced = scenario.model_copy(
+        update={
+            "name": "",
+            "requests": Requests(),
+            "disaggregation": Disaggregation(),
+            "prefix_cache": PrefixCache(),
+            "faults": (),
+            "elastic": ElasticChoice(),
+            "slo": Slo(),
+            "run": Run(),
+            "parallelism": scenario.parallelism.model_copy(update={"instances": 1}),
+        }
+    )
+    deployment = _deploy(priced, _power_of_two(longest), _power_of_two(trace.concurrency or 0))
+    require_fit(deployment.budget, deployment.model, deployment.split, longest)
+    if longest <= deployment.model.max_context:
+        return deployment
+    warning = f"extrapolated: requests of {longest} tokens exceed the model's context of {deployment.model.max_context}"
+    return replace(deployment, warnings=(*deployment.warnings, warning))
+
+
+def _power_of_two(count: int) -> int:
+    """Round up to a power of two; 0 stays 0."""
+    return 1 << (count - 1).bit_length() if count else 0
+
+
+@lru_cache(maxsize=8)
+def _deploy(scenario: Scenario, longest: int, concurrency: int) -> Deployment:
+    model = scenario_model(scenario.model)
+    split = Parallelism(**scenario.parallelism.model_dump(include={"tp", "dp", "pp", "ep"}))
+    stack = customised(scenario.stack)
+    hardware = scenario_hardware(scenario.hardware, split.devices)
+    slots = model.moe_layers[0].num_experts + scenario.placement.redundant_slots if model.moe_layers else None
+    require_split(model, split, slots)
+    require_overlap(scenario.stack, model, split)
+    budget = device_budget(model, split, stack, hardware, slots)
+    require_fit(budget, model, split, 1, scenario.placement.redundant_slots)
+    limits = _limits(scenario, stack, hardware, split, budget, concurrency)
+    most_prompt = limits.token_budget if limits.chunked else max(limits.token_budget, longest)
+    routing_trace = scenario_routing(scenario.routing, model, scenario.seed)
+    concurrency = limits.max_running * split.dp
+    routing = _place(scenario, routing_trace, model, split, hardware, concurrency) if routing_trace else None
+    cost = CostModel(hardware=hardware, stack=stack)
+    drafts = scenario.speculation.draft_tokens if scenario.speculation.draft == "mtp" else 0
+    tables = compile_tables(
+        cost,
+        model,
+        split,
+        routing,
+        most_tokens=most_prompt + limits.max_running * limits.queries,
+        most_sequences=limits.max_running,
+        most_context=longest,
+        queries=limits.queries,
+        drafts=drafts,
+    )
+    return Deployment(
+        model=model,
+        hardware=hardware,
+        split=split,
+        stack=stack,
+        budget=budget,
+        routing=routing,
+        cost=cost,
+        tables=tables,
+        totals=row_totals(tables, stack, limits.queries),
+        drafts=drafts,
+        limits=limits,
+        longest=longest,
+        warnings=_warnings(hardware, cost.used, routing),
+    )
+
+
+def require_overlap(choice: Stack, model: ModelSpec, split: Parallelism) -> None:
+    """Refuse an overlap that has nothing to hide.
+
+    Raises
+    ------
+    ScenarioError
+        No tokens travel to experts, or the model has no shared expert to compute meanwhile.
+    """
+    if choice.overlap in (None, "none"):
+        return
+    if not (model.moe_layers and split.exchanges_tokens):
+        msg = (
+            f"stack.overlap: got {choice.overlap!r}, but no tokens travel to experts with tp={split.tp} and "
+            f"dp={split.dp}, so nothing can be hidden; use 'none', or dp > 1 on a model with routed experts"
+        )
+        raise ScenarioError(msg)
+    if choice.overlap == "shared_expert" and not model.moe_layers[0].shared_intermediate:
+        msg = (
+            f"stack.overlap: got 'shared_expert', but {model.name} has no shared experts that could run beside the "
+            "exchange; use 'none', 'two_batch' or 'auto'"
+        )
+        raise ScenarioError(msg)
+
+
+def repriced(deployment: Deployment, *, cost: CostModel, routing: RoutingReplay | None) -> Deployment:
+    """Price a deployment anew: on other hardware, or with its experts on other ranks."""
+    tables = compile_tables(
+        cost,
+        deployment.model,
+        deployment.split,
+        routing,
+        most_tokens=len(deployment.tables.tokens) - 1,
+        most_sequences=deployment.limits.max_running,
+        most_context=deployment.longest,
+        queries=deployment.limits.queries,
+        drafts=deployment.drafts,
+    )
+    return replace(
+        deployment,
+        hardware=cost.hardware,
+        cost=cost,
+        routing=routing,
+        tables=tables,
+        totals=row_totals(tables, deployment.stack, deployment.limits.queries),
+    )
+
+
+def device_budget(
+    model: ModelSpec, split: Parallelism, stack: StackProfile, hardware: Hardware, slots: int | None
+) -> MemoryBudget:
+    """Split the memory of one device as the stack does."""
+    return memory_budget(
+        model,
+        split,
+        capacity=hardware.device.memory_capacity.value * stack.number("memory_fraction"),
+        token_budget=stack.number("token_budget"),
+        reserve=stack.number("activation_reserve"),
+        expert_slots=slots,
+    )
+
+
+def _limits(
+    scenario: Scenario,
+    stack: StackProfile,
+    hardware: Hardware,
+    split: Parallelism,
+    budget: MemoryBudget,
+    concurrency: int,
+) -> Limits:
+    host = hardware.device.links.get("host")
+    most = int(stack.number("max_running"))
+    if budget.kv_per_sequence > 0:
+        most = min(most, max(int(budget.pool / budget.sequence_bytes(1)), 1))
+    if concurrency:
+        most = min(most, -(-concurrency // split.dp) + 1)
+    return Limits(
+        dp=split.dp,
+        token_budget=int(stack.number("token_budget")),
+        max_running=max(most, 1),
+        pool=budget.pool,
+        kv_per_token=budget.kv_per_token,
+        kv_per_sequence=budget.kv_per_sequence,
+        scheduler=stack.scheduler,
+        chunked=stack.chunked,
+        delivery_steps=int(stack.number("delivery_steps")),
+        reserved_output=stack.number("reserved_output"),
+        preemption=scenario.stack.preemption,
+        queries=1 + scenario.speculation.draft_tokens,
+        gain=tokens_per_step(scenario.speculation),
+        swap_rate=host.bandwidth.value if host else hardware.fabric.scale_out_bandwidth,
+    )
+
+
+def _place(
+    scenario: Scenario,
+    trace: RoutingTrace,
+    model: ModelSpec,
+    split: Parallelism,
+    hardware: Hardware,
+    concurrency: int,
+) -> RoutingReplay:
+    moe, choice = model.moe_layers[0], scenario.placement
+    load = expert_load(trace)[:, : moe.num_experts].astype(np.float64)
+    nodes = expert_nodes(split, hardware)
+    placement: Placement = place(
+        # With rebalancing nothing is known of the load at first.
+        "linear" if choice.rebalance.active else choice.policy,
+        load,
+        split.ep,
+        choice.redundant_slots,
+        nodes=nodes,
+        groups=moe.num_groups,
+        seed=scenario.seed,
+        together=coactivation(trace)[:, : moe.num_experts, : moe.num_experts] if choice.policy == "affinity" else None,
+    )
+    return replay(trace, placement, concurrency, replica_routing=choice.replica_routing, nodes=nodes)
+
+
+def expert_nodes(split: Parallelism, hardware: Hardware) -> int:
+    """Count the scale-up domains that the expert-parallel ranks of a stage fill [1]; 1 where they do not tile them."""
+    domain = hardware.fabric.domain
+    return split.group // domain if split.group % domain == 0 and split.ep % (split.group // domain) == 0 else 1
+
+
+def _warnings(hardware: Hardware, used: frozenset[str], routing: RoutingReplay | None) -> tuple[str, ...]:
+    found = []
+    if borrowed := sorted({name.split(".")[0] for name in used if name not in hardware.device.main.kernels}):
+        found.append(f"extrapolated: {hardware.device.id} takes {', '.join(borrowed)} from {hardware.evidence}")
+    if routing is not None and routing.tokens < routing.recorded_tokens:
+        found.append(f"routing trace cut to its first {routing.tokens} of {routing.recorded_tokens} tokens")
+    return tuple(found)

@@ -1,0 +1,57 @@
+"""What bounds the steps and batches of an instance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What bounds a step and a batch, per data-parallel rank.
+
+    Attributes
+    ----------
+    dp : int
+        Data-parallel attention ranks, each with its own requests and KV pool [1].
+    token_budget : int
+        Tokens of one step on one rank [tokens].
+    max_running : int
+        Requests that a rank runs at once [1].
+    pool : float
+        KV pool of a rank, on one of its devices [bytes].
+    kv_per_token, kv_per_sequence : float
+        What a sequence takes of the pool [bytes].
+    scheduler : {"mixed", "prefill_first"}
+        Whether prompt chunks share steps with decoding.
+    chunked : bool
+        Whether a prompt may be split over steps; otherwise only one longer than the budget is.
+    reserved_output : float
+        Share of a request's answer for which admission reserves KV cache: 0 admits what fits now and preempts when
+        memory runs out, 1 never preempts [1].
+    preemption : {"recompute", "swap"}
+        What becomes of a preempted request's KV cache: thrown away, or moved to the host and back.
+    swap_rate : float
+        Rate at which one device moves KV cache to the host or back [bytes/s].
+    delivery_steps : int
+        Steps after which a step's first tokens and last tokens reach the user, where the host works a step behind [1].
+    queries : int
+        Tokens of a request in a decode step; above 1 with speculative decoding [1].
+    gain : float
+        Tokens of these that are accepted on average, the one that every step yields included [1].
+    """
+
+    dp: int
+    token_budget: int
+    max_running: int
+    pool: float
+    kv_per_token: float
+    kv_per_sequence: float
+    scheduler: Literal["mixed", "prefill_first"]
+    chunked: bool
+    reserved_output: float = 0.0
+    preemption: Literal["recompute", "swap"] = "recompute"
+    swap_rate: float = float("inf")
+    delivery_steps: int = 0
+    queries: int = 1
+    gain: float = 1.0

@@ -1,0 +1,1 @@
+"""Why a step takes so long: op by op, and on its streams."""

@@ -1,0 +1,284 @@
+"""Where each millisecond of a step goes: every op with its bound, equation, inputs and their sources."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from simulator.cost.model import OpTime
+from simulator.cost.uncertainty import UNMEASURED, op_spread
+from simulator.deployment.deployment import Deployment, deploy
+from simulator.deployment.inputs import scenario_requests
+from simulator.estimate.steady import occupancy
+from simulator.explain.priced import priced_step, step_gap
+from simulator.explain.timeline import StepTimeline, draw_step
+from simulator.results.values import Explanation
+from simulator.scenario import Scenario
+from simulator.serving.plan import prompt_scenario
+from workloads.requests.trace import RequestTrace
+
+#: How the time of each kind of op is worked out; the theory pages derive them.
+EQUATIONS = {
+    "gemm": "launch + smooth_max(waves * tile work / peak, bytes / bandwidth)",
+    "attention_prefill": "launch + smooth_max(causal FLOPs / peak, KV and query bytes / bandwidth) over waves",
+    "attention_decode": "launch + smooth_max(KV bytes / bandwidth, tile rounds) + combine of splits",
+    "mla_prefill": "launch + smooth_max(causal FLOPs / peak, KV and query bytes / bandwidth) over waves",
+    "mla_decode": "launch + smooth_max(latent bytes / bandwidth, FLOPs / peak) + combine of splits",
+    "gated_delta_net": "sum of kernels: launch + state and vector bytes / bandwidth + chunks in sequence",
+    "mamba2": "sum of kernels: launch + state and vector bytes / bandwidth + chunks in sequence",
+    "moe": "launch + two grouped GEMMs over the experts hit + small-kernel bytes / bandwidth; mean rank",
+    "elementwise": "launch + bytes / bandwidth",
+    "all_reduce": "latency * steps + bytes on the busiest link / bandwidth",
+    "all_gather": "latency * steps + bytes on the busiest link / bandwidth",
+    "reduce_scatter": "latency * steps + bytes on the busiest link / bandwidth",
+    "send": "latency + bytes / bandwidth",
+    "dispatch": "latency + bytes on the busiest link / bandwidth, hottest receiver",
+    "combine": "latency + bytes on the busiest link / bandwidth, hottest receiver",
+}
+
+
+def explain(
+    scenario: Scenario,
+    *,
+    phase: Literal["prefill", "decode"] = "decode",
+    batch: int | None = None,
+    context: int | None = None,
+) -> Explanation:
+    """Take one step apart, op by op.
+
+    Parameters
+    ----------
+    scenario : Scenario
+        What runs.
+    phase : {"prefill", "decode"}
+        Whether the step computes prompts or decodes.
+    batch : int, optional
+        Sequences in the step over all data-parallel ranks; the steady state's where absent (prefill: 1) [1].
+    context : int, optional
+        KV length (decode) or prompt length (prefill); the load's mean where absent [tokens].
+
+    Raises
+    ------
+    MoesimError
+        As for :func:`simulator.simulate`.
+    """
+    trace = scenario_requests(scenario.requests, scenario.seed)
+    asked, scenario = scenario, _pool(scenario, phase)
+    deployment = deploy(scenario, trace)
+    sequences, length = _defaults(deployment, trace, phase, batch, context, scenario.parallelism.instances)
+    times = priced_step(deployment, phase, sequences, length)
+    gap = step_gap(deployment, phase, sequences, sum(float(time.seconds + time.wait) for time in times))
+    folder = Path(scenario.hardware.profiles) if scenario.hardware.profiles else None
+    rows = [_op_row(deployment, time, folder) for time in times if float(time.seconds) > 0.0]
+    rows += [_wait_row(time) for time in times if float(time.wait) > 0.0]
+    drawn = None
+    if deployment.stack.overlap != "none" and deployment.tables.exchanges:
+        drawn = _drawn(scenario, deployment, trace, phase, sequences, length)
+    if drawn is not None and drawn.overlap != "none":
+        rows.append(_overlap_row(drawn))
+        gap = drawn.host_s
+    rows.append(_gap_row(deployment, gap))
+    total = sum(row["time_s"] for row in rows)
+    for row in rows:
+        row["share"] = row["time_s"] / total
+    import pandas as pd
+
+    return Explanation(
+        scenario=asked,
+        phase=phase,
+        batch=sequences,
+        context=length,
+        step_s=total,
+        ops=pd.DataFrame(rows),
+        warnings=(*deployment.warnings, *_left_out(asked), *_too_many(deployment, phase, sequences)),
+        hidden=None if drawn is None else pd.DataFrame(hidden_rows(drawn)),
+    )
+
+
+def timeline(
+    scenario: Scenario,
+    *,
+    phase: Literal["prefill", "decode"] = "decode",
+    batch: int | None = None,
+    context: int | None = None,
+) -> StepTimeline:
+    """Draw one step op by op on the streams of its ranks.
+
+    Parameters
+    ----------
+    scenario, phase, batch, context
+        As for :func:`explain`.
+
+    Raises
+    ------
+    MoesimError
+        As for :func:`simulator.simulate`.
+    """
+    trace = scenario_requests(scenario.requests, scenario.seed)
+    scenario = _pool(scenario, phase)
+    deployment = deploy(scenario, trace)
+    sequences, length = _defaults(deployment, trace, phase, batch, context, scenario.parallelism.instances)
+    return _drawn(scenario, deployment, trace, phase, sequences, length)
+
+
+def _pool(scenario: Scenario, phase: str) -> Scenario:
+    """Return the scenario of the instances that run such a step: prompts may have instances of their own."""
+    return prompt_scenario(scenario) if scenario.disaggregation.enabled and phase == "prefill" else scenario
+
+
+def _left_out(scenario: Scenario) -> tuple[str, ...]:
+    """Say what acts on a run and not on one step."""
+    absent = {
+        "the way of KV caches between pools (disaggregation)": scenario.disaggregation.enabled,
+        "prompts that are found in a cache (prefix_cache)": scenario.prefix_cache.kind != "none",
+        "faults": bool(scenario.faults),
+        "changes of size (elastic)": scenario.elastic.mechanism != "none",
+        "changes of placement (placement.rebalance)": scenario.placement.rebalance.active,
+    }
+    named = [what for what, asked in absent.items() if asked]
+    return (f"this step leaves out {', '.join(named)}; simulate plays them",) if named else ()
+
+
+def _too_many(deployment: Deployment, phase: str, sequences: int) -> tuple[str, ...]:
+    """Say where a batch is larger than the deployment would ever run."""
+    limits = deployment.limits
+    held = max(int(deployment.stack.number("max_running")), limits.max_running)
+    if phase == "prefill" or sequences <= held * limits.dp:
+        return ()
+    return (f"batch: {sequences} is more than the {held} requests that each of {limits.dp} ranks may run at once",)
+
+
+def _drawn(
+    scenario: Scenario,
+    deployment: Deployment,
+    trace: RequestTrace,
+    phase: Literal["prefill", "decode"],
+    sequences: int,
+    length: int,
+) -> StepTimeline:
+    """Draw a step, with tables that reach as far as its batch where the load alone does not ask for so much."""
+    if phase == "decode" and sequences > deployment.limits.max_running * deployment.split.dp:
+        deployment = deploy(scenario, replace(trace, concurrency=sequences))
+    return draw_step(deployment, phase, sequences, length)
+
+
+def hidden_rows(drawn: StepTimeline) -> list[dict[str, Any]]:
+    """Return one row per kind of exchange and of computing beside it: message, beside, time_s [s]."""
+    return [
+        {"message": message, "beside": beside, "time_s": seconds}
+        for (message, beside), seconds in sorted(drawn.beside.items())
+        if seconds > 0.0
+    ]
+
+
+def _overlap_row(drawn: StepTimeline) -> dict[str, Any]:
+    hidden = drawn.exchanged_s - drawn.exposed_s
+    return {
+        **_blank(drawn.overlap, "overlap", -drawn.saved_s),
+        "bound": "hidden",
+        "equation": "(time of one batch whose ops follow each other) - (end of the schedule)",
+        "inputs": f"exchanges {drawn.exchanged_s * 1e3:.3g} ms, {hidden * 1e3:.3g} ms of them beside computing",
+        "source": "docs/theory/overlap.md",
+    }
+
+
+def _defaults(
+    deployment: Deployment,
+    trace: RequestTrace,
+    phase: str,
+    batch: int | None,
+    context: int | None,
+    instances: int,
+) -> tuple[int, int]:
+    if phase == "prefill":
+        return batch or 1, context or round(float(trace.input_tokens.mean()))
+    running, length = occupancy(deployment, trace, instances)
+    return batch or max(round(running), 1), context or round(length)
+
+
+def _op_row(deployment: Deployment, time: OpTime, folder: Path | None) -> dict[str, Any]:
+    op = time.op
+    spread = op_spread(time, deployment.hardware, folder)
+    bound = max(time.terms, key=lambda term: float(np.mean(time.terms[term])), default="latency")
+    sources = sorted({quantity.source for quantity in time.coefficients.values()})
+    return {
+        "name": op.name,
+        "kind": op.kind,
+        "component": op.component,
+        "repeat": op.repeat,
+        "time_s": float(time.seconds),
+        "share": 0.0,
+        "bound": bound,
+        "flops": float(op.flops) * op.repeat,
+        "bytes": float(op.memory_bytes) * op.repeat,
+        "message_bytes": float(op.message_bytes) * op.repeat,
+        "kernel": time.table,
+        "equation": EQUATIONS[op.kind],
+        "inputs": _inputs(op.shape),
+        "source": "; ".join(sources),
+        "evidence": spread.evidence + (", extrapolated" if bool(np.any(spread.extrapolated)) else ""),
+        "error": float(spread.sigma),
+    }
+
+
+def _wait_row(time: OpTime) -> dict[str, Any]:
+    return {
+        **_blank("imbalance_wait", "imbalance_wait", float(time.wait)),
+        "bound": "imbalance",
+        "repeat": time.op.repeat,
+        "kernel": time.table,
+        "equation": "slowest rank - mean rank, averaged over windows of the routing trace",
+    }
+
+
+def _gap_row(deployment: Deployment, gap: float) -> dict[str, Any]:
+    quantity = deployment.stack.numbers["cpu_gap"]
+    return {
+        **_blank("cpu_gap", "cpu_gap", gap),
+        "bound": "host",
+        "kernel": f"stack {deployment.stack.id}",
+        "equation": "cpu_gap + cpu_gap_per_request * requests (+ prefill_gap and launches that the host cannot hide)",
+        "source": quantity.source,
+        "evidence": quantity.status,
+        "error": UNMEASURED,
+    }
+
+
+def _blank(name: str, component: str, seconds: float) -> dict[str, Any]:
+    return {
+        "name": name,
+        "kind": name,
+        "component": component,
+        "repeat": 1.0,
+        "time_s": seconds,
+        "share": 0.0,
+        "bound": "",
+        "flops": 0.0,
+        "bytes": 0.0,
+        "message_bytes": 0.0,
+        "kernel": "",
+        "equation": "",
+        "inputs": "",
+        "source": "",
+        "evidence": "",
+        "error": float("nan"),
+    }
+
+
+def _inputs(shape: Any) -> str:
+    """Shorten an op's shape to ``name=value`` pairs; arrays of counts to their sum and maximum."""
+    parts = []
+    for key, value in shape.items():
+        array = np.asarray(value) if isinstance(value, (int, float, np.ndarray, np.generic)) else None
+        if array is None:
+            if isinstance(value, str):
+                parts.append(f"{key}={value}")
+        elif array.size == 1:
+            parts.append(f"{key}={float(array.reshape(-1)[0]):g}")
+        else:
+            ranks = array.sum(axis=-1)
+            parts.append(f"{key}: {ranks.mean():.3g} per rank, hottest {ranks.max(axis=-1).mean():.3g}")
+    return ", ".join(parts)

@@ -1,0 +1,99 @@
+"""One representative step of a deployment, priced op by op, with its uncertainty."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from simulator.cost.model import OpTime
+from simulator.cost.uncertainty import family_of, op_spread, step_interval
+from simulator.deployment.deployment import Deployment
+from simulator.ops import StepShape, build_ops
+
+Phase = Literal["prefill", "decode"]
+_WINDOWS = 8
+
+
+def priced_step(deployment: Deployment, phase: Phase, sequences: int, length: int) -> tuple[OpTime, ...]:
+    """Price the ops of one step on the busiest rank.
+
+    Parameters
+    ----------
+    deployment : Deployment
+        What runs.
+    phase : {"prefill", "decode"}
+        Whether the step computes prompts or decodes.
+    sequences : int
+        Sequences of the step over all data-parallel ranks [1].
+    length : int
+        Prompt length (prefill) or KV length (decode) [tokens].
+    """
+    split, routing = deployment.split, deployment.routing
+    own = float(np.ceil(sequences / (split.dp * split.pp)))
+    tokens = max(round(sequences / split.pp) * (length if phase == "prefill" else 1), 1)
+    counts, share = None, 1.0
+    if routing is not None:
+        sampled = routing.counts("prompt" if phase == "prefill" else "decode", tokens, _WINDOWS)
+        load = sampled.sum(axis=-1)
+        share = float((load.max(axis=-1) / np.maximum(load.mean(axis=-1), 1e-12)).mean())
+        counts = sampled.reshape(-1, *sampled.shape[2:])
+    if phase == "prefill":
+        shape = StepShape(
+            prefill_tokens=own * length, prefill_sequences=own, group_tokens=float(tokens), max_rank_share=share
+        )
+    else:
+        shape = StepShape(
+            decode_sequences=own, decode_context=float(length), group_tokens=float(tokens), max_rank_share=share
+        )
+    return deployment.cost.times(build_ops(deployment.model, split, deployment.stack, shape, counts))
+
+
+def step_gap(deployment: Deployment, phase: Phase, sequences: int, busy: float) -> float:
+    """Host time of a step that its kernels, busy for so long [s], do not hide [s]."""
+    stack = deployment.stack
+    gap = stack.number("cpu_gap") + stack.number("cpu_gap_per_request") * -(-sequences // deployment.split.dp)
+    if phase == "prefill":
+        host = deployment.tables.launches * stack.number("launch_eager")
+        gap += stack.number("prefill_gap") + max(host - busy, 0.0)
+    return gap
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certainty:
+    """How much a step's time can be trusted.
+
+    ``interval_80`` holds its ends as factors on the time [1]; ``evidence`` maps each grade to the share of the time
+    that rests on it [1]; ``beyond`` names the kernel families that run outside the shapes they were measured on.
+    """
+
+    interval_80: tuple[float, float]
+    evidence: Mapping[str, float]
+    beyond: tuple[str, ...]
+
+
+@lru_cache(maxsize=64)
+def decode_certainty(deployment: Deployment, sequences: int, length: int, folder: Path | None) -> Certainty:
+    """Judge a decode step, which most of a run is made of.
+
+    Kernels count with their residuals, errors of one family in full and what borrowing adds in full over all; the
+    host gap with the spread of what nobody measured.
+    """
+    times = [time for time in priced_step(deployment, "decode", max(sequences, 1), max(length, 1)) if time.seconds > 0]
+    seconds = [float(time.seconds + time.wait) for time in times]
+    spreads = [op_spread(time, deployment.hardware, folder) for time in times]
+    families = [family_of(time.table) for time in times]
+    gap = step_gap(deployment, "decode", sequences, sum(seconds))
+    low, high = step_interval(
+        times, deployment.hardware, folder, host=gap, stack=deployment.stack.number("step_spread")
+    )
+    shares: dict[str, float] = {}
+    grades = [*(str(spread.evidence) for spread in spreads), str(deployment.stack.numbers["cpu_gap"].status)]
+    for grade, part in zip(grades, [*seconds, gap], strict=True):
+        shares[grade] = shares.get(grade, 0.0) + part / (sum(seconds) + gap)
+    beyond = {family for family, spread in zip(families, spreads, strict=True) if np.any(spread.extrapolated)}
+    return Certainty(interval_80=(float(low), float(high)), evidence=shares, beyond=tuple(sorted(beyond)))

@@ -1,0 +1,124 @@
+"""What every kernel model shares: the silicon it runs on, the fabric it talks over, and the time it returns.
+
+A kernel model is a pure function of arrays. It takes shapes (numbers or arrays that broadcast), a
+:class:`Silicon` or a :class:`Fabric` (what belongs to the hardware) and a small frozen dataclass of coefficients
+(what belongs to the kernel), and returns a :class:`KernelTime`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hardware_profiles.errors import ProfileError
+from hardware_profiles.schema import Quantity
+from workloads.models.dtypes import DTYPE_BYTES as DTYPE_BYTES
+
+FloatArray = NDArray[np.float64]
+#: How much faster the last-level cache delivers than memory [1]: about 6 TB/s against 3.35 on H100.
+CACHE_SPEED = 1.8
+#: Working set, in cache sizes, below which data that was just used is found again, and above which none of it
+#: is: the cache is two partitions, and a scan that does not fit evicts what it will need next.
+CACHE_HOLDS = (0.67, 0.85)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Silicon:
+    """What belongs to a processor and its memory, in SI floats.
+
+    ``units`` are SMs or AI cores [1]; ``clock`` [Hz]; ``peak`` dense FLOP/s by arithmetic dtype (``bfloat16``,
+    ``fp8``, ``int8``, ``fp4``, ``float32``); ``memory_bandwidth`` [bytes/s]; ``cache`` [bytes]; ``sustained`` the rate
+    of long matrix kernels over that of the chips on which their loss of clock was fitted [1].
+    """
+
+    units: float
+    clock: float
+    peak: Mapping[str, float]
+    memory_bandwidth: float
+    cache: float
+    sustained: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fabric:
+    """What belongs to the links between ranks, in SI floats, per direction and per rank.
+
+    ``scale_up_*`` within a scale-up domain of ``domain`` ranks (NVLink, HCCS, Unified Bus), ``scale_out_*`` between
+    domains (InfiniBand, RoCE). ``switched`` is false where ranks are joined pairwise (full mesh), so that one pair
+    sees only its own link. ``switch_reduction`` is the share of the links' bandwidth at which the switch adds, over
+    that of the switches on which kernels were fitted [1]; 0 where it cannot add. ``clock`` [Hz], 0 where unknown, and
+    ``memory_bandwidth`` [bytes/s] are those of a rank's processor, which runs the collectives.
+    """
+
+    domain: int
+    scale_up_bandwidth: float
+    scale_up_latency: float
+    scale_out_bandwidth: float
+    scale_out_latency: float
+    switched: bool = True
+    switch_reduction: float = 1.0
+    clock: float = 0.0
+    memory_bandwidth: float = float("inf")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelTime:
+    """Predicted time of a kernel [s] and the terms that it was made of [s], by name.
+
+    Terms are what each bound alone would take (``compute``, ``memory``, ``launch``, ``link``, ``latency``); they
+    explain the time and need not add up to it.
+    """
+
+    seconds: FloatArray
+    terms: Mapping[str, FloatArray]
+
+
+T = TypeVar("T")
+
+
+def coefficients(kind: type[T], table: Mapping[str, Quantity], where: str) -> T:
+    """Fill a coefficient dataclass from a profile's table of quantities.
+
+    Parameters
+    ----------
+    kind : type
+        A dataclass whose fields are floats.
+    table : Mapping of str to Quantity
+        The profile's coefficients of this kernel.
+    where : str
+        Device and kernel, for the error message.
+
+    Raises
+    ------
+    ProfileError
+        A coefficient is missing or unknown.
+    """
+    fields: dict[str, Any] = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    required = {n for n, f in fields.items() if f.default is dataclasses.MISSING}
+    if missing := sorted(required - table.keys()):
+        raise ProfileError(f"{where}: missing coefficient {', '.join(missing)}")
+    if unknown := sorted(table.keys() - fields.keys()):
+        raise ProfileError(f"{where}: unknown coefficient {', '.join(unknown)}; allowed: {', '.join(sorted(fields))}")
+    return kind(**{name: quantity.value for name, quantity in table.items()})
+
+
+def smooth_max(a: ArrayLike, b: ArrayLike, sharpness: ArrayLike) -> FloatArray:
+    """Blend two bounds [s]: the p-norm, above either and near the larger when they differ.
+
+    ``sharpness`` p is 1 for a plain sum (no overlap) and grows towards a hard maximum (perfect overlap).
+    """
+    x, y, sharpness = (np.asarray(value, dtype=np.float64) for value in (a, b, sharpness))
+    high, low = np.maximum(x, y), np.minimum(x, y)
+    ratio = np.divide(low, high, out=np.zeros_like(high + low), where=high > 0)
+    return np.asarray(high * (1.0 + ratio**sharpness) ** (1.0 / sharpness), dtype=np.float64)
+
+
+def found_in_cache(size: FloatArray, silicon: Silicon) -> FloatArray:
+    """Share [1] of a working set of ``size`` [bytes] that stays in the cache from one call to the next."""
+    low, high = (share * silicon.cache for share in CACHE_HOLDS)
+    return np.clip((high - size) / max(high - low, 1.0), 0.0, 1.0)

@@ -1,0 +1,330 @@
+"""Time of linear-attention kernels: causal convolution, gated delta rule and Mamba2 scans, by phase."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from hardware_profiles.errors import ProfileError, nearest
+from hardware_profiles.schema import Quantity
+from simulator.kernels.kernel import FloatArray, KernelTime, Silicon, coefficients, found_in_cache
+from workloads.models.spec import GatedDeltaNet, Mamba2
+
+#: Tokens of one chunk of the chunked scans [1].
+CHUNK = 64.0
+#: Bytes per element of activations, and of the snapshots of the state between chunks [bytes].
+ACTIVATION, SNAPSHOT = 2.0, 2.0
+#: How much faster the last-level cache serves than memory [1].
+CACHE_SPEED = 2.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvolutionKernel:
+    """Coefficients of a causal depthwise convolution.
+
+    Attributes
+    ----------
+    launch : float
+        Time of the smallest call [s].
+    memory : float
+        Share of the datasheet memory bandwidth that is reached [1].
+    sequence : float
+        Tokens that a shorter sequence costs nevertheless: its blocks are launched and its state kept [1].
+    """
+
+    launch: float = field(metadata={"unit": "s"})
+    memory: float
+    sequence: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScanKernel:
+    """Coefficients of a scan over a matrix-valued state (gated delta rule, state-space dual).
+
+    Attributes
+    ----------
+    launch : float
+        Time of the smallest call, all its sub-kernels together [s].
+    memory : float
+        Share of the datasheet memory bandwidth that is reached [1].
+    passes : float
+        Times that a token's vectors go through memory: gates, triangular solve, intermediate values [1].
+    state : float
+        Bytes moved per state element of a sequence, reading and writing together [bytes].
+    chunk : float
+        Time of one chunk in the sequential part that hands the state on [s].
+    """
+
+    launch: float = field(metadata={"unit": "s"})
+    memory: float
+    passes: float
+    state: float = field(metadata={"unit": "B"})
+    chunk: float = field(metadata={"unit": "s"})
+
+
+def causal_convolution_time(
+    batch: ArrayLike,
+    seq_len: ArrayLike,
+    channels: ArrayLike,
+    *,
+    width: float = 4.0,
+    silicon: Silicon,
+    kernel: ConvolutionKernel,
+    cached: bool = False,
+) -> KernelTime:
+    """Time of a causal depthwise convolution over ``batch`` sequences of ``seq_len`` tokens [s].
+
+    Parameters
+    ----------
+    batch, seq_len, channels : array_like
+        Sequences, tokens per sequence (1 in decode), channels [1].
+    width : float
+        Taps of the filter [1]; its last inputs are kept as the state.
+    silicon, kernel
+        The processor and the kernel's coefficients.
+    cached : bool
+        Whether the data was used just before, as in a benchmark that repeats one call: what fits in the last-level
+        cache then comes from there.
+
+    Returns
+    -------
+    KernelTime
+        Terms: ``launch``, ``memory``.
+
+    Notes
+    -----
+    Per channel and sequence ``2 max(tokens, sequence) + 2 width`` elements of two bytes move.
+    """
+    batch, seq_len, channels = (np.asarray(x, dtype=np.float64) for x in (batch, seq_len, channels))
+    elements = 2.0 * np.maximum(seq_len, kernel.sequence) + 2.0 * width
+    memory = _moving(batch * channels * elements * ACTIVATION, silicon, kernel.memory, cached=cached)
+    return KernelTime(seconds=kernel.launch + memory, terms={"launch": kernel.launch + 0.0 * memory, "memory": memory})
+
+
+def scan_time(
+    batch: ArrayLike,
+    seq_len: ArrayLike,
+    key_heads: ArrayLike,
+    value_heads: ArrayLike,
+    key_dim: ArrayLike,
+    value_dim: ArrayLike,
+    *,
+    silicon: Silicon,
+    kernel: ScanKernel,
+    cached: bool = False,
+) -> KernelTime:
+    """Time of a scan with one ``key_dim x value_dim`` state per value head and sequence [s].
+
+    Parameters
+    ----------
+    batch, seq_len : array_like
+        Sequences and tokens per sequence [1]; a single token is a recurrent step.
+    key_heads, value_heads, key_dim, value_dim : array_like
+        Heads and elements per head of keys and of values [1].
+    silicon, kernel
+        The processor and the kernel's coefficients.
+    cached : bool
+        As in :func:`causal_convolution_time`.
+
+    Returns
+    -------
+    KernelTime
+        Terms: ``launch``, ``memory``, ``sequential``.
+
+    Notes
+    -----
+    Memory: the tokens' vectors ``passes`` times, one snapshot of the state per chunk written and read, and the
+    state of each sequence. Sequential: ``ceil(tokens / 64)`` chunks, one after another.
+    """
+    batch, seq_len, key_heads, value_heads, key_dim, value_dim = (
+        np.asarray(x, dtype=np.float64) for x in (batch, seq_len, key_heads, value_heads, key_dim, value_dim)
+    )
+    tokens = batch * seq_len
+    vectors = kernel.passes * tokens * ACTIVATION * (key_heads * key_dim + value_heads * value_dim)
+    states = value_heads * key_dim * value_dim
+    chunks = np.ceil(seq_len / CHUNK)
+    snapshots = 2.0 * SNAPSHOT * batch * (chunks - 1.0) * states
+    moved = vectors + snapshots + batch * states * kernel.state
+    memory = _moving(moved, silicon, kernel.memory, cached=cached)
+    sequential = kernel.chunk * (chunks - 1.0)
+    seconds = kernel.launch + memory + sequential
+    launch = kernel.launch + 0.0 * seconds
+    return KernelTime(seconds=seconds, terms={"launch": launch, "memory": memory, "sequential": sequential})
+
+
+def gated_delta_net_time(
+    operation: str,
+    batch: ArrayLike,
+    seq_len: ArrayLike,
+    num_k_heads: ArrayLike,
+    head_k_dim: ArrayLike,
+    num_v_heads: ArrayLike,
+    head_v_dim: ArrayLike,
+    *,
+    d_conv: float = 4.0,
+    silicon: Silicon,
+    kernels: Mapping[str, ConvolutionKernel | ScanKernel],
+    cached: bool = False,
+) -> KernelTime:
+    """Time of one kernel of a gated-delta-net layer.
+
+    Parameters
+    ----------
+    operation : str
+        ``causal_conv1d_fn`` and ``chunk_gated_delta_rule`` in prefill, ``causal_conv1d_update`` and
+        ``fused_recurrent_gated_delta_rule`` in decode. The convolution is that of one projection of
+        ``num_k_heads * head_k_dim`` channels; for all of queries, keys and values call
+        :func:`causal_convolution_time` with their sum.
+    batch, seq_len : array_like
+        Sequences and tokens per sequence [1].
+    num_k_heads, head_k_dim, num_v_heads, head_v_dim : array_like
+        Heads and elements per head [1].
+    d_conv : float
+        Taps of the convolution [1].
+    silicon, kernels
+        The processor and coefficients by operation.
+    cached : bool
+        As in :func:`causal_convolution_time`.
+
+    Returns
+    -------
+    KernelTime
+        Terms: ``launch``, ``memory`` and, for scans, ``sequential``.
+    """
+    kernel = _kernel(operation, kernels)
+    if isinstance(kernel, ConvolutionKernel):
+        channels = np.asarray(num_k_heads, dtype=np.float64) * np.asarray(head_k_dim, dtype=np.float64)
+        return causal_convolution_time(
+            batch, seq_len, channels, width=d_conv, silicon=silicon, kernel=kernel, cached=cached
+        )
+    return scan_time(
+        batch, seq_len, num_k_heads, num_v_heads, head_k_dim, head_v_dim, silicon=silicon, kernel=kernel, cached=cached
+    )
+
+
+def mamba2_time(
+    operation: str,
+    batch: ArrayLike,
+    seq_len: ArrayLike,
+    nheads: ArrayLike,
+    head_dim: ArrayLike,
+    n_groups: ArrayLike,
+    d_state: ArrayLike,
+    *,
+    d_conv: float = 4.0,
+    silicon: Silicon,
+    kernels: Mapping[str, ConvolutionKernel | ScanKernel],
+    cached: bool = False,
+) -> KernelTime:
+    """Time of one kernel of a Mamba2 layer.
+
+    Parameters
+    ----------
+    operation : str
+        ``causal_conv1d_fn`` and ``chunk_scan`` in prefill, ``causal_conv1d_update`` and ``state_update`` in decode.
+    batch, seq_len : array_like
+        Sequences and tokens per sequence [1].
+    nheads, head_dim, n_groups, d_state : array_like
+        Heads, elements per head, groups that share their input and output matrices, state size [1].
+    d_conv : float
+        Taps of the convolution [1].
+    silicon, kernels
+        The processor and coefficients by operation.
+    cached : bool
+        As in :func:`causal_convolution_time`.
+
+    Returns
+    -------
+    KernelTime
+        Terms: ``launch``, ``memory`` and, for scans, ``sequential``.
+
+    Notes
+    -----
+    The convolution covers ``nheads head_dim + 2 n_groups d_state`` channels. The scan keeps a
+    ``d_state x head_dim`` state per head; keys are the groups' input and output matrices.
+    """
+    kernel = _kernel(operation, kernels)
+    if isinstance(kernel, ConvolutionKernel):
+        heads, dim, groups, state = (np.asarray(x, dtype=np.float64) for x in (nheads, head_dim, n_groups, d_state))
+        channels = heads * dim + 2.0 * groups * state
+        return causal_convolution_time(
+            batch, seq_len, channels, width=d_conv, silicon=silicon, kernel=kernel, cached=cached
+        )
+    return scan_time(batch, seq_len, n_groups, nheads, d_state, head_dim, silicon=silicon, kernel=kernel, cached=cached)
+
+
+def linear_attention_time(
+    shape: Mapping[str, Any], kind: str, silicon: Silicon, kernels: Mapping[str, Mapping[str, Quantity]]
+) -> tuple[KernelTime, str, Mapping[str, Quantity]]:
+    """Time of the convolution and the scan of one linear-attention layer and phase.
+
+    Parameters
+    ----------
+    shape : Mapping
+        ``phase`` (``prefill`` or ``decode``), ``tokens``, ``batch`` [1], ``attention`` (the layer's
+        :class:`GatedDeltaNet` or :class:`Mamba2`) and ``tp``, the ranks that share its heads [1].
+    kind : str
+        ``gated_delta_net`` or ``mamba2``: the family of kernel tables.
+    silicon : Silicon
+        The processor.
+    kernels : Mapping
+        All kernel tables of the device.
+
+    Returns
+    -------
+    tuple
+        Time, name of the scan's kernel table, and its coefficients.
+    """
+    batch = np.maximum(np.asarray(shape["batch"], dtype=np.float64), 1.0)
+    seq_len = np.maximum(np.asarray(shape["tokens"], dtype=np.float64) / batch, 1.0)
+    prefill, layer, tp = shape["phase"] == "prefill", shape["attention"], float(shape["tp"])
+    if isinstance(layer, GatedDeltaNet):
+        keys, values = layer.num_key_heads / tp, layer.num_value_heads / tp
+        dims = (layer.key_head_dim, layer.value_head_dim)
+        scan = "chunk_gated_delta_rule" if prefill else "fused_recurrent_gated_delta_rule"
+        channels = 2.0 * keys * dims[0] + values * dims[1]
+    elif isinstance(layer, Mamba2):
+        keys, values = layer.num_groups / tp, layer.num_heads / tp
+        dims = (layer.state_size, layer.head_dim)
+        scan = "chunk_scan" if prefill else "state_update"
+        channels = values * dims[1] + 2.0 * keys * dims[0]
+    else:
+        raise ProfileError(f"linear attention of kind {type(layer).__name__}; allowed: GatedDeltaNet, Mamba2")
+    name, table = _table(f"{kind}.{scan}", kernels)
+    kernel = coefficients(ScanKernel, table, name)
+    time = scan_time(batch, seq_len, keys, values, *dims, silicon=silicon, kernel=kernel)
+    if layer.conv_kernel == 0:
+        return time, name, table
+    convolution, quantities = _table(f"{kind}.{'causal_conv1d_fn' if prefill else 'causal_conv1d_update'}", kernels)
+    mixed = causal_convolution_time(
+        batch,
+        seq_len,
+        channels,
+        width=layer.conv_kernel,
+        silicon=silicon,
+        kernel=coefficients(ConvolutionKernel, quantities, convolution),
+    )
+    terms = {"convolution": mixed.seconds, **time.terms}
+    return KernelTime(seconds=time.seconds + mixed.seconds, terms=terms), name, table
+
+
+def _moving(moved: FloatArray, silicon: Silicon, share: float, *, cached: bool) -> FloatArray:
+    """Time to move bytes at a share of the bandwidth [s], faster for the part that the cache holds."""
+    memory = moved / (silicon.memory_bandwidth * share)
+    return memory * (1.0 - (1.0 - 1.0 / CACHE_SPEED) * found_in_cache(moved, silicon)) if cached else memory
+
+
+def _table(name: str, kernels: Mapping[str, Mapping[str, Quantity]]) -> tuple[str, Mapping[str, Quantity]]:
+    if name not in kernels:
+        raise ProfileError(f"the device has no coefficients of kernel {name!r}; {nearest(name, kernels)}")
+    return name, kernels[name]
+
+
+def _kernel(operation: str, kernels: Mapping[str, ConvolutionKernel | ScanKernel]) -> ConvolutionKernel | ScanKernel:
+    if operation not in kernels:
+        raise ProfileError(f"unknown linear-attention kernel {operation!r}; {nearest(operation, kernels)}")
+    return kernels[operation]

@@ -1,0 +1,182 @@
+"""Time of multi-head latent attention: prefill and decode over the compressed KV cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from simulator.kernels.attention import (
+    AttentionDecodeKernel,
+    AttentionPrefillKernel,
+    causal_time,
+    dtype_bytes,
+    matrix_peak,
+    streaming_time,
+)
+from simulator.kernels.kernel import KernelTime, Silicon
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MlaDecodeKernel(AttentionDecodeKernel):
+    """Coefficients of a latent decode kernel: those of :class:`AttentionDecodeKernel` and four more.
+
+    Attributes
+    ----------
+    head_tile : float
+        Query heads that share one scan of the latent cache [1].
+    compute : float
+        Share of the peak matrix rate inside the scan [1].
+    convert : float
+        Traffic of casting the cache to 16 bits before the scan, 0 where the scan reads it as it is stored [bytes per
+        element].
+    lone : float
+        How much longer the scan of a block takes where a rank has one query head, and the kernel goes without matrix
+        units for it [1].
+    """
+
+    head_tile: float
+    compute: float
+    convert: float = field(metadata={"unit": "B"})
+    lone: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MlaPrefillKernel(AttentionPrefillKernel):
+    """Coefficients of a latent prefill kernel: those of :class:`AttentionPrefillKernel` and one more.
+
+    Attributes
+    ----------
+    absorbed : float
+        1 where the kernel works on the latent vectors (all heads share one key of latent + rope elements), 0 where
+        keys and values were expanded per head first [1].
+    """
+
+    absorbed: float = field(metadata={"unit": "1"})
+
+
+def mla_prefill_time(
+    batch: ArrayLike,
+    context: ArrayLike,
+    prefix: ArrayLike,
+    num_heads: ArrayLike,
+    *,
+    kv_lora_rank: float = 512,
+    rope_dim: float = 64,
+    nope_dim: float = 128,
+    v_dim: float = 128,
+    dtype: str,
+    kv_dtype: str,
+    silicon: Silicon,
+    kernel: MlaPrefillKernel,
+) -> KernelTime:
+    """Time of one causal latent-attention prefill call, projections not included.
+
+    Parameters
+    ----------
+    batch, context, prefix, num_heads : array_like
+        Sequences, new tokens and cached tokens per sequence, query heads on this rank [1].
+    kv_lora_rank, rope_dim, nope_dim, v_dim : float
+        Elements of the latent, of the shared rope key, and of a head's own key and value [1].
+    dtype, kv_dtype : str
+        Storage of queries and of the latent cache.
+    silicon, kernel
+        The processor and the kernel's coefficients.
+
+    Returns
+    -------
+    KernelTime
+        Terms: ``launch``, ``compute``, ``memory``.
+
+    Notes
+    -----
+    One query-key pair costs ``2 (2 rank + rope)`` FLOP in the absorbed form and ``2 (nope + rope + v)`` in the
+    expanded one. The absorbed kernel takes one sequence after another, the long tiles of each first, so that those of
+    the last sequence come late.
+    """
+    batch, context, prefix, heads = (np.asarray(x, dtype=np.float64) for x in (batch, context, prefix, num_heads))
+    absorbed = kernel.absorbed > 0.5
+    key_dim = kv_lora_rank + rope_dim if absorbed else nope_dim + rope_dim
+    value_dim = kv_lora_rank if absorbed else v_dim
+    element, kv_element = dtype_bytes(dtype), dtype_bytes(kv_dtype)
+    queries = heads * context * (key_dim + value_dim) * element
+    cached = (prefix + context) * (
+        (kv_lora_rank + rope_dim) * kv_element if absorbed else heads * (key_dim + value_dim) * element
+    )
+    return causal_time(
+        batch if absorbed else batch * heads,
+        context * heads if absorbed else context,
+        context,
+        prefix,
+        np.asarray(2.0 * (key_dim + value_dim)),
+        batch * (queries + kernel.gather * cached),
+        tile_rows=np.asarray(kernel.tile_rows),
+        tile=np.asarray(kernel.tile),
+        fixed=np.zeros_like(batch),
+        window=None,
+        order=np.where((batch > 1) & absorbed, 1.0, kernel.order),
+        peak=matrix_peak(dtype, silicon),
+        silicon=silicon,
+        kernel=kernel,
+    )
+
+
+def mla_decode_time(
+    batch: ArrayLike,
+    kv_length: ArrayLike,
+    num_heads: ArrayLike,
+    *,
+    kv_lora_rank: float = 512,
+    rope_dim: float = 64,
+    dtype: str = "bfloat16",
+    kv_dtype: str,
+    silicon: Silicon,
+    kernel: MlaDecodeKernel,
+    cached: bool = False,
+) -> KernelTime:
+    """Time of one absorbed latent-attention decode call, one query token per sequence.
+
+    Parameters
+    ----------
+    batch, kv_length, num_heads : array_like
+        Sequences, keys per sequence (the new one included), query heads on this rank [1].
+    kv_lora_rank, rope_dim : float
+        Elements of the latent and of the shared rope key [1].
+    dtype, kv_dtype : str
+        Arithmetic and storage of the latent cache.
+    silicon, kernel
+        The processor and the kernel's coefficients.
+    cached : bool
+        Whether the cache was read just before, as in a benchmark that repeats one call.
+
+    Returns
+    -------
+    KernelTime
+        Terms: ``launch``, ``stream``, ``memory``.
+
+    Notes
+    -----
+    ``batch * ceil(heads / head_tile)`` tiles scan the latent cache. A key costs a tile the longer of its bytes and
+    its ``2 head_tile (2 rank + rope)`` FLOP.
+    """
+    batch, keys, heads = (np.asarray(x, dtype=np.float64) for x in (batch, kv_length, num_heads))
+    tiles = batch * np.ceil(heads / kernel.head_tile)
+    element = dtype_bytes("bfloat16" if kernel.convert > 0.0 else kv_dtype)
+    token_bytes = np.asarray((kv_lora_rank + rope_dim) * element)
+    converted = batch * keys * (kv_lora_rank + rope_dim) * kernel.convert
+    flops = 2.0 * kernel.head_tile * (2.0 * kv_lora_rank + rope_dim)
+    query_bytes = batch * heads * (2.0 * kv_lora_rank + rope_dim) * 2.0
+    key_time = flops * silicon.units / (matrix_peak(dtype, silicon) * kernel.compute)
+    return streaming_time(
+        tiles,
+        keys,
+        token_bytes * np.where(heads > 1, 1.0, kernel.lone),
+        batch * keys * token_bytes,
+        query_bytes,
+        fixed=kernel.sequence * batch + converted / (silicon.memory_bandwidth * kernel.memory),
+        silicon=silicon,
+        kernel=kernel,
+        cached=cached,
+        key_time=key_time,
+    )

@@ -1,0 +1,356 @@
+"""Time of one fused mixture-of-experts layer on one rank, from the tokens that each local expert receives.
+
+Two grouped GEMMs (gate and up, then down) over the experts that are hit, and the small kernels around them (permute
+or sort, quantise, activation, finalise). What is felt of an uneven router follows from the counts themselves: more
+rows on the hottest rank cost time, fewer distinct experts touched save weight traffic.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from hardware_profiles.errors import ProfileError, nearest
+from simulator.errors import ScenarioError
+from simulator.kernels.attention import throttled
+from simulator.kernels.expert_counts import balanced_counts as balanced_counts
+from simulator.kernels.expert_counts import power_law_counts as power_law_counts
+from simulator.kernels.kernel import DTYPE_BYTES, FloatArray, KernelTime, Silicon, smooth_max
+
+#: Row tiles that grouped GEMM kernels are built with [rows].
+ROW_TILES = (16, 32, 64, 128)
+#: Bytes of an activation that no quantisation has touched (bfloat16) [bytes].
+ACTIVATION_BYTES = 2.0
+#: Arithmetic that a weight dtype is multiplied in; weight-only formats are multiplied in bfloat16.
+ARITHMETIC = {
+    "float32": "float32",
+    "bfloat16": "bfloat16",
+    "fp8": "fp8",
+    "fp8_block": "fp8",
+    "int8": "int8",
+    "mxfp4": "bfloat16",
+    "nvfp4": "fp4",
+    "int4": "bfloat16",
+}
+#: Inner extents that are no multiple of this many elements defeat vectorised loads.
+ALIGNMENT = 16
+
+
+def _seconds() -> float:
+    return field(metadata={"unit": "s"})  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoeKernel:
+    """What belongs to a fused MoE kernel rather than to the silicon.
+
+    Attributes
+    ----------
+    launch : float
+        Launches and fixed work of all kernels of the layer [s].
+    expert_launch : float
+        Set-up per local expert, hit or not [s].
+    memory_efficiency : float
+        Share of the datasheet bandwidth reached when streaming weights [1].
+    unit_bandwidth : float
+        Bandwidth that one unit can draw, in multiples of its even share [1].
+    compute_efficiency : float
+        Share of the datasheet peak in the main loop of full tiles [1].
+    fill_depth : float
+        Pipeline fill and epilogue of a tile, as extra inner elements [1].
+    minimum_rows : float
+        Rows below which a tile takes no less time [1]: a unit's intake of weights, per cycle, is what bounds it. A chip
+        whose units multiply fewer numbers per cycle reaches that bound at fewer rows.
+    tail : float
+        Share of wave quantisation that is felt [1].
+    sharpness : float
+        Overlap of arithmetic and memory traffic: 1 none, large perfect [1].
+    reread : float
+        Share of weight traffic repeated by each further row tile of an expert whose weights overflow the cache [1].
+    hidden_traffic, intermediate_traffic : float
+        Traffic of the small kernels per assignment, per element of the hidden and of the intermediate size [bytes].
+    token_traffic : float
+        Traffic of the small kernels per presented token and element of the hidden size [bytes].
+    foreign_share : float
+        Share of the small kernels' work that assignments to other ranks' experts also cost [1].
+    unaligned : float
+        Slowdown of the second GEMM where the intermediate size defeats vectorised loads [1].
+    tile_columns : float
+        Columns of an output tile [1].
+    tile_16, tile_32, tile_64 : float
+        Largest load that is given 16, 32 and 64 row tiles; above the last 128 rows are taken [1].
+    tile_density : float
+        What that load is: 0 tokens presented, 1 rows per expert if the router were even, 2 tokens presented per local
+        expert [1].
+    padding : float
+        Multiple to which each expert's rows are padded in memory [1].
+    host : float
+        Time below which the layer cannot go because the host issues it kernel by kernel [s].
+    whole_tiles : float
+        1 where matrix units compute whole tiles however many rows of them are filled, 0 where cores compute only the
+        rows that there are [1].
+    clock : float
+        Clock of the chip of the fit [Hz], 0 where unknown: launches take longer on a slower one.
+    unit_rate : float
+        Arithmetic of one unit of the chip of the fit in this dtype [FLOP per cycle], 0 where unknown.
+    """
+
+    launch: float = _seconds()
+    expert_launch: float = _seconds()
+    memory_efficiency: float
+    unit_bandwidth: float
+    compute_efficiency: float
+    fill_depth: float
+    minimum_rows: float
+    tail: float
+    sharpness: float
+    reread: float
+    hidden_traffic: float
+    intermediate_traffic: float
+    token_traffic: float
+    foreign_share: float
+    unaligned: float = 1.0
+    tile_columns: float = 128.0
+    tile_16: float = 16.0
+    tile_32: float = 32.0
+    tile_64: float = 64.0
+    tile_density: float = 1.0
+    padding: float = 1.0
+    host: float = field(default=0.0, metadata={"unit": "s"})
+    whole_tiles: float = 1.0
+    clock: float = field(default=0.0, metadata={"unit": "Hz"})
+    unit_rate: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertLoad:
+    """What a grouped GEMM feels of the per-expert counts of a rank, arrays of one shape.
+
+    ``rows`` assignments [1]; ``active`` experts hit [1]; ``tiles`` row tiles [1] of the size that the kernel picks;
+    ``experts`` local experts [1].
+    """
+
+    rows: FloatArray
+    active: FloatArray
+    tiles: FloatArray
+    experts: FloatArray
+
+
+def row_tile(
+    kernel: MoeKernel,
+    *,
+    num_tokens: ArrayLike,
+    top_k: ArrayLike,
+    num_experts: ArrayLike,
+    local_experts: ArrayLike,
+) -> FloatArray:
+    """Pick the row tile [rows] of the grouped GEMM from the load, as kernel heuristics and autotuners do."""
+    tokens = np.asarray(num_tokens, dtype=np.float64)
+    per_expert = tokens * np.asarray(top_k) / np.asarray(num_experts)
+    per_local = tokens / np.asarray(local_experts)
+    shape = np.broadcast_shapes(per_expert.shape, per_local.shape)
+    load = np.broadcast_to((tokens, per_expert, per_local)[round(kernel.tile_density)], shape)
+    limits = np.array([kernel.tile_16, kernel.tile_32, kernel.tile_64])
+    picked: FloatArray = np.asarray(ROW_TILES, dtype=np.float64)[np.searchsorted(limits, load, side="left")]
+    return picked
+
+
+def tile_changes(kernel: MoeKernel, top_k: float, num_experts: float, local_experts: float) -> FloatArray:
+    """Return the tokens over all ranks up to which each row tile but the largest is taken, shape (3,) [tokens]."""
+    tokens_per_load = (1.0, num_experts / top_k, local_experts)[round(kernel.tile_density)]
+    return np.array([kernel.tile_16, kernel.tile_32, kernel.tile_64]) * tokens_per_load
+
+
+def expert_load(counts: ArrayLike, tile: ArrayLike) -> ExpertLoad:
+    """Reduce per-expert counts over their last axis.
+
+    Parameters
+    ----------
+    counts : array_like, shape (..., local_experts)
+        Tokens assigned to each local expert [1]. A fraction below one is the probability that the expert is hit.
+    tile : array_like, shape (...)
+        Row tile [rows].
+    """
+    c = np.asarray(counts)
+    if c.ndim == 0 or c.shape[-1] == 0:
+        raise ScenarioError(f"moe: counts have shape {c.shape}; the last axis must hold at least one local expert")
+    tile = np.asarray(tile, dtype=np.float64)[..., None]
+    if c.dtype.kind in "iu":
+        tiles, active = np.ceil(c / tile).sum(-1), np.count_nonzero(c, axis=-1)
+    else:
+        hit = np.minimum(c, 1.0)
+        tiles, active = np.maximum(np.ceil(np.where(c < 1.0, 0.0, c) / tile), hit).sum(-1), hit.sum(-1)
+    return ExpertLoad(
+        rows=c.sum(-1).astype(np.float64),
+        active=np.asarray(active, dtype=np.float64),
+        tiles=tiles,
+        experts=np.asarray(c.shape[-1], dtype=np.float64),
+    )
+
+
+def moe_time(
+    counts: ArrayLike,
+    *,
+    num_tokens: ArrayLike,
+    top_k: ArrayLike,
+    num_experts: ArrayLike,
+    hidden: ArrayLike,
+    intermediate: ArrayLike,
+    matrices: ArrayLike = 3,
+    presented_tokens: ArrayLike | None = None,
+    dtype: str,
+    silicon: Silicon,
+    kernel: MoeKernel,
+) -> KernelTime:
+    """Time one fused MoE layer on one rank.
+
+    Parameters
+    ----------
+    counts : array_like, shape (..., local_experts)
+        Tokens assigned to each local expert of the rank [1]; integers, or expectations as floats.
+    num_tokens : array_like, shape (...)
+        Tokens over all ranks that share the experts [1].
+    top_k, num_experts : array_like
+        Experts per token and logical experts of the layer [1].
+    hidden, intermediate : array_like
+        Model width and the expert's inner width on this rank (divided by the tensor parallelism within experts) [1].
+    matrices : array_like
+        3 with a gate, 2 without [1].
+    presented_tokens : array_like, shape (...), optional
+        Tokens that the kernel finds in its input: those that an exchange brought, or all of them [1].
+    dtype : str
+        Dtype of the expert weights.
+    silicon : Silicon
+    kernel : MoeKernel
+
+    Returns
+    -------
+    KernelTime
+        Shape of ``counts`` without its last axis, broadcast with the others. Terms: ``compute``, ``memory``,
+        ``passes`` (small kernels) and ``launch``.
+
+    Notes
+    -----
+    Per GEMM, ``smooth_max(waves * tile, bytes / bandwidth)`` with ``tile = 2 rows columns (K + fill) / rate`` and
+    ``bytes`` the weights of the experts that are hit, their re-reads, and the rows in and out.
+    """
+    local = np.shape(counts)[-1] if np.ndim(counts) else 1
+    tile = row_tile(kernel, num_tokens=num_tokens, top_k=top_k, num_experts=num_experts, local_experts=max(local, 1))
+    return moe_load_time(
+        expert_load(counts, tile),
+        tile=tile,
+        num_tokens=num_tokens,
+        top_k=top_k,
+        hidden=hidden,
+        intermediate=intermediate,
+        matrices=matrices,
+        presented_tokens=presented_tokens,
+        dtype=dtype,
+        silicon=silicon,
+        kernel=kernel,
+    )
+
+
+def moe_load_time(
+    load: ExpertLoad,
+    *,
+    tile: ArrayLike,
+    num_tokens: ArrayLike,
+    top_k: ArrayLike,
+    hidden: ArrayLike,
+    intermediate: ArrayLike,
+    matrices: ArrayLike = 3,
+    presented_tokens: ArrayLike | None = None,
+    dtype: str,
+    silicon: Silicon,
+    kernel: MoeKernel,
+) -> KernelTime:
+    """Time one fused MoE layer of a load that is reduced already; see :func:`moe_time`."""
+    width, inner = np.asarray(hidden, dtype=np.float64), np.asarray(intermediate, dtype=np.float64)
+    tokens = np.asarray(num_tokens if presented_tokens is None else presented_tokens, dtype=np.float64)
+    up = (np.asarray(matrices, dtype=np.float64) - 1.0) * inner
+    compute_1, memory_1 = _grouped_gemm(load, tile, up, width, dtype, silicon, kernel)
+    compute_2, memory_2 = _grouped_gemm(load, tile, width, inner, dtype, silicon, kernel)
+    slowdown = np.where(inner % ALIGNMENT == 0, 1.0, kernel.unaligned)
+    gemms = smooth_max(compute_1, memory_1, kernel.sharpness)
+    gemms = gemms + slowdown * smooth_max(compute_2, memory_2, kernel.sharpness)
+    foreign = np.maximum(tokens * np.asarray(top_k) - load.rows, 0.0)
+    padded = np.maximum(load.rows, load.active * kernel.padding)
+    walked = padded + kernel.foreign_share * foreign
+    traffic = walked * (kernel.hidden_traffic * width + kernel.intermediate_traffic * inner)
+    traffic = traffic + tokens * kernel.token_traffic * width
+    passes = traffic / (silicon.memory_bandwidth * kernel.memory_efficiency)
+    launch = max(kernel.clock / silicon.clock, 1.0) * (kernel.launch + kernel.expert_launch * load.experts)
+    launch = launch + 0.0 * passes
+    seconds = launch + gemms + passes
+    if kernel.host > 0.0:
+        seconds = smooth_max(seconds, kernel.host, 8.0)
+    return KernelTime(
+        seconds=seconds,
+        terms={
+            "compute": compute_1 + compute_2,
+            "memory": memory_1 + memory_2,
+            "passes": passes,
+            "launch": launch,
+        },
+    )
+
+
+def _grouped_gemm(
+    load: ExpertLoad,
+    tile: ArrayLike,
+    columns: FloatArray,
+    depth: FloatArray,
+    dtype: str,
+    silicon: Silicon,
+    kernel: MoeKernel,
+) -> tuple[FloatArray, FloatArray]:
+    """What arithmetic and memory traffic of one grouped GEMM would take alone [s]."""
+    filled = load.rows / np.maximum(load.tiles, 1e-9)
+    taken = kernel.whole_tiles * np.asarray(tile, dtype=np.float64) + (1.0 - kernel.whole_tiles) * filled
+    rows = np.maximum(taken, kernel.minimum_rows * _intake(dtype, silicon, kernel))
+    blocks = load.tiles * np.ceil(columns / kernel.tile_columns)
+    rate = peak_rate(dtype, silicon) * kernel.compute_efficiency
+    full = blocks / silicon.units
+    waves = kernel.tail * np.ceil(full) + (1.0 - kernel.tail) * np.where(blocks > 0, np.maximum(full, 1.0), 0.0)
+    compute = waves * 2.0 * rows * kernel.tile_columns * (depth + kernel.fill_depth) * silicon.units / rate
+    compute = throttled(np.asarray(compute, dtype=np.float64), 0.0, silicon)
+
+    weights = columns * depth * DTYPE_BYTES[dtype]
+    overflow = weights / (weights + 0.5 * silicon.cache)
+    again = kernel.reread * overflow * np.maximum(load.tiles - load.active, 0.0)
+    moved = (load.active + again) * weights
+    moved = moved + load.rows * (depth * min(DTYPE_BYTES[dtype], ACTIVATION_BYTES) + columns * ACTIVATION_BYTES)
+    reach = np.maximum(full * kernel.unit_bandwidth, 1e-9)
+    starved = (1.0 + reach**-4.0) ** 0.25
+    memory = np.where(blocks > 0, moved * starved / (silicon.memory_bandwidth * kernel.memory_efficiency), 0.0)
+    return np.asarray(compute, dtype=np.float64), np.asarray(memory, dtype=np.float64)
+
+
+def _intake(dtype: str, silicon: Silicon, kernel: MoeKernel) -> float:
+    """Rows at which arithmetic takes as long as the intake of weights, over those on the chip of the fit [1].
+
+    Units that multiply more per cycle have so far come with as much more intake (pairs of them share operands).
+    """
+    if kernel.unit_rate <= 0.0:
+        return 1.0
+    return min(peak_rate(dtype, silicon) / (silicon.units * silicon.clock) / kernel.unit_rate, 1.0)
+
+
+def peak_rate(dtype: str, silicon: Silicon) -> float:
+    """Dense peak [FLOP/s] of the arithmetic that weights of ``dtype`` are multiplied in.
+
+    Raises
+    ------
+    ProfileError
+        The dtype is unknown, or the silicon has no such arithmetic.
+    """
+    if dtype not in ARITHMETIC:
+        raise ProfileError(f"moe: unknown dtype {dtype!r}; {nearest(dtype, ARITHMETIC)}")
+    arithmetic = ARITHMETIC[dtype]
+    if arithmetic not in silicon.peak:
+        has = ", ".join(sorted(silicon.peak))
+        raise ProfileError(f"moe: weights of dtype {dtype!r} need {arithmetic} arithmetic; this processor has {has}")
+    return silicon.peak[arithmetic]

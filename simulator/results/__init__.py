@@ -1,0 +1,1 @@
+"""What comes out: values, and how a run is condensed to them."""

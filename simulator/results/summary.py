@@ -1,0 +1,171 @@
+"""From recorded columns to the numbers that people ask for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.results.percentiles import weighted_percentile
+from simulator.results.values import Distribution, Summary
+from simulator.scenario.sections import Slo
+
+FloatArray = NDArray[np.float64]
+_NOTHING = Distribution(mean=float("nan"), p50=float("nan"), p90=float("nan"), p99=float("nan"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """The measured part of a run: requests in it, and its begin and end [s]."""
+
+    requests: NDArray[np.bool_]
+    begin: float
+    end: float
+
+    @property
+    def duration(self) -> float:
+        """Length of the window [s]."""
+        return max(self.end - self.begin, 1e-12)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What the devices did in all: arithmetic [FLOP] and memory traffic [bytes], over all devices."""
+
+    flops: float
+    memory_bytes: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capacity:
+    """What the devices could do: count [1], peak of one [FLOP/s], bandwidth of one [bytes/s], price of one [USD/s]."""
+
+    devices: float
+    peak: float
+    memory_bandwidth: float
+    price: float
+
+
+def measured_window(arrival: FloatArray, finish: FloatArray, *, warmup: int, drain: bool, closed_loop: bool) -> Window:
+    """Choose which requests and which time count.
+
+    Parameters
+    ----------
+    arrival, finish : array, shape (requests,)
+        Times [s].
+    warmup : int
+        First requests left out [1].
+    drain : bool
+        Whether the tail counts in which no new requests arrive.
+    closed_loop : bool
+        Whether a warm-up request ends the warm-up by finishing (closed loop) or by arriving (open loop).
+    """
+    total = len(arrival)
+    chosen = np.arange(total) >= min(warmup, total - 1)
+    begin = float(arrival[chosen].min())
+    if closed_loop and warmup:
+        begin = max(begin, float(np.sort(finish)[min(warmup, total) - 1]))
+        chosen &= arrival >= begin if (arrival >= begin).any() else chosen
+        begin = float(arrival[chosen].min())
+    last = float(arrival.max())
+    if not drain and last > begin:
+        kept = chosen & (finish <= last)
+        if kept.any():
+            return Window(requests=kept, begin=begin, end=last)
+    return Window(requests=chosen, begin=begin, end=float(finish[chosen].max()))
+
+
+def distribution(values: FloatArray, weights: FloatArray | None = None) -> Distribution:
+    """Mean and percentiles of latencies [s], each value counted ``weights`` times."""
+    if not len(values):
+        return _NOTHING
+    if weights is None:
+        p50, p90, p99 = np.percentile(values, (50, 90, 99)).tolist()
+        return Distribution(mean=float(values.mean()), p50=p50, p90=p90, p99=p99)
+    counts = weights.astype(np.int64)
+    p50, p90, p99 = (weighted_percentile(values, counts, percent) for percent in (50.0, 90.0, 99.0))
+    return Distribution(mean=float(np.average(values, weights=weights)), p50=p50, p90=p90, p99=p99)
+
+
+def request_latencies(
+    arrival: FloatArray, first_token: FloatArray, finish: FloatArray, output_tokens: NDArray[np.int64]
+) -> dict[str, FloatArray]:
+    """Return TTFT, TPOT and E2EL of requests [s]; TPOT is NaN for answers of one token."""
+    ttft, e2el = first_token - arrival, finish - arrival
+    more = output_tokens - 1
+    tpot = np.divide(e2el - ttft, more, out=np.full(len(ttft), np.nan), where=more > 0)
+    return {"ttft": ttft, "tpot": tpot, "e2el": e2el}
+
+
+def meets(latencies: dict[str, FloatArray], slo: Slo) -> NDArray[np.bool_]:
+    """Tell which requests meet every objective that is set; all do where none is."""
+    good = np.ones(len(latencies["ttft"]), dtype=bool)
+    for name, limit in (("ttft", slo.ttft), ("tpot", slo.tpot), ("e2el", slo.e2el)):
+        if limit is not None:
+            good &= ~(latencies[name] > limit)
+    return good
+
+
+def summarise(
+    *,
+    window: Window,
+    arrival: FloatArray,
+    first_token: FloatArray,
+    finish: FloatArray,
+    input_tokens: NDArray[np.int64],
+    output_tokens: NDArray[np.int64],
+    preemptions: NDArray[np.int64],
+    steps: dict[str, FloatArray],
+    gaps: dict[str, FloatArray],
+    slo: Slo,
+    work: Work,
+    capacity: Capacity,
+    spread: tuple[float, float],
+    simulated: float,
+    wall: float,
+) -> Summary:
+    """Condense a run: latencies over the window's requests, rates over what ends in its time, the rest over all steps.
+
+    Rates count every request that ends in the window, also one that began before it: to count only those that lie
+    inside whole would lose about one latency's worth of work at either end.
+    """
+    chosen = window.requests
+    served = (finish > window.begin) & (finish <= window.end)
+    everyone = request_latencies(arrival, first_token, finish, output_tokens)
+    latencies = {name: values[chosen] for name, values in everyone.items()}
+    tpot = latencies["tpot"][~np.isnan(latencies["tpot"])]
+    inside = (gaps["at_s"] >= window.begin) & (gaps["at_s"] <= window.end)
+    per_gpu = 1.0 / (window.duration * capacity.devices)
+    tokens_in, tokens_out = float(input_tokens[served].sum()), float(output_tokens[served].sum())
+    output_rate = tokens_out * per_gpu
+    time = steps["duration_s"]
+    span = max(simulated, 1e-12) * capacity.devices
+    routed = steps["imbalance"]
+    return Summary(
+        ttft_s=distribution(latencies["ttft"]),
+        tpot_s=distribution(tpot),
+        itl_s=distribution(gaps["gap_s"][inside], gaps["tokens"][inside]),
+        e2el_s=distribution(latencies["e2el"]),
+        input_tokens_per_s_per_gpu=tokens_in * per_gpu,
+        output_tokens_per_s_per_gpu=output_rate,
+        total_tokens_per_s_per_gpu=(tokens_in + tokens_out) * per_gpu,
+        requests_completed=int(served.sum()),
+        engine_steps=len(time),
+        simulated_s=simulated,
+        wall_s=wall,
+        goodput_rps=float((meets(everyone, slo) & served).sum()) / window.duration,
+        usd_per_million_output_tokens=capacity.price / output_rate * 1e6 if output_rate > 0 else float("nan"),
+        request_throughput_rps=float(served.sum()) / window.duration,
+        batch_size_mean=float(np.average(steps["running"], weights=time)),
+        queue_length_mean=float(np.average(steps["queue_length"], weights=time)),
+        kv_use_mean=float(np.average(steps["kv_use"], weights=time)),
+        kv_use_max=float(steps["kv_use"].max()),
+        preemptions=int(preemptions.sum()),
+        mfu=work.flops / (span * capacity.peak),
+        mbu=work.memory_bytes / (span * capacity.memory_bandwidth),
+        imbalance_mean=float(np.average(routed, weights=time)),
+        imbalance_p99=float(np.percentile(routed, 99)),
+        expert_imbalance_mean=spread[0],
+        active_experts_mean=spread[1],
+    )

@@ -1,0 +1,263 @@
+"""What comes out: summaries, findings, explanations and the result that carries them all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from simulator.scenario import Scenario
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from simulator.results.trace import Slice, TokenGaps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that :func:`simulator.check` found.
+
+    ``error`` means that the scenario cannot run, ``warning`` that its answer needs care, ``note`` that a default
+    was chosen. ``where`` is the scenario key, ``remedy`` what would mend it.
+    """
+
+    level: Literal["error", "warning", "note"]
+    where: str
+    message: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Distribution:
+    """Mean and percentiles of a latency [s]; NaN where nothing was measured."""
+
+    mean: float
+    p50: float
+    p90: float
+    p99: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """The headline numbers of a run; latencies in seconds, rates per second.
+
+    ``imbalance_*`` is the load of the most loaded rank over the mean rank, mean over layers; ``expert_imbalance_mean``
+    the load of the most loaded expert over the mean expert, and ``active_experts_mean`` the share of experts that are
+    touched, both in decode batches of the mean size; 1 for a dense model.
+    ``prefix_hits`` is the share of prompt tokens that were cached, NaN without a cache; ``retries`` how often a request
+    was sent in again after a failure. ``interval_80`` gives low and high factors on times from the calibration errors
+    of the kernels that made them.
+    """
+
+    ttft_s: Distribution
+    tpot_s: Distribution
+    itl_s: Distribution
+    e2el_s: Distribution
+    input_tokens_per_s_per_gpu: float
+    output_tokens_per_s_per_gpu: float
+    total_tokens_per_s_per_gpu: float
+    requests_completed: int
+    engine_steps: int
+    simulated_s: float
+    wall_s: float
+    goodput_rps: float
+    usd_per_million_output_tokens: float
+    request_throughput_rps: float
+    batch_size_mean: float
+    queue_length_mean: float
+    kv_use_mean: float
+    kv_use_max: float
+    preemptions: int
+    mfu: float
+    mbu: float
+    imbalance_mean: float
+    imbalance_p99: float
+    expert_imbalance_mean: float = float("nan")
+    active_experts_mean: float = float("nan")
+    prefix_hits: float = float("nan")
+    retries: int = 0
+    interval_80: tuple[float, float] = (float("nan"), float("nan"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """A closed-form answer: the steady state without events.
+
+    ``summary`` holds means in its distributions; percentiles, wall time and step count are NaN or 0.
+    """
+
+    scenario: Scenario
+    summary: Summary
+    breakdown: Mapping[str, float]
+    warnings: tuple[str, ...] = ()
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+    def document(self) -> dict[str, Any]:
+        """Return the JSON document of the CLI."""
+        return _document(self.scenario, self.summary, self.breakdown, self.warnings, self.provenance)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """One step, op by op.
+
+    ``ops`` has one row per op: name, kind, component, repeat [1/step], time_s (all repeats), share, bound, flops,
+    bytes, message_bytes, kernel, equation, inputs, source, evidence, error (relative, 1 sigma). Where the stack
+    overlaps, ops stand as one batch would run them in turn, and the row ``overlap`` takes off what that saves;
+    ``hidden`` then has one row per kind of exchange and of computing beside it: message, beside, time_s.
+    """
+
+    scenario: Scenario
+    phase: Literal["prefill", "decode"]
+    batch: int
+    context: int
+    step_s: float
+    ops: pd.DataFrame
+    warnings: tuple[str, ...] = ()
+    hidden: pd.DataFrame | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScalingSummary:
+    """Headline numbers of a run that changed its size.
+
+    Attributes
+    ----------
+    mechanism, policy : str
+        How, and why, sizes changed.
+    changes : int
+        How often [1].
+    latency_mean_s, latency_max_s : float
+        From a command until the new instance could serve [s]; NaN where nothing changed.
+    downtime_s : float
+        Time in which no instance served [s].
+    attainment : float
+        Share of all requests that met the objective; 1 where there is none [1].
+    requests_per_s : float
+        Answered requests over the whole run [1/s].
+    size_mean, devices_mean : float
+        Ranks that take requests, and devices that are held, over time [1].
+    devices_peak : int
+        Most devices held at once [1].
+    memory_peak_bytes : float
+        Most device memory held at once, over all devices [bytes].
+    moved_bytes : float
+        Weights that travelled between devices or were read from disk [bytes].
+    device_hours : float
+        Devices times the hours for which they were held [h].
+    cost_usd : float
+        What they cost [USD]; NaN where the device has no price.
+    """
+
+    mechanism: str
+    policy: str
+    changes: int
+    latency_mean_s: float
+    latency_max_s: float
+    downtime_s: float
+    attainment: float
+    requests_per_s: float
+    size_mean: float
+    devices_mean: float
+    devices_peak: int
+    memory_peak_bytes: float
+    moved_bytes: float
+    device_hours: float
+    cost_usd: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Scaling:
+    """What changed when.
+
+    Attributes
+    ----------
+    summary : ScalingSummary
+        Headline numbers.
+    changes : DataFrame
+        One row per change: before, after [ranks], command_s, ready_s, switched_s, released_s, latency_s, downtime_s,
+        devices, memory_bytes (peaks until released), moved_bytes.
+    phases : DataFrame
+        One row per phase of a change: change (row of ``changes``), phase, start_s, end_s, memory_bytes.
+    instances : DataFrame
+        One row per state of an instance: instance, size [ranks], state (starting, serving, draining), start_s, end_s.
+    timeline : DataFrame
+        One row per bin of time: start_s, end_s, size, devices, memory_bytes (means over the bin), arrivals_per_s,
+        requests_per_s, tokens_per_s (output), attainment (of requests that arrived in the bin).
+    """
+
+    summary: ScalingSummary
+    changes: pd.DataFrame
+    phases: pd.DataFrame
+    instances: pd.DataFrame
+    timeline: pd.DataFrame
+
+    def document(self) -> dict[str, Any]:
+        """Return the summary and the changes as JSON."""
+        return {"summary": asdict(self.summary), "changes": self.changes.to_dict("records")}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """A simulated run.
+
+    Attributes
+    ----------
+    requests : DataFrame
+        One row per request: request_id, instance, rank, arrival_s, admitted_s, computed_s and sent_s (prompts on
+        instances of their own: when the prompt was computed and its KV cache set off), first_token_s, finish_s,
+        input_tokens, output_tokens, preemptions, cached_tokens (of the prompt, not computed), retries (after a
+        failure), measured (inside the measured window).
+    steps : DataFrame
+        One row per engine step: instance, start_s, duration_s, prefill_tokens, decode_tokens, running, queue_length,
+        kv_use (share of the pool), imbalance (max/mean over ranks, mean over layers).
+    breakdown : Mapping of str to float
+        Seconds by component (see ``COMPONENTS``) over all steps of all instances.
+    slices : tuple of Slice
+        A sample of steps for the Perfetto trace.
+    token_gaps : TokenGaps, optional
+        Inter-token latencies of all requests.
+    scaling : Scaling, optional
+        What changed when, where the deployment changed its size.
+    rebalances : tuple of Mapping
+        One row per change of placement: instance, at_s, experts moved, near_bytes, far_bytes, staging_bytes, move_s on
+        idle links, cost_s to serving, saved_s over the placement before and saved_in_all_s over the first one by the
+        steps until the next change, and how many steps these are.
+    """
+
+    scenario: Scenario
+    summary: Summary
+    breakdown: Mapping[str, float]
+    requests: pd.DataFrame
+    steps: pd.DataFrame
+    slices: tuple[Slice, ...] = ()
+    token_gaps: TokenGaps | None = None
+    scaling: Scaling | None = None
+    warnings: tuple[str, ...] = ()
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    rebalances: tuple[Mapping[str, float], ...] = ()
+
+    def document(self) -> dict[str, Any]:
+        """Return the JSON document of the CLI."""
+        document = _document(self.scenario, self.summary, self.breakdown, self.warnings, self.provenance)
+        if self.scaling is not None:
+            document["scaling"] = self.scaling.document()
+        return {**document, "rebalances": [dict(row) for row in self.rebalances]} if self.rebalances else document
+
+
+def _document(
+    scenario: Scenario,
+    summary: Summary,
+    breakdown: Mapping[str, float],
+    warnings: tuple[str, ...],
+    provenance: Mapping[str, str],
+) -> dict[str, Any]:
+    return {
+        "scenario_hash": scenario.hash,
+        "scenario": scenario.name,
+        "summary": asdict(summary),
+        "breakdown": dict(breakdown),
+        "warnings": list(warnings),
+        "provenance": dict(provenance),
+    }

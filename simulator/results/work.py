@@ -1,0 +1,92 @@
+"""Arithmetic, memory traffic and a drawn sample of the steps that an engine recorded."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.deployment.deployment import Deployment
+from simulator.ops import StepShape, build_ops
+from simulator.results.summary import Work
+from simulator.results.trace import Slice
+from simulator.step.components import COMPONENTS
+from workloads.models.spec import ModelSpec
+from workloads.models.work import flops_per_token
+
+FloatArray = NDArray[np.float64]
+
+
+def step_work(deployment: Deployment, steps: dict[str, FloatArray], weights: FloatArray | None = None) -> Work:
+    """Total the arithmetic and the memory traffic of recorded steps over the devices of their instance.
+
+    Each step counts ``weights`` times, once where absent.
+
+    Arithmetic is that of the model, per token at the mean context of its phase, so padding and replication do not
+    count as useful. Traffic is what the ops of every step read and write: weights that are touched, KV cache and
+    activations.
+    """
+    model, split, limits = deployment.model, deployment.split, deployment.limits
+    counted = np.ones(len(steps["duration_s"])) if weights is None else weights
+    decoded, prompted = float(counted @ steps["decode_total"]), float(counted @ steps["prompt_total"])
+    attended = float(counted @ steps["context_total"])
+    # Drafts that are thrown away are no use.
+    sequences = decoded / limits.queries
+    flops = sequences * limits.gain * _flops(model, "decode", attended / max(sequences, 1e-9))
+    if prompted:
+        prompts = float(counted @ ((steps["prompt_total"] > 0) * (steps["logits"] - steps["decode_rows"])))
+        flops += prompted * _flops(model, "prefill", prompted / max(prompts, 1e-9))
+    sizes, where = np.unique(np.rint(steps["prompt_total"] + steps["decode_total"]), return_inverse=True)
+    repeats = np.bincount(where, counted)
+    shape = StepShape(decode_sequences=sizes / split.dp, decode_context=1.0, group_tokens=sizes)
+    traffic = sum(
+        float((np.where(op.rows > 0, op.memory_bytes, 0.0) * op.repeat * repeats).sum())
+        for op in build_ops(model, split, deployment.stack, shape)
+    )
+    cache = attended / split.dp * deployment.budget.kv_per_token
+    return Work(flops=flops, memory_bytes=(traffic + cache) * split.group)
+
+
+@lru_cache(maxsize=64)
+def _flops(model: ModelSpec, phase: Literal["prefill", "decode"], context: float) -> float:
+    """FLOPs of one token at a mean context [FLOP]."""
+    return sum(flops_per_token(model, phase=phase, context=max(context, 1.0)).values())
+
+
+def step_slices(deployment: Deployment, steps: dict[str, FloatArray], count: int) -> tuple[Slice, ...]:
+    """Draw a sample of steps: each a slice with its components inside, laid end to end.
+
+    The sample is taken from the middle of the run, where it is busiest with ordinary work.
+    """
+    total = len(steps["start_s"])
+    first = max((total - count) // 2, 0)
+    timer = deployment.timer()
+    drawn: list[Slice] = []
+    for index in range(first, min(first + count, total)):
+        row = {name: column[index : index + 1] for name, column in steps.items()}
+        track, start = f"instance {int(row['instance'][0])}", float(row["start_s"][0])
+        prompts, decodes = int(row["prompt_total"][0]), int(row["decode_total"][0])
+        drawn.append(
+            Slice(
+                track=track,
+                thread="engine",
+                name="prefill step" if not decodes else ("mixed step" if prompts else "decode step"),
+                start_s=start,
+                duration_s=float(row["duration_s"][0]),
+                arguments={
+                    "prefill_tokens": prompts,
+                    "decode_tokens": decodes,
+                    "imbalance": float(row["imbalance"][0]),
+                },
+            )
+        )
+        end = start + float(row["duration_s"][0])
+        parts = timer.breakdown(row)
+        for component in COMPONENTS[:-1]:
+            duration = min(parts[component], end - start)
+            if duration > 0:
+                drawn.append(Slice(track=track, thread="engine", name=component, start_s=start, duration_s=duration))
+                start += duration
+    return tuple(drawn)

@@ -1,0 +1,158 @@
+"""Everything that is wrong or worth knowing about a scenario, all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from hardware_profiles.units import format_bytes
+from simulator.deployment.deployment import device_budget, require_overlap, scenario_hardware, scenario_model
+from simulator.deployment.inputs import scenario_requests, scenario_routing
+from simulator.elastic.fleet import build_fleet, sized
+from simulator.errors import MoesimError
+from simulator.hardware import Hardware
+from simulator.memory import require_fit
+from simulator.parallelism import Parallelism, parallelism_problems
+from simulator.results.values import Finding
+from simulator.scenario import Scenario
+from simulator.scenario.unread import unread_keys
+from simulator.serving.controls.faults import fault_controls
+from simulator.serving.controls.rebalance import rebalance_controls
+from simulator.serving.plan import plan_pools, prefix_caching
+from simulator.stack import StackProfile, customised
+from simulator.step.speculation import accepted_chances
+from workloads.models.spec import ModelSpec
+from workloads.requests.trace import RequestTrace
+
+_T = TypeVar("_T")
+
+
+def check(scenario: Scenario) -> tuple[Finding, ...]:
+    """Look for everything that would stop or taint a run, without running it.
+
+    Returns
+    -------
+    tuple of Finding
+        Errors first, then warnings and notes; no error means that :func:`simulator.simulate` will run.
+    """
+    findings: list[Finding] = []
+    split = Parallelism(**scenario.parallelism.model_dump(include={"tp", "dp", "pp", "ep"}))
+    model = _try(findings, "model", lambda: scenario_model(scenario.model))
+    hardware = _try(findings, "hardware", lambda: scenario_hardware(scenario.hardware, split.devices))
+    stack = _try(findings, "stack", lambda: customised(scenario.stack))
+    requests = _try(findings, "requests", lambda: scenario_requests(scenario.requests, scenario.seed))
+    if model is not None:
+        _try(findings, "routing", lambda: scenario_routing(scenario.routing, model, scenario.seed))
+        scales = scenario.elastic.mechanism != "none"
+        placement = (sized(scenario, split.dp, model) if scales else scenario).placement
+        slots = model.moe_layers[0].num_experts + placement.redundant_slots if model.moe_layers else None
+        if scales and requests is not None:
+            _try(findings, "elastic", lambda: build_fleet(scenario, requests))
+        findings.extend(
+            Finding(level="error", where="parallelism", message=problem)
+            for problem in parallelism_problems(model, split, slots)
+        )
+        _try(findings, "stack.overlap", lambda: require_overlap(scenario.stack, model, split))
+        if hardware is not None and stack is not None:
+            findings.extend(_memory(model, split, stack, hardware, slots, requests))
+    if hardware is not None:
+        findings.extend(_evidence(hardware, split))
+    if model is not None and requests is not None:
+        findings.extend(_lengths(model, requests))
+        sound = all(finding.level != "error" for finding in findings)
+        if sound and scenario.elastic.mechanism == "none" and beyond_closed_form(scenario):
+            findings.extend(_serving(scenario, requests))
+    for text in unread_keys(scenario):
+        key, _, rest = text.partition(" ")
+        findings.append(Finding(level="warning", where=key, message=rest, remedy="leave it out, or set what reads it"))
+    order = {"error": 0, "warning": 1, "note": 2}
+    return tuple(sorted(findings, key=lambda finding: order[finding.level]))
+
+
+def beyond_closed_form(scenario: Scenario) -> tuple[str, ...]:
+    """Name the keys of a scenario that :func:`estimate` cannot answer and :func:`simulate` can."""
+    beyond = {
+        "disaggregation.enabled": scenario.disaggregation.enabled,
+        "prefix_cache.kind": scenario.prefix_cache.kind != "none",
+        "speculation.draft_tokens": scenario.speculation.draft_tokens > 0,
+        "faults": bool(scenario.faults),
+        "elastic.mechanism": scenario.elastic.mechanism != "none",
+        "placement.rebalance": scenario.placement.rebalance.active,
+    }
+    return tuple(key for key, asked in beyond.items() if asked)
+
+
+def _serving(scenario: Scenario, requests: RequestTrace) -> list[Finding]:
+    """Prepare what only the engine knows, each of which says what is wrong with it."""
+    findings: list[Finding] = []
+    if _try(findings, "speculation", lambda: accepted_chances(scenario.speculation)) is None:
+        return findings
+    plans = _try(findings, "deployment", lambda: plan_pools(scenario, requests))
+    if plans is not None:
+        _try(findings, "prefix_cache", lambda: prefix_caching(scenario, requests, plans))
+        _try(findings, "faults", lambda: fault_controls(scenario, plans))
+        _try(findings, "placement.rebalance", lambda: rebalance_controls(scenario, plans, []))
+    return findings
+
+
+def _try(findings: list[Finding], where: str, load: Callable[[], _T]) -> _T | None:
+    try:
+        return load()
+    except MoesimError as error:
+        findings.extend(Finding(level="error", where=where, message=line) for line in str(error).splitlines())
+        return None
+
+
+def _memory(
+    model: ModelSpec,
+    split: Parallelism,
+    stack: StackProfile,
+    hardware: Hardware,
+    slots: int | None,
+    requests: RequestTrace | None,
+) -> Iterator[Finding]:
+    budget = device_budget(model, split, stack, hardware, slots)
+    longest = int((requests.input_tokens + requests.output_tokens).max()) if requests is not None else 1
+    try:
+        require_fit(budget, model, split, longest, (slots - model.moe_layers[0].num_experts) if slots else 0)
+    except MoesimError as error:
+        yield Finding(level="error", where="memory", message=str(error))
+        return
+    room = int(budget.pool / budget.sequence_bytes(longest))
+    yield Finding(
+        level="note",
+        where="memory",
+        message=(
+            f"each device holds {format_bytes(budget.weights)} of weights and leaves {format_bytes(budget.pool)} for "
+            f"the KV cache: {room * split.dp} of the longest requests ({longest} tokens) at once"
+        ),
+    )
+
+
+def _evidence(hardware: Hardware, split: Parallelism) -> Iterator[Finding]:
+    if not hardware.device.main.kernels:
+        yield Finding(
+            level="warning",
+            where="hardware.device",
+            message=f"{hardware.device.id} was never measured here: it runs on {hardware.evidence}",
+            remedy="calibrate on the device to replace them",
+        )
+    if hardware.price is None:
+        yield Finding(level="note", where="hardware.price", message=f"no price is known for {hardware.device.id}")
+    if split.group > hardware.fabric.domain:
+        yield Finding(
+            level="note",
+            where="parallelism",
+            message=f"a stage of {split.group} devices spans scale-up domains of {hardware.fabric.domain}",
+        )
+
+
+def _lengths(model: ModelSpec, requests: RequestTrace) -> Iterator[Finding]:
+    longest = int((requests.input_tokens + requests.output_tokens).max())
+    if longest > model.max_context:
+        yield Finding(
+            level="warning",
+            where="requests",
+            message=f"the longest request has {longest} tokens, beyond the model's context of {model.max_context}",
+            remedy="shorten requests.lengths or choose a model with a longer context",
+        )

@@ -1,0 +1,236 @@
+"""A scenario: everything that decides a result, as one frozen value that saves to and loads from TOML.
+
+The sections mirror the questions: which model, on which hardware, split how, run by which serving stack, asked what.
+Durations carry their unit in the file (``"50 ms"``); everything else is a count or a name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast, get_args
+
+from pydantic import BaseModel, Field, ValidationError
+
+from simulator.errors import ScenarioError, nearest
+from simulator.scenario.sections import (
+    Disaggregation,
+    ElasticChoice,
+    Fault,
+    HardwareChoice,
+    Model,
+    ParallelismChoice,
+    PlacementChoice,
+    PrefixCache,
+    Requests,
+    Routing,
+    Run,
+    Section,
+    Slo,
+    Speculation,
+    Stack,
+)
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+
+class Scenario(Section):
+    """A model on hardware, split and run by a stack, under a load.
+
+    Examples
+    --------
+    >>> s = Scenario.from_mapping({"model": {"name": "mixtral-8x7b"}, "hardware": {"device": "a100-sxm"},
+    ...                            "parallelism": {"tp": 2}, "requests": {"concurrency": 8, "count": 80}})
+    >>> s.parallelism.tp
+    2
+    """
+
+    name: str = Field("scenario", description="what to call it")
+    seed: int = Field(0, ge=0, strict=True, description="seed of every random stream")
+    model: Model
+    hardware: HardwareChoice
+    parallelism: ParallelismChoice = Field(default_factory=ParallelismChoice)
+    placement: PlacementChoice = Field(default_factory=PlacementChoice)
+    stack: Stack = Field(default_factory=Stack)
+    requests: Requests = Field(default_factory=Requests)
+    routing: Routing = Field(default_factory=Routing)
+    slo: Slo = Field(default_factory=Slo)
+    disaggregation: Disaggregation = Field(default_factory=Disaggregation)
+    prefix_cache: PrefixCache = Field(default_factory=PrefixCache)
+    speculation: Speculation = Field(default_factory=Speculation)
+    faults: tuple[Fault, ...] = Field((), description="what breaks and when")
+    elastic: ElasticChoice = Field(default_factory=ElasticChoice)
+    run: Run = Field(default_factory=Run)
+
+    @classmethod
+    def from_mapping(cls, data: Mapping[str, Any], where: str = "scenario") -> Scenario:
+        """Build from nested mappings as TOML gives them.
+
+        Raises
+        ------
+        ScenarioError
+            Keys or values are wrong; the message lists all of them.
+        """
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise ScenarioError(_findings(error, data, where)) from None
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Scenario:
+        """Read a TOML file, changed by ``section.key=value`` overrides.
+
+        Relative paths inside the file are taken from the file's folder, those of overrides from the working one.
+
+        Raises
+        ------
+        ScenarioError
+            The file is missing or malformed, or an override names no key.
+        """
+        file = Path(path)
+        try:
+            data = tomllib.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            msg = f"{file}: no such scenario file; 'moesim list presets' shows those that ship"
+            raise ScenarioError(msg) from None
+        except IsADirectoryError:
+            raise ScenarioError(f"{file}: is a folder; a scenario is a TOML file") from None
+        except UnicodeDecodeError:
+            raise ScenarioError(f"{file}: is no text in UTF-8; a scenario is a TOML file") from None
+        except OSError as error:
+            raise ScenarioError(f"{file}: cannot be read ({error.strerror})") from None
+        except tomllib.TOMLDecodeError as error:
+            msg = f"{file}: not valid TOML: {error}"
+            raise ScenarioError(msg) from None
+        _anchor_paths(data, file.parent)
+        for override in overrides:
+            _apply_override(data, override)
+        return cls.from_mapping(data, str(file))
+
+    def override(self, *assignments: str) -> Scenario:
+        """Return a copy changed by ``section.key=value`` assignments, checked like a file."""
+        data = self.to_mapping()
+        for assignment in assignments:
+            _apply_override(data, assignment)
+        return Scenario.from_mapping(data, self.name)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Return nested plain values, defaults and absent keys left out."""
+        return self.model_dump(exclude_none=True, exclude_defaults=True)
+
+    def to_toml(self) -> str:
+        """Return the scenario as TOML that :meth:`load` reads back to an equal value."""
+        import tomli_w
+
+        return tomli_w.dumps(self.to_mapping())
+
+    @property
+    def hash(self) -> str:
+        """Sixteen hexadecimal digits that change when any value changes."""
+        text = json.dumps(self.model_dump(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _anchor_paths(data: dict[str, Any], folder: Path) -> None:
+    """Make the file's relative paths relative to the file; names of catalogues and samples stay."""
+    paths = (
+        ("model", "name"),
+        ("stack", "name"),
+        ("requests", "trace"),
+        ("routing", "trace"),
+        ("routing", "fit"),
+        ("hardware", "profiles"),
+        ("elastic", "startup"),
+    )
+    for section, key in paths:
+        values = data.get(section)
+        value = values.get(key) if isinstance(values, dict) else None
+        if isinstance(value, str) and not value.startswith("sample:") and not Path(value).is_absolute():
+            candidate = folder / value
+            is_path = key not in ("name", "startup") or value.endswith((".json", ".toml"))
+            if is_path and (candidate.exists() or not Path(value).exists()):
+                cast("dict[str, Any]", values)[key] = str(candidate)
+
+
+def _apply_override(data: dict[str, Any], assignment: str) -> None:
+    """Set one dotted key of nested mappings; values are TOML, bare words are strings."""
+    key, separator, text = assignment.partition("=")
+    parts = key.strip().split(".")
+    if not separator or not all(parts):
+        msg = f"--set {assignment!r}: expected section.key=value, as in parallelism.tp=8"
+        raise ScenarioError(msg)
+    try:
+        value = tomllib.loads(f"value = {text.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    if isinstance(value, float) and not math.isfinite(value):
+        msg = f"--set {assignment!r}: the value must be finite"
+        raise ScenarioError(msg)
+    section = data
+    for part in parts[:-1]:
+        section = section.setdefault(part, {})
+        if not isinstance(section, dict):
+            msg = f"--set {assignment!r}: {part} is not a section"
+            raise ScenarioError(msg)
+    section[parts[-1]] = value
+
+
+def _findings(error: ValidationError, data: Mapping[str, Any], where: str) -> str:
+    """Phrase pydantic's findings one per line: where, what was given, what is allowed."""
+    lines = []
+    for finding in error.errors():
+        path = [str(part) for part in finding["loc"]]
+        key = ".".join(path)
+        if finding["type"] == "extra_forbidden":
+            lines.append(f"{where}: {key}: unknown key; {nearest(path[-1], _keys(path[:-1]))}")
+        elif finding["type"] == "missing":
+            lines.append(f"{where}: {key}: is required")
+        else:
+            lines.append(f"{where}: {key}: got {_given(data, path)}; {_allowed(finding)}")
+    return "\n".join(lines)
+
+
+def _allowed(finding: ErrorDetails) -> str:
+    """Say what a value may be, with the nearest of several names."""
+    if finding["type"] == "tuple_type":
+        return "expected a list, as in [0.5, 0.3], or tables in double brackets, as in [[faults]]"
+    text = finding["msg"].removeprefix("Value error, ")
+    text = text[0].lower() + text[1:]
+    given = finding["input"]
+    if finding["type"] != "literal_error" or not isinstance(given, str):
+        return text
+    hint = nearest(given, re.findall(r"'([^']*)'", str(finding["ctx"]["expected"])))
+    return f"{text}; {hint}" if hint.startswith("did you mean") else text
+
+
+def _given(data: Mapping[str, Any], path: Sequence[str]) -> str:
+    value: Any = data
+    for part in path:
+        if isinstance(value, Sequence) and not isinstance(value, str) and part.isdigit():
+            value = value[int(part)]
+        elif isinstance(value, Mapping) and part in value:
+            value = value[part]
+        else:
+            break
+    return repr(value)
+
+
+def _keys(path: Sequence[str]) -> list[str]:
+    """List the keys that the section at ``path`` allows."""
+    section: type[BaseModel] = Scenario
+    for part in path:
+        if part.isdigit():
+            continue
+        annotation = section.model_fields[part].annotation
+        inner = [each for each in (annotation, *get_args(annotation)) if isinstance(each, type)]
+        found = [each for each in inner if issubclass(each, BaseModel)]
+        if not found:
+            return []
+        section = found[0]
+    return list(section.model_fields)

@@ -1,0 +1,1 @@
+"""What acts on the live server: faults and rebalancing."""

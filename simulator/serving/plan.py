@@ -1,0 +1,127 @@
+"""The pools of a scenario: which deployments run how many instances, and what lies between and beside them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.deployment.deployment import Deployment, deploy
+from simulator.errors import ScenarioError
+from simulator.scenario import Scenario
+from simulator.serving.engine import Pool, PrefixCaching
+from simulator.serving.kv_link import KVLink
+from simulator.serving.state import Role
+from workloads.models.work import kv_bytes_per_token_by_layer
+from workloads.requests.trace import RequestTrace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PoolPlan:
+    """Instances of one deployment; ``first`` is the index of the first of them."""
+
+    role: Role
+    deployment: Deployment
+    instances: int
+    first: int = 0
+
+    @property
+    def devices(self) -> int:
+        """Devices of all its instances [1]."""
+        return self.instances * self.deployment.split.devices
+
+    def pool(self) -> Pool:
+        """Return the pool that the engine runs."""
+        timers = [self.deployment.timer(index, self.instances) for index in range(self.instances)]
+        return Pool(timers=timers, limits=self.deployment.limits, role=self.role)
+
+    def ran(self, instance: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Tell which rows of a column of instances are of this pool."""
+        return (instance >= self.first) & (instance < self.first + self.instances)
+
+
+def plan_pools(scenario: Scenario, trace: RequestTrace) -> tuple[PoolPlan, ...]:
+    """Deploy the pools of a scenario: one for all, or one that decodes and one that computes prompts.
+
+    Raises
+    ------
+    MoesimError
+        As for :func:`deploy`; what is wrong with the pool of prompts says so.
+    """
+    count = scenario.parallelism.instances
+    whole = deploy(scenario, trace)
+    if not scenario.disaggregation.enabled:
+        return (PoolPlan(role="both", deployment=whole, instances=count),)
+    prompts, instances = deploy(prompt_scenario(scenario), trace), scenario.disaggregation.prefill.instances
+    return (
+        PoolPlan(role="decode", deployment=whole, instances=count),
+        PoolPlan(role="prefill", deployment=prompts, instances=instances, first=count),
+    )
+
+
+def prompt_scenario(scenario: Scenario) -> Scenario:
+    """Return a scenario as its instances that compute prompts see it: with their split and their token budget."""
+    split = scenario.disaggregation
+    stack = scenario.stack.model_copy(
+        update={"token_budget": split.token_budget} if split.token_budget is not None else {}
+    )
+    return scenario.model_copy(update={"parallelism": split.prefill, "stack": stack})
+
+
+def kv_link(scenario: Scenario, plans: tuple[PoolPlan, ...]) -> KVLink | None:
+    """Describe the way of KV caches from the pool of prompts to that which decodes; ``None`` where there is one pool.
+
+    Notes
+    -----
+    Every device of a rank that computes prompts sends its part of the layers and heads; every device of a rank that
+    decodes receives what it keeps, a latent on each of them. Both run at the bandwidth of a device's share of the
+    scale-out links, or of the scale-up links where all pools lie in one domain.
+    """
+    if len(plans) == 1:
+        return None
+    decode, prefill = (plan.deployment for plan in plans)
+    fabric = prefill.hardware.fabric
+    within = sum(plan.devices for plan in plans) <= fabric.domain
+    rate = fabric.scale_up_bandwidth if within else fabric.scale_out_bandwidth
+    latency = fabric.scale_up_latency if within else fabric.scale_out_latency
+    kept = prefill.budget.kv_per_token * prefill.split.tp * prefill.split.pp
+    distinct = min(float(sum(kv_bytes_per_token_by_layer(prefill.model))), kept)
+    return KVLink(
+        send_per_token=distinct / (prefill.split.tp * prefill.split.pp) / rate,
+        receive_per_token=decode.budget.kv_per_token / rate,
+        per_sequence=decode.budget.kv_per_sequence / rate,
+        latency=latency,
+        layers=len(prefill.model.layers),
+        overlapped=scenario.disaggregation.overlap,
+    )
+
+
+def prefix_caching(scenario: Scenario, trace: RequestTrace, plans: tuple[PoolPlan, ...]) -> PrefixCaching | None:
+    """Describe how prefixes are cached.
+
+    Raises
+    ------
+    ScenarioError
+        The trace has no hash blocks.
+    """
+    choice = scenario.prefix_cache
+    if choice.kind == "none":
+        return None
+    if trace.block_hashes is None:
+        raise ScenarioError(
+            f"prefix_cache.kind: got {choice.kind!r}, but the requests have no hash blocks that say which prompts "
+            "begin alike; use a trace that has them, as Mooncake's do, or kind = 'none'"
+        )
+    deployment = plans[-1].deployment
+    full = (trace.input_tokens // trace.block_tokens).tolist()
+    per_token = deployment.budget.kv_per_token
+    shared = choice.kind == "shared" and per_token > 0
+    # A token takes memory on every device of a rank; the pool keeps each byte once.
+    group = deployment.split.tp * deployment.split.pp
+    return PrefixCaching(
+        blocks=[hashes[:count] for hashes, count in zip(trace.block_hashes, full, strict=True)],
+        block_tokens=trace.block_tokens,
+        store_tokens=choice.store / (per_token * group) if shared else 0.0,
+        fetch_per_token=per_token / deployment.hardware.fabric.scale_out_bandwidth if shared else 0.0,
+    )

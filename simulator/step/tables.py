@@ -1,0 +1,417 @@
+"""The time of an engine step in microseconds of computing: ops priced once on grids, routing added exactly.
+
+A step's ops fall apart by what sets their size (``Op.driver``), so its time is a sum of lookups: one table over the
+tokens of a rank, one over rows that reach the LM head, grids over prompt chunks and decode batches, and for the
+routed experts a line per layer through the rank loads of the replayed window. The tables are evaluations of the same
+ops by the same cost model as the closed form, so the two agree up to interpolation.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.cost.grids import LogAxis, TimeGrid
+from simulator.cost.model import CostModel, OpTime, expert_tile_changes, expert_times
+from simulator.ops import Driver, Op, StepShape, build_experts, build_ops, draft_ops
+from simulator.parallelism import Parallelism
+from simulator.placement.replay import Order, RoutingReplay
+from simulator.step.blocks import BlockTable, Inside, block_table, inside
+from simulator.step.contention import stretched, units_taken
+from workloads.models.spec import ModelSpec
+
+FloatArray = NDArray[np.float64]
+OpsOf = Callable[[StepShape, Driver], list[Op]]
+
+#: Columns of the token tables: parts of the breakdown, then work and traffic.
+PARTS = ("attention", "gemm", "experts", "dispatch", "combine", "all_reduce", "small_kernels")
+_FLOPS, _BYTES = len(PARTS), len(PARTS) + 1
+#: Kernels that the routed experts launch: sort, quantise, two grouped GEMMs, activation, finalise [1].
+EXPERT_LAUNCHES = 6.0
+#: Most expert lines that are kept, each for a number of tokens in a step.
+_KNOWN_LINES = 4096
+
+
+class ExpertLines:
+    """Time of the routed experts of all MoE layers against the load of the slowest rank, for one token order.
+
+    At ``tokens[i]`` tokens over all ranks, layer ``l`` takes ``base[i, l] + slope[i, l] * load`` on a rank with
+    ``load`` assignments; the line passes through the mean rank and the slowest rank of sampled windows.
+
+    Parameters
+    ----------
+    tokens : array, shape (points,)
+        Tokens over all ranks, ascending [tokens].
+    base, slope : array, shape (points, layers)
+        The lines [s], [s per assignment].
+    """
+
+    __slots__ = ("_base", "_known", "_slope", "_tokens")
+
+    def __init__(self, tokens: FloatArray, base: FloatArray, slope: FloatArray) -> None:
+        self._tokens: list[float] = tokens.tolist()
+        self._base, self._slope = base, slope
+        self._known: dict[int, ExpertLine] = {}
+
+    def at(self, tokens: int) -> ExpertLine:
+        """Return the lines of a step of so many tokens over all ranks, interpolated between the points."""
+        line = self._known.get(tokens)
+        if line is None:
+            if len(self._known) >= _KNOWN_LINES:
+                self._known.clear()
+            line = self._known[tokens] = self._between(tokens)
+        return line
+
+    def _between(self, tokens: int) -> ExpertLine:
+        points = self._tokens
+        low = min(max(bisect_right(points, tokens) - 1, 0), len(points) - 2)
+        share = min(max((tokens - points[low]) / (points[low + 1] - points[low]), 0.0), 1.0)
+        base = self._base[low] + share * (self._base[low + 1] - self._base[low])
+        slope = self._slope[low] + share * (self._slope[low + 1] - self._slope[low])
+        weights = np.stack([slope, np.full(len(slope), 1.0 / len(slope))])
+        return ExpertLine(base=float(base.sum()), slope=float(slope.sum()), weights=weights, bases=base)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertLine:
+    """The lines of all layers at one number of tokens.
+
+    ``base`` [s] and ``slope`` [s per assignment] are summed over layers. ``weights``, shape (2, layers), takes the
+    load of the most loaded rank at each layer to the time that it adds [s] and to its mean over layers [1].
+    ``bases``, shape (layers,), are the summands of ``base`` [s].
+    """
+
+    base: float
+    slope: float
+    weights: FloatArray
+    bases: FloatArray
+
+    def time(self, load: FloatArray, mean_load: float) -> tuple[float, float, float]:
+        """Return the time of the mean rank and what the slowest rank adds, over all layers [s], and the imbalance.
+
+        Parameters
+        ----------
+        load : array, shape (layers,)
+            Assignments of the most loaded rank at each layer [1].
+        mean_load : float
+            Assignments of the mean rank [1].
+        """
+        even = self.slope * mean_load
+        hottest, load_mean = self.weights.dot(load).tolist()
+        return self.base + even, max(hottest - even, 0.0), load_mean / mean_load
+
+    def layers(self, loads: FloatArray, mean_loads: list[float]) -> tuple[FloatArray, list[float]]:
+        """Return the time of the slowest rank at each layer [s], shape (parts, layers), and the imbalance of each part.
+
+        A row adds up to the two times that :meth:`time` returns.
+
+        Parameters
+        ----------
+        loads : array, shape (parts, layers)
+            Assignments of the most loaded rank at each layer [1].
+        mean_loads : list of float
+            Assignments of the mean rank, by part [1].
+        """
+        hottest, load_means = self.weights.dot(loads.T).tolist()
+        for part, mean in enumerate(mean_loads):
+            if hottest[part] < self.slope * mean:
+                loads[part] = mean
+        return self.bases + self.weights[0] * loads, [a / b for a, b in zip(load_means, mean_loads, strict=True)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepTables:
+    """Everything that a step's time is looked up in.
+
+    Attributes
+    ----------
+    tokens, prompts : array, shape (most tokens + 1, parts + 2)
+        Ops that all tokens drive, by part [s], then FLOPs and bytes; row n is n tokens on the rank, all decoded or
+        with prompt tokens among them, for which some stacks exchange tokens otherwise.
+    logits : array, likewise
+        Ops that the rows reaching the LM head drive.
+    decode : array, shape (most sequences + 1, parts + 2)
+        Ops that decoded sequences drive outside attention (absorbed projections, drafts).
+    exchange, prompt_exchange : array, shape (most tokens + 1,)
+        What dispatch and combine add per unit of (imbalance - 1), likewise [s].
+    decode_attention, prompt_attention : TimeGrid
+        Over (sequences, context) and (sequences, new tokens, prefix) [s].
+    prompt_projections : TimeGrid or None
+        Prompt-driven GEMMs, over the same axes [s].
+    experts : mapping of order to ExpertLines, empty without MoE layers
+    blocks : mapping of order to BlockTable, empty without MoE layers
+        What a schedule moves as one, of steps that only decode and of steps with prompts.
+    inside : Inside
+        What lies between the first and the last MoE layer.
+    launches : float
+        Kernels of a step [1].
+    """
+
+    tokens: FloatArray
+    prompts: FloatArray
+    logits: FloatArray
+    decode: FloatArray
+    exchange: FloatArray
+    prompt_exchange: FloatArray
+    decode_attention: TimeGrid
+    prompt_attention: TimeGrid
+    prompt_projections: TimeGrid | None
+    experts: dict[Order, ExpertLines]
+    blocks: dict[Order, BlockTable]
+    inside: Inside
+    launches: float
+
+    @property
+    def exchanges(self) -> bool:
+        """Whether tokens travel to their experts and back."""
+        return bool(self.blocks) and self.blocks["decode"].at(1).dispatch > 0.0
+
+
+def compile_tables(
+    cost: CostModel,
+    model: ModelSpec,
+    split: Parallelism,
+    routing: RoutingReplay | None,
+    *,
+    most_tokens: int,
+    most_sequences: int,
+    most_context: int,
+    queries: int = 1,
+    drafts: int = 0,
+) -> StepTables:
+    """Price the ops of a model on grids.
+
+    Parameters
+    ----------
+    cost, model, split
+        What prices, what runs, how it is split.
+    routing : RoutingReplay or None
+        The routing trace on its placement; ``None`` without MoE layers.
+    most_tokens, most_sequences, most_context : int
+        Largest step of one rank, most sequences in it, longest sequence [1].
+    queries : int
+        Tokens of a decoded sequence in a step; more than one where drafts are verified [1].
+    drafts : int
+        Tokens that a further layer of the model's own drafts per step, one after the other [1].
+    """
+    grid = _token_grid(most_tokens)
+    sequences = _token_grid(most_sequences)
+
+    def ops(shape: StepShape, driver: Driver) -> list[Op]:
+        return [op for op in build_ops(model, split, cost.stack, shape) if op.driver == driver]
+
+    def priced(shape: StepShape, driver: Driver) -> tuple[OpTime, ...]:
+        return cost.times(ops(shape, driver))
+
+    def table(times: tuple[OpTime, ...]) -> FloatArray:
+        return _dense(grid, _by_part(times, len(grid)), most_tokens)
+
+    def uneven(even: tuple[OpTime, ...], busiest: tuple[OpTime, ...]) -> FloatArray:
+        extra = _by_part(busiest, len(grid)) - _by_part(even, len(grid))
+        return np.asarray(np.interp(np.arange(most_tokens + 1), grid, extra[:, : len(PARTS)].sum(axis=1)))
+
+    decoding = StepShape(decode_sequences=grid / queries, decode_context=1.0, decode_queries=queries)
+    absorbed = priced(StepShape(decode_sequences=sequences, decode_context=1.0, decode_queries=queries), "decode")
+    drafting = cost.times(draft_ops(model, split, cost.stack, sequences, most_context / 2)) if drafts else ()
+    prompting = StepShape(prefill_tokens=np.maximum(grid, 1.0), prefill_sequences=1.0)
+    tokens, prompts = priced(decoding, "tokens"), priced(prompting, "tokens")
+    busy_tokens, busy_prompts = (
+        priced(replace(shape, max_rank_share=2.0), "tokens") for shape in (decoding, prompting)
+    )
+    where = inside(model)
+
+    def blocks(even: tuple[OpTime, ...], busiest: tuple[OpTime, ...]) -> BlockTable:
+        held = [units_taken(time, cost.hardware.silicon) for time in even]
+        return block_table(grid, even, busiest, held, [stretched(time) for time in even], where)
+
+    return StepTables(
+        tokens=table(tokens),
+        prompts=table(prompts),
+        logits=table(priced(decoding, "logits")),
+        decode=_dense(
+            sequences,
+            _without(_by_part(absorbed, len(sequences)), "attention") + drafts * _by_part(drafting, len(sequences)),
+            most_sequences,
+        ),
+        exchange=uneven(tokens, busy_tokens),
+        prompt_exchange=uneven(prompts, busy_prompts),
+        blocks={"decode": blocks(tokens, busy_tokens), "prompt": blocks(prompts, busy_prompts)} if where.layers else {},
+        inside=where,
+        decode_attention=_decode_grid(cost, ops, most_sequences, most_context, queries),
+        prompt_attention=_prompt_grid(cost, ops, "attention", most_tokens, most_sequences, most_context),
+        prompt_projections=_prompt_grid(cost, ops, "gemm", most_tokens, most_sequences, most_context)
+        if any(op.component == "gemm" for op in ops(StepShape(prefill_tokens=1.0), "prompt"))
+        else None,
+        experts=ExpertTables(cost, model, split, routing, most_tokens * split.dp) if routing else {},
+        launches=sum(
+            op.repeat * (EXPERT_LAUNCHES if op.kind == "moe" else 1.0)
+            for op in build_ops(model, split, cost.stack, StepShape(decode_sequences=1.0, decode_context=1.0))
+            if op.rows > 0
+        ),
+    )
+
+
+def _token_grid(most: int) -> FloatArray:
+    """Every count to 128, every eighth to 1024, and every sixty-fourth with the next: where tiles and waves step."""
+    edges = np.arange(128, most, 64)
+    grid = np.unique(np.concatenate([np.arange(0, 129), np.arange(136, 1025, 8), edges, edges + 1]))
+    return np.append(grid[grid < most], most).astype(np.float64)
+
+
+def _by_part(times: tuple[OpTime, ...], size: int) -> FloatArray:
+    """Sum op times by part, and FLOPs and bytes, over a grid; shape (size, parts + 2)."""
+    total = np.zeros((size, len(PARTS) + 2))
+    for time in times:
+        op = time.op
+        total[:, PARTS.index(op.component)] += time.seconds
+        total[:, _FLOPS] += op.flops * op.repeat
+        total[:, _BYTES] += np.where(op.rows > 0, op.memory_bytes, 0.0) * op.repeat
+    return total
+
+
+def _dense(grid: FloatArray, values: FloatArray, most: int) -> FloatArray:
+    points = np.arange(most + 1)
+    return np.stack([np.interp(points, grid, column) for column in values.T], axis=1)
+
+
+def _without(table: FloatArray, part: str) -> FloatArray:
+    kept = table.copy()
+    kept[:, PARTS.index(part)] = 0.0
+    return kept
+
+
+def _decode_grid(cost: CostModel, ops: OpsOf, most_sequences: int, most_context: int, queries: int) -> TimeGrid:
+    axes = (
+        LogAxis(low=1, high=max(most_sequences, 2), per_octave=4),
+        LogAxis(low=16, high=max(most_context, 32), per_octave=3),
+    )
+
+    def price(batch: FloatArray, context: FloatArray) -> FloatArray:
+        shape = StepShape(decode_sequences=batch, decode_context=context, decode_queries=queries)
+        found = ops(shape, "decode")
+        return _sum(cost, [op for op in found if op.component == "attention"], batch)
+
+    return TimeGrid(axes, price)
+
+
+def _prompt_grid(
+    cost: CostModel, ops: OpsOf, part: str, most_tokens: int, most_sequences: int, most_context: int
+) -> TimeGrid:
+    axes = (
+        LogAxis(low=1, high=max(min(most_sequences, 512), 2), per_octave=1.5),
+        LogAxis(low=1, high=max(most_tokens, 2), per_octave=2),
+        LogAxis(low=0, high=max(most_context, 256), per_octave=2, offset=128),
+    )
+
+    def price(sequences: FloatArray, new: FloatArray, prefix: FloatArray) -> FloatArray:
+        shape = StepShape(prefill_tokens=sequences * new, prefill_sequences=sequences, prefill_prefix=prefix)
+        found = ops(shape, "prompt")
+        return _sum(cost, [op for op in found if op.component == part], sequences)
+
+    return TimeGrid(axes, price)
+
+
+def _sum(cost: CostModel, ops: list[Op], like: FloatArray) -> FloatArray:
+    total = np.zeros_like(like)
+    for op in ops:
+        total += cost.time(op).seconds
+    return total
+
+
+class ExpertTables(dict[Order, ExpertLines]):
+    """Expert lines by token order, each made when it is first asked for: pools run steps of one kind only.
+
+    Parameters
+    ----------
+    cost, model, split, routing
+        As for :func:`compile_tables`.
+    most : int
+        Tokens of the largest step over all ranks [1].
+    """
+
+    def __init__(
+        self, cost: CostModel, model: ModelSpec, split: Parallelism, routing: RoutingReplay, most: int
+    ) -> None:
+        super().__init__()
+        self._parts = cost, model, split, routing
+        self._most = most
+        # One token of each kind at once: a kernel that is missing is told now, and those in use are known.
+        orders: tuple[Order, Order] = ("prompt", "decode")
+        for order in orders:
+            _expert_lines(*self._parts, order, np.ones(1, dtype=np.int64))
+
+    def __missing__(self, order: Order) -> ExpertLines:
+        """Price the lines of an order."""
+        cost, model, split, _ = self._parts
+        op = build_experts(model, split, cost.stack, _experts_shape(split, 1.0, prompt=order == "prompt"), None)
+        points = _expert_points(self._most, expert_tile_changes(cost, op))
+        lines = self[order] = _expert_lines(*self._parts, order, points)
+        return lines
+
+
+def _expert_points(most: int, changes: FloatArray) -> NDArray[np.int64]:
+    """Numbers of tokens at which experts are priced, on both sides of every change of a kernel's tiles."""
+    octaves = np.log2(max(most, 2))
+    dense, sparse = np.arange(0, min(octaves, 12), 1 / 3), np.arange(12, octaves, 2 / 3)
+    # Kernels change their tiles just beyond powers of two.
+    beyond = 2.0 ** np.arange(2, octaves) + 1.0
+    wanted = np.append(np.rint(2.0 ** np.concatenate([dense, sparse, np.log2(beyond)])), most)
+    edges = np.floor(changes[changes < most])
+    wanted = np.concatenate([wanted, edges, edges + 1.0])
+    return np.unique(np.clip(wanted, 1, max(most, 2)).astype(np.int64))
+
+
+def _expert_lines(
+    cost: CostModel,
+    model: ModelSpec,
+    split: Parallelism,
+    routing: RoutingReplay,
+    order: Order,
+    points: NDArray[np.int64],
+) -> ExpertLines:
+    base = np.zeros((len(points), routing.layers))
+    slope = np.zeros_like(base)
+    sizes = [(tokens, int(np.clip(2048 // tokens, 1, 8))) for tokens in points.tolist()]
+    for index, counts in enumerate(routing.growing_counts(order, sizes)):
+        tokens = sizes[index][0]
+        seconds = expert_seconds(cost, model, split, counts, tokens, prompt=order == "prompt")
+        load = counts.sum(axis=-1)
+        rise = load.max(axis=-1) - load.mean(axis=-1)
+        wait = seconds.max(axis=-1) - seconds.mean(axis=-1)
+        slope[index] = np.divide(wait.sum(0), rise.sum(0), out=np.zeros(routing.layers), where=rise.sum(0) > 0)
+        base[index] = seconds.mean(axis=(0, 2)) - slope[index] * load.mean(axis=(0, 2))
+    return ExpertLines(points.astype(np.float64), base, slope)
+
+
+def expert_seconds(
+    cost: CostModel, model: ModelSpec, split: Parallelism, counts: FloatArray, tokens: float, *, prompt: bool
+) -> FloatArray:
+    """Time the routed experts of one layer for exact counts [s].
+
+    Parameters
+    ----------
+    counts : array, shape (windows, layers, ranks, slots per rank)
+        Tokens per expert slot [tokens].
+    tokens : float
+        Tokens over all ranks [tokens].
+    prompt : bool
+        Whether the step holds prompt tokens, which some stacks run with another kernel.
+
+    Returns
+    -------
+    array, shape (windows, layers, ranks)
+    """
+    flat = counts.reshape(-1, *counts.shape[2:])
+    op = build_experts(model, split, cost.stack, _experts_shape(split, tokens, prompt=prompt), flat)
+    return np.asarray(expert_times(cost, op)[0].seconds).reshape(counts.shape[:3])
+
+
+def _experts_shape(split: Parallelism, tokens: float, *, prompt: bool) -> StepShape:
+    """The step in which routed experts get so many tokens over all ranks."""
+    if prompt:
+        return StepShape(prefill_tokens=tokens / split.dp, prefill_sequences=1.0, group_tokens=tokens)
+    return StepShape(decode_sequences=tokens / split.dp, decode_context=1.0, group_tokens=tokens)

@@ -1,0 +1,61 @@
+"""Step tables summed over their parts, by the number of rows: what the timer of an engine looks up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.stack import StackProfile
+from simulator.step.tables import PARTS, StepTables
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowTotals:
+    """Step tables summed over parts, as lists that are quick to index; entry n is n rows [s].
+
+    ``alone`` is a decode step of n tokens, ``queries`` of each sequence, padded as CUDA graphs are; ``tokens``,
+    ``logits`` and ``absorbed`` are what all tokens, rows of the LM head and decoded sequences take in a step that also
+    holds prompt tokens. ``exchange`` and ``prompt_exchange`` are what dispatch and combine add per unit of
+    (imbalance - 1) in either.
+    """
+
+    padded: NDArray[np.int64]
+    queries: int
+    alone: list[float]
+    tokens: list[float]
+    logits: list[float]
+    absorbed: list[float]
+    exchange: list[float]
+    prompt_exchange: list[float]
+
+
+def row_totals(tables: StepTables, stack: StackProfile, queries: int = 1) -> RowTotals:
+    """Sum step tables over parts, once per deployment."""
+    padded = padded_rows(len(tables.tokens) - 1, stack)
+    tokens, prompts, logits, absorbed = (
+        table[:, : len(PARTS)].sum(axis=1) for table in (tables.tokens, tables.prompts, tables.logits, tables.decode)
+    )
+    sequences = -(-np.arange(len(tokens)) // queries)
+    return RowTotals(
+        padded=padded,
+        alone=(tokens[padded] + logits + absorbed[np.minimum(sequences, len(absorbed) - 1)]).tolist(),
+        queries=queries,
+        tokens=prompts.tolist(),
+        logits=logits.tolist(),
+        absorbed=absorbed.tolist(),
+        exchange=tables.exchange.tolist(),
+        prompt_exchange=tables.prompt_exchange.tolist(),
+    )
+
+
+def padded_rows(most: int, stack: StackProfile) -> NDArray[np.int64]:
+    """Rows that a decode step of n sequences computes: CUDA graphs are captured at 1, 2, 4 and multiples beyond."""
+    pad, top = int(stack.number("graph_pad")), int(stack.number("graph_max_batch"))
+    rows = np.arange(most + 1)
+    if pad <= 1:
+        return rows
+    small = np.where(rows <= 2, rows, np.where(rows <= 4, 4, pad))
+    padded = np.where(rows <= pad, np.minimum(small, pad), -(-rows // pad) * pad)
+    return np.where(rows <= top, np.minimum(padded, most), rows).astype(np.int64)

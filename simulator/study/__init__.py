@@ -1,0 +1,1 @@
+"""Questions about one mechanism alone: placements by step time, exchanges by their time."""

@@ -1,0 +1,110 @@
+"""Linear attention: states and tokens through memory, chunks in sequence, layers as the ops ask for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hardware_profiles.errors import ProfileError
+from simulator.hardware import load_hardware
+from simulator.kernels.kernel import coefficients
+from simulator.kernels.linear_attention import (
+    ConvolutionKernel,
+    ScanKernel,
+    gated_delta_net_time,
+    linear_attention_time,
+    mamba2_time,
+    scan_time,
+)
+from validation.fit.dense import judge, tables_of
+from validation.kernels.dense_rows import FAMILIES
+from workloads.models.spec import GatedDeltaNet, Mamba2
+
+KERNELS = Path(__file__).parents[2].parent / "shared" / "measurements" / "kernels"
+measured = pytest.mark.skipif(not KERNELS.is_dir(), reason="the shared kernel measurements are not here")
+HARDWARE = load_hardware("h100-sxm")
+H100 = HARDWARE.silicon
+LAYER = GatedDeltaNet(num_key_heads=16, num_value_heads=32, key_head_dim=128, value_head_dim=128, conv_kernel=4)
+MAMBA = Mamba2(num_heads=128, head_dim=64, state_size=128, num_groups=8, conv_kernel=4)
+
+
+def kernel_of(name: str) -> ConvolutionKernel | ScanKernel:
+    kind: type[Any] = ConvolutionKernel if "conv" in name else ScanKernel
+    return coefficients(kind, HARDWARE.kernels[name], name)
+
+
+CHUNKED = kernel_of("gated_delta_net.chunk_gated_delta_rule")
+STEP = kernel_of("gated_delta_net.fused_recurrent_gated_delta_rule")
+
+
+def scan(batch: Any, seq_len: Any, kernel: Any = CHUNKED) -> np.ndarray:
+    return scan_time(batch, seq_len, 16, 32, 128, 128, silicon=H100, kernel=kernel).seconds
+
+
+def test_long_scans_grow_linearly_with_tokens() -> None:
+    assert scan(8, 32768) == pytest.approx(2 * scan(8, 16384), rel=0.02)
+
+
+def test_one_long_sequence_waits_for_its_chunks_and_many_short_ones_do_not() -> None:
+    assert scan(1, 32768) > scan(64, 512)
+
+
+def test_a_decode_step_reads_and_writes_its_states() -> None:
+    states = 1024 * 32 * 128 * 128
+    assert scan(1024, 1, STEP) > states * 4 / H100.memory_bandwidth
+
+
+def test_short_sequences_cost_a_convolution_as_much_as_its_blocks() -> None:
+    kernels = {"causal_conv1d_fn": kernel_of("gated_delta_net.causal_conv1d_fn")}
+    times = gated_delta_net_time("causal_conv1d_fn", 64, [1, 256], 16, 128, 32, 128, silicon=H100, kernels=kernels)
+    assert times.seconds[0] == pytest.approx(times.seconds[1])
+
+
+def test_mamba2_convolves_its_groups_matrices_too() -> None:
+    kernels = {"causal_conv1d_fn": kernel_of("mamba2.causal_conv1d_fn")}
+    few, many = (
+        mamba2_time("causal_conv1d_fn", 64, 8192, 64, 64, groups, 128, silicon=H100, kernels=kernels).seconds
+        for groups in (0, 8)
+    )
+    assert many / few == pytest.approx(1 + 2 * 8 * 128 / (64 * 64), rel=0.01)
+
+
+@pytest.mark.parametrize(("layer", "kind"), [(LAYER, "gated_delta_net"), (MAMBA, "mamba2")])
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_a_layer_costs_its_convolution_and_its_scan(layer: GatedDeltaNet | Mamba2, kind: str, phase: str) -> None:
+    tokens = np.array([64.0, 512.0]) * (1024 if phase == "prefill" else 1)
+    shape = {"phase": phase, "tokens": tokens, "batch": np.array([64.0, 512.0]), "attention": layer, "tp": 1}
+    time, name, table = linear_attention_time(shape, kind, H100, HARDWARE.kernels)
+    assert name in HARDWARE.kernels
+    assert table is HARDWARE.kernels[name]
+    assert np.all(time.seconds > time.terms["convolution"])
+    assert np.all(
+        time.seconds < time.terms["convolution"] + sum(v for k, v in time.terms.items() if k != "convolution") * 1.01
+    )
+    half, _, _ = linear_attention_time({**shape, "tp": 2}, kind, H100, HARDWARE.kernels)
+    assert np.all(half.seconds < time.seconds)
+
+
+def test_an_unknown_operation_names_the_nearest_one() -> None:
+    with pytest.raises(ProfileError, match="unknown linear-attention kernel 'causal_conv1d'; did you mean"):
+        gated_delta_net_time(
+            "causal_conv1d", 1, 1, 1, 1, 1, 1, silicon=H100, kernels={"causal_conv1d_fn": STEP, "chunk": CHUNKED}
+        )
+
+
+def test_a_device_without_the_kernel_says_which_it_lacks() -> None:
+    shape = {"phase": "decode", "tokens": 1, "batch": 1, "attention": LAYER, "tp": 1}
+    with pytest.raises(ProfileError, match=r"no coefficients of kernel 'gated_delta_net\.fused_recurrent"):
+        linear_attention_time(shape, "gated_delta_net", H100, {})
+
+
+@measured
+@pytest.mark.parametrize("op", ["gated_delta_net", "mamba2"])
+def test_predictions_meet_the_measured_kernels(op: str) -> None:
+    for name, rows in tables_of(op, KERNELS / "h100_sxm"):
+        overall, _ = judge(FAMILIES[op], rows, H100, kernel_of(name))
+        assert overall.median_ape < 0.12, name
+        assert overall.p90_ape < 0.25, name

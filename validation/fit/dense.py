@@ -1,0 +1,194 @@
+"""Fit the dense kernel families (GEMM, attention, latent attention, linear attention) and report their accuracy."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from hardware_profiles.loader import load_device
+from simulator.kernels.elementwise import ElementwiseKernel
+from simulator.kernels.kernel import Silicon
+from simulator.kernels.mla import MlaPrefillKernel
+from validation.fit.dense_starts import Start, starts_of, values_of
+from validation.fit.fitting import Accuracy, accuracy, fit, split, write_kernels
+from validation.fit.moe import silicon_of
+from validation.kernels.dense_rows import FAMILIES, Family
+
+SEED = 20261122
+SOURCE = "fit to kernel latencies of github:ai-dynamo/aiconfigurator"
+#: What quantising A to one byte moves: two bytes read and one written for the values, about one for the scale pass
+#: [bytes per element].
+QUANTISE_TRAFFIC = 4.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FittedTable:
+    """A fitted kernel table with its accuracy on rows that it was not fitted to, overall and by regime."""
+
+    op: str
+    name: str
+    kernel: Any
+    train: Accuracy
+    test: Accuracy
+    regimes: Mapping[str, Accuracy]
+    at_bound: tuple[str, ...]
+
+
+def fit_table(
+    op: str,
+    name: str,
+    rows: pd.DataFrame,
+    silicon: Silicon,
+    seed: int = SEED,
+    starts: Sequence[Start] | None = None,
+) -> FittedTable:
+    """Fit one kernel table on a training split of its rows and judge it on the rest.
+
+    Parameters
+    ----------
+    op, name : str
+        The measured op and the kernel table.
+    rows : DataFrame
+        Rows of this table only, columns as in the measurements.
+    silicon : Silicon
+        The processor that was measured.
+    seed : int
+        Which split.
+    starts : sequence of Start, optional
+        Where to start instead of :data:`~validation.fit.dense_starts.STARTS`; the best counts.
+    """
+    family = FAMILIES[op]
+    train_rows, test_rows = split(len(rows), seed)
+    train, test = rows.iloc[train_rows], rows.iloc[test_rows]
+    results = [
+        fit(
+            type(start.kernel),
+            lambda kernel: family.predict(train, silicon, kernel),
+            train["latency_us"].to_numpy() * 1e-6,
+            start=start.kernel,
+            bounds=start.bounds,
+        )
+        for start in starts or starts_of(name)
+    ]
+    result = min(results, key=lambda fitted: fitted.cost)
+    overall, regimes = judge(family, test, silicon, result.coefficients)
+    return FittedTable(
+        op=op,
+        name=name,
+        kernel=result.coefficients,
+        train=result.accuracy,
+        test=overall,
+        regimes=regimes,
+        at_bound=result.at_bound,
+    )
+
+
+def judge(family: Family, rows: pd.DataFrame, silicon: Silicon, kernel: Any) -> tuple[Accuracy, dict[str, Accuracy]]:
+    """Accuracy of a kernel's predictions on rows, overall and by regime."""
+    predicted, measured = family.predict(rows, silicon, kernel), rows["latency_us"].to_numpy() * 1e-6
+    regime = family.regime(rows)
+    return accuracy(predicted, measured), {
+        str(name): accuracy(predicted[regime == name], measured[regime == name]) for name in dict.fromkeys(regime)
+    }
+
+
+def tables_of(op: str, folder: Path) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Rows of an op by kernel table; none where the folder does not measure it."""
+    path = folder / f"{op}.parquet"
+    if path.is_file():
+        rows = pd.read_parquet(path)
+        yield from ((str(name), group) for name, group in rows.groupby(FAMILIES[op].table(rows)))
+
+
+def borrowed(fitted: Sequence[FittedTable]) -> dict[str, tuple[Any, str]]:
+    """Kernels that no table measures, from the fitted ones that resemble them, with a note each.
+
+    Returns
+    -------
+    dict of str to (coefficients, note)
+        By kernel table; only where the resembling kernel was fitted.
+    """
+    kernels = {table.name: table.kernel for table in fitted}
+    found: dict[str, tuple[Any, str]] = {}
+    if quantising := kernels.get("gemm.cutlass.fp8"):
+        share = quantising.memory * QUANTISE_TRAFFIC / quantising.quantise_bytes
+        small = ElementwiseKernel(launch=quantising.quantise, memory=min(share, 1.0))
+        found["elementwise.fused"] = small, "as the kernel that quantises A in the fp8 GEMM rows"
+    if prefill := kernels.get("attention_prefill.flash.bfloat16"):
+        expanded = MlaPrefillKernel(**values_of(prefill) | {"packs": 0.0}, absorbed=0.0)
+        found["mla_prefill.expanded.bfloat16"] = expanded, "as attention_prefill.flash on the expanded heads"
+    if scan := kernels.get("gated_delta_net.chunk_gated_delta_rule"):
+        found["mamba2.chunk_scan"] = scan, "as gated_delta_net.chunk_gated_delta_rule"
+    if step := kernels.get("gated_delta_net.fused_recurrent_gated_delta_rule"):
+        found["mamba2.state_update"] = step, "as gated_delta_net.fused_recurrent_gated_delta_rule"
+    return found
+
+
+def save(fitted: Sequence[FittedTable], path: Path) -> None:
+    """Write fitted tables, and those borrowed from them, into a kernel file with where they came from."""
+    own = {"source": SOURCE, "date": datetime.now(UTC).date().isoformat()}
+    resembling = {
+        name: (kernel, {**own, "status": "assumption", "note": f"not measured: {note}"})
+        for name, (kernel, note) in borrowed(fitted).items()
+    }
+    write_kernels(
+        path,
+        resembling
+        | {
+            table.name: (
+                table.kernel,
+                {
+                    **own,
+                    "status": "fitted",
+                    "note": f"{table.train.rows} rows fitted; on {table.test.rows} others median error "
+                    f"{table.test.median_ape:.1%}, p90 {table.test.p90_ape:.1%}, bias {table.test.bias:+.1%}",
+                },
+            )
+            for table in fitted
+        },
+    )
+
+
+def report(fitted: FittedTable) -> None:
+    """Print a fitted table's accuracy on rows that it was not fitted to."""
+    print(f"{fitted.name:52s} {fitted.test}  at bound: {', '.join(fitted.at_bound) or '-'}")
+    for name, figures in fitted.regimes.items():
+        print(f"  {name:50s} {figures}")
+
+
+def main() -> None:
+    """Fit the dense kernels of a device, report, and if asked write the coefficients."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("measurements", type=Path, help="folder with a folder of tables per device")
+    parser.add_argument("device")
+    parser.add_argument("--write", action="store_true")
+    parser.add_argument("--only", default="", help="fit only ops whose name contains this")
+    parser.add_argument("--blind", metavar="DEVICE", help="also predict this device with the kernels fitted here")
+    options = parser.parse_args()
+    silicon = silicon_of(load_device(options.device))
+    folder = options.measurements / options.device.replace("-", "_")
+    fitted = []
+    for op in FAMILIES:
+        if options.only not in op:
+            continue
+        for name, rows in tables_of(op, folder):
+            fitted.append(fit_table(op, name, rows, silicon))
+            report(fitted[-1])
+    if options.write:
+        save(fitted, Path(__file__).parents[2] / "hardware_profiles" / "kernels" / f"{options.device}.toml")
+    if options.blind:
+        other = silicon_of(load_device(options.blind))
+        for table in fitted:
+            for name, rows in tables_of(table.op, options.measurements / options.blind.replace("-", "_")):
+                if name == table.name:
+                    print(f"blind {options.blind} {name:40s} {judge(FAMILIES[table.op], rows, other, table.kernel)[0]}")
+
+
+if __name__ == "__main__":
+    main()

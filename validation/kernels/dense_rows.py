@@ -1,0 +1,165 @@
+"""Rows of the measured tables of dense kernels (GEMM, attention, linear attention) and the models that predict them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from simulator.kernels.attention import (
+    AttentionDecodeKernel,
+    AttentionPrefillKernel,
+    attention_decode_time,
+    attention_prefill_time,
+)
+from simulator.kernels.gemm import GemmKernel, gemm_time
+from simulator.kernels.kernel import FloatArray, Silicon
+from simulator.kernels.linear_attention import ConvolutionKernel, ScanKernel, gated_delta_net_time, mamba2_time
+from simulator.kernels.mla import MlaDecodeKernel, MlaPrefillKernel, mla_decode_time, mla_prefill_time
+
+#: Sets of operands that the collector of the published GEMM tables multiplies in turn (aiconfigurator,
+#: ``collector/sglang/collect_gemm.py``).
+OPERAND_SETS = 6.0
+Predict = Callable[[pd.DataFrame, Silicon, Any], FloatArray]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """A kernel family: the kernel table that each measured row belongs to, and the model of a table's rows.
+
+    ``table`` maps rows to table names; ``predict`` gives the time [s] of rows of one table; ``regime`` names the
+    part of the shape space that each row is in.
+    """
+
+    table: Callable[[pd.DataFrame], pd.Series]
+    predict: Predict
+    regime: Callable[[pd.DataFrame], NDArray[Any]]
+
+
+def _gemm(rows: pd.DataFrame, silicon: Silicon, kernel: GemmKernel) -> FloatArray:
+    dtype = str(rows["dtype"].iloc[0])
+    sets = OPERAND_SETS if _cached(rows) else None
+    shape: dict[str, Any] = {axis: rows[axis] for axis in ("m", "n", "k")}
+    return gemm_time(**shape, dtype=dtype, silicon=silicon, kernel=kernel, in_turn=sets).seconds
+
+
+def _attention_prefill(rows: pd.DataFrame, silicon: Silicon, kernel: AttentionPrefillKernel) -> FloatArray:
+    shape: dict[str, Any] = {
+        name: rows[name] for name in ("batch", "context", "prefix", "num_heads", "num_kv_heads", "head_dim")
+    }
+    return attention_prefill_time(**shape, **_storage(rows), silicon=silicon, kernel=kernel).seconds
+
+
+def _attention_decode(rows: pd.DataFrame, silicon: Silicon, kernel: AttentionDecodeKernel) -> FloatArray:
+    shape: dict[str, Any] = {name: rows[name] for name in ("batch", "num_heads", "num_kv_heads", "head_dim")}
+    length = rows["prefix"] + 1
+    return attention_decode_time(
+        kv_length=length, **shape, **_storage(rows), silicon=silicon, kernel=kernel, cached=_cached(rows)
+    ).seconds
+
+
+def _mla_prefill(rows: pd.DataFrame, silicon: Silicon, kernel: MlaPrefillKernel) -> FloatArray:
+    shape: dict[str, Any] = {name: rows[name] for name in ("batch", "context", "prefix", "num_heads")}
+    return mla_prefill_time(**shape, **_storage(rows), silicon=silicon, kernel=kernel).seconds
+
+
+def _mla_decode(rows: pd.DataFrame, silicon: Silicon, kernel: MlaDecodeKernel) -> FloatArray:
+    shape: dict[str, Any] = {name: rows[name] for name in ("batch", "num_heads")}
+    length = rows["prefix"] + 1
+    return mla_decode_time(
+        kv_length=length, **shape, **_storage(rows), silicon=silicon, kernel=kernel, cached=_cached(rows)
+    ).seconds
+
+
+#: Kernels of one decoded token, whose state a repeated call finds in the cache.
+_STATE_STEPS = frozenset({"causal_conv1d_update", "fused_recurrent_gated_delta_rule"})
+
+
+def _gated_delta_net(rows: pd.DataFrame, silicon: Silicon, kernel: ConvolutionKernel | ScanKernel) -> FloatArray:
+    names = ("batch", "seq_len", "num_k_heads", "head_k_dim", "num_v_heads", "head_v_dim", "d_conv")
+    operation = str(rows["kernel"].iloc[0])
+    shape: dict[str, Any] = {name: rows[name] for name in names}
+    return gated_delta_net_time(
+        operation, **shape, silicon=silicon, kernels={operation: kernel}, cached=operation in _STATE_STEPS
+    ).seconds
+
+
+def _mamba2(rows: pd.DataFrame, silicon: Silicon, kernel: ConvolutionKernel | ScanKernel) -> FloatArray:
+    names = ("batch", "seq_len", "nheads", "head_dim", "n_groups", "d_state", "d_conv")
+    operation = str(rows["kernel"].iloc[0])
+    shape: dict[str, Any] = {name: rows[name] for name in names}
+    return mamba2_time(
+        operation, **shape, silicon=silicon, kernels={operation: kernel}, cached=operation in _STATE_STEPS
+    ).seconds
+
+
+def _storage(rows: pd.DataFrame) -> dict[str, Any]:
+    return {"dtype": str(rows["dtype"].iloc[0]), "kv_dtype": str(rows["kv_dtype"].iloc[0])}
+
+
+def _cached(rows: pd.DataFrame) -> bool:
+    """Tell whether a benchmark repeated one call on one set of operands, as most do, and not on many in turn."""
+    return bool(rows["cached"].iloc[0]) if "cached" in rows else True
+
+
+def _gemm_regime(rows: pd.DataFrame) -> NDArray[Any]:
+    m = rows["m"].to_numpy()
+    return np.select([m <= 64, m <= 512, m <= 4400], ["m <= 64", "m 65-512", "m 513-4353"], "m > 4400")
+
+
+def _time_regime(rows: pd.DataFrame) -> NDArray[Any]:
+    latency = rows["latency_us"].to_numpy()
+    return np.select([latency <= 30, latency <= 300], ["<= 30 us", "30-300 us"], "> 300 us")
+
+
+_GEMM_LIBRARIES = {
+    "bfloat16": "cublas",
+    "int8": "cublas",
+    "fp8": "cutlass",
+    "fp8_block": "deepgemm",
+    "nvfp4": "cutlass",
+}
+
+
+def _gemm_table(rows: pd.DataFrame) -> pd.Series:
+    names = "gemm." + rows["dtype"].map(_GEMM_LIBRARIES) + "." + rows["dtype"]
+    return names.mask(_own(rows), "gemm." + rows["kernel"] + "." + rows["dtype"])
+
+
+def _flash_table(op: str) -> Callable[[pd.DataFrame], pd.Series]:
+    def name(rows: pd.DataFrame) -> pd.Series:
+        backend = np.where(rows["kernel"].str.contains("triton"), "triton", "flash")
+        backend = np.where(_own(rows), rows["kernel"], backend)
+        return pd.Series([f"{op}.{b}.{d}" for b, d in zip(backend, rows["kv_dtype"], strict=True)], index=rows.index)
+
+    return name
+
+
+def _own(rows: pd.DataFrame) -> pd.Series:
+    """Rows of the microbenchmarks, whose column ``kernel`` is the backend."""
+    framework = rows["framework"] if "framework" in rows else pd.Series("", index=rows.index)
+    return framework == "torch"
+
+
+#: Families by the op that the measurement tables name.
+FAMILIES: Mapping[str, Family] = {
+    "gemm": Family(
+        table=_gemm_table,
+        predict=_gemm,
+        regime=_gemm_regime,
+    ),
+    "attention_prefill": Family(
+        table=_flash_table("attention_prefill"), predict=_attention_prefill, regime=_time_regime
+    ),
+    "attention_decode": Family(table=_flash_table("attention_decode"), predict=_attention_decode, regime=_time_regime),
+    "mla_prefill": Family(table=_flash_table("mla_prefill"), predict=_mla_prefill, regime=_time_regime),
+    "mla_decode": Family(table=_flash_table("mla_decode"), predict=_mla_decode, regime=_time_regime),
+    "gated_delta_net": Family(
+        table=lambda rows: "gated_delta_net." + rows["kernel"], predict=_gated_delta_net, regime=_time_regime
+    ),
+    "mamba2": Family(table=lambda rows: "mamba2." + rows["kernel"], predict=_mamba2, regime=_time_regime),
+}

@@ -1,0 +1,1 @@
+"""What papers published, and what moesim predicts of it."""

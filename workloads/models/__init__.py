@@ -1,0 +1,1 @@
+"""Models: their shape, sizes and work, read from files of several kinds."""

@@ -1,0 +1,154 @@
+"""What families of Hugging Face configurations have in common: their usual keys, and the usual orders of layers."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Literal
+
+from workloads.errors import ModelError
+from workloads.models.spec import FFN, Attention, DenseFFN, GroupedQueryAttention, LatentAttention, Layer, MoE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from workloads.models.hf.reader import HfConfig
+
+Layers = tuple[Layer, ...]
+
+# More layers than any model has: a misread number must not become a tuple that fills the memory.
+_MOST_LAYERS = 10_000
+
+
+def number_of_layers(config: HfConfig) -> int:
+    """Read the number of layers."""
+    number = config.integer("num_hidden_layers", "n_layers")
+    if not 1 <= number <= _MOST_LAYERS:
+        msg = f"{config.where}: num_hidden_layers = {number}; expected 1 to {_MOST_LAYERS}"
+        raise ModelError(msg)
+    return number
+
+
+def grouped_query(
+    config: HfConfig, *, qk_norm: bool = False, bias: bool = False, window: int | None = None
+) -> GroupedQueryAttention:
+    """Read softmax attention by its usual keys."""
+    heads = config.integer("num_attention_heads")
+    if heads < 1:
+        msg = f"{config.where}: num_attention_heads = {heads}; expected at least 1"
+        raise ModelError(msg)
+    return GroupedQueryAttention(
+        num_heads=heads,
+        num_kv_heads=config.integer("num_key_value_heads", default=heads),
+        head_dim=config.integer("head_dim", default=config.integer("hidden_size") // heads),
+        qk_norm=qk_norm,
+        bias=bias,
+        window=window,
+    )
+
+
+def latent(config: HfConfig) -> LatentAttention:
+    """Read multi-head latent attention, with the sparse-attention indexer where the keys are there."""
+    return LatentAttention(
+        num_heads=config.integer("num_attention_heads"),
+        q_lora_rank=config.maybe_integer("q_lora_rank"),
+        kv_lora_rank=config.integer("kv_lora_rank"),
+        qk_nope_head_dim=config.integer("qk_nope_head_dim"),
+        qk_rope_head_dim=config.integer("qk_rope_head_dim"),
+        v_head_dim=config.integer("v_head_dim"),
+        index_heads=config.integer("index_n_heads", default=0),
+        index_head_dim=config.integer("index_head_dim", default=0),
+        index_top_k=config.integer("index_topk", default=0),
+    )
+
+
+def deepseek_moe(config: HfConfig, *, router_bias: bool) -> MoE:
+    """Read a fine-grained MoE with shared experts and group-limited routing."""
+    intermediate = config.integer("moe_intermediate_size")
+    return MoE(
+        num_experts=config.integer("n_routed_experts"),
+        top_k=config.integer("num_experts_per_tok"),
+        intermediate=intermediate,
+        shared_intermediate=intermediate * config.integer("n_shared_experts", default=0),
+        num_groups=config.integer("n_group", default=1),
+        top_k_groups=config.integer("topk_group", default=1),
+        router_bias=router_bias,
+    )
+
+
+def wide_moe(config: HfConfig) -> MoE:
+    """Read an MoE whose experts are as wide as ``intermediate_size``."""
+    return MoE(
+        num_experts=config.integer("num_local_experts", "num_experts"),
+        top_k=config.integer("num_experts_per_tok"),
+        intermediate=config.integer("intermediate_size"),
+    )
+
+
+def qwen_moe(config: HfConfig) -> MoE:
+    """Read a fine-grained MoE with at most one, gated, shared expert."""
+    shared = config.integer("shared_expert_intermediate_size", default=0)
+    return MoE(
+        num_experts=config.integer("num_experts", "num_local_experts"),
+        top_k=config.integer("num_experts_per_tok"),
+        intermediate=config.integer("moe_intermediate_size"),
+        shared_intermediate=shared,
+        shared_gate=shared > 0,
+    )
+
+
+def one_value(config: HfConfig, key: str) -> int:
+    """Return an integer that may be a list with one equal entry per layer."""
+    if not isinstance(config.keys.get(key), list):
+        return config.integer(key)
+    values = config.integers(key)
+    if len(set(values)) != 1:
+        msg = f"{config.where}: {key} differs between layers; expected one value"
+        raise ModelError(msg)
+    return values[0]
+
+
+def sliding_window(config: HfConfig) -> int | None:
+    """Read the window of sliding attention; None where there is none, or one as long as the context."""
+    window = config.maybe_integer("sliding_window")
+    return None if window and window >= config.integer("max_position_embeddings", default=window + 1) else window
+
+
+def uniform(config: HfConfig, attention: Attention, ffn: FFN, *, norms: Literal[2, 4] = 2) -> Layers:
+    """Repeat one layer."""
+    return (Layer(attention=attention, ffn=ffn, norms=norms),) * number_of_layers(config)
+
+
+def after_dense(config: HfConfig, attention: Attention, moe: MoE) -> Layers:
+    """Place MoE blocks after the first dense layers, at the given frequency."""
+    dense = DenseFFN(intermediate=config.integer("intermediate_size"))
+    first = config.integer("first_k_dense_replace", default=0)
+    frequency = max(config.integer("moe_layer_freq", default=1), 1)
+    return tuple(
+        Layer(attention=attention, ffn=moe if i >= first and i % frequency == 0 else dense)
+        for i in range(number_of_layers(config))
+    )
+
+
+def sparse_steps(config: HfConfig, attention: Attention, moe: MoE) -> Layers:
+    """Place MoE blocks every ``decoder_sparse_step`` layers, but for ``mlp_only_layers``."""
+    step, only = max(config.integer("decoder_sparse_step", default=1), 1), set(config.integers("mlp_only_layers"))
+    sparse = [i not in only and (i + 1) % step == 0 for i in range(number_of_layers(config))]
+    dense = None if all(sparse) else DenseFFN(intermediate=config.integer("intermediate_size"))
+    return tuple(Layer(attention=attention, ffn=moe if s else dense) for s in sparse)
+
+
+def layer_types(config: HfConfig, *, every: str, others: str) -> Sequence[str]:
+    """Return the type of each layer: listed, or full attention once in ``every`` so many and ``others`` between."""
+    number = number_of_layers(config)
+    if config.has("layer_types"):
+        return config.names("layer_types", number)
+    interval = max(config.integer(every), 1)
+    return ["full_attention" if (i + 1) % interval == 0 else others for i in range(number)]
+
+
+def with_mixers(config: HfConfig, layers: Layers, types: Sequence[str], kinds: Mapping[str, Attention]) -> Layers:
+    """Give each layer the mixer of its type."""
+    if unknown := sorted(set(types) - set(kinds)):
+        msg = f"{config.where}: layer_types has {unknown[0]!r}; allowed: {', '.join(sorted(kinds))}"
+        raise ModelError(msg)
+    return tuple(dataclasses.replace(layer, attention=kinds[kind]) for layer, kind in zip(layers, types, strict=True))

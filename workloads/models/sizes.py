@@ -1,0 +1,286 @@
+"""What follows from a model's shapes: parameters, weight bytes, FLOPs per token, KV-cache and state bytes.
+
+Every function is pure and returns a mapping by part, in the order of :data:`PARTS`, or a sum. Multi-token-prediction
+layers are left out unless asked for. Equations: docs/theory/model-sizes.md.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from workloads.models.dtypes import DTYPE_BYTES
+from workloads.models.spec import (
+    FFN,
+    Attention,
+    DenseFFN,
+    DType,
+    DTypes,
+    GatedDeltaNet,
+    GroupedQueryAttention,
+    LatentAttention,
+    Layer,
+    Mamba2,
+    ModelSpec,
+    MoE,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Phase = Literal["prefill", "decode"]
+
+#: Parts of a model, in the order in which the functions list them.
+PARTS = (
+    "embedding",
+    "attention",
+    "router",
+    "routed_experts",
+    "shared_experts",
+    "dense_ffn",
+    "norms",
+    "lm_head",
+    "mtp",
+)
+
+
+class Count(NamedTuple):
+    """Parameters of one part: those in matrices (multiplied by every token) and those in vectors (norms, biases)."""
+
+    matrices: float
+    vectors: float = 0.0
+
+
+def attention_parameters(attention: Attention, hidden: int) -> Count:
+    """Count the parameters of one token mixer.
+
+    Parameters
+    ----------
+    attention : Attention
+        The mixer's shapes.
+    hidden : int
+        Model width [elements].
+
+    Returns
+    -------
+    Count
+        Projections and convolutions; and norms, biases, sinks and decays.
+    """
+    match attention:
+        case GroupedQueryAttention():
+            return _grouped_query_parameters(attention, hidden)
+        case LatentAttention():
+            return _latent_parameters(attention, hidden)
+        case GatedDeltaNet():
+            keys = attention.num_key_heads * attention.key_head_dim
+            values = attention.num_value_heads * attention.value_head_dim
+            gates = 2 * attention.num_value_heads * attention.learned_decay
+            matrices = hidden * (2 * keys + 2 * values + gates) + values * hidden
+            convolution = attention.conv_kernel * (2 * keys + values)
+            # The output norm is shared by the heads where the decay is learned, and spans them where it is not.
+            vectors = attention.value_head_dim + gates if attention.learned_decay else values
+            return Count(matrices + convolution, vectors)
+        case Mamba2():
+            inner = attention.num_heads * attention.head_dim
+            channels = inner + 2 * attention.num_groups * attention.state_size
+            matrices = hidden * (inner + channels + attention.num_heads) + inner * hidden
+            return Count(matrices + attention.conv_kernel * channels, channels + 3 * attention.num_heads + inner)
+
+
+def _grouped_query_parameters(attention: GroupedQueryAttention, hidden: int) -> Count:
+    queries = attention.num_heads * attention.head_dim
+    keys = attention.num_kv_heads * attention.head_dim
+    matrices = hidden * (2 * queries + 2 * keys + queries * attention.output_gate)
+    vectors = attention.num_heads * attention.sinks + hidden * attention.output_bias
+    vectors += (queries + 2 * keys) * attention.bias
+    if attention.qk_norm:
+        vectors += queries + keys if attention.qk_norm_per_head else 2 * attention.head_dim
+    return Count(matrices, vectors)
+
+
+def _latent_parameters(attention: LatentAttention, hidden: int) -> Count:
+    heads, rank = attention.num_heads, attention.kv_lora_rank
+    queries = heads * (attention.qk_nope_head_dim + attention.qk_rope_head_dim)
+    if attention.q_lora_rank is None:
+        matrices, vectors = hidden * queries, rank
+    else:
+        matrices = attention.q_lora_rank * (hidden + queries)
+        vectors = rank + attention.q_lora_rank
+    matrices += hidden * (rank + attention.qk_rope_head_dim)
+    matrices += rank * heads * (attention.qk_nope_head_dim + attention.v_head_dim)
+    matrices += heads * attention.v_head_dim * hidden
+    if attention.index_heads:
+        source = attention.q_lora_rank or hidden
+        matrices += source * attention.index_heads * attention.index_head_dim
+        matrices += hidden * (attention.index_head_dim + attention.index_heads)
+        vectors += 2 * attention.index_head_dim
+    return Count(matrices, vectors)
+
+
+def expert_parameters(moe: MoE, hidden: int) -> Count:
+    """Count the parameters of one routed expert (matrices, biases)."""
+    biases = ((moe.matrices - 1) * moe.intermediate + hidden) * moe.bias
+    return Count(moe.matrices * hidden * moe.intermediate, biases)
+
+
+def experts_per_token(moe: MoE) -> float:
+    """Routed experts that do work for a token [1].
+
+    Null experts take their share of the ``top_k`` choices; the share is that of a uniform router.
+    """
+    return moe.top_k * moe.num_experts / (moe.num_experts + moe.null_experts)
+
+
+def ffn_parameters(ffn: FFN, hidden: int, *, active: bool = False) -> dict[str, Count]:
+    """Count the parameters of one FFN by part; with ``active``, only those that a token meets."""
+    if isinstance(ffn, DenseFFN):
+        return {"dense_ffn": Count(ffn.matrices * hidden * ffn.intermediate)}
+    routes = ffn.num_experts + ffn.null_experts
+    expert = expert_parameters(ffn, hidden)
+    number = experts_per_token(ffn) if active else ffn.num_experts
+    parts = {
+        "router": Count(hidden * routes, routes * (ffn.bias + ffn.router_bias)),
+        "routed_experts": Count(number * expert.matrices, number * expert.vectors),
+    }
+    if ffn.shared_intermediate:
+        gate = hidden * ffn.shared_gate
+        parts["shared_experts"] = Count(ffn.matrices * hidden * ffn.shared_intermediate + gate)
+    return parts
+
+
+def layer_parameters(layer: Layer, hidden: int, *, active: bool = False) -> dict[str, Count]:
+    """Count the parameters of one layer by part; with ``active``, only those that a token meets."""
+    parts = {"norms": Count(0.0, layer.norms * hidden)}
+    if layer.attention is not None:
+        parts["attention"] = attention_parameters(layer.attention, hidden)
+    if layer.ffn is not None:
+        parts |= ffn_parameters(layer.ffn, hidden, active=active)
+    return parts
+
+
+def _mtp_parts(spec: ModelSpec, *, active: bool) -> dict[str, Count]:
+    """One MTP layer: the last layer again, a projection of two hidden states to one, and three norms."""
+    parts = layer_parameters(spec.layers[-1], spec.hidden, active=active)
+    parts["projection"] = Count(2.0 * spec.hidden**2, 3 * spec.hidden)
+    return parts
+
+
+def _counts(spec: ModelSpec, *, active: bool, mtp: bool) -> dict[str, list[Count]]:
+    counts: dict[str, list[Count]] = {part: [] for part in PARTS}
+    table = Count(spec.vocab * spec.hidden)
+    counts["embedding"].append(table)
+    if not spec.tied_embeddings:
+        counts["lm_head"].append(table)
+    for layer in spec.layers:
+        for part, count in layer_parameters(layer, spec.hidden, active=active).items():
+            counts[part].append(count)
+    counts["norms"].append(Count(0.0, spec.hidden))
+    if mtp:
+        counts["mtp"] += spec.mtp_layers * list(_mtp_parts(spec, active=active).values())
+    return counts
+
+
+def parameters(spec: ModelSpec, *, mtp: bool = False) -> dict[str, float]:
+    """Count the parameters by part.
+
+    Parameters
+    ----------
+    spec : ModelSpec
+        The model.
+    mtp : bool
+        Count the multi-token-prediction layers too.
+
+    Returns
+    -------
+    dict of str to float
+        Parameters of each of :data:`PARTS` [1]. A tied embedding counts once, as ``embedding``.
+
+    Examples
+    --------
+    >>> from workloads.models.library import load_model
+    >>> f"{sum(parameters(load_model('mixtral-8x7b')).values()):.0f}"
+    '46702792704'
+    """
+    counts = _counts(spec, active=False, mtp=mtp)
+    return {part: float(sum(c.matrices + c.vectors for c in counts[part])) for part in PARTS}
+
+
+def active_parameters(spec: ModelSpec, *, mtp: bool = False, embedding: bool = True) -> dict[str, float]:
+    """Count the parameters that one token meets, by part.
+
+    Parameters
+    ----------
+    spec : ModelSpec
+        The model.
+    mtp : bool
+        Count the multi-token-prediction layers too.
+    embedding : bool
+        Count the input embedding, of which a token reads one row. Publishers differ; most count it. A tied embedding
+        is the LM head too, so it always counts.
+
+    Returns
+    -------
+    dict of str to float
+        Active parameters of each of :data:`PARTS` [1].
+    """
+    counts = _counts(spec, active=True, mtp=mtp)
+    if not embedding and not spec.tied_embeddings:
+        counts["embedding"] = []
+    return {part: float(sum(c.matrices + c.vectors for c in counts[part])) for part in PARTS}
+
+
+def total_parameters(spec: ModelSpec, *, mtp: bool = False) -> float:
+    """Count all parameters [1]."""
+    return sum(parameters(spec, mtp=mtp).values())
+
+
+def total_active_parameters(spec: ModelSpec, *, mtp: bool = False, embedding: bool = True) -> float:
+    """Count the parameters that one token meets [1]; see :func:`active_parameters`."""
+    return sum(active_parameters(spec, mtp=mtp, embedding=embedding).values())
+
+
+def quoted_active_parameters(spec: ModelSpec) -> float:
+    """Count the active parameters as the publisher does [1]: by ``spec.published_active_convention``.
+
+    This is the figure to compare with ``spec.published_active``.
+    """
+    count = total_active_parameters(spec, embedding=spec.published_active_convention == "all")
+    if spec.published_active_convention == "without_embedding_and_head":
+        count -= spec.vocab * spec.hidden
+    return count
+
+
+def part_dtypes(dtypes: DTypes) -> dict[str, DType]:
+    """Name the storage dtype of the matrices of each part (vectors are stored as ``dtypes.activation``)."""
+    return {
+        "embedding": dtypes.embedding,
+        "attention": dtypes.attention,
+        "router": dtypes.activation,
+        "routed_experts": dtypes.experts,
+        "shared_experts": dtypes.experts,
+        "dense_ffn": dtypes.dense_ffn,
+        "norms": dtypes.activation,
+        "lm_head": dtypes.embedding,
+        "projection": dtypes.activation,
+    }
+
+
+def _bytes(counts: Mapping[str, Count], dtypes: DTypes) -> dict[str, float]:
+    stored, vector = part_dtypes(dtypes), DTYPE_BYTES[dtypes.activation]
+    return {part: c.matrices * DTYPE_BYTES[stored[part]] + c.vectors * vector for part, c in counts.items()}
+
+
+def layer_weight_bytes(spec: ModelSpec, layer: Layer) -> dict[str, float]:
+    """Size the weights of one layer by part [bytes], scales included."""
+    return _bytes(layer_parameters(layer, spec.hidden), spec.dtypes)
+
+
+def weight_bytes(spec: ModelSpec, *, mtp: bool = False) -> dict[str, float]:
+    """Size the stored weights by part [bytes], the scales of quantised dtypes included."""
+    sizes = dict.fromkeys(PARTS, 0.0)
+    for part, counts in _counts(spec, active=False, mtp=False).items():
+        total = Count(sum(c.matrices for c in counts), sum(c.vectors for c in counts))
+        if part != "mtp":
+            sizes[part] = _bytes({part: total}, spec.dtypes)[part]
+    if mtp:
+        sizes["mtp"] = spec.mtp_layers * sum(_bytes(_mtp_parts(spec, active=False), spec.dtypes).values())
+    return sizes

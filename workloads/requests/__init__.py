@@ -1,0 +1,1 @@
+"""Request traces: recorded, or generated."""
