@@ -14,10 +14,11 @@ from dashboard.figures_step import study_policies
 from simulator import api
 from simulator.errors import MoesimError
 from simulator.explain.explanation import timeline
-from simulator.explain.timeline import Phase, StepTimeline
+from simulator.explain.timeline import StepTimeline
 from simulator.results.values import Estimate, Explanation, Finding, Result
 from simulator.scenario import Scenario
 from simulator.study.placement import PlacementStudy, StudyOptions, study_placements
+from workloads.models.spec import Phase
 
 _T = TypeVar("_T")
 

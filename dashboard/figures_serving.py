@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
 from dashboard.display import MISSING, duration, in_unit, seconds_scale, significant
 from dashboard.figures import LINES, MARGIN, MOST_INSTANCES, Chart
+from simulator.arrays import FloatArray
 from simulator.elastic.report import tokens_between
 from simulator.step.speculation import accepted_chances, tokens_per_step
 
 if TYPE_CHECKING:
     from simulator.scenario.sections import Fault, Speculation
 
-FloatArray = NDArray[np.float64]
 
 #: Bins of a chart over time.
 _BINS = 60

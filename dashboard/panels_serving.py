@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal
 
 import streamlit as st
 
@@ -17,8 +16,8 @@ from simulator.errors import MoesimError
 from simulator.explain.explanation import hidden_rows
 from simulator.results.values import Result
 from simulator.scenario import Scenario
+from workloads.models.spec import Phase
 
-Phase = Literal["decode", "prefill"]
 _PHASES: tuple[Phase, Phase] = ("decode", "prefill")
 
 

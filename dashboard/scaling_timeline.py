@@ -7,11 +7,9 @@ from itertools import groupby
 from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
-from numpy.typing import NDArray
 
+from simulator.arrays import FloatArray
 from simulator.results.values import Scaling
-
-FloatArray = NDArray[np.float64]
 
 # Okabe & Ito, "Color Universal Design" (2008).
 _BLUE, _SKY, _ORANGE, _GREEN, _VERMILLION = "#0072B2", "#56B4E9", "#E69F00", "#009E73", "#D55E00"

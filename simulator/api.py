@@ -142,7 +142,7 @@ def _result(
         wall=time.perf_counter() - began,
     )
     decoded = float(steps["decode_total"].sum())
-    context = round(float(steps["context_total"].sum()) / max(decoded / deployment.limits.queries, 1.0))
+    context = round(float(steps["context_total"].sum()) / max(decoded / deployment.limits.query_tokens, 1.0))
     certainty = _certainty(scenario, deployment, _mean_batch(steps), context)
     return Result(
         scenario=scenario,

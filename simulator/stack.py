@@ -11,13 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast, get_args
 
 from hardware_profiles.parse import check_keys, parse_choice, parse_quantity
 from hardware_profiles.schema import Quantity
 from simulator.errors import ProfileError, nearest
 from simulator.scenario.sections import Exchange, Overlap, Scheduler
 from simulator.scenario.sections import Stack as StackChoice
+from workloads.models.spec import Phase
 
 _FOLDER = Path(__file__).parent / "stacks"
 SCHEDULERS: tuple[Scheduler, ...] = get_args(Scheduler)
@@ -82,7 +83,7 @@ class StackProfile:
         """Return one number of the stack in SI."""
         return self.numbers[name].value
 
-    def two_batch_tokens(self, phase: Literal["prompt", "decode"]) -> int:
+    def two_batch_tokens(self, phase: Phase) -> int:
         """Return the fewest tokens of a rank whose step is cut in two; 2 where the stack has no threshold."""
         threshold = self.numbers.get(f"two_batch_{phase}_tokens")
         return max(int(threshold.value), 2) if threshold else 2

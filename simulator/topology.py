@@ -13,10 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardware_profiles.schema import Cluster, Device, Node
+from simulator.arrays import FloatArray, IntArray
 from simulator.errors import ProfileError, nearest
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
 #: Routes are those of least time for a message of this size [bytes], large enough to prefer the fast links.
 ROUTE_MESSAGE = 1e6

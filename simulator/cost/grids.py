@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
+from simulator.arrays import FloatArray
 
 #: Smallest time that a grid tells apart from none [s].
 _FLOOR = 1e-12

@@ -8,9 +8,9 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hardware_profiles.schema import Quantity
+from simulator.arrays import FloatArray
 from simulator.hardware import Hardware
 from simulator.kernels.attention import (
     AttentionDecodeKernel,
@@ -35,8 +35,6 @@ from simulator.kernels.mla import MlaDecodeKernel, MlaPrefillKernel, mla_decode_
 from simulator.kernels.moe import MoeKernel, moe_time, tile_changes
 from simulator.ops import Op
 from simulator.stack import StackProfile, kernel_table
-
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,10 +18,10 @@ from numpy.typing import ArrayLike, NDArray
 from hardware_profiles.loader import load_device
 from hardware_profiles.residuals import Residuals, load_residuals, load_transfer
 from hardware_profiles.schema import Device
+from simulator.arrays import FloatArray
 from simulator.cost.model import OpTime
 from simulator.hardware import Hardware
 
-FloatArray = NDArray[np.float64]
 #: Name under which the part of errors is added up that all families share.
 _SHARED = "shared by all families"
 Evidence = Literal["fitted", "relative's kernels", "assumption"]

@@ -175,10 +175,10 @@ def _deploy(scenario: Scenario, longest: int, concurrency: int) -> Deployment:
         model,
         split,
         routing,
-        most_tokens=most_prompt + limits.max_running * limits.queries,
+        most_tokens=most_prompt + limits.max_running * limits.query_tokens,
         most_sequences=limits.max_running,
         most_context=longest,
-        queries=limits.queries,
+        query_tokens=limits.query_tokens,
         drafts=drafts,
     )
     return Deployment(
@@ -190,7 +190,7 @@ def _deploy(scenario: Scenario, longest: int, concurrency: int) -> Deployment:
         routing=routing,
         cost=cost,
         tables=tables,
-        totals=row_totals(tables, stack, limits.queries),
+        totals=row_totals(tables, stack, limits.query_tokens),
         drafts=drafts,
         limits=limits,
         longest=longest,
@@ -232,7 +232,7 @@ def repriced(deployment: Deployment, *, cost: CostModel, routing: RoutingReplay 
         most_tokens=len(deployment.tables.tokens) - 1,
         most_sequences=deployment.limits.max_running,
         most_context=deployment.longest,
-        queries=deployment.limits.queries,
+        query_tokens=deployment.limits.query_tokens,
         drafts=deployment.drafts,
     )
     return replace(
@@ -241,7 +241,7 @@ def repriced(deployment: Deployment, *, cost: CostModel, routing: RoutingReplay 
         cost=cost,
         routing=routing,
         tables=tables,
-        totals=row_totals(tables, deployment.stack, deployment.limits.queries),
+        totals=row_totals(tables, deployment.stack, deployment.limits.query_tokens),
     )
 
 
@@ -285,8 +285,8 @@ def _limits(
         delivery_steps=int(stack.number("delivery_steps")),
         reserved_output=stack.number("reserved_output"),
         preemption=scenario.stack.preemption,
-        queries=1 + scenario.speculation.draft_tokens,
-        gain=tokens_per_step(scenario.speculation),
+        query_tokens=1 + scenario.speculation.draft_tokens,
+        accepted_per_step=tokens_per_step(scenario.speculation),
         swap_rate=host.bandwidth.value if host else hardware.fabric.scale_out_bandwidth,
     )
 

@@ -35,9 +35,9 @@ class Limits:
         Rate at which one device moves KV cache to the host or back [bytes/s].
     delivery_steps : int
         Steps after which a step's first tokens and last tokens reach the user, where the host works a step behind [1].
-    queries : int
+    query_tokens : int
         Tokens of a request in a decode step; above 1 with speculative decoding [1].
-    gain : float
+    accepted_per_step : float
         Tokens of these that are accepted on average, the one that every step yields included [1].
     """
 
@@ -53,5 +53,5 @@ class Limits:
     preemption: Literal["recompute", "swap"] = "recompute"
     swap_rate: float = float("inf")
     delivery_steps: int = 0
-    queries: int = 1
-    gain: float = 1.0
+    query_tokens: int = 1
+    accepted_per_step: float = 1.0

@@ -9,15 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from simulator.arrays import FloatArray, IntArray
 from simulator.kernels.kernel import Fabric
 from simulator.parallelism import Parallelism
 from workloads.models.sizes import weight_bytes
 from workloads.models.spec import ModelSpec
-
-IntArray = NDArray[np.int64]
-FloatArray = NDArray[np.float64]
 
 
 def spread_experts(num_experts: int, ranks: int) -> IntArray:

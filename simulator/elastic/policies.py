@@ -7,11 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from simulator.arrays import FloatArray
 from simulator.scenario.sections import ElasticChoice
 
-FloatArray = NDArray[np.float64]
 _UP: Mapping[str, float] = {"queue": 4.0, "slo": 0.9}
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.arrays import FloatArray
 from simulator.elastic.scaler import Change, Diary
 from simulator.elastic.simulate import ScalingRun
 from simulator.results.summary import meets, request_latencies
@@ -16,7 +17,6 @@ from simulator.serving.recorder import column
 if TYPE_CHECKING:
     import pandas as pd
 
-FloatArray = NDArray[np.float64]
 #: Bins of the timeline at most.
 _BINS = 240
 

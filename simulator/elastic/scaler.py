@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.arrays import FloatArray
 from simulator.elastic.fleet import Fleet
 from simulator.elastic.mechanisms import ScalingPlan
 from simulator.elastic.policies import Governor, Observation, forecast_rate
@@ -22,7 +23,6 @@ from simulator.serving.server import Server
 if TYPE_CHECKING:
     import simpy
 
-FloatArray = NDArray[np.float64]
 #: Factor on the steps of two instances that share devices [1].
 _TURNS = 2.0
 
@@ -134,7 +134,7 @@ class Scaler:
         return progress
 
     def _observe(self, server: Server) -> Observation:
-        choice, records, now = self.fleet.scenario.elastic, server.books.records, server.env.now
+        choice, records, now = self.fleet.scenario.elastic, server.run_state.records, server.env.now
         outstanding = sum(instance.outstanding for instance in server.instances)
         waiting = sum(instance.waiting for instance in server.instances)
         arrived = column(records.arrival)

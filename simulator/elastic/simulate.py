@@ -6,9 +6,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import numpy as np
-from numpy.typing import NDArray
-
 from simulator.deployment.deployment import Deployment
 from simulator.elastic.fleet import Fleet, build_fleet
 from simulator.elastic.scaler import Diary, Scaler
@@ -18,8 +15,6 @@ from simulator.scenario.sections import Slo
 from simulator.serving.engine import EngineRun, Pool, run_engine
 from simulator.serving.plan import PoolPlan
 from workloads.requests.trace import RequestTrace
-
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hardware_profiles.units import format_seconds
+from simulator.arrays import FloatArray
 from simulator.deployment.deployment import Deployment
 from simulator.placement.replay import expert_spread
 from simulator.results.summary import Capacity, Work
@@ -20,7 +20,6 @@ from simulator.step.components import COMPONENTS
 from simulator.step.timer import StepTime, StepWork, TableTimer
 from workloads.requests.trace import RequestTrace
 
-FloatArray = NDArray[np.float64]
 _NAN = float("nan")
 _WINDOWS = 4
 _ROUNDS = 40

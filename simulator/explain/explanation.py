@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from simulator.explain.timeline import StepTimeline, draw_step
 from simulator.results.values import Explanation
 from simulator.scenario import Scenario
 from simulator.serving.plan import prompt_scenario
+from workloads.models.spec import Phase
 from workloads.requests.trace import RequestTrace
 
 #: How the time of each kind of op is worked out; the theory pages derive them.
@@ -43,7 +44,7 @@ EQUATIONS = {
 def explain(
     scenario: Scenario,
     *,
-    phase: Literal["prefill", "decode"] = "decode",
+    phase: Phase = "decode",
     batch: int | None = None,
     context: int | None = None,
 ) -> Explanation:
@@ -101,7 +102,7 @@ def explain(
 def timeline(
     scenario: Scenario,
     *,
-    phase: Literal["prefill", "decode"] = "decode",
+    phase: Phase = "decode",
     batch: int | None = None,
     context: int | None = None,
 ) -> StepTimeline:
@@ -155,7 +156,7 @@ def _drawn(
     scenario: Scenario,
     deployment: Deployment,
     trace: RequestTrace,
-    phase: Literal["prefill", "decode"],
+    phase: Phase,
     sequences: int,
     length: int,
 ) -> StepTimeline:

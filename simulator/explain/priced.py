@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -14,8 +13,8 @@ from simulator.cost.model import OpTime
 from simulator.cost.uncertainty import family_of, op_spread, step_interval
 from simulator.deployment.deployment import Deployment
 from simulator.ops import StepShape, build_ops
+from workloads.models.spec import Phase
 
-Phase = Literal["prefill", "decode"]
 _WINDOWS = 8
 
 
@@ -38,7 +37,7 @@ def priced_step(deployment: Deployment, phase: Phase, sequences: int, length: in
     tokens = max(round(sequences / split.pp) * (length if phase == "prefill" else 1), 1)
     counts, share = None, 1.0
     if routing is not None:
-        sampled = routing.counts("prompt" if phase == "prefill" else "decode", tokens, _WINDOWS)
+        sampled = routing.counts("prefill" if phase == "prefill" else "decode", tokens, _WINDOWS)
         load = sampled.sum(axis=-1)
         share = float((load.max(axis=-1) / np.maximum(load.mean(axis=-1), 1e-12)).mean())
         counts = sampled.reshape(-1, *sampled.shape[2:])

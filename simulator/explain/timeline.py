@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from simulator.arrays import FloatArray
 from simulator.deployment.deployment import Deployment
 from simulator.errors import ScenarioError
 from simulator.ops import StepShape, build_ops
@@ -20,9 +19,8 @@ from simulator.results.trace import Slice
 from simulator.schedule import COMMUNICATION, COMPUTE, Overlap, Schedule, Task, exposure, layer_tasks
 from simulator.schedule.streams import list_schedule
 from simulator.step.timer import StepLayers, StepTime, StepWork, TableTimer
+from workloads.models.spec import Phase
 
-FloatArray = NDArray[np.float64]
-Phase = Literal["prefill", "decode"]
 #: Name and share of its block of every op of a block, in order.
 _Parts = Mapping[str, list[tuple[str, float]]]
 HOST = "host"

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.arrays import FloatArray
 from simulator.errors import OutputError, nearest
 from simulator.results.percentiles import weighted_percentile
 from simulator.results.trace import TokenGaps
@@ -24,7 +25,6 @@ from simulator.results.trace import TokenGaps
 if TYPE_CHECKING:
     import pandas as pd
 
-FloatArray = NDArray[np.float64]
 
 _COLUMNS = ("arrival_s", "first_token_s", "finish_s", "input_tokens", "output_tokens")
 _TARGETS = ("ttft", "tpot", "e2el")

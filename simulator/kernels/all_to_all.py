@@ -12,10 +12,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
+from simulator.arrays import FloatArray
 from simulator.errors import ScenarioError
 from simulator.kernels.collectives import CollectiveKernel, all_gather_time
 from simulator.kernels.expert_exchange import ExchangeKernel, ExchangeLoad, load_time
-from simulator.kernels.kernel import Fabric, FloatArray, KernelTime
+from simulator.kernels.kernel import Fabric, KernelTime
 from simulator.kernels.traffic import Traffic
 
 

@@ -8,15 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hardware_profiles.errors import ProfileError, nearest
-from simulator.kernels.kernel import (
-    CACHE_SPEED,
-    DTYPE_BYTES,
-    FloatArray,
-    KernelTime,
-    Silicon,
-    found_in_cache,
-    smooth_max,
-)
+from simulator.arrays import FloatArray
+from simulator.kernels.kernel import CACHE_SPEED, DTYPE_BYTES, KernelTime, Silicon, found_in_cache, smooth_max
 
 #: exp() per clock and SM: the special function units of every NVIDIA generation since Volta [1/clock].
 EXPONENTIALS_PER_CLOCK = 16.0

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike
 
+from simulator.arrays import FloatArray
 from simulator.errors import ScenarioError
-from simulator.kernels.kernel import Fabric, FloatArray, KernelTime, smooth_max
+from simulator.kernels.kernel import Fabric, KernelTime, smooth_max
 
 _S, _B, _HZ = {"unit": "s"}, {"unit": "B"}, {"unit": "Hz"}
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from simulator.arrays import FloatArray, IntArray
 from simulator.errors import ScenarioError
-from simulator.kernels.kernel import FloatArray
 
-IntArray = NDArray[np.int64]
 Leftover = Literal["least", "most"]
 
 #: Bounds of the power law where assignments do not exceed the experts [1].

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike
 
+from simulator.arrays import FloatArray
 from simulator.kernels.attention import dtype_bytes, full_rounds, matrix_peak, throttled
 from simulator.kernels.elementwise import ElementwiseKernel, elementwise_time
-from simulator.kernels.kernel import CACHE_SPEED, FloatArray, KernelTime, Silicon, found_in_cache, smooth_max
+from simulator.kernels.kernel import CACHE_SPEED, KernelTime, Silicon, found_in_cache, smooth_max
 
 #: Tile candidates, rows x columns of C.
 TILES = ((64, 32), (64, 64), (64, 128), (128, 128), (64, 256), (128, 256), (256, 128))

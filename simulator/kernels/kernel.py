@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from hardware_profiles.errors import ProfileError
 from hardware_profiles.schema import Quantity
+from simulator.arrays import FloatArray
 from workloads.models.dtypes import DTYPE_BYTES as DTYPE_BYTES
 
-FloatArray = NDArray[np.float64]
 #: How much faster the last-level cache delivers than memory [1]: about 6 TB/s against 3.35 on H100.
 CACHE_SPEED = 1.8
 #: Working set, in cache sizes, below which data that was just used is found again, and above which none of it

@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike
 
 from hardware_profiles.errors import ProfileError, nearest
 from hardware_profiles.schema import Quantity
-from simulator.kernels.kernel import FloatArray, KernelTime, Silicon, coefficients, found_in_cache
+from simulator.arrays import FloatArray
+from simulator.kernels.kernel import KernelTime, Silicon, coefficients, found_in_cache
 from workloads.models.spec import GatedDeltaNet, Mamba2
 
 #: Tokens of one chunk of the chunked scans [1].

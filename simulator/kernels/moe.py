@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hardware_profiles.errors import ProfileError, nearest
+from simulator.arrays import FloatArray
 from simulator.errors import ScenarioError
 from simulator.kernels.attention import throttled
 from simulator.kernels.expert_counts import balanced_counts as balanced_counts
 from simulator.kernels.expert_counts import power_law_counts as power_law_counts
-from simulator.kernels.kernel import DTYPE_BYTES, FloatArray, KernelTime, Silicon, smooth_max
+from simulator.kernels.kernel import DTYPE_BYTES, KernelTime, Silicon, smooth_max
 
 #: Row tiles that grouped GEMM kernels are built with [rows].
 ROW_TILES = (16, 32, 64, 128)

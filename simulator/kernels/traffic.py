@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from simulator.arrays import FloatArray
 from simulator.errors import ScenarioError
-from simulator.kernels.kernel import FloatArray
 
 IntArray = NDArray[np.integer[Any]]
 

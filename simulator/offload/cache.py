@@ -13,10 +13,9 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from simulator.arrays import FloatArray, IntArray
 from simulator.errors import ScenarioError, nearest
 
-IntArray = NDArray[np.int64]
-FloatArray = NDArray[np.float64]
 CachePolicy = Literal["random", "lru", "lfu", "belady"]
 POLICIES: tuple[CachePolicy, ...] = get_args(CachePolicy)
 #: Steps whose needs are spread out at a time, to bound the memory.

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from simulator.arrays import FloatArray
 from simulator.cost.model import CostModel
 from simulator.errors import ScenarioError
 from simulator.ops import Op, StepShape, build_ops
@@ -16,7 +16,6 @@ from workloads.models.dtypes import DTYPE_BYTES
 from workloads.models.sizes import parameters
 from workloads.models.spec import DenseFFN, ModelSpec, MoE
 
-FloatArray = NDArray[np.float64]
 #: Ops of the backbone's FFN that are the expert itself.
 _EXPERT = frozenset({"ffn_up", "ffn_activation", "ffn_down"})
 

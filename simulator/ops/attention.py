@@ -6,18 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from simulator.ops.ir import (
-    Driver,
-    FloatArray,
-    Op,
-    StepContext,
-    all_reduce,
-    collective,
-    dtype_bytes,
-    gemm,
-    residual_norm,
-    small,
-)
+from simulator.arrays import FloatArray
+from simulator.ops.ir import Driver, Op, StepContext, all_reduce, collective, dtype_bytes, gemm, residual_norm, small
 from workloads.models.spec import Attention, GatedDeltaNet, GroupedQueryAttention, LatentAttention, Mamba2
 
 
@@ -55,7 +45,7 @@ def _grouped_query_ops(c: StepContext, a: GroupedQueryAttention, count: int) -> 
         name="attention_prefill",
         kind="attention_prefill",
         component="attention",
-        driver="prompt",
+        driver="prefill",
         family="attention_prefill",
         dtype=dtypes.activation,
         repeat=count,
@@ -78,7 +68,7 @@ def _grouped_query_ops(c: StepContext, a: GroupedQueryAttention, count: int) -> 
             "batch": c.decode_sequences,
             "kv_length": c.context,
             **shape,
-            "num_heads": heads * c.queries,
+            "num_heads": heads * c.query_tokens,
             **options,
         },
         flops=4.0 * c.decode * reach * heads * a.head_dim,
@@ -132,14 +122,14 @@ def _latent_prefill(c: StepContext, a: LatentAttention, count: int, heads: float
         heads * (a.qk_nope_head_dim + a.v_head_dim),
         a.kv_lora_rank,
         dtypes.attention,
-        "prompt",
+        "prefill",
     )
     pairs = c.sequences * _causal_pairs(new, prefix, a.index_top_k or None)
     yield Op(
         name="mla_prefill",
         kind="mla_prefill",
         component="attention",
-        driver="prompt",
+        driver="prefill",
         family="mla_prefill",
         dtype=dtypes.activation,
         repeat=count,
@@ -177,7 +167,7 @@ def _latent_decode(c: StepContext, a: LatentAttention, count: int, heads: float)
         shape={
             "batch": c.decode_sequences,
             "kv_length": reach,
-            "num_heads": heads * c.queries,
+            "num_heads": heads * c.query_tokens,
             "kv_lora_rank": a.kv_lora_rank,
             "rope_dim": a.qk_rope_head_dim,
             "kv_dtype": dtypes.kv_cache,
@@ -204,7 +194,7 @@ def _linear_attention_ops(c: StepContext, a: GatedDeltaNet | Mamba2, count: int)
     yield gemm("in_proj", count, c.tokens, width, hidden, dtypes.attention)
     state_bytes = state * dtype_bytes(dtypes.state)
     phases: tuple[tuple[str, Driver, FloatArray, FloatArray], ...] = (
-        ("prefill", "prompt", c.prefill, c.sequences),
+        ("prefill", "prefill", c.prefill, c.sequences),
         ("decode", "decode", c.decode, c.decode_sequences),
     )
     for phase, driver, rows, sequences in phases:

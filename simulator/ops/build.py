@@ -8,20 +8,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from simulator.arrays import FloatArray
 from simulator.ops.attention import attention_ops
 from simulator.ops.ffn import dense_ffn_ops, moe_ops, routed_experts
-from simulator.ops.ir import (
-    FloatArray,
-    Op,
-    StepContext,
-    StepShape,
-    collective,
-    dtype_bytes,
-    gemm,
-    in_block,
-    residual_norm,
-    small,
-)
+from simulator.ops.ir import Op, StepContext, StepShape, collective, dtype_bytes, gemm, in_block, residual_norm, small
 from simulator.parallelism import Parallelism
 from simulator.stack import StackProfile
 from workloads.models.spec import ModelSpec, MoE
@@ -84,7 +74,7 @@ def _context(model: ModelSpec, split: Parallelism, stack: StackProfile, shape: S
         )
     )
     prefill, sequences, prefix, decoded, context = arrays
-    decode = decoded * shape.decode_queries
+    decode = decoded * shape.decode_query_tokens
     group = (prefill + decode) * split.dp if shape.group_tokens is None else np.asarray(shape.group_tokens, float)
     return StepContext(
         model=model,
@@ -95,7 +85,7 @@ def _context(model: ModelSpec, split: Parallelism, stack: StackProfile, shape: S
         prefix=prefix,
         decode_sequences=decoded,
         context=context,
-        queries=shape.decode_queries,
+        query_tokens=shape.decode_query_tokens,
         group_tokens=group,
         max_rank_share=np.asarray(shape.max_rank_share, dtype=np.float64),
     )

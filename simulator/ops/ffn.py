@@ -7,18 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from simulator.ops.ir import (
-    FloatArray,
-    Op,
-    StepContext,
-    all_reduce,
-    collective,
-    dtype_bytes,
-    gemm,
-    in_block,
-    residual_norm,
-    small,
-)
+from simulator.arrays import FloatArray
+from simulator.ops.ir import Op, StepContext, all_reduce, collective, dtype_bytes, gemm, in_block, residual_norm, small
 from workloads.models.dtypes import BLOCK_ELEMENTS
 from workloads.models.spec import DenseFFN, MoE
 

@@ -7,15 +7,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from simulator.arrays import FloatArray
 from simulator.parallelism import Parallelism
 from simulator.stack import StackProfile
 from workloads.models.dtypes import DTYPE_BYTES
 from workloads.models.spec import ModelSpec
 
-FloatArray = NDArray[np.float64]
-Driver = Literal["tokens", "prompt", "decode", "logits", "experts"]
+Driver = Literal["tokens", "prefill", "decode", "logits", "experts"]
 Block = Literal["ends", "attention", "dense", "router", "dispatch", "experts", "shared", "combine"]
 
 
@@ -24,9 +24,9 @@ class StepShape:
     """The work of one step on one attention rank; every field is a number or an array that broadcasts.
 
     ``prefill_prefix`` and ``decode_context`` are means per sequence: tokens already cached before a prompt chunk,
-    and KV length that a decoded token attends to. A decoded sequence has ``decode_queries`` tokens in the step, more
-    than one where drafts are verified. ``group_tokens`` counts the tokens of all data-parallel ranks (dp times this
-    rank's where absent). ``max_rank_share`` is what the busiest expert rank receives, in multiples of the mean.
+    and KV length that a decoded token attends to. A decoded sequence has ``decode_query_tokens`` tokens in the
+    step, more than one where drafts are verified. ``group_tokens`` counts the tokens of all data-parallel ranks (dp
+    times this rank's where absent). ``max_rank_share`` is what the busiest expert rank receives, in multiples of the mean.
     """
 
     prefill_tokens: ArrayLike = 0.0
@@ -34,7 +34,7 @@ class StepShape:
     prefill_prefix: ArrayLike = 0.0
     decode_sequences: ArrayLike = 0.0
     decode_context: ArrayLike = 0.0
-    decode_queries: float = 1.0
+    decode_query_tokens: float = 1.0
     group_tokens: ArrayLike | None = None
     max_rank_share: ArrayLike = 1.0
 
@@ -47,7 +47,7 @@ class Op:
     ----------
     name, kind, component : str
         What it is, which kernel model prices it, and which part of the breakdown it belongs to.
-    driver : {"tokens", "prompt", "decode", "logits", "experts"}
+    driver : {"tokens", "prefill", "decode", "logits", "experts"}
         What of the step sets its size: all tokens, the prompt chunks, the decoded sequences, the rows that reach the
         LM head, or the tokens of all ranks and where they go.
     block : {"ends", "attention", "dense", "router", "dispatch", "experts", "shared", "combine"}
@@ -91,14 +91,14 @@ class StepContext:
     prefix: FloatArray
     decode_sequences: FloatArray
     context: FloatArray
-    queries: float
+    query_tokens: float
     group_tokens: FloatArray
     max_rank_share: FloatArray
 
     @property
     def decode(self) -> FloatArray:
         """Decoded tokens of this attention rank, drafted ones included [tokens]."""
-        return self.decode_sequences * self.queries
+        return self.decode_sequences * self.query_tokens
 
     @property
     def tokens(self) -> FloatArray:

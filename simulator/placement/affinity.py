@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from simulator.arrays import FloatArray, IntArray
 from simulator.placement.packing import replica_weights
 from workloads.routing.trace import RoutingTrace
-
-IntArray = NDArray[np.int64]
-FloatArray = NDArray[np.float64]
 
 #: How far affinity may raise the heaviest rank above the balanced placement that it starts from [1].
 SLACK = 0.02

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from simulator.arrays import FloatArray
 from simulator.placement.packing import replica_weights, replicate
 from simulator.placement.slots import slot_count
-
-FloatArray = NDArray[np.float64]
 
 
 def lower_bound(load: FloatArray, ranks: int, redundant_slots: int = 0) -> FloatArray:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from simulator.arrays import FloatArray, IntArray
 from simulator.errors import ScenarioError, nearest
 from simulator.placement.affinity import gather
 from simulator.placement.bounds import lower_bound
@@ -15,9 +15,6 @@ from simulator.placement.packing import pack, replica_weights, replicate, replic
 from simulator.placement.refinement import refine
 from simulator.placement.replica_search import search_replicas
 from simulator.placement.slots import Placement, slot_count
-
-IntArray = NDArray[np.int64]
-FloatArray = NDArray[np.float64]
 
 #: Layers whose heaviest rank is this far above the lower bound are placed in another way [1].
 FAR = 1.005

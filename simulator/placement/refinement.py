@@ -5,10 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.arrays import FloatArray, IntArray
 from simulator.placement.packing import replica_weights
-
-IntArray = NDArray[np.int64]
-FloatArray = NDArray[np.float64]
 
 #: Layers whose heaviest rank is within this of what is out of reach are left alone [1].
 CLOSE_ENOUGH = 5e-4

@@ -11,18 +11,17 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.arrays import FloatArray
 from simulator.placement.replica_routing import Assignments, home_ranks, serve
 from simulator.placement.slots import Placement
+from workloads.models.spec import Phase
 from workloads.routing.trace import RoutingTrace
 
 IntArray = NDArray[np.integer]
-FloatArray = NDArray[np.float64]
-Order = Literal["prompt", "decode"]
 
 #: Largest size of the running sums of one order [bytes]; a longer trace is cut, and the result says so.
 MAX_SUMS_BYTES = 600e6
@@ -89,18 +88,18 @@ class ServedTokens:
         """Assignments per token."""
         return int(self.slot_ids.shape[2])
 
-    def window_tokens(self, order: Order, tokens: int, windows: int) -> NDArray[np.int64]:
+    def window_tokens(self, order: Phase, tokens: int, windows: int) -> NDArray[np.int64]:
         """Prompt-order indices of the tokens of evenly spread windows; shape (windows, tokens at most of the trace)."""
         starts = (np.arange(windows) * self.tokens) // windows
         index = (starts[:, None] + np.arange(min(tokens, self.tokens))) % self.tokens
         return self.decode_order[index] if order == "decode" else index
 
-    def counts(self, order: Order, tokens: int, windows: int) -> FloatArray:
+    def counts(self, order: Phase, tokens: int, windows: int) -> FloatArray:
         """Count tokens per expert slot in evenly spread windows of the trace.
 
         Parameters
         ----------
-        order : {"prompt", "decode"}
+        order : {"prefill", "decode"}
             Which order the windows are cut from.
         tokens : int
             Tokens of a window; more than the trace has are scaled up from all of it [tokens].
@@ -113,12 +112,12 @@ class ServedTokens:
         """
         return next(self.growing_counts(order, ((tokens, windows),)))
 
-    def growing_counts(self, order: Order, sizes: Iterable[tuple[int, int]]) -> Iterator[FloatArray]:
+    def growing_counts(self, order: Phase, sizes: Iterable[tuple[int, int]]) -> Iterator[FloatArray]:
         """Yield :meth:`counts` of several sizes, each of which only counts what the one before has not.
 
         Parameters
         ----------
-        order : {"prompt", "decode"}
+        order : {"prefill", "decode"}
             Which order the windows are cut from.
         sizes : iterable of (int, int)
             Tokens of a window and number of windows; tokens ascend.
@@ -145,25 +144,25 @@ class RoutingReplay(ServedTokens):
 
     Attributes
     ----------
-    prompt, decode : RankSums
+    prefill, decode : RankSums
         Running sums in either order.
     recorded_tokens : int
         Tokens of the trace before any cut.
     """
 
-    prompt: RankSums
+    prefill: RankSums
     decode: RankSums
     recorded_tokens: int
 
     @property
     def mean_load(self) -> float:
         """Assignments of the mean rank per token, those to null experts left out [1]."""
-        return float(self.prompt.sums[-1].mean()) / self.tokens
+        return float(self.prefill.sums[-1].mean()) / self.tokens
 
     @property
     def whole(self) -> bool:
         """Whether every assignment is to an expert on some rank, none to a null expert."""
-        return bool((self.prompt.sums[-1].sum(axis=0, dtype=np.int64) == self.tokens * self.top_k).all())
+        return bool((self.prefill.sums[-1].sum(axis=0, dtype=np.int64) == self.tokens * self.top_k).all())
 
     @property
     def alike(self) -> bool:
@@ -223,7 +222,7 @@ def replay(
         placement=placement,
         slot_ids=served.slot_ids,
         decode_order=served.decode_order,
-        prompt=_rank_sums(rank_ids, placement.ranks, None),
+        prefill=_rank_sums(rank_ids, placement.ranks, None),
         decode=_rank_sums(rank_ids, placement.ranks, served.decode_order),
         recorded_tokens=trace.tokens,
     )

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.arrays import FloatArray
 from simulator.errors import ScenarioError, nearest
 from simulator.placement.slots import Placement
 
 IntArray = NDArray[np.integer]
-FloatArray = NDArray[np.float64]
 
 #: Tokens that ``least_loaded`` balances together, in decode order [tokens].
 BLOCK = 128

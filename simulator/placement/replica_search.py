@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from simulator.arrays import FloatArray, IntArray
 from simulator.placement.packing import pack, replica_weights
-
-IntArray = NDArray[np.int64]
-FloatArray = NDArray[np.float64]
 
 #: Experts that may lose a replica, and experts that may gain one, in each trial [1].
 _LOSERS, _GAINERS = 12, 8

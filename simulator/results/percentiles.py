@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
+from simulator.arrays import FloatArray
 
 
 def weighted_percentile(values: FloatArray, counts: NDArray[np.int64], percentile: float) -> float:

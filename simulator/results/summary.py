@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.arrays import FloatArray
 from simulator.results.percentiles import weighted_percentile
 from simulator.results.values import Distribution, Summary
 from simulator.scenario.sections import Slo
 
-FloatArray = NDArray[np.float64]
 _NOTHING = Distribution(mean=float("nan"), p50=float("nan"), p90=float("nan"), p99=float("nan"))
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from simulator.scenario import Scenario
+from workloads.models.spec import Phase
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -109,7 +110,7 @@ class Explanation:
     """
 
     scenario: Scenario
-    phase: Literal["prefill", "decode"]
+    phase: Phase
     batch: int
     context: int
     step_s: float

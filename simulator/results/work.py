@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from simulator.arrays import FloatArray
 from simulator.deployment.deployment import Deployment
 from simulator.ops import StepShape, build_ops
 from simulator.results.summary import Work
 from simulator.results.trace import Slice
 from simulator.step.components import COMPONENTS
-from workloads.models.spec import ModelSpec
+from workloads.models.spec import ModelSpec, Phase
 from workloads.models.work import flops_per_token
-
-FloatArray = NDArray[np.float64]
 
 
 def step_work(deployment: Deployment, steps: dict[str, FloatArray], weights: FloatArray | None = None) -> Work:
@@ -33,8 +30,8 @@ def step_work(deployment: Deployment, steps: dict[str, FloatArray], weights: Flo
     decoded, prompted = float(counted @ steps["decode_total"]), float(counted @ steps["prompt_total"])
     attended = float(counted @ steps["context_total"])
     # Drafts that are thrown away are no use.
-    sequences = decoded / limits.queries
-    flops = sequences * limits.gain * _flops(model, "decode", attended / max(sequences, 1e-9))
+    sequences = decoded / limits.query_tokens
+    flops = sequences * limits.accepted_per_step * _flops(model, "decode", attended / max(sequences, 1e-9))
     if prompted:
         prompts = float(counted @ ((steps["prompt_total"] > 0) * (steps["logits"] - steps["decode_rows"])))
         flops += prompted * _flops(model, "prefill", prompted / max(prompts, 1e-9))
@@ -50,7 +47,7 @@ def step_work(deployment: Deployment, steps: dict[str, FloatArray], weights: Flo
 
 
 @lru_cache(maxsize=64)
-def _flops(model: ModelSpec, phase: Literal["prefill", "decode"], context: float) -> float:
+def _flops(model: ModelSpec, phase: Phase, context: float) -> float:
     """FLOPs of one token at a mean context [FLOP]."""
     return sum(flops_per_token(model, phase=phase, context=max(context, 1.0)).values())
 

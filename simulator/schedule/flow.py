@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.arrays import FloatArray
 from simulator.errors import ProfileError, ScenarioError
-from simulator.kernels.kernel import FloatArray
 from simulator.topology import CompiledTopology
 
 if TYPE_CHECKING:

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 class Batch:
     """Requests and KV tokens by data-parallel rank, advanced by counting decode steps.
 
-    A rank on which n requests decode gains n tokens per step, or n times ``gain`` where drafts are accepted, so what it
-    holds is a line over the step counter, and only requests that come and go are touched.
+    A rank on which n requests decode gains n tokens per step, or n times ``accepted_per_step`` where drafts are
+    accepted, so what it holds is a line over the step counter, and only requests that come and go are touched.
 
     Parameters
     ----------
     dp : int
         Data-parallel attention ranks [1].
-    gain : float
+    accepted_per_step : float
         Tokens that a decode step adds to a request [1].
 
     Attributes
@@ -53,10 +53,10 @@ class Batch:
         "sequences",
     )
 
-    def __init__(self, dp: int, gain: float = 1) -> None:
+    def __init__(self, dp: int, accepted_per_step: float = 1) -> None:
         self.index = self.running = self.held = 0
-        # NOTE: a whole gain stays an integer, so that sums over millions of steps are exact.
-        self._gain: float = int(gain) if gain == int(gain) else gain
+        # NOTE: a whole number stays an integer, so that sums over millions of steps are exact.
+        self._gain: float = int(accepted_per_step) if accepted_per_step == int(accepted_per_step) else accepted_per_step
         self.position: float = 0
         self.rows, self.sequences = [0] * dp, [0] * dp
         # Tokens that a rank's requests would have held at step 0, and those of prompts that are not computed yet.

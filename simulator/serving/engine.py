@@ -20,7 +20,7 @@ from simulator.serving.kv_pool import Blocks
 from simulator.serving.prefix_cache import PrefixCache
 from simulator.serving.recorder import STEP_COLUMNS, ColumnRecorder, RequestRecorder
 from simulator.serving.server import Control, Server, Store
-from simulator.serving.state import Books, Role, request_state
+from simulator.serving.state import Role, RunState, request_state
 from simulator.step.timer import StepTimer
 from workloads.requests.trace import RequestTrace
 
@@ -111,7 +111,7 @@ def run_engine(
             tokens=caching.store_tokens,
             per_token=caching.fetch_per_token,
         )
-    books = Books(
+    run_state = RunState(
         state=request_state(trace, answer_steps),
         records=RequestRecorder(len(trace)),
         steps=ColumnRecorder(STEP_COLUMNS),
@@ -124,7 +124,7 @@ def run_engine(
     server = Server(
         env,
         trace,
-        books,
+        run_state,
         balancer(balance, seed),
         balancer("least_loaded", seed),
         frontend=frontend,
@@ -140,7 +140,9 @@ def run_engine(
         env.process(control(server))
     with _no_collector():
         _run(env, server)
-    return EngineRun(requests=books.records, steps=books.steps.arrays(), gaps=books.gaps.arrays(), end=env.now)
+    return EngineRun(
+        requests=run_state.records, steps=run_state.steps.arrays(), gaps=run_state.gaps.arrays(), end=env.now
+    )
 
 
 def _run(env: Clock, server: Server) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import simpy
 from numpy.typing import NDArray
 
+from simulator.arrays import FloatArray, IntArray
 from simulator.cost.model import CostModel
 from simulator.errors import ScenarioError, nearest
 from simulator.offload.pregated_cost import PregatedCosts
@@ -25,8 +26,6 @@ from simulator.step.totals import row_totals
 from workloads.requests.trace import RequestTrace
 from workloads.routing.trace import RoutingTrace
 
-IntArray = NDArray[np.int64]
-FloatArray = NDArray[np.float64]
 Batching = Literal["decode_first", "prompt_first", "expert_aware"]
 Opening = Literal["one", "worthwhile", "all"]
 BATCHINGS: tuple[Batching, ...] = get_args(Batching)

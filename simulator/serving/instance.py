@@ -19,7 +19,7 @@ from simulator.serving.clock import Clock
 from simulator.serving.kv_pool import KVPool
 from simulator.serving.prompt_queues import Chunk, PromptQueues
 from simulator.serving.rank_loads import RankLoads
-from simulator.serving.state import Books, Listener, Role
+from simulator.serving.state import Listener, Role, RunState
 from simulator.serving.step_rows import disturb, fill, step_row
 from simulator.serving.tokens_out import TokensOut
 from simulator.step.timer import StepTimer, StepWork
@@ -38,7 +38,7 @@ class Instance:
         How long steps take; may be exchanged between steps.
     limits : Limits
         What bounds them.
-    books : Books
+    run_state : RunState
         The requests and the records.
     listener : Listener
         Told what becomes of requests.
@@ -59,28 +59,28 @@ class Instance:
         index: int,
         timer: StepTimer,
         limits: Limits,
-        books: Books,
+        run_state: RunState,
         listener: Listener,
         role: Role = "both",
     ) -> None:
         self.env, self.index, self.limits, self.role = env, index, limits, role
         self.timer, self.slow = timer, 1.0
-        self._state, self._records, self._steps = books.state, books.records, books.steps
+        self._state, self._records, self._steps = run_state.state, run_state.records, run_state.steps
         self._listener = listener
         dp = limits.dp
         self.loads = RankLoads(dp)
-        self._prompts = PromptQueues(limits, books.state)
+        self._prompts = PromptQueues(limits, run_state.state)
         self._arriving: list[deque[int]] = [deque() for _ in range(dp)]
         # Requests whose KV cache is on its way out or in, by request, and those that have just arrived.
         self._moving: dict[int, int] = {}
         self._landed: list[int] = []
-        self._batch = Batch(dp, limits.gain)
-        self.kv = KVPool(limits, self._batch, books)
+        self._batch = Batch(dp, limits.accepted_per_step)
+        self.kv = KVPool(limits, self._batch, run_state)
         self._order: list[list[int]] = [[] for _ in range(dp)]
         self._queued = 0
         self._finish_at: dict[int, list[int]] = {}
         self._check_at = 1_000_000
-        self._out = TokensOut(books, limits.delivery_steps)
+        self._out = TokensOut(run_state, limits.delivery_steps)
         self._stall = 0.0
         self._halted = self._stepping = False
         self._wake: simpy.Event | None = None
@@ -224,7 +224,7 @@ class Instance:
         per_token, per_sequence = (
             each / (limits.pool * limits.dp) for each in (limits.kv_per_token, limits.kv_per_sequence)
         )
-        work, queries, out = StepWork(), limits.queries, self._out
+        work, query_tokens, out = StepWork(), limits.query_tokens, self._out
         now = env.now
         while True:
             if self._landed:
@@ -248,7 +248,7 @@ class Instance:
                 yield from self._sleep()
                 now = env.now
                 continue
-            fill(work, batch, chunks, queries, decodes=decodes)
+            fill(work, batch, chunks, query_tokens, decodes=decodes)
             step = self.timer.time(work)
             if self._stall or self.slow != 1.0:
                 self._stall = disturb(step, self.slow, self._stall)
@@ -281,7 +281,7 @@ class Instance:
     def _take_prompts(self) -> list[Chunk]:
         """Give the next step its prompt tokens; decoded ones that share it take their part of the budget."""
         alone = self.limits.scheduler == "prefill_first"
-        taken = [0 if alone else rows * self.limits.queries for rows in self._batch.rows]
+        taken = [0 if alone else rows * self.limits.query_tokens for rows in self._batch.rows]
         return self._prompts.chunks(taken, self._fits, self._admit)
 
     def _admit(self, rank: int, request: int) -> int:
@@ -376,7 +376,7 @@ class Instance:
         state, rank, batch = self._state, self._records.rank[request], self._batch
         prompt, steps = state.prompt[request], batch.index - state.joined[request]
         state.due[request] = -1
-        batch.leave(rank, prompt + steps * self.limits.gain)
+        batch.leave(rank, prompt + steps * self.limits.accepted_per_step)
         self.kv.release(rank, request, prompt, state.output[request])
         return steps
 
@@ -443,7 +443,8 @@ class Instance:
         last = max(range(len(order)), key=lambda place: (state.priority[order[place]] if state.priority else 0, place))
         request = order.pop(last)
         emitted = min(
-            int(self._leave(request) * self.limits.gain), state.output[request] - state.generated[request] - 1
+            int(self._leave(request) * self.limits.accepted_per_step),
+            state.output[request] - state.generated[request] - 1,
         )
         state.generated[request] += emitted
         state.prompt[request] += emitted + 1

@@ -10,7 +10,7 @@ from simulator.serving.prefix_cache import PrefixCache
 
 if TYPE_CHECKING:
     from simulator.deployment.limits import Limits
-    from simulator.serving.state import Books
+    from simulator.serving.state import RunState
 
 Blocks = Sequence[Sequence[int]]
 
@@ -24,19 +24,21 @@ class KVPool:
         Sizes, and how much of an answer admission reserves.
     batch : Batch
         The tokens that requests hold by rank.
-    books : Books
+    run_state : RunState
         The hash blocks of the prompts, where prefixes are cached.
     """
 
     __slots__ = ("_batch", "_blocks", "_books", "_full", "_held", "_limits", "_shared", "caches")
 
-    def __init__(self, limits: Limits, batch: Batch, books: Books) -> None:
-        self._limits, self._batch, self._books, self._blocks = limits, batch, books, books.blocks
+    def __init__(self, limits: Limits, batch: Batch, run_state: RunState) -> None:
+        self._limits, self._batch, self._books, self._blocks = limits, batch, run_state, run_state.blocks
         self._full = [0.0] * limits.dp
         # Tokens that requests count as theirs but that lie in the prefix cache, by rank, and blocks by request.
         self._shared = [0] * limits.dp
         self._held: dict[int, Sequence[int]] = {}
-        self.caches = [PrefixCache(books.block_tokens) for _ in range(limits.dp)] if books.blocks is not None else []
+        self.caches = (
+            [PrefixCache(run_state.block_tokens) for _ in range(limits.dp)] if run_state.blocks is not None else []
+        )
 
     def left(self, rank: int) -> float:
         """Memory that is free on a rank, idle cached blocks counted as free [bytes]."""
@@ -48,7 +50,7 @@ class KVPool:
         """Decode steps until a rank has no memory left, with ``rows`` that decode or else all that hold memory [1]."""
         limits = self._limits
         growing = self._batch.sequences[rank] if rows is None else rows
-        return self.left(rank) / max(growing * limits.kv_per_token * limits.gain, 1e-9)
+        return self.left(rank) / max(growing * limits.kv_per_token * limits.accepted_per_step, 1e-9)
 
     def swap_time(self, tokens: int) -> float:
         """Time to move the KV cache of a sequence to the host or back [s]."""
@@ -62,7 +64,7 @@ class KVPool:
         """Whether a rank has memory for a further request, beside what every sequence decodes next."""
         limits, batch = self._limits, self._batch
         sequences = batch.sequences[rank] + 1
-        tokens = self._tokens(rank) + prompt + sequences * limits.gain
+        tokens = self._tokens(rank) + prompt + sequences * limits.accepted_per_step
         if limits.reserved_output:
             tokens = max(tokens, self._full[rank] + prompt + limits.reserved_output * output)
         if self._blocks is not None:

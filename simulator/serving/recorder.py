@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
+from simulator.arrays import FloatArray
 
 #: Columns of a recorded step.
 STEP_COLUMNS = (

@@ -16,7 +16,7 @@ from simulator.serving.instance import Instance
 from simulator.serving.kv_link import KVLink
 from simulator.serving.kv_pool import Blocks
 from simulator.serving.prefix_cache import PrefixCache
-from simulator.serving.state import Books, Role
+from simulator.serving.state import Role, RunState
 from simulator.step.timer import StepTimer
 from workloads.requests.trace import RequestTrace
 
@@ -54,7 +54,7 @@ class Server:
         The clock.
     trace : RequestTrace
         Arrivals, or a closed loop.
-    books : Books
+    run_state : RunState
         The requests and the records.
     pick, pick_decode : Pick
         Choose the instance that computes a prompt, and the one that decodes it where that is another.
@@ -79,7 +79,7 @@ class Server:
         self,
         env: Clock,
         trace: RequestTrace,
-        books: Books,
+        run_state: RunState,
         pick: Pick,
         pick_decode: Pick,
         *,
@@ -88,7 +88,7 @@ class Server:
         store: Store | None = None,
         progress: Callable[[float], None] | None = None,
     ) -> None:
-        self.env, self.trace, self.books, self.done = env, trace, books, env.event()
+        self.env, self.trace, self.run_state, self.done = env, trace, run_state, env.event()
         self.instances: list[Instance] = []
         self._pick, self._pick_decode = pick, pick_decode
         self._frontend, self._link, self._store, self._progress = frontend, link, store, progress
@@ -114,7 +114,7 @@ class Server:
 
     def add(self, timer: StepTimer, limits: Limits, role: Role = "both") -> Instance:
         """Add an instance that takes requests from now on, also those that found none before."""
-        instance = Instance(self.env, len(self.instances), timer, limits, self.books, self, role)
+        instance = Instance(self.env, len(self.instances), timer, limits, self.run_state, self, role)
         self.instances.append(instance)
         self.reopen(instance)
         return instance
@@ -186,7 +186,7 @@ class Server:
             if request in self._transfers:
                 moved = self._transfers.pop(request)
                 moved.source.release(request, moved.rank)
-            self.books.records.retries[request] += 1
+            self.run_state.records.retries[request] += 1
             if retry == "restart":
                 self._forget(request)
             self.route(request)
@@ -194,7 +194,7 @@ class Server:
         return lost
 
     def _forget(self, request: int) -> None:
-        state, records = self.books.state, self.books.records
+        state, records = self.run_state.state, self.run_state.records
         state.prompt[request], state.generated[request] = int(self.trace.input_tokens[request]), 0
         records.first_token[request] = float("nan")
         state.paused.pop(request, None)
@@ -217,7 +217,7 @@ class Server:
             self._start(request)
 
     def _start(self, request: int) -> None:
-        self.books.records.arrival[request] = self.env.now
+        self.run_state.records.arrival[request] = self.env.now
         if self._frontend > 0.0:
             self._later(self._frontend, self.route, request)
         else:
@@ -259,14 +259,14 @@ class Server:
             self._started += 1
             self._start(self._started - 1)
         if self._emptied:
-            self._check_empty(self.instances[self.books.records.instance[request]])
+            self._check_empty(self.instances[self.run_state.records.instance[request]])
         if self.finished == total:
             self.done.succeed()
 
     def on_prompt(self, request: int, source: Instance, rank: int) -> None:
         """Look for an instance that decodes what another has computed."""
         self._transfers[request] = _Transfer(source, rank, None)
-        self.books.records.computed[request] = self.env.now
+        self.run_state.records.computed[request] = self.env.now
         self._hand_over(request)
 
     def _hand_over(self, request: int) -> None:
@@ -279,13 +279,13 @@ class Server:
     def on_reserved(self, request: int, target: Instance, rank: int) -> None:
         """Send a KV cache to the instance that has memory for it."""
         transfer, now = self._transfers[request], self.env.now
-        self.books.records.sent[request] = now
+        self.run_state.records.sent[request] = now
         end = now
         if self._link is not None:
             end = self._link.arrival(
                 now,
-                self.books.records.admitted[request],
-                self.books.state.prompt[request],
+                self.run_state.records.admitted[request],
+                self.run_state.state.prompt[request],
                 (transfer.source.index, transfer.rank),
                 (target.index, rank),
             )

@@ -77,7 +77,7 @@ class Listener(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Books:
+class RunState:
     """What all instances of a run share: the requests, and where they, steps and inter-token gaps are recorded.
 
     ``blocks`` are the full hash blocks of every prompt of ``block_tokens`` tokens each, ``None`` where prefixes are not

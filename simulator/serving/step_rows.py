@@ -9,18 +9,18 @@ from simulator.serving.prompt_queues import Chunk
 from simulator.step.timer import StepTime, StepWork
 
 
-def fill(work: StepWork, batch: Batch, chunks: Sequence[Chunk], queries: int, *, decodes: bool) -> None:
-    """Describe the step by its busiest rank and its totals; a decoded sequence has ``queries`` tokens in it."""
+def fill(work: StepWork, batch: Batch, chunks: Sequence[Chunk], query_tokens: int, *, decodes: bool) -> None:
+    """Describe the step by its busiest rank and its totals; a decoded sequence has ``query_tokens`` tokens in it."""
     work.running = batch.running
     if decodes:
-        work.decode_total = batch.running * queries
+        work.decode_total = batch.running * query_tokens
         rows, context = batch.longest()
-        work.decode_rows, work.decode_context = rows, context / rows + queries
+        work.decode_rows, work.decode_context = rows, context / rows + query_tokens
     else:
         work.decode_total = work.decode_rows = 0
     if not chunks:
         work.prompt_rows = work.prompt_sequences = work.prompt_total = 0
-        work.rows = work.logits = batch.most_rows * queries if decodes else 0
+        work.rows = work.logits = batch.most_rows * query_tokens if decodes else 0
         return
     tokens: dict[int, int] = {}
     for chunk in chunks:
@@ -29,13 +29,13 @@ def fill(work: StepWork, batch: Batch, chunks: Sequence[Chunk], queries: int, *,
     own = [chunk for chunk in chunks if chunk.rank == busiest]
     work.rows = max(tokens.values())
     if decodes:
-        both = max(count + batch.rows[rank] * queries for rank, count in tokens.items())
-        work.rows = max(batch.most_rows * queries, both)
+        both = max(count + batch.rows[rank] * query_tokens for rank, count in tokens.items())
+        work.rows = max(batch.most_rows * query_tokens, both)
     work.prompt_rows = tokens[busiest]
     work.prompt_sequences = len(own)
     work.prompt_prefix = sum(chunk.prefix * chunk.tokens for chunk in own) / work.prompt_rows
     work.prompt_total = sum(tokens.values())
-    work.logits = len(own) + work.decode_rows * queries
+    work.logits = len(own) + work.decode_rows * query_tokens
 
 
 def disturb(step: StepTime, slow: float, stall: float) -> float:

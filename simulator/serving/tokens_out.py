@@ -7,7 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from simulator.serving.state import Books
+    from simulator.serving.state import RunState
 
 
 class TokensOut:
@@ -15,7 +15,7 @@ class TokensOut:
 
     Parameters
     ----------
-    books : Books
+    run_state : RunState
         The requests and where they are recorded.
     behind : int
         Steps after which a step's first and last tokens reach the user [1].
@@ -32,8 +32,13 @@ class TokensOut:
 
     __slots__ = ("_behind", "_fresh", "_gaps", "_records", "_state", "last", "late", "step")
 
-    def __init__(self, books: Books, behind: int) -> None:
-        self._state, self._records, self._gaps, self._behind = books.state, books.records, books.gaps, behind
+    def __init__(self, run_state: RunState, behind: int) -> None:
+        self._state, self._records, self._gaps, self._behind = (
+            run_state.state,
+            run_state.records,
+            run_state.gaps,
+            behind,
+        )
         self.last = 0.0
         # Requests that joined since the last decode step, and when they emitted their last token.
         self._fresh: dict[int, float] = {}

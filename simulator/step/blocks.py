@@ -12,12 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from simulator.arrays import FloatArray
 from simulator.cost.model import OpTime
 from workloads.models.spec import ModelSpec, MoE
-
-FloatArray = NDArray[np.float64]
 
 #: Columns of a block table, all over the whole step [s]: computing inside before the dispatch, shared experts,
 #: dispatch and combine, what these add per unit of (imbalance - 1), what they hold of the compute units, and the rest.

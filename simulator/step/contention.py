@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hardware_profiles.parse import check_keys, parse_choice, parse_quantity
 from hardware_profiles.schema import Quantity
+from simulator.arrays import FloatArray
 from simulator.cost.model import OpTime
 from simulator.kernels.kernel import Silicon
 
-FloatArray = NDArray[np.float64]
 Way = Literal["persistent", "issued"]
 _FILE = Path(__file__).with_name("contention.toml")
 #: The most that an exchange may take: a kernel beside it always crawls on [1].

@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.arrays import FloatArray
 from simulator.errors import ScenarioError
 from simulator.scenario.sections import Speculation
 from workloads.streams import stream
-
-FloatArray = NDArray[np.float64]
 
 #: Draws that are held at once [1].
 _DRAWS = 4_000_000

@@ -15,16 +15,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.arrays import FloatArray
 from simulator.cost.grids import LogAxis, TimeGrid
 from simulator.cost.model import CostModel, OpTime, expert_tile_changes, expert_times
 from simulator.ops import Driver, Op, StepShape, build_experts, build_ops, draft_ops
 from simulator.parallelism import Parallelism
-from simulator.placement.replay import Order, RoutingReplay
+from simulator.placement.replay import RoutingReplay
 from simulator.step.blocks import BlockTable, Inside, block_table, inside
 from simulator.step.contention import stretched, units_taken
-from workloads.models.spec import ModelSpec
+from workloads.models.spec import ModelSpec, Phase
 
-FloatArray = NDArray[np.float64]
 OpsOf = Callable[[StepShape, Driver], list[Op]]
 
 #: Columns of the token tables: parts of the breakdown, then work and traffic.
@@ -160,8 +160,8 @@ class StepTables:
     decode_attention: TimeGrid
     prompt_attention: TimeGrid
     prompt_projections: TimeGrid | None
-    experts: dict[Order, ExpertLines]
-    blocks: dict[Order, BlockTable]
+    experts: dict[Phase, ExpertLines]
+    blocks: dict[Phase, BlockTable]
     inside: Inside
     launches: float
 
@@ -180,7 +180,7 @@ def compile_tables(
     most_tokens: int,
     most_sequences: int,
     most_context: int,
-    queries: int = 1,
+    query_tokens: int = 1,
     drafts: int = 0,
 ) -> StepTables:
     """Price the ops of a model on grids.
@@ -193,7 +193,7 @@ def compile_tables(
         The routing trace on its placement; ``None`` without MoE layers.
     most_tokens, most_sequences, most_context : int
         Largest step of one rank, most sequences in it, longest sequence [1].
-    queries : int
+    query_tokens : int
         Tokens of a decoded sequence in a step; more than one where drafts are verified [1].
     drafts : int
         Tokens that a further layer of the model's own drafts per step, one after the other [1].
@@ -214,8 +214,10 @@ def compile_tables(
         extra = _by_part(busiest, len(grid)) - _by_part(even, len(grid))
         return np.asarray(np.interp(np.arange(most_tokens + 1), grid, extra[:, : len(PARTS)].sum(axis=1)))
 
-    decoding = StepShape(decode_sequences=grid / queries, decode_context=1.0, decode_queries=queries)
-    absorbed = priced(StepShape(decode_sequences=sequences, decode_context=1.0, decode_queries=queries), "decode")
+    decoding = StepShape(decode_sequences=grid / query_tokens, decode_context=1.0, decode_query_tokens=query_tokens)
+    absorbed = priced(
+        StepShape(decode_sequences=sequences, decode_context=1.0, decode_query_tokens=query_tokens), "decode"
+    )
     drafting = cost.times(draft_ops(model, split, cost.stack, sequences, most_context / 2)) if drafts else ()
     prompting = StepShape(prefill_tokens=np.maximum(grid, 1.0), prefill_sequences=1.0)
     tokens, prompts = priced(decoding, "tokens"), priced(prompting, "tokens")
@@ -239,12 +241,14 @@ def compile_tables(
         ),
         exchange=uneven(tokens, busy_tokens),
         prompt_exchange=uneven(prompts, busy_prompts),
-        blocks={"decode": blocks(tokens, busy_tokens), "prompt": blocks(prompts, busy_prompts)} if where.layers else {},
+        blocks={"decode": blocks(tokens, busy_tokens), "prefill": blocks(prompts, busy_prompts)}
+        if where.layers
+        else {},
         inside=where,
-        decode_attention=_decode_grid(cost, ops, most_sequences, most_context, queries),
+        decode_attention=_decode_grid(cost, ops, most_sequences, most_context, query_tokens),
         prompt_attention=_prompt_grid(cost, ops, "attention", most_tokens, most_sequences, most_context),
         prompt_projections=_prompt_grid(cost, ops, "gemm", most_tokens, most_sequences, most_context)
-        if any(op.component == "gemm" for op in ops(StepShape(prefill_tokens=1.0), "prompt"))
+        if any(op.component == "gemm" for op in ops(StepShape(prefill_tokens=1.0), "prefill"))
         else None,
         experts=ExpertTables(cost, model, split, routing, most_tokens * split.dp) if routing else {},
         launches=sum(
@@ -284,14 +288,14 @@ def _without(table: FloatArray, part: str) -> FloatArray:
     return kept
 
 
-def _decode_grid(cost: CostModel, ops: OpsOf, most_sequences: int, most_context: int, queries: int) -> TimeGrid:
+def _decode_grid(cost: CostModel, ops: OpsOf, most_sequences: int, most_context: int, query_tokens: int) -> TimeGrid:
     axes = (
         LogAxis(low=1, high=max(most_sequences, 2), per_octave=4),
         LogAxis(low=16, high=max(most_context, 32), per_octave=3),
     )
 
     def price(batch: FloatArray, context: FloatArray) -> FloatArray:
-        shape = StepShape(decode_sequences=batch, decode_context=context, decode_queries=queries)
+        shape = StepShape(decode_sequences=batch, decode_context=context, decode_query_tokens=query_tokens)
         found = ops(shape, "decode")
         return _sum(cost, [op for op in found if op.component == "attention"], batch)
 
@@ -309,7 +313,7 @@ def _prompt_grid(
 
     def price(sequences: FloatArray, new: FloatArray, prefix: FloatArray) -> FloatArray:
         shape = StepShape(prefill_tokens=sequences * new, prefill_sequences=sequences, prefill_prefix=prefix)
-        found = ops(shape, "prompt")
+        found = ops(shape, "prefill")
         return _sum(cost, [op for op in found if op.component == part], sequences)
 
     return TimeGrid(axes, price)
@@ -322,7 +326,7 @@ def _sum(cost: CostModel, ops: list[Op], like: FloatArray) -> FloatArray:
     return total
 
 
-class ExpertTables(dict[Order, ExpertLines]):
+class ExpertTables(dict[Phase, ExpertLines]):
     """Expert lines by token order, each made when it is first asked for: pools run steps of one kind only.
 
     Parameters
@@ -340,14 +344,14 @@ class ExpertTables(dict[Order, ExpertLines]):
         self._parts = cost, model, split, routing
         self._most = most
         # One token of each kind at once: a kernel that is missing is told now, and those in use are known.
-        orders: tuple[Order, Order] = ("prompt", "decode")
+        orders: tuple[Phase, Phase] = ("prefill", "decode")
         for order in orders:
             _expert_lines(*self._parts, order, np.ones(1, dtype=np.int64))
 
-    def __missing__(self, order: Order) -> ExpertLines:
+    def __missing__(self, order: Phase) -> ExpertLines:
         """Price the lines of an order."""
         cost, model, split, _ = self._parts
-        op = build_experts(model, split, cost.stack, _experts_shape(split, 1.0, prompt=order == "prompt"), None)
+        op = build_experts(model, split, cost.stack, _experts_shape(split, 1.0, prompt=order == "prefill"), None)
         points = _expert_points(self._most, expert_tile_changes(cost, op))
         lines = self[order] = _expert_lines(*self._parts, order, points)
         return lines
@@ -370,7 +374,7 @@ def _expert_lines(
     model: ModelSpec,
     split: Parallelism,
     routing: RoutingReplay,
-    order: Order,
+    order: Phase,
     points: NDArray[np.int64],
 ) -> ExpertLines:
     base = np.zeros((len(points), routing.layers))
@@ -378,7 +382,7 @@ def _expert_lines(
     sizes = [(tokens, int(np.clip(2048 // tokens, 1, 8))) for tokens in points.tolist()]
     for index, counts in enumerate(routing.growing_counts(order, sizes)):
         tokens = sizes[index][0]
-        seconds = expert_seconds(cost, model, split, counts, tokens, prompt=order == "prompt")
+        seconds = expert_seconds(cost, model, split, counts, tokens, prompt=order == "prefill")
         load = counts.sum(axis=-1)
         rise = load.max(axis=-1) - load.mean(axis=-1)
         wait = seconds.max(axis=-1) - seconds.mean(axis=-1)

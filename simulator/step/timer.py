@@ -8,16 +8,17 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.arrays import FloatArray
 from simulator.cost.grids import TimeLine
-from simulator.placement.replay import Order, RoutingReplay
+from simulator.placement.replay import RoutingReplay
 from simulator.schedule import LayerTimes, Overlap, beside, two_batch_floor, two_batch_makespan
 from simulator.stack import StackProfile
 from simulator.step.blocks import BlockTimes
 from simulator.step.components import COMPONENTS
 from simulator.step.tables import PARTS, StepTables
 from simulator.step.totals import RowTotals
+from workloads.models.spec import Phase
 
-FloatArray = NDArray[np.float64]
 LoadArray = NDArray[np.uint32]
 
 
@@ -75,7 +76,7 @@ class StepLayers:
         Assignments of every rank, of the batch or of each half [1].
     tokens : tuple of int
         Tokens over all ranks, likewise [tokens].
-    order : {"prompt", "decode"}
+    order : {"prefill", "decode"}
         Which kernels run.
     """
 
@@ -83,7 +84,7 @@ class StepLayers:
     outside: float
     loads: LoadArray
     tokens: tuple[int, ...]
-    order: Order
+    order: Phase
 
 
 @dataclass(slots=True)
@@ -149,7 +150,7 @@ class TableTimer:
         self._known: dict[tuple[int, bool], tuple[tuple[float, float, float], LoadArray]] = {}
         self._step = StepTime()
         self._overlap = stack.overlap if tables.exchanges else "none"
-        self._least = {order: stack.two_batch_tokens(order) for order in ("prompt", "decode")}
+        self._least = {order: stack.two_batch_tokens(order) for order in ("prefill", "decode")}
         self._window = _Window(0, 0, 0, 0, np.zeros((0, 0), dtype=np.uint32))
 
     @property
@@ -216,7 +217,7 @@ class TableTimer:
         if not self._whole:
             return 0.0
         window, layers = self._window, self._tables.inside.layers
-        order: Order = "prompt" if work.prompt_total else "decode"
+        order: Phase = "prefill" if work.prompt_total else "decode"
         own, _, outside, attention = self._part(work, step, 2, order)
         tokens = window.prompt + window.decode
         line = self._tables.experts[order].at(-(-window.prompt // 2) - (-window.decode // 2))
@@ -238,12 +239,12 @@ class TableTimer:
     def _splits(self, work: StepWork) -> bool:
         """Whether a step is large enough to be cut in two, by the stack's own threshold."""
         rows = -(-work.rows // self._pp)
-        return rows >= self._least["prompt" if work.prompt_total else "decode"]
+        return rows >= self._least["prefill" if work.prompt_total else "decode"]
 
     def _shared_expert(self, work: StepWork, step: StepTime) -> float:
         """What the shared experts beside the dispatch save [s]."""
         rows = -(-work.rows // self._pp)
-        blocks, uneven = self._blocks(work, rows), self._tables.blocks["prompt" if work.prompt_total else "decode"]
+        blocks, uneven = self._blocks(work, rows), self._tables.blocks["prefill" if work.prompt_total else "decode"]
         layers = self._tables.inside.layers
         message = (blocks.dispatch + uneven.at(rows).uneven * (step.imbalance - 1.0)) / layers
         shared = blocks.shared / layers
@@ -251,7 +252,7 @@ class TableTimer:
 
     def _blocks(self, work: StepWork, rows: int) -> BlockTimes:
         if work.prompt_total:
-            return self._tables.blocks["prompt"].at(rows)
+            return self._tables.blocks["prefill"].at(rows)
         return self._tables.blocks["decode"].at(int(self._totals.padded[rows]))
 
     def whole(self, work: StepWork, step: StepTime) -> StepLayers:
@@ -263,7 +264,7 @@ class TableTimer:
                 outside=step.duration - step.gap,
                 loads=np.zeros((1, 0, 0), dtype=np.uint32),
                 tokens=(work.rows,),
-                order="prompt" if work.prompt_total else "decode",
+                order="prefill" if work.prompt_total else "decode",
             )
         return self._layers(work, step, window.load[None], (window.prompt + window.decode,))
 
@@ -281,7 +282,7 @@ class TableTimer:
         if not prompt:
             first = routing.decode.load(window.decode_at, decode)
         else:
-            first = routing.prompt.load(window.prompt_at, prompt)
+            first = routing.prefill.load(window.prompt_at, prompt)
             if decode:
                 first = first + routing.decode.load(window.decode_at, decode)
         # NOTE: one array for both, because every call on an array costs a microsecond.
@@ -292,7 +293,7 @@ class TableTimer:
 
     def _layers(self, work: StepWork, step: StepTime, loads: LoadArray, tokens: tuple[int, ...]) -> StepLayers:
         tables, inside = self._tables, self._tables.inside
-        order: Order = "prompt" if work.prompt_total else "decode"
+        order: Phase = "prefill" if work.prompt_total else "decode"
         blocks, uneven, outside, attention = self._part(work, step, len(tokens), order)
         layers = inside.layers
         hottest = np.maximum.reduce(loads, axis=1).astype(np.float64)
@@ -314,7 +315,7 @@ class TableTimer:
         return StepLayers(times=times, outside=outside, loads=loads, tokens=tokens, order=order)
 
     def _part(
-        self, work: StepWork, step: StepTime, parts: int, order: Order
+        self, work: StepWork, step: StepTime, parts: int, order: Phase
     ) -> tuple[BlockTimes, BlockTimes, float, float]:
         """Return the blocks of one of so many parts of a step, those that say what uneven loads add, and two times.
 
@@ -325,7 +326,7 @@ class TableTimer:
         decoded, logits = (
             (-(-work.decode_rows // pp), -(-work.logits // pp))
             if work.prompt_total
-            else (-(-rows // totals.queries), rows)
+            else (-(-rows // totals.query_tokens), rows)
         )
         own = -(-rows // parts)
         whole, blocks = self._blocks(work, rows), self._blocks(work, own)
@@ -381,12 +382,12 @@ class TableTimer:
         if not prompt:
             load = routing.decode.load(self._decode_at, decode)
         else:
-            load = routing.prompt.load(self._prompt_at, prompt)
+            load = routing.prefill.load(self._prompt_at, prompt)
             self._prompt_at = (self._prompt_at + prompt) % self._trace_tokens
             if decode:
                 load = load + routing.decode.load(self._decode_at, decode)
         self._decode_at = (self._decode_at + decode) % self._trace_tokens
-        line = self._tables.experts["prompt" if prompt else "decode"].at(prompt + decode)
+        line = self._tables.experts["prefill" if prompt else "decode"].at(prompt + decode)
         hottest = np.maximum.reduce(load, axis=0).astype(np.float64)
         found = line.time(hottest, (prompt + decode) * self._share)
         step.experts, step.wait, step.imbalance = found
@@ -424,7 +425,7 @@ class TableTimer:
         both = np.concatenate([tables.tokens, tables.prompts])
         parts = both[np.where(decoding, self._totals.padded[rows], rows + len(tables.tokens))]
         parts = parts + tables.logits[np.where(decoding, rows, logits)]
-        parts = parts + tables.decode[np.where(decoding, -(-rows // self._totals.queries), decoded)]
+        parts = parts + tables.decode[np.where(decoding, -(-rows // self._totals.query_tokens), decoded)]
         total = dict.fromkeys(COMPONENTS[:-1], 0.0)
         for index, part in enumerate(PARTS):
             total[part] = float(parts[:, index].sum())

@@ -15,14 +15,14 @@ from simulator.step.tables import PARTS, StepTables
 class RowTotals:
     """Step tables summed over parts, as lists that are quick to index; entry n is n rows [s].
 
-    ``alone`` is a decode step of n tokens, ``queries`` of each sequence, padded as CUDA graphs are; ``tokens``,
+    ``alone`` is a decode step of n tokens, ``query_tokens`` of each sequence, padded as CUDA graphs are; ``tokens``,
     ``logits`` and ``absorbed`` are what all tokens, rows of the LM head and decoded sequences take in a step that also
     holds prompt tokens. ``exchange`` and ``prompt_exchange`` are what dispatch and combine add per unit of
     (imbalance - 1) in either.
     """
 
     padded: NDArray[np.int64]
-    queries: int
+    query_tokens: int
     alone: list[float]
     tokens: list[float]
     logits: list[float]
@@ -31,17 +31,17 @@ class RowTotals:
     prompt_exchange: list[float]
 
 
-def row_totals(tables: StepTables, stack: StackProfile, queries: int = 1) -> RowTotals:
+def row_totals(tables: StepTables, stack: StackProfile, query_tokens: int = 1) -> RowTotals:
     """Sum step tables over parts, once per deployment."""
     padded = padded_rows(len(tables.tokens) - 1, stack)
     tokens, prompts, logits, absorbed = (
         table[:, : len(PARTS)].sum(axis=1) for table in (tables.tokens, tables.prompts, tables.logits, tables.decode)
     )
-    sequences = -(-np.arange(len(tokens)) // queries)
+    sequences = -(-np.arange(len(tokens)) // query_tokens)
     return RowTotals(
         padded=padded,
         alone=(tokens[padded] + logits + absorbed[np.minimum(sequences, len(absorbed) - 1)]).tolist(),
-        queries=queries,
+        query_tokens=query_tokens,
         tokens=prompts.tolist(),
         logits=logits.tolist(),
         absorbed=absorbed.tolist(),

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from simulator.arrays import FloatArray
 from simulator.errors import ScenarioError, nearest
 from simulator.hardware import Hardware
 from simulator.kernels.all_to_all import (
@@ -20,7 +21,7 @@ from simulator.kernels.all_to_all import (
 )
 from simulator.kernels.collectives import AllGatherKernel, CollectiveKernel, ReduceScatterKernel
 from simulator.kernels.expert_exchange import ExchangeKernel, crowding, distinct, scale_out_peers
-from simulator.kernels.kernel import Fabric, FloatArray, KernelTime, coefficients, smooth_max
+from simulator.kernels.kernel import Fabric, KernelTime, coefficients, smooth_max
 from simulator.kernels.traffic import (
     IntArray,
     Traffic,
@@ -34,7 +35,7 @@ from simulator.schedule.flow import run_stages
 from simulator.stack import kernel_table
 from simulator.topology import CompiledTopology, build_topology, compile_topology, scale_out_alone
 
-Phase = Literal["dispatch", "combine"]
+Direction = Literal["dispatch", "combine"]
 Fidelity = Literal["closed", "flow"]
 GATHER = "all_gather"
 #: Algorithms in the order in which they are shown.
@@ -75,7 +76,7 @@ class Exchanged:
     """
 
     algorithm: str
-    phase: Phase
+    phase: Direction
     closed: float
     flow: float | None
     terms: dict[str, float]
@@ -251,7 +252,7 @@ def _timed(
     layer: Layer,
     traffic: Traffic,
     name: str,
-    phase: Phase,
+    phase: Direction,
     element: float,
     slices: int,
     network: _Networks | None,
@@ -302,7 +303,7 @@ def _overlap(closed: KernelTime, kernel: ExchangeKernel) -> float:
 def _links(
     network: _Networks,
     stages: tuple[FloatArray, ...],
-    phase: Phase,
+    phase: Direction,
     kernel: ExchangeKernel,
     traffic: Traffic,
     payload: float,
@@ -328,7 +329,7 @@ def _links(
 
 
 def _gathered(
-    hardware: Hardware, layer: Layer, traffic: Traffic, phase: Phase, element: float, network: _Networks | None
+    hardware: Hardware, layer: Layer, traffic: Traffic, phase: Direction, element: float, network: _Networks | None
 ) -> Exchanged:
     family = "all_gather" if phase == "dispatch" else "reduce_scatter"
     kind = AllGatherKernel if phase == "dispatch" else ReduceScatterKernel

@@ -14,6 +14,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.arrays import FloatArray
 from simulator.cost.model import CostModel
 from simulator.deployment.deployment import device_budget, expert_nodes, scenario_hardware, scenario_model
 from simulator.deployment.inputs import scenario_routing
@@ -27,16 +28,14 @@ from simulator.ops import Op, StepShape, build_ops
 from simulator.parallelism import Parallelism, require_split
 from simulator.placement import Placement, imbalance, lower_bound, place
 from simulator.placement.affinity import coactivation
-from simulator.placement.replay import Order, ServedTokens, serve_tokens
+from simulator.placement.replay import ServedTokens, serve_tokens
 from simulator.placement.replica_routing import home_ranks
 from simulator.scenario import Scenario
 from simulator.stack import StackProfile, customised
 from simulator.step.tables import expert_seconds
-from workloads.models.spec import ModelSpec
+from workloads.models.spec import ModelSpec, Phase
 from workloads.routing.stats import expert_load
 from workloads.routing.trace import RoutingTrace
-
-FloatArray = NDArray[np.float64]
 
 #: The placement that has seen the very tokens it is judged on: what no forecast can be sure to reach.
 ORACLE = "oracle"
@@ -158,8 +157,8 @@ class _Bench:
         return split_trace(self.trace, self.options.seen, mixed=self.options.mixed)
 
     @property
-    def order(self) -> Order:
-        return "prompt" if self.options.phase == "prefill" else "decode"
+    def order(self) -> Phase:
+        return "prefill" if self.options.phase == "prefill" else "decode"
 
     @property
     def nodes(self) -> int:

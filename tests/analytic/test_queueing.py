@@ -9,8 +9,8 @@ from functools import cache
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
+from simulator.arrays import FloatArray
 from simulator.deployment.limits import Limits
 from simulator.serving.engine import Pool, run_engine
 from simulator.serving.recorder import column
@@ -19,7 +19,6 @@ from simulator.step.timer import StepTime, StepWork
 from workloads.requests.generators import generate_requests
 from workloads.requests.trace import RequestTrace
 
-FloatArray = NDArray[np.float64]
 ONE_AT_A_TIME = Limits(
     dp=1,
     token_budget=10_000,

@@ -8,16 +8,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
+from simulator.arrays import FloatArray
 from simulator.errors import InfeasibleScenario, ScenarioError
 from simulator.placement import POLICIES, imbalance, lower_bound, place
 from simulator.placement.affinity import coactivation
 from workloads.routing.generators import generate_routing
 from workloads.routing.stats import expert_load
 from workloads.routing.trace import RoutingTrace
-
-FloatArray = NDArray[np.float64]
 
 #: Example of the README of DeepSeek's EPLB: loads of 2 layers, and the placement that it prints for 16 slots.
 EXAMPLE = np.array(

@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
+from simulator.arrays import FloatArray
 from simulator.errors import InfeasibleScenario
 from simulator.placement import Placement, place
-
-FloatArray = NDArray[np.float64]
 
 
 def rank_loads(placement: Placement, load: FloatArray) -> FloatArray:

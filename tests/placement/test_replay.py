@@ -64,7 +64,7 @@ def on_ranks(trace: RoutingTrace, ranks: int, concurrency: int = 7) -> RoutingRe
     ranks=st.sampled_from([1, 2, 4, 8]),
     start=st.integers(0, TOKENS - 1),
     count=st.integers(1, 3 * TOKENS),
-    order=st.sampled_from(["prompt", "decode"]),
+    order=st.sampled_from(["prefill", "decode"]),
 )
 def test_the_load_of_any_window_is_what_counting_gives(ranks: int, start: int, count: int, order: str) -> None:
     replayed = cached_replay(ranks)
@@ -189,13 +189,13 @@ def test_null_experts_load_no_rank() -> None:
     trace = RoutingTrace(expert_ids=ids, sequence_start=np.array([0]), num_experts=6, source="two null experts")
     replayed = replay(trace, place("linear", np.ones((1, 4)), 2), 1)
     assert replayed.prompt.load(0, 4)[:, 0].tolist() == [2, 2]
-    assert replayed.counts("prompt", 4, 1).reshape(-1).tolist() == [1, 1, 1, 1]
+    assert replayed.counts("prefill", 4, 1).reshape(-1).tolist() == [1, 1, 1, 1]
 
 
 @given(
     tokens=st.integers(1, TOKENS),
     windows=st.integers(1, 5),
-    order=st.sampled_from(["prompt", "decode"]),
+    order=st.sampled_from(["prefill", "decode"]),
     ranks=st.just(4),
 )
 def test_counts_of_windows_add_up_to_their_rank_loads(tokens: int, windows: int, order: str, ranks: int) -> None:
@@ -210,7 +210,7 @@ def test_counts_of_windows_add_up_to_their_rank_loads(tokens: int, windows: int,
 
 def test_counts_beyond_the_trace_scale_it_up() -> None:
     replayed = on_ranks(routing(), 4)
-    once, thrice = replayed.counts("prompt", TOKENS, 1), replayed.counts("prompt", 3 * TOKENS, 1)
+    once, thrice = replayed.counts("prefill", TOKENS, 1), replayed.counts("prefill", 3 * TOKENS, 1)
     np.testing.assert_allclose(thrice, 3 * once)
 
 

@@ -73,8 +73,8 @@ def test_memory_is_all_free_at_the_end_and_everybody_is_answered(
     bounds = limits(
         dp=data.draw(st.integers(1, 3)),
         pool=float((inputs + 4 * outputs).max() + 8 + data.draw(st.integers(0, 30))),
-        queries=1 + choice.draft_tokens,
-        gain=gain,
+        query_tokens=1 + choice.draft_tokens,
+        accepted_per_step=gain,
     )
     steps = answer_steps(choice, outputs, 1)
     run = run_engine(trace, [Pool(timers=[constant_timer()], limits=bounds)], answer_steps=steps)

@@ -134,7 +134,7 @@ def test_a_step_is_the_sum_of_its_drivers() -> None:
         StepShape(decode_sequences=40.0, decode_context=700.0),
     )
     both = StepShape(prefill_tokens=300.0, prefill_sequences=2.0, decode_sequences=40.0, decode_context=700.0)
-    for driver, shapes in {"prompt": [prompt], "decode": [decode], "logits": [prompt, decode]}.items():
+    for driver, shapes in {"prefill": [prompt], "decode": [decode], "logits": [prompt, decode]}.items():
         apart = sum(total(ops_of(DEEPSEEK, shape), "flops", driver=driver) for shape in shapes)
         assert total(ops_of(DEEPSEEK, both), "flops", driver=driver) == pytest.approx(apart)
     alone = total(ops_of(DEEPSEEK, StepShape(decode_sequences=340.0)), "flops", driver="tokens")

@@ -77,7 +77,7 @@ def expert_time(d: Deployment, tokens: int, *, prompt: bool) -> float:
     """Slowest rank of every layer for the first tokens of the routing trace [s]."""
     if d.routing is None:
         return 0.0
-    counts = d.routing.counts("prompt" if prompt else "decode", tokens, 1)
+    counts = d.routing.counts("prefill" if prompt else "decode", tokens, 1)
     return float(expert_seconds(d.cost, d.model, d.split, counts, tokens, prompt=prompt).max(axis=-1).sum())
 
 
@@ -92,10 +92,10 @@ def direct(d: Deployment, step: Step) -> float:
         total += op_seconds(d, {"decode"}, decode_sequences=step.decodes, decode_context=step.context)
     if prompt:
         shape = {"prefill_tokens": prompt, "prefill_sequences": step.prompts, "prefill_prefix": step.prefix}
-        total += op_seconds(d, {"prompt"}, **shape)
+        total += op_seconds(d, {"prefill"}, **shape)
     imbalance = 1.0
     if d.routing is not None:
-        load = d.routing.prompt.load(0, prompt * d.split.dp) + d.routing.decode.load(0, step.decodes * d.split.dp)
+        load = d.routing.prefill.load(0, prompt * d.split.dp) + d.routing.decode.load(0, step.decodes * d.split.dp)
         imbalance = float((load.max(axis=0) / load.mean(axis=0)).mean())
     uneven = d.tables.prompt_exchange if prompt else d.tables.exchange
     return total + float(uneven[tokens]) * (imbalance - 1.0)

@@ -17,6 +17,7 @@ import numpy as np
 
 from hardware_profiles.loader import load_device
 from hardware_profiles.schema import Device
+from simulator.arrays import FloatArray
 from simulator.kernels.collectives import (
     AllReduceKernel,
     CollectiveKernel,
@@ -26,7 +27,7 @@ from simulator.kernels.collectives import (
     reduce_scatter_time,
 )
 from simulator.kernels.expert_exchange import ExchangeKernel, dispatch_time
-from simulator.kernels.kernel import Fabric, FloatArray, KernelTime
+from simulator.kernels.kernel import Fabric, KernelTime
 from validation.fit.fitting import Accuracy, Fit, accuracy, fit, split, write_kernels
 
 if TYPE_CHECKING:

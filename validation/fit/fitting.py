@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hardware_profiles.errors import MoesimError, nearest
-from simulator.kernels.kernel import FloatArray
+from simulator.arrays import FloatArray
 
 T = TypeVar("T")
 #: Lower and upper bound by coefficient.

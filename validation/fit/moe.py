@@ -16,8 +16,8 @@ import numpy as np
 
 from hardware_profiles.loader import load_device
 from hardware_profiles.schema import Device
-from simulator.kernels.expert_counts import IntArray
-from simulator.kernels.kernel import FloatArray, Silicon
+from simulator.arrays import FloatArray, IntArray
+from simulator.kernels.kernel import Silicon
 from simulator.kernels.moe import MoeKernel, peak_rate
 from validation.fit.fitting import accuracy, fit, split, write_kernels
 from validation.kernels.moe_rows import MoeRows, moe_rows, predict_moe_rows, version_of

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hardware_profiles.residuals import Residuals
+from simulator.arrays import FloatArray
 from simulator.cost.uncertainty import REGIMES, Z80, family_of, regime_numbers
 from simulator.hardware import Hardware, load_hardware
 from validation.kernels.compare import axes_of, borrowing, compare_op
@@ -28,7 +28,6 @@ from validation.kernels.held_out import held_out
 if TYPE_CHECKING:
     import pandas as pd
 
-FloatArray = NDArray[np.float64]
 #: Fewest rows from which the spread of a regime is taken; smaller ones take that of all rows [1].
 FEWEST = 25
 SOURCE = "aiconfigurator kernel tables (Apache-2.0), held-out rows"

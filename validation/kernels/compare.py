@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardware_profiles.loader import load_device, resolve_kernels
+from simulator.arrays import FloatArray
 from simulator.cost.uncertainty import interval, table_spread
 from simulator.hardware import Hardware
 from validation.fit.collectives import ELEMENT, NODE
@@ -20,7 +21,6 @@ from validation.kernels.rows import Block, predict_op
 if TYPE_CHECKING:
     import pandas as pd
 
-FloatArray = NDArray[np.float64]
 #: Distributions of tokens over experts that give every expert the same.
 EVEN = ("balanced", "uniform")
 #: Axes whose name in a table is also their name in the residuals.

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from simulator.arrays import FloatArray
 from simulator.kernels.attention import (
     AttentionDecodeKernel,
     AttentionPrefillKernel,
@@ -17,7 +18,7 @@ from simulator.kernels.attention import (
     attention_prefill_time,
 )
 from simulator.kernels.gemm import GemmKernel, gemm_time
-from simulator.kernels.kernel import FloatArray, Silicon
+from simulator.kernels.kernel import Silicon
 from simulator.kernels.linear_attention import ConvolutionKernel, ScanKernel, gated_delta_net_time, mamba2_time
 from simulator.kernels.mla import MlaDecodeKernel, MlaPrefillKernel, mla_decode_time, mla_prefill_time
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hardware_profiles.errors import MoesimError
-from simulator.kernels.expert_counts import IntArray, Leftover, balanced_counts, power_law_counts
-from simulator.kernels.kernel import FloatArray, Silicon
+from simulator.arrays import FloatArray, IntArray
+from simulator.kernels.expert_counts import Leftover, balanced_counts, power_law_counts
+from simulator.kernels.kernel import Silicon
 from simulator.kernels.moe import ROW_TILES, ExpertLoad, MoeKernel, moe_load_time, row_tile
 
 if TYPE_CHECKING:

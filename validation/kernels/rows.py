@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardware_profiles.errors import ProfileError
+from simulator.arrays import FloatArray
 from simulator.hardware import Hardware
 from simulator.kernels.attention import AttentionDecodeKernel, AttentionPrefillKernel
 from simulator.kernels.collectives import (
@@ -24,7 +25,7 @@ from simulator.kernels.collectives import (
 from simulator.kernels.elementwise import ElementwiseKernel, elementwise_time
 from simulator.kernels.expert_exchange import ExchangeKernel
 from simulator.kernels.gemm import GemmKernel
-from simulator.kernels.kernel import DTYPE_BYTES, Fabric, FloatArray, coefficients
+from simulator.kernels.kernel import DTYPE_BYTES, Fabric, coefficients
 from simulator.kernels.linear_attention import ConvolutionKernel, ScanKernel
 from simulator.kernels.mla import MlaDecodeKernel, MlaPrefillKernel
 from simulator.kernels.moe import MoeKernel

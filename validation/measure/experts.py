@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from simulator.arrays import IntArray
 from validation.measure.buffers import ELEMENT, Pool
 from validation.measure.case import Case
 from validation.measure.machine import Kind, Machine, MicrobenchmarkError, import_torch
 from validation.measure.timing import Call
-
-IntArray = NDArray[np.int64]
 
 #: Width, inner width, experts and experts per token of a layer.
 _LAYERS: Mapping[str, tuple[tuple[int, int, int, int], ...]] = {

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from simulator.arrays import FloatArray
 from simulator.hardware import load_hardware
-from simulator.kernels.kernel import FloatArray
 from simulator.kernels.moe import MoeKernel, moe_time
 from validation.fit.collectives import provenance
 from validation.fit.fitting import accuracy, fit, write_kernels

@@ -100,11 +100,11 @@ def _step(given: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, float
     deployment = _deployment(scenario, text, point.get("policy", scenario.placement.policy))
     if "overlap" in point:
         deployment = replace(deployment, stack=replace(deployment.stack, overlap=point["overlap"]))
-    prompt = point["phase"] == "prompt"
+    prompt = point["phase"] == "prefill"
     work = prompt_work(deployment, point) if prompt else decode_work(deployment, point)
     timer = deployment.timer()
     seconds = float(np.mean([timer.time(work).duration for _ in range(WINDOWS)]))
-    gain = 1.0 if prompt else deployment.limits.gain
+    gain = 1.0 if prompt else deployment.limits.accepted_per_step
     devices = deployment.split.tp * deployment.split.pp
     return {
         "step": seconds,
@@ -116,13 +116,13 @@ def _step(given: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, float
 
 def decode_work(deployment: Deployment, point: Mapping[str, Any]) -> StepWork:
     """Describe a decode step in which every rank holds ``batch`` requests of KV length ``length``."""
-    batch, queries, ranks = int(point["batch"]), deployment.limits.queries, deployment.split.dp
+    batch, query_tokens, ranks = int(point["batch"]), deployment.limits.query_tokens, deployment.split.dp
     return StepWork(
-        rows=batch * queries,
+        rows=batch * query_tokens,
         decode_rows=batch,
         decode_context=float(point["length"]),
-        decode_total=batch * queries * ranks,
-        logits=batch * queries,
+        decode_total=batch * query_tokens * ranks,
+        logits=batch * query_tokens,
         running=batch,
     )
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.arrays import FloatArray
 from simulator.errors import ScenarioError
 from validation.fit.fitting import accuracy
 from validation.serving.points import METRICS, Named, Point, read_points
@@ -20,7 +21,6 @@ from validation.serving.run import Played, play
 if TYPE_CHECKING:
     from rich.console import Console
 
-FloatArray = NDArray[np.float64]
 #: Fewest runs whose order says something [1].
 RANKED = 4
 #: Worst rows that the text shows [1].

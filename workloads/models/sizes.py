@@ -6,7 +6,7 @@ layers are left out unless asked for. Equations: docs/theory/model-sizes.md.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from workloads.models.dtypes import DTYPE_BYTES
 from workloads.models.spec import (
@@ -26,8 +26,6 @@ from workloads.models.spec import (
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-Phase = Literal["prefill", "decode"]
 
 #: Parts of a model, in the order in which the functions list them.
 PARTS = (

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 DType = Literal["float32", "bfloat16", "fp8", "fp8_block", "int8", "mxfp4", "nvfp4", "int4"]
+#: Whether a step computes prompts or decodes.
+Phase = Literal["prefill", "decode"]
 ActiveConvention = Literal["all", "without_embedding", "without_embedding_and_head"]
 
 

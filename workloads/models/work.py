@@ -6,7 +6,7 @@ Equations and assumptions: docs/theory/model-sizes.md.
 from __future__ import annotations
 
 from workloads.models.dtypes import DTYPE_BYTES
-from workloads.models.sizes import Phase, layer_parameters
+from workloads.models.sizes import layer_parameters
 from workloads.models.spec import (
     Attention,
     DTypes,
@@ -15,6 +15,7 @@ from workloads.models.spec import (
     LatentAttention,
     Mamba2,
     ModelSpec,
+    Phase,
 )
 
 #: Parts of :func:`flops_per_token`.

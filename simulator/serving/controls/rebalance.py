@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.arrays import FloatArray
 from simulator.deployment.deployment import Deployment, expert_nodes
 from simulator.deployment.inputs import scenario_routing
 from simulator.errors import ScenarioError
@@ -33,7 +34,6 @@ from workloads.routing.trace import RoutingTrace
 if TYPE_CHECKING:
     import simpy
 
-FloatArray = NDArray[np.float64]
 Mode = Literal["stall", "overlap"]
 
 

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from hardware_profiles.loader import load_device
-from simulator.kernels.kernel import FloatArray, Silicon
+from simulator.arrays import FloatArray
+from simulator.kernels.kernel import Silicon
 from validation.fit import moe as fit_moe
 from validation.fit.collectives import fabric_of, fit_direct, predict_all_reduce, solve_all_reduce
 from validation.fit.dense import judge

@@ -58,7 +58,7 @@ def test_ratios_slowdowns_and_peaks_compare_points() -> None:
 
 
 def test_text_that_a_placement_has_not_seen_costs_time_and_eplb_wins_some_of_it_back() -> None:
-    keys = {"phase": "prompt", "batch": 1024, "length": 512}
+    keys = {"phase": "prefill", "batch": 1024, "length": 512}
     points = {
         "even": point(**keys),
         "eplb": point(**keys, routing="text"),
@@ -83,7 +83,7 @@ def test_every_point_of_a_case_names_a_scenario_that_loads(name: str) -> None:
     for at in given["points"].values():
         base = Scenario.from_mapping(given["scenarios"][at["scenario"]])
         assert base.override(*at.get("set", ())).model.name
-        assert at["phase"] in ("prompt", "decode", "estimate", "simulate")
+        assert at["phase"] in ("prefill", "decode", "estimate", "simulate")
 
 
 def test_the_int8_grouped_product_of_ascend_meets_its_published_times() -> None:

@@ -137,7 +137,7 @@ def test_empty_slots_load_no_expert_and_no_rank():
     placement = place("linear", expert_load(dropped).astype(float), 4)
     served = replay(dropped, placement, concurrency=2)
     assert int(served.prompt.load(0, dropped.tokens).sum()) == kept
-    assert int(served.counts("prompt", dropped.tokens, 1).sum()) == kept
+    assert int(served.counts("prefill", dropped.tokens, 1).sum()) == kept
     assert active_experts(dropped, 600).max() <= 16
     assert np.isfinite(imbalance_by_batch(dropped, 4, 50)).all()
     assert (repeat_fraction(dropped) <= 1).all()
