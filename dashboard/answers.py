@@ -13,8 +13,8 @@ import streamlit as st
 from dashboard.figures_step import study_policies
 from simulator import api
 from simulator.errors import MoesimError
-from simulator.explain.explanation import timeline
-from simulator.explain.timeline import StepTimeline
+from simulator.explanation.explanation import timeline
+from simulator.explanation.timeline import StepTimeline
 from simulator.results.values import Estimate, Explanation, Finding, Result
 from simulator.scenario import Scenario
 from simulator.study.placement import PlacementStudy, StudyOptions, study_placements

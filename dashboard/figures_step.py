@@ -15,7 +15,7 @@ from dashboard.figures import MARGIN, Chart, component_marker
 from simulator.placement.policies import POLICIES
 
 if TYPE_CHECKING:
-    from simulator.explain.timeline import StepTimeline
+    from simulator.explanation.timeline import StepTimeline
     from simulator.study.placement import PlacementScore, PlacementStudy
 
 #: Which component's colour and pattern a block of the timeline has.

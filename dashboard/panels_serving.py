@@ -13,7 +13,7 @@ from dashboard.figures_step import hidden_table, placement_chart, rebalance_tabl
 from dashboard.panels import chart, findings, needs_simulation, small, table
 from dashboard.state import PHASE, PageState
 from simulator.errors import MoesimError
-from simulator.explain.explanation import hidden_rows
+from simulator.explanation.explanation import hidden_rows
 from simulator.results.values import Result
 from simulator.scenario import Scenario
 from workloads.models.spec import Phase

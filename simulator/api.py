@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.closed_form.steady import mean_load, steady_state, unreachable
 from simulator.deployment.deployment import Deployment, deploy
 from simulator.deployment.inputs import scenario_requests
 from simulator.elastic.report import scaling_report
 from simulator.elastic.simulate import run_scaling
 from simulator.errors import InfeasibleScenario
-from simulator.estimate.steady import mean_load, steady_state, unreachable
-from simulator.explain.explanation import explain
-from simulator.explain.priced import Certainty, decode_certainty
+from simulator.explanation.explanation import explain
+from simulator.explanation.priced import Certainty, decode_certainty
 from simulator.placement.replay import expert_spread
 from simulator.results.summary import Capacity, Work, measured_window, summarise
 from simulator.results.trace import TokenGaps

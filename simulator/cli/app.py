@@ -216,7 +216,7 @@ def timeline(
     with answering(as_json=as_json):
         from simulator.cli.console import console
         from simulator.cli.timeline_text import print_timeline, timeline_document
-        from simulator.explain.explanation import timeline as draw
+        from simulator.explanation.explanation import timeline as draw
         from simulator.export import encode_trace, write_atomically
 
         scenario = load_scenario(file, overrides or (), device, profiles)

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from simulator.cli.console import pairs, percent, seconds
 from simulator.cli.explain_text import print_hidden
-from simulator.explain.explanation import hidden_rows
+from simulator.explanation.explanation import hidden_rows
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from simulator.explain.timeline import StepTimeline
+    from simulator.explanation.timeline import StepTimeline
     from simulator.scenario import Scenario
 
 

@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from simulator.closed_form.steady import mean_load, solve
 from simulator.deployment.deployment import Deployment
 from simulator.elastic.fleet import Fleet, build_fleet
 from simulator.elastic.scaler import Diary, Scaler
-from simulator.estimate.steady import mean_load, solve
 from simulator.scenario import Scenario
 from simulator.scenario.sections import Slo
 from simulator.serving.engine import EngineRun, Pool, run_engine

@@ -26,7 +26,8 @@ class StepShape:
     ``prefill_prefix`` and ``decode_context`` are means per sequence: tokens already cached before a prompt chunk,
     and KV length that a decoded token attends to. A decoded sequence has ``decode_query_tokens`` tokens in the
     step, more than one where drafts are verified. ``group_tokens`` counts the tokens of all data-parallel ranks (dp
-    times this rank's where absent). ``max_rank_share`` is what the busiest expert rank receives, in multiples of the mean.
+    times this rank's where absent). ``max_rank_share`` is what the busiest expert rank receives, in
+    multiples of the mean.
     """
 
     prefill_tokens: ArrayLike = 0.0

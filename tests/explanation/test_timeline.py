@@ -16,8 +16,8 @@ from simulator.cli.app import app
 from simulator.deployment.deployment import deploy
 from simulator.deployment.inputs import scenario_requests
 from simulator.errors import ScenarioError
-from simulator.explain.explanation import explain, timeline
-from simulator.explain.timeline import StepTimeline, step_work_of
+from simulator.explanation.explanation import explain, timeline
+from simulator.explanation.timeline import StepTimeline, step_work_of
 from simulator.export import check_nesting, encode_trace
 from simulator.results.trace import Slice
 

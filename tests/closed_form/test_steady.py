@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from simulator import Scenario, estimate, simulate
+from simulator.closed_form.steady import busiest_prompts, mean_load, solve
 from simulator.deployment.deployment import deploy
 from simulator.deployment.inputs import scenario_requests
-from simulator.estimate.steady import busiest_prompts, mean_load, solve
 from simulator.results.values import Estimate, Result
 from workloads.requests.trace import RequestTrace
 

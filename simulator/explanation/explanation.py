@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from simulator.closed_form.steady import occupancy
 from simulator.cost.model import OpTime
 from simulator.cost.uncertainty import UNMEASURED, op_spread
 from simulator.deployment.deployment import Deployment, deploy
 from simulator.deployment.inputs import scenario_requests
-from simulator.estimate.steady import occupancy
-from simulator.explain.priced import priced_step, step_gap
-from simulator.explain.timeline import StepTimeline, draw_step
+from simulator.explanation.priced import priced_step, step_gap
+from simulator.explanation.timeline import StepTimeline, draw_step
 from simulator.results.values import Explanation
 from simulator.scenario import Scenario
 from simulator.serving.plan import prompt_scenario

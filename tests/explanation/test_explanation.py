@@ -10,7 +10,7 @@ import pytest
 
 from simulator import Explanation, MoesimError, Scenario, explain
 from simulator.deployment.deployment import deploy
-from simulator.explain.explanation import EQUATIONS
+from simulator.explanation.explanation import EQUATIONS
 from simulator.step.components import COMPONENTS
 from simulator.step.timer import StepWork
 
