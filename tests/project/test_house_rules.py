@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("hardware_profiles", "workloads", "simulator", "dashboard", "validation")
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
-LONGEST_MODULE = 450
+LONGEST_MODULE = 650
 LONGEST_FUNCTION = 60
 
 
