@@ -1,0 +1,1 @@
+"""The page in the browser: a form that writes a scenario, and panels and figures that show its answers."""

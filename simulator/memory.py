@@ -100,6 +100,10 @@ def memory_budget(
 
     Parameters
     ----------
+    model : ModelSpec
+        Whose weights, activations and KV cache it holds.
+    split : Parallelism
+        Over how many devices they are divided.
     capacity : float
         What the stack may use [bytes].
     token_budget : float
@@ -125,7 +129,18 @@ def require_fit(
 ) -> None:
     """Raise InfeasibleScenario where weights, or one sequence of ``longest`` tokens, do not fit, and say what would.
 
-    ``redundant_slots`` are those that the weights hold beyond one per expert, in every MoE layer [1].
+    Parameters
+    ----------
+    budget : MemoryBudget
+        What a device may use, and what the model takes of it.
+    model : ModelSpec
+        Named in the message; its layers say what fewer slots would free.
+    split : Parallelism
+        Whose devices are to be more.
+    longest : int
+        Tokens of the longest sequence, its answer included [tokens].
+    redundant_slots : int
+        Expert slots that the weights hold beyond one per expert, in every MoE layer [1].
 
     Raises
     ------

@@ -1,0 +1,1 @@
+"""Why to believe it: microbenchmarks, fits, and comparisons with measurements, papers and earlier predictions."""

@@ -77,6 +77,8 @@ Balancer = Literal["round_robin", "least_loaded", "power_of_two", "cache_aware"]
 
 
 class Section(BaseModel):
+    """A table of a scenario: frozen, and without keys that nobody reads."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=False)
 
 

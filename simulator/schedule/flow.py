@@ -233,6 +233,13 @@ def run_stages(
         Copies from rank to rank.
     payload : float
         Bytes of a copy [bytes].
+    scale_up_efficiency, scale_out_efficiency : float
+        Share of a link's bandwidth that the sending kernel reaches [1].
+
+    Returns
+    -------
+    FlowResult
+        ``finish`` is that of the last stage's messages; bytes and events are those of all stages.
     """
     done, events, carried = 0.0, 0, np.zeros(len(topology.links))
     finish = np.zeros(0)

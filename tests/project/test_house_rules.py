@@ -6,6 +6,7 @@ import ast
 import doctest
 import importlib
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -13,26 +14,67 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("hardware_profiles", "workloads", "simulator", "dashboard", "validation")
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+#: Lines of a module: one idea, read in one sitting. A longer idea is two ideas.
 LONGEST_MODULE = 650
-LONGEST_FUNCTION = 60
+#: Lines of a function's body, and of the whole of it with its signature but without its docstring.
+LONGEST_BODY = 60
+LONGEST_FUNCTION = 90
+#: Lines of a class. Those that are longer are named with what they have today; they may shrink, not grow.
+LONGEST_CLASS = 330
+LONGER_CLASSES = {"Instance": 430, "TableTimer": 340}
 
 
 def names(paths: list[Path]) -> list[str]:
     return [path.relative_to(ROOT).as_posix() for path in paths]
 
 
-def body_length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def without_docstring(node: Function) -> list[ast.stmt]:
+    return node.body[1:] if ast.get_docstring(node) else node.body
+
+
+def body_length(function: Function) -> int:
     """Lines of a function from its first statement after the docstring to its last."""
-    body = function.body[1:] if ast.get_docstring(function) else function.body
+    body = without_docstring(function)
     return (function.end_lineno or 0) - body[0].lineno + 1 if body else 0
+
+
+def whole_length(function: Function) -> int:
+    """Lines of a function with its signature, without its docstring."""
+    docstring = function.body[: len(function.body) - len(without_docstring(function))]
+    described = sum((node.end_lineno or 0) - node.lineno + 1 for node in docstring)
+    return (function.end_lineno or 0) - function.lineno + 1 - described
 
 
 @pytest.mark.parametrize("module", MODULES, ids=names(MODULES))
 def test_a_module_can_be_read_in_one_sitting(module: Path) -> None:
     text = module.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= LONGEST_MODULE
-    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-    assert [f"{f.name}: {body_length(f)} lines" for f in functions if body_length(f) >= LONGEST_FUNCTION] == []
+    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, Function)]
+    assert [f"{f.name}: {body_length(f)} lines" for f in functions if body_length(f) >= LONGEST_BODY] == []
+    assert [f"{f.name}: {whole_length(f)} lines" for f in functions if whole_length(f) > LONGEST_FUNCTION] == []
+
+
+@pytest.mark.parametrize("module", MODULES, ids=names(MODULES))
+def test_a_class_is_no_longer_than_its_idea(module: Path) -> None:
+    classes = [
+        node for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))) if isinstance(node, ast.ClassDef)
+    ]
+    lengths = {node.name: (node.end_lineno or 0) - node.lineno + 1 for node in classes}
+    assert {name: n for name, n in lengths.items() if n > LONGER_CLASSES.get(name, LONGEST_CLASS)} == {}
+
+
+def test_every_room_of_the_simulator_has_its_layer() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = project["tool"]["importlinter"]["contracts"]
+    [contract] = [c for c in contracts if c.get("containers") == ["simulator"]]
+    layered = re.findall(r"\w+", " ".join(contract["layers"]))
+    rooms = [
+        path.stem for path in (ROOT / "simulator").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    ]
+    assert [room for room in sorted(rooms) if room not in {"__init__", *layered}] == []
 
 
 @pytest.mark.parametrize("module", MODULES, ids=names(MODULES))
