@@ -15,9 +15,10 @@ from simulator.results.summary import Capacity, Work
 from simulator.results.values import Distribution, Summary
 from simulator.results.work import step_work
 from simulator.scenario.sections import Slo
-from simulator.serving.recorder import STEP_COLUMNS
+from simulator.step.columns import STEP_COLUMNS, step_row
 from simulator.step.components import COMPONENTS
-from simulator.step.timer import StepTime, StepWork, TableTimer
+from simulator.step.timer import TableTimer
+from simulator.step.work import StepTime, StepWork
 from workloads.requests.trace import RequestTrace
 
 _NAN = float("nan")
@@ -275,12 +276,10 @@ def _work(size: int, total: int, load: Load, tokens: float, own: float) -> StepW
 
 
 def _accumulate(row: dict[str, float], work: StepWork, step: StepTime, weight: float) -> None:
-    row["duration_s"] += weight * step.duration
-    row["context_total"] += weight * work.decode_total * work.decode_context
-    for source in (work, step):
-        for name in source.__slots__:
-            if name in row:
-                row[name] += weight * float(getattr(source, name))
+    context = work.decode_total * work.decode_context
+    values = step_row(work, step, instance=0, start=0.0, queue_length=0, kv_use=0.0, context=context)
+    for name, value in zip(STEP_COLUMNS, values, strict=True):
+        row[name] += weight * value
 
 
 def unreachable(prompts: Deployment, decodes: Deployment, trace: RequestTrace, slo: Slo) -> tuple[str, ...]:

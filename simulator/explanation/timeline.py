@@ -18,7 +18,8 @@ from simulator.ops import StepShape, build_ops
 from simulator.results.trace import Slice
 from simulator.schedule import COMMUNICATION, COMPUTE, Overlap, Schedule, Task, exposure, layer_tasks
 from simulator.schedule.streams import list_schedule
-from simulator.step.timer import StepLayers, StepTime, StepWork, TableTimer
+from simulator.step.timer import StepLayers, TableTimer
+from simulator.step.work import StepTime, StepWork
 from workloads.models.spec import Phase
 
 #: Name and share of its block of every op of a block, in order.

@@ -11,7 +11,7 @@ from simulator.deployment.deployment import Deployment
 from simulator.ops import StepShape, build_ops
 from simulator.results.summary import Work
 from simulator.results.trace import Slice
-from simulator.step.components import COMPONENTS
+from simulator.step.components import STEP_PARTS
 from workloads.models.spec import ModelSpec, Phase
 from workloads.models.work import flops_per_token
 
@@ -81,7 +81,7 @@ def step_slices(deployment: Deployment, steps: dict[str, FloatArray], count: int
         )
         end = start + float(row["duration_s"][0])
         parts = timer.breakdown(row)
-        for component in COMPONENTS[:-1]:
+        for component in STEP_PARTS:
             duration = min(parts[component], end - start)
             if duration > 0:
                 drawn.append(Slice(track=track, thread="engine", name=component, start_s=start, duration_s=duration))

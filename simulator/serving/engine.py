@@ -18,9 +18,10 @@ from simulator.serving.clock import Clock
 from simulator.serving.kv_link import KVLink
 from simulator.serving.kv_pool import Blocks
 from simulator.serving.prefix_cache import PrefixCache
-from simulator.serving.recorder import STEP_COLUMNS, ColumnRecorder, RequestRecorder
+from simulator.serving.recorder import ColumnRecorder, RequestRecorder
 from simulator.serving.server import Control, Server, Store
 from simulator.serving.state import Role, RunState, request_state
+from simulator.step.columns import STEP_COLUMNS
 from simulator.step.timer import StepTimer
 from workloads.requests.trace import RequestTrace
 

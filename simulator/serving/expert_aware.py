@@ -21,8 +21,9 @@ from simulator.errors import ScenarioError, nearest
 from simulator.offload.pregated_cost import PregatedCosts
 from simulator.parallelism import Parallelism
 from simulator.step.tables import compile_tables
-from simulator.step.timer import StepWork, TableTimer
+from simulator.step.timer import TableTimer
 from simulator.step.totals import row_totals
+from simulator.step.work import StepWork
 from workloads.requests.trace import RequestTrace
 from workloads.routing.trace import RoutingTrace
 

@@ -20,9 +20,11 @@ from simulator.serving.kv_pool import KVPool
 from simulator.serving.prompt_queues import Chunk, PromptQueues
 from simulator.serving.rank_loads import RankLoads
 from simulator.serving.state import Listener, Role, RunState
-from simulator.serving.step_rows import disturb, fill, step_row
+from simulator.serving.step_rows import disturb, fill
 from simulator.serving.tokens_out import TokensOut
-from simulator.step.timer import StepTimer, StepWork
+from simulator.step.columns import step_row
+from simulator.step.timer import StepTimer
+from simulator.step.work import StepWork
 
 
 class Instance:
@@ -254,7 +256,17 @@ class Instance:
                 self._stall = disturb(step, self.slow, self._stall)
             context = batch.context
             use = (context + batch.prompts) * per_token + batch.held * per_sequence
-            self._steps.add(step_row(self.index, now, work, step, prompts.waiting + self._queued, use, context))
+            self._steps.add(
+                step_row(
+                    work,
+                    step,
+                    instance=self.index,
+                    start=now,
+                    queue_length=prompts.waiting + self._queued,
+                    kv_use=use,
+                    context=context,
+                )
+            )
             if not env.skip(step.duration):
                 self._stepping = True
                 try:

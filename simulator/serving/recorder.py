@@ -11,28 +11,6 @@ from numpy.typing import NDArray
 
 from simulator.arrays import FloatArray
 
-#: Columns of a recorded step.
-STEP_COLUMNS = (
-    "instance",
-    "start_s",
-    "duration_s",
-    "rows",
-    "decode_rows",
-    "prompt_total",
-    "decode_total",
-    "logits",
-    "attention",
-    "prompt_projections",
-    "experts",
-    "wait",
-    "gap",
-    "imbalance",
-    "saved",
-    "queue_length",
-    "running",
-    "kv_use",
-    "context_total",
-)
 _FLUSH = 8192
 
 

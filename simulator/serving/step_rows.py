@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from simulator.serving.batch import Batch
 from simulator.serving.prompt_queues import Chunk
-from simulator.step.timer import StepTime, StepWork
+from simulator.step.work import StepTime, StepWork
 
 
 def fill(work: StepWork, batch: Batch, chunks: Sequence[Chunk], query_tokens: int, *, decodes: bool) -> None:
@@ -44,30 +44,3 @@ def disturb(step: StepTime, slow: float, stall: float) -> float:
     step.duration += extra
     step.gap += extra
     return 0.0
-
-
-def step_row(
-    index: int, start: float, work: StepWork, step: StepTime, queued: int, kv_use: float, context: float
-) -> tuple[float, ...]:
-    """One row of ``STEP_COLUMNS``."""
-    return (
-        index,
-        start,
-        step.duration,
-        work.rows,
-        work.decode_rows,
-        work.prompt_total,
-        work.decode_total,
-        work.logits,
-        step.attention,
-        step.prompt_projections,
-        step.experts,
-        step.wait,
-        step.gap,
-        step.imbalance,
-        step.saved,
-        queued,
-        work.running,
-        kv_use,
-        context if work.decode_total else 0,
-    )

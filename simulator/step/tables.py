@@ -22,14 +22,12 @@ from simulator.ops import Driver, Op, StepShape, build_experts, build_ops, draft
 from simulator.parallelism import Parallelism
 from simulator.placement.replay import RoutingReplay
 from simulator.step.blocks import BlockTable, Inside, block_table, inside
+from simulator.step.components import OP_COMPONENTS
 from simulator.step.contention import stretched, units_taken
 from workloads.models.spec import ModelSpec, Phase
 
 OpsOf = Callable[[StepShape, Driver], list[Op]]
 
-#: Columns of the token tables: parts of the breakdown, then work and traffic.
-PARTS = ("attention", "gemm", "experts", "dispatch", "combine", "all_reduce", "small_kernels")
-_FLOPS, _BYTES = len(PARTS), len(PARTS) + 1
 #: Kernels that the routed experts launch: sort, quantise, two grouped GEMMs, activation, finalise [1].
 EXPERT_LAUNCHES = 6.0
 #: Most expert lines that are kept, each for a number of tokens in a step.
@@ -129,12 +127,12 @@ class StepTables:
 
     Attributes
     ----------
-    tokens, prompts : array, shape (most tokens + 1, parts + 2)
-        Ops that all tokens drive, by part [s], then FLOPs and bytes; row n is n tokens on the rank, all decoded or
-        with prompt tokens among them, for which some stacks exchange tokens otherwise.
+    tokens, prompts : array, shape (most tokens + 1, components with ops)
+        Ops that all tokens drive, by component in the order of ``OP_COMPONENTS`` [s]; row n is n tokens on the rank,
+        all decoded or with prompt tokens among them, for which some stacks exchange tokens otherwise.
     logits : array, likewise
         Ops that the rows reaching the LM head drive.
-    decode : array, shape (most sequences + 1, parts + 2)
+    decode : array, shape (most sequences + 1, components with ops)
         Ops that decoded sequences drive outside attention (absorbed projections, drafts).
     exchange, prompt_exchange : array, shape (most tokens + 1,)
         What dispatch and combine add per unit of (imbalance - 1), likewise [s].
@@ -208,11 +206,11 @@ def compile_tables(
         return cost.times(ops(shape, driver))
 
     def table(times: tuple[OpTime, ...]) -> FloatArray:
-        return _dense(grid, _by_part(times, len(grid)), most_tokens)
+        return _dense(grid, _by_component(times, len(grid)), most_tokens)
 
     def uneven(even: tuple[OpTime, ...], busiest: tuple[OpTime, ...]) -> FloatArray:
-        extra = _by_part(busiest, len(grid)) - _by_part(even, len(grid))
-        return np.asarray(np.interp(np.arange(most_tokens + 1), grid, extra[:, : len(PARTS)].sum(axis=1)))
+        extra = _by_component(busiest, len(grid)) - _by_component(even, len(grid))
+        return np.asarray(np.interp(np.arange(most_tokens + 1), grid, extra.sum(axis=1)))
 
     decoding = StepShape(decode_sequences=grid / query_tokens, decode_context=1.0, decode_query_tokens=query_tokens)
     absorbed = priced(
@@ -236,7 +234,8 @@ def compile_tables(
         logits=table(priced(decoding, "logits")),
         decode=_dense(
             sequences,
-            _without(_by_part(absorbed, len(sequences)), "attention") + drafts * _by_part(drafting, len(sequences)),
+            _without(_by_component(absorbed, len(sequences)), "attention")
+            + drafts * _by_component(drafting, len(sequences)),
             most_sequences,
         ),
         exchange=uneven(tokens, busy_tokens),
@@ -266,14 +265,11 @@ def _token_grid(most: int) -> FloatArray:
     return np.append(grid[grid < most], most).astype(np.float64)
 
 
-def _by_part(times: tuple[OpTime, ...], size: int) -> FloatArray:
-    """Sum op times by part, and FLOPs and bytes, over a grid; shape (size, parts + 2)."""
-    total = np.zeros((size, len(PARTS) + 2))
+def _by_component(times: tuple[OpTime, ...], size: int) -> FloatArray:
+    """Sum op times by component over a grid; shape (size, components with ops) [s]."""
+    total = np.zeros((size, len(OP_COMPONENTS)))
     for time in times:
-        op = time.op
-        total[:, PARTS.index(op.component)] += time.seconds
-        total[:, _FLOPS] += op.flops * op.repeat
-        total[:, _BYTES] += np.where(op.rows > 0, op.memory_bytes, 0.0) * op.repeat
+        total[:, OP_COMPONENTS.index(time.op.component)] += time.seconds
     return total
 
 
@@ -282,9 +278,9 @@ def _dense(grid: FloatArray, values: FloatArray, most: int) -> FloatArray:
     return np.stack([np.interp(points, grid, column) for column in values.T], axis=1)
 
 
-def _without(table: FloatArray, part: str) -> FloatArray:
+def _without(table: FloatArray, component: str) -> FloatArray:
     kept = table.copy()
-    kept[:, PARTS.index(part)] = 0.0
+    kept[:, OP_COMPONENTS.index(component)] = 0.0
     return kept
 
 

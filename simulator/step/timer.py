@@ -11,55 +11,16 @@ from numpy.typing import NDArray
 from simulator.arrays import FloatArray
 from simulator.cost.grids import TimeLine
 from simulator.placement.replay import RoutingReplay
-from simulator.schedule import LayerTimes, Overlap, beside, two_batch_floor, two_batch_makespan
+from simulator.schedule import LayerTimes, beside, two_batch_floor, two_batch_makespan
 from simulator.stack import StackProfile
 from simulator.step.blocks import BlockTimes
-from simulator.step.components import COMPONENTS
-from simulator.step.tables import PARTS, StepTables
+from simulator.step.components import OP_COMPONENTS, STEP_COMPONENTS, STEP_PARTS
+from simulator.step.tables import StepTables
 from simulator.step.totals import RowTotals
+from simulator.step.work import StepTime, StepWork
 from workloads.models.spec import Phase
 
 LoadArray = NDArray[np.uint32]
-
-
-@dataclass(slots=True)
-class StepWork:
-    """What one step of an instance does; a single value that the scheduler fills anew for every step.
-
-    ``rows`` are the tokens of the busiest data-parallel rank, drafted ones included, ``decode_rows`` its decoded
-    sequences with mean KV length ``decode_context``. Prompt chunks of the busiest rank: their tokens, number, and mean
-    cached prefix. ``prompt_total`` and ``decode_total`` are tokens of all ranks; ``logits`` rows of the LM head there.
-    """
-
-    rows: int = 0
-    decode_rows: int = 0
-    decode_context: float = 0.0
-    prompt_rows: int = 0
-    prompt_sequences: int = 0
-    prompt_prefix: float = 0.0
-    prompt_total: int = 0
-    decode_total: int = 0
-    logits: int = 0
-    running: int = 0
-
-
-@dataclass(slots=True)
-class StepTime:
-    """Duration of a step and the parts that only the step itself knows [s].
-
-    ``imbalance`` is max/mean over ranks. All parts are those of one batch whose ops follow each other; ``saved`` is
-    what ``overlap`` takes off their sum.
-    """
-
-    duration: float = 0.0
-    attention: float = 0.0
-    prompt_projections: float = 0.0
-    experts: float = 0.0
-    wait: float = 0.0
-    gap: float = 0.0
-    imbalance: float = 1.0
-    saved: float = 0.0
-    overlap: Overlap = "none"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -105,7 +66,7 @@ class StepTimer(Protocol):
         """Return the duration of a step; the value may be reused by the next call."""
 
     def breakdown(self, steps: dict[str, FloatArray]) -> dict[str, float]:
-        """Split recorded steps into seconds by component, with keys of ``COMPONENTS`` other than ``idle``."""
+        """Split recorded steps into seconds by component, with keys of ``STEP_PARTS``."""
 
 
 class TableTimer:
@@ -173,7 +134,7 @@ class TableTimer:
             if not (self._everywhere and self._experts_again(work, step)):
                 self._experts(self._routing, work, step)
             fixed += (totals.prompt_exchange if prompts else totals.exchange)[rows] * (step.imbalance - 1.0)
-        busy = fixed + step.attention + step.prompt_projections + step.experts + step.wait
+        busy = fixed + step.attention + step.prompt_projections + step.experts + step.imbalance_wait
         host = self._host if prompts or work.rows > self._graph_max else 0.0
         if self._overlap != "none":
             host = self._choose(work, step, busy, host)
@@ -390,7 +351,7 @@ class TableTimer:
         line = self._tables.experts["prefill" if prompt else "decode"].at(prompt + decode)
         hottest = np.maximum.reduce(load, axis=0).astype(np.float64)
         found = line.time(hottest, (prompt + decode) * self._share)
-        step.experts, step.wait, step.imbalance = found
+        step.experts, step.imbalance_wait, step.imbalance = found
         window = self._window
         window.prompt_at, window.prompt, window.decode_at, window.decode = prompt_at, prompt, decode_at, decode
         window.load = load
@@ -404,7 +365,7 @@ class TableTimer:
         if known is None:
             return False
         window = self._window
-        (step.experts, step.wait, step.imbalance), window.load = known
+        (step.experts, step.imbalance_wait, step.imbalance), window.load = known
         window.prompt_at, window.prompt, window.decode_at, window.decode = (
             self._prompt_at,
             prompt,
@@ -426,19 +387,17 @@ class TableTimer:
         parts = both[np.where(decoding, self._totals.padded[rows], rows + len(tables.tokens))]
         parts = parts + tables.logits[np.where(decoding, rows, logits)]
         parts = parts + tables.decode[np.where(decoding, -(-rows // self._totals.query_tokens), decoded)]
-        total = dict.fromkeys(COMPONENTS[:-1], 0.0)
-        for index, part in enumerate(PARTS):
-            total[part] = float(parts[:, index].sum())
+        total = dict.fromkeys(STEP_PARTS, 0.0)
+        for index, name in enumerate(OP_COMPONENTS):
+            total[name] = float(parts[:, index].sum())
         exchange = np.where(decoding, tables.exchange[rows], tables.prompt_exchange[rows])
         extra = exchange * (steps["imbalance"] - 1.0)
         total["dispatch"] += float(extra.sum()) / 2
         total["combine"] += float(extra.sum()) / 2
         saved, exchanged = float(steps["saved"].sum()), total["dispatch"] + total["combine"]
-        for part in ("dispatch", "combine"):
-            total[part] -= saved * total[part] / max(exchanged, 1e-30)
-        total["attention"] += float(steps["attention"].sum())
-        total["gemm"] += float(steps["prompt_projections"].sum())
-        total["experts"] += float(steps["experts"].sum())
-        total["imbalance_wait"] = float(steps["wait"].sum())
-        total["cpu_gap"] = float(steps["gap"].sum())
+        for name in ("dispatch", "combine"):
+            total[name] -= saved * total[name] / max(exchanged, 1e-30)
+        for component in STEP_COMPONENTS:
+            if component.recorded:
+                total[component.name] += float(steps[component.recorded].sum())
         return total

@@ -1,4 +1,4 @@
-"""Step tables summed over their parts, by the number of rows: what the timer of an engine looks up."""
+"""Step tables summed over components, by the number of rows: what the timer of an engine looks up."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.stack import StackProfile
-from simulator.step.tables import PARTS, StepTables
+from simulator.step.tables import StepTables
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowTotals:
-    """Step tables summed over parts, as lists that are quick to index; entry n is n rows [s].
+    """Step tables summed over components, as lists that are quick to index; entry n is n rows [s].
 
     ``alone`` is a decode step of n tokens, ``query_tokens`` of each sequence, padded as CUDA graphs are; ``tokens``,
     ``logits`` and ``absorbed`` are what all tokens, rows of the LM head and decoded sequences take in a step that also
@@ -32,10 +32,10 @@ class RowTotals:
 
 
 def row_totals(tables: StepTables, stack: StackProfile, query_tokens: int = 1) -> RowTotals:
-    """Sum step tables over parts, once per deployment."""
+    """Sum step tables over components, once per deployment."""
     padded = padded_rows(len(tables.tokens) - 1, stack)
     tokens, prompts, logits, absorbed = (
-        table[:, : len(PARTS)].sum(axis=1) for table in (tables.tokens, tables.prompts, tables.logits, tables.decode)
+        table.sum(axis=1) for table in (tables.tokens, tables.prompts, tables.logits, tables.decode)
     )
     sequences = -(-np.arange(len(tokens)) // query_tokens)
     return RowTotals(

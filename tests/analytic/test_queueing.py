@@ -14,8 +14,8 @@ from simulator.arrays import FloatArray
 from simulator.deployment.limits import Limits
 from simulator.serving.engine import Pool, run_engine
 from simulator.serving.recorder import column
-from simulator.step.components import COMPONENTS
-from simulator.step.timer import StepTime, StepWork
+from simulator.step.components import STEP_PARTS
+from simulator.step.work import StepTime, StepWork
 from workloads.requests.generators import generate_requests
 from workloads.requests.trace import RequestTrace
 
@@ -43,7 +43,7 @@ class DrawnTimer:
         return StepTime(duration=self.times[self.steps - 1])
 
     def breakdown(self, steps: dict[str, FloatArray]) -> dict[str, float]:  # noqa: ARG002
-        return dict.fromkeys(COMPONENTS[:-1], 0.0)
+        return dict.fromkeys(STEP_PARTS, 0.0)
 
 
 def arrivals(requests: int, rate: float, seed: int) -> RequestTrace:

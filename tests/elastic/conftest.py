@@ -16,7 +16,7 @@ from simulator.elastic.scaler import Scaler
 from simulator.scenario.sections import ElasticChoice, Slo
 from simulator.serving.engine import EngineRun, Pool, run_engine
 from simulator.serving.recorder import column
-from simulator.step.timer import StepTime, StepWork
+from simulator.step.work import StepTime, StepWork
 from workloads.requests.trace import RequestTrace
 
 #: What the old instance does, whether the new one waits for it, whether they share devices, and the factor on it.

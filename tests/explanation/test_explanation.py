@@ -12,7 +12,7 @@ from simulator import Explanation, MoesimError, Scenario, explain
 from simulator.deployment.deployment import deploy
 from simulator.explanation.explanation import EQUATIONS
 from simulator.step.components import COMPONENTS
-from simulator.step.timer import StepWork
+from simulator.step.work import StepWork
 
 CASES: dict[str, dict[str, Any]] = {
     "mixtral": {

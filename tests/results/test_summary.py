@@ -20,7 +20,8 @@ from simulator.results.summary import (
 )
 from simulator.results.values import Summary
 from simulator.scenario.sections import Slo
-from simulator.serving.recorder import STEP_COLUMNS, ColumnRecorder
+from simulator.serving.recorder import ColumnRecorder
+from simulator.step.columns import STEP_COLUMNS
 
 
 def array(*values: float) -> np.ndarray:

@@ -14,8 +14,8 @@ from simulator.serving import server
 from simulator.serving.engine import EngineRun, Pool, run_engine
 from simulator.serving.instance import Instance
 from simulator.serving.recorder import column
-from simulator.step.components import COMPONENTS
-from simulator.step.timer import StepTime, StepWork
+from simulator.step.components import STEP_PARTS
+from simulator.step.work import StepTime, StepWork
 from workloads.requests.trace import RequestTrace
 
 
@@ -30,7 +30,7 @@ class ConstantTimer:
         return StepTime(duration=self.step + self.per_token * (work.prompt_total + work.decode_total))
 
     def breakdown(self, steps: dict[str, np.ndarray]) -> dict[str, float]:  # noqa: ARG002
-        return dict.fromkeys(COMPONENTS[:-1], 0.0)
+        return dict.fromkeys(STEP_PARTS, 0.0)
 
 
 @dataclass

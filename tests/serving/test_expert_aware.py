@@ -154,7 +154,7 @@ def test_a_run_is_the_same_for_the_same_input() -> None:
 
 
 def test_more_experts_in_a_step_take_longer() -> None:
-    from simulator.step.timer import StepWork
+    from simulator.step.work import StepWork
 
     work = StepWork(rows=8, decode_rows=8, decode_total=8, decode_context=100.0, logits=8, running=8)
     times = [priced()[2].time(work, np.array(counts)) for counts in ([8, 0, 0, 0], [4, 4, 0, 0], [2, 2, 2, 2])]

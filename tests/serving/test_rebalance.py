@@ -11,7 +11,7 @@ from simulator import Result, Scenario, estimate, simulate
 from simulator.deployment.deployment import deploy
 from simulator.errors import MoesimError
 from simulator.serving.controls.rebalance import RebalancingTimer
-from simulator.step.timer import StepWork
+from simulator.step.work import StepWork
 
 BASE = {
     "model": {"name": "gpt-oss-20b"},

@@ -15,7 +15,8 @@ from simulator.placement.replay import RoutingReplay
 from simulator.schedule import two_batch_makespan
 from simulator.serving.clock import Clock
 from simulator.serving.engine import EngineRun, Pool, run_engine
-from simulator.step.timer import StepTime, StepWork, TableTimer
+from simulator.step.timer import TableTimer
+from simulator.step.work import StepTime, StepWork
 
 SCENARIO: dict[str, Any] = {
     "model": {"name": "gpt-oss-20b"},

@@ -16,7 +16,8 @@ from simulator.deployment.deployment import Deployment, deploy
 from simulator.errors import MoesimError
 from simulator.schedule import layer_tasks, list_schedule
 from simulator.stack import load_stack
-from simulator.step.timer import StepTime, StepWork, TableTimer
+from simulator.step.timer import TableTimer
+from simulator.step.work import StepTime, StepWork
 
 EP32: dict[str, Any] = {
     "model": {"name": "deepseek-v3"},

@@ -12,9 +12,11 @@ import pytest
 from simulator.deployment.deployment import Deployment, deploy
 from simulator.ops import StepShape, build_ops
 from simulator.scenario import Scenario
-from simulator.step.tables import PARTS, expert_seconds
-from simulator.step.timer import StepWork
+from simulator.step.columns import STEP_COLUMNS, step_row
+from simulator.step.components import STEP_PARTS
+from simulator.step.tables import expert_seconds
 from simulator.step.totals import padded_rows
+from simulator.step.work import StepWork
 
 DEPLOYMENTS: dict[str, dict[str, Any]] = {
     "mixtral-8x7b": {"hardware": {"device": "a100-sxm"}, "parallelism": {"tp": 2}, "stack": {"name": "vllm"}},
@@ -155,7 +157,7 @@ def test_mixed_steps_add_decoding_to_their_prompts(model: str) -> None:
 @pytest.mark.parametrize("model", DEPLOYMENTS)
 def test_components_of_recorded_steps_add_up_to_their_durations(model: str) -> None:
     d, timer = deployment(model), deployment(model).timer()
-    rows: dict[str, list[float]] = {}
+    rows: list[tuple[float, ...]] = []
     for step in (
         Step(decodes=1, context=100.0),
         Step(decodes=37, context=800.0),
@@ -163,20 +165,15 @@ def test_components_of_recorded_steps_add_up_to_their_durations(model: str) -> N
         Step(prompts=1, new=900, prefix=900.0),
     ):
         work = step.work(d.split.dp)
-        time = timer.time(work)
-        for name, value in {
-            **{n: getattr(work, n) for n in ("rows", "decode_rows", "prompt_total", "decode_total", "logits")},
-            **{
-                n: getattr(time, n)
-                for n in ("attention", "prompt_projections", "experts", "wait", "gap", "imbalance", "saved", "duration")
-            },
-        }.items():
-            rows.setdefault(name, []).append(float(value))
-    parts = timer.breakdown({name: np.array(values) for name, values in rows.items()})
-    assert sum(parts.values()) == pytest.approx(sum(rows["duration"]), rel=1e-9)
+        rows.append(
+            step_row(work, timer.time(work), instance=0, start=0.0, queue_length=0, kv_use=0.0, context=step.context)
+        )
+    recorded = dict(zip(STEP_COLUMNS, np.array(rows).T, strict=True))
+    parts = timer.breakdown(recorded)
+    assert sum(parts.values()) == pytest.approx(recorded["duration_s"].sum(), rel=1e-9)
     assert min(parts.values()) >= 0.0
-    assert parts["cpu_gap"] == pytest.approx(sum(rows["gap"]))
-    assert set(parts) == {*PARTS, "imbalance_wait", "cpu_gap"}
+    assert parts["cpu_gap"] == pytest.approx(recorded["gap"].sum())
+    assert tuple(parts) == STEP_PARTS
 
 
 @pytest.mark.parametrize("model", DEPLOYMENTS)
@@ -192,26 +189,26 @@ def test_a_larger_batch_or_longer_context_never_takes_less_time(model: str) -> N
 def test_balanced_routing_waits_for_nobody() -> None:
     d = deployment("deepseek-v3", "balanced")
     step = d.timer().time(Step(decodes=64, context=500.0).work(8))
-    assert step.wait == pytest.approx(0.0, abs=1e-9)
+    assert step.imbalance_wait == pytest.approx(0.0, abs=1e-9)
     assert step.imbalance == pytest.approx(1.0, abs=1e-9)
     skewed = deployment("deepseek-v3", "zipf").timer().time(Step(decodes=64, context=500.0).work(8))
     assert skewed.imbalance > 1.1
-    assert skewed.wait > 0.0
+    assert skewed.imbalance_wait > 0.0
 
 
 def test_the_replayed_window_moves_on_with_every_step() -> None:
     d = deployment("deepseek-v3")
     timer, work = d.timer(), Step(decodes=4, context=500.0).work(8)
-    waits = [timer.time(work).wait for _ in range(20)]
+    waits = [timer.time(work).imbalance_wait for _ in range(20)]
     assert len(set(waits)) > 10
     again = d.timer()
-    assert [again.time(work).wait for _ in range(20)] == waits
+    assert [again.time(work).imbalance_wait for _ in range(20)] == waits
 
 
 def test_instances_begin_at_different_places_of_the_trace() -> None:
     d = deployment("deepseek-v3")
     work = Step(decodes=4, context=500.0).work(8)
-    first, second = (d.timer(index, 2).time(work).wait for index in range(2))
+    first, second = (d.timer(index, 2).time(work).imbalance_wait for index in range(2))
     assert first != second
 
 

@@ -26,7 +26,7 @@ from simulator.placement.replay import replay
 from simulator.results.values import Summary
 from simulator.scenario import Scenario
 from simulator.scenario.sections import PlacementPolicy
-from simulator.step.timer import StepWork
+from simulator.step.work import StepWork
 from simulator.study.placement import split_trace
 from validation.papers.papers import Case
 from workloads.models.spec import ModelSpec

@@ -25,8 +25,9 @@ from simulator.placement.replay import RoutingReplay, replay
 from simulator.scenario import Scenario
 from simulator.serving.plan import PoolPlan
 from simulator.serving.server import Control, Server
-from simulator.step.tables import PARTS
-from simulator.step.timer import StepTime, StepWork, TableTimer
+from simulator.step.components import OP_COMPONENTS
+from simulator.step.timer import TableTimer
+from simulator.step.work import StepTime, StepWork
 from workloads.models.sizes import weight_bytes
 from workloads.routing.stats import expert_load
 from workloads.routing.trace import RoutingTrace
@@ -167,7 +168,7 @@ class RebalancingTimer:
 
 
 def _exchange_columns(deployment: Deployment) -> tuple[FloatArray, FloatArray]:
-    columns = [PARTS.index("dispatch"), PARTS.index("combine")]
+    columns = [OP_COMPONENTS.index("dispatch"), OP_COMPONENTS.index("combine")]
     tables = deployment.tables
     return tables.tokens[:, columns].sum(axis=1), tables.prompts[:, columns].sum(axis=1)
 
