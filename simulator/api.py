@@ -26,8 +26,9 @@ from simulator.results.summary import Capacity, Work, measured_window, summarise
 from simulator.results.trace import TokenGaps
 from simulator.results.values import Estimate, Result
 from simulator.results.work import step_slices, step_work
-from simulator.run.check import beyond_closed_form, check
+from simulator.run.check import check
 from simulator.scenario import Scenario
+from simulator.scenario.features import asked_features, asks, beyond_closed_form, left_out_of_closed_form
 from simulator.scenario.unread import unread_keys
 from simulator.serving.controls.faults import fault_controls
 from simulator.serving.controls.rebalance import Rebalance, account_text, rebalance_controls
@@ -67,7 +68,7 @@ def simulate(scenario: Scenario, *, progress: Callable[[float], None] | None = N
     """
     began = time.perf_counter()
     trace = scenario_requests(scenario.requests, scenario.seed)
-    if scenario.elastic.mechanism != "none":
+    if asks(scenario, "elastic"):
         return _scaled(scenario, trace, began, progress)
     plans = plan_pools(scenario, trace)
     moves: list[Rebalance] = []
@@ -171,7 +172,7 @@ def _result(
 
 def _prefix_hits(scenario: Scenario, trace: RequestTrace, cached: NDArray[np.int64]) -> float:
     """Share of prompt tokens that were found in a cache [1]; NaN without one."""
-    if scenario.prefix_cache.kind == "none":
+    if not asks(scenario, "prefix_cache"):
         return float("nan")
     return float(cached.sum() / trace.input_tokens.sum())
 
@@ -211,7 +212,7 @@ def _repeated(scenario: Scenario, deployment: Deployment, steps: dict[str, NDArr
 
 def _objectives(scenario: Scenario, plans: Sequence[PoolPlan], trace: RequestTrace) -> tuple[str, ...]:
     """Say which objectives nobody can meet; drafts, cached prompts and other sizes are not known to the closed form."""
-    beyond = set(beyond_closed_form(scenario)) & {"prefix_cache.kind", "speculation.draft_tokens", "elastic.mechanism"}
+    beyond = asks(scenario, "elastic") or any(feature.quickens for feature in asked_features(scenario))
     return () if beyond else unreachable(plans[-1].deployment, plans[0].deployment, trace, scenario.slo)
 
 
@@ -241,17 +242,10 @@ def estimate(scenario: Scenario) -> Estimate:
             *_warnings(trace, deployment, certainty),
             *unread_keys(scenario),
             *_objectives(scenario, [PoolPlan(role="both", deployment=deployment, instances=instances)], trace),
-            *_left_out(scenario),
+            *left_out_of_closed_form(scenario),
         ),
         provenance=_provenance(scenario, deployment, certainty),
     )
-
-
-def _left_out(scenario: Scenario) -> tuple[str, ...]:
-    """Say what the closed form answers without, because it changes who waits and not how long on average."""
-    if len(scenario.requests.priorities) < 2:
-        return ()
-    return ("requests.priorities: left out, the closed form knows the mean of all requests; use simulate",)
 
 
 def save(result: Result, folder: Path) -> Path:

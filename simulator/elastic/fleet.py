@@ -16,6 +16,7 @@ from simulator.hardware import load_hardware
 from simulator.memory import MemoryBudget, require_fit
 from simulator.parallelism import Parallelism, require_split
 from simulator.scenario import Scenario
+from simulator.scenario.features import not_while_scaling
 from simulator.scenario.sections import ElasticChoice, HardwareChoice
 from simulator.stack import StackProfile, customised
 from workloads.models.spec import ModelSpec
@@ -203,14 +204,7 @@ def build_fleet(scenario: Scenario, trace: RequestTrace) -> Fleet:
 
 def _check_shape(scenario: Scenario, *, replicates: bool) -> None:
     choice, parallelism = scenario.elastic, scenario.parallelism
-    beside = {
-        "disaggregation.enabled": scenario.disaggregation.enabled,
-        "prefix_cache.kind": scenario.prefix_cache.kind != "none",
-        "faults": bool(scenario.faults),
-        "speculation.draft_tokens": scenario.speculation.draft_tokens > 0,
-        "placement.rebalance": scenario.placement.rebalance.active,
-    }
-    if asked := [key for key, wanted in beside.items() if wanted]:
+    if asked := not_while_scaling(scenario):
         raise InfeasibleScenario(
             f"{scenario.name}: elastic.mechanism: scaling does not go with {', '.join(asked)} in one run; leave one out"
         )

@@ -17,6 +17,7 @@ from simulator.explanation.priced import priced_step, step_gap
 from simulator.explanation.timeline import StepTimeline, draw_step
 from simulator.results.values import Explanation
 from simulator.scenario import Scenario
+from simulator.scenario.features import left_out_of_one_step
 from simulator.serving.plan import prompt_scenario
 from workloads.models.spec import Phase
 from workloads.requests.trace import RequestTrace
@@ -94,7 +95,7 @@ def explain(
         context=length,
         step_s=total,
         ops=pd.DataFrame(rows),
-        warnings=(*deployment.warnings, *_left_out(asked), *_too_many(deployment, phase, sequences)),
+        warnings=(*deployment.warnings, *left_out_of_one_step(asked), *_too_many(deployment, phase, sequences)),
         hidden=None if drawn is None else pd.DataFrame(hidden_rows(drawn)),
     )
 
@@ -128,19 +129,6 @@ def timeline(
 def _pool(scenario: Scenario, phase: str) -> Scenario:
     """Return the scenario of the instances that run such a step: prompts may have instances of their own."""
     return prompt_scenario(scenario) if scenario.disaggregation.enabled and phase == "prefill" else scenario
-
-
-def _left_out(scenario: Scenario) -> tuple[str, ...]:
-    """Say what acts on a run and not on one step."""
-    absent = {
-        "the way of KV caches between pools (disaggregation)": scenario.disaggregation.enabled,
-        "prompts that are found in a cache (prefix_cache)": scenario.prefix_cache.kind != "none",
-        "faults": bool(scenario.faults),
-        "changes of size (elastic)": scenario.elastic.mechanism != "none",
-        "changes of placement (placement.rebalance)": scenario.placement.rebalance.active,
-    }
-    named = [what for what, asked in absent.items() if asked]
-    return (f"this step leaves out {', '.join(named)}; simulate plays them",) if named else ()
 
 
 def _too_many(deployment: Deployment, phase: str, sequences: int) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from simulator.memory import require_fit
 from simulator.parallelism import Parallelism, parallelism_problems
 from simulator.results.values import Finding
 from simulator.scenario import Scenario
+from simulator.scenario.features import beyond_closed_form
 from simulator.scenario.unread import unread_keys
 from simulator.serving.controls.faults import fault_controls
 from simulator.serving.controls.rebalance import rebalance_controls
@@ -67,19 +68,6 @@ def check(scenario: Scenario) -> tuple[Finding, ...]:
         findings.append(Finding(level="warning", where=key, message=rest, remedy="leave it out, or set what reads it"))
     order = {"error": 0, "warning": 1, "note": 2}
     return tuple(sorted(findings, key=lambda finding: order[finding.level]))
-
-
-def beyond_closed_form(scenario: Scenario) -> tuple[str, ...]:
-    """Name the keys of a scenario that :func:`estimate` cannot answer and :func:`simulate` can."""
-    beyond = {
-        "disaggregation.enabled": scenario.disaggregation.enabled,
-        "prefix_cache.kind": scenario.prefix_cache.kind != "none",
-        "speculation.draft_tokens": scenario.speculation.draft_tokens > 0,
-        "faults": bool(scenario.faults),
-        "elastic.mechanism": scenario.elastic.mechanism != "none",
-        "placement.rebalance": scenario.placement.rebalance.active,
-    }
-    return tuple(key for key, asked in beyond.items() if asked)
 
 
 def _serving(scenario: Scenario, requests: RequestTrace) -> list[Finding]:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from simulator import Scenario, check, estimate, explain, simulate
 from simulator.errors import InfeasibleScenario
 from simulator.results.values import Result
+from simulator.scenario.features import not_while_scaling
 
 HASHED = ("requests.kind=trace", "requests.trace=sample:mooncake_like.jsonl", "requests.lengths={}")
 FEATURES: dict[str, tuple[str, ...]] = {
@@ -37,16 +38,6 @@ FEATURES: dict[str, tuple[str, ...]] = {
 #: Two ways of one feature.
 EXCLUSIVE = ({"cache", "store"}, {"failure", "slow_rank"})
 PAIRS = [pair for pair in combinations(FEATURES, 2) if set(pair) not in EXCLUSIVE]
-#: What cannot be played while the deployment changes its size, with the key that says so.
-NOT_WHILE_SCALING = {
-    "drafts": "speculation.draft_tokens",
-    "pools": "disaggregation.enabled",
-    "cache": "prefix_cache.kind",
-    "store": "prefix_cache.kind",
-    "failure": "faults",
-    "slow_rank": "faults",
-    "rebalancing": "placement.rebalance",
-}
 
 
 def scenario(*features: str, seed: int = 0) -> Scenario:
@@ -74,9 +65,9 @@ def run(*features: str, seed: int = 0) -> Result:
 
 
 def refused_for(features: tuple[str, ...]) -> str | None:
-    if "scaling" not in features:
-        return None
-    return next((NOT_WHILE_SCALING[name] for name in features if name in NOT_WHILE_SCALING), None)
+    """Return the key that says what cannot be played while the deployment changes its size."""
+    refused = not_while_scaling(scenario(*features)) if "scaling" in features else ()
+    return refused[0] if refused else None
 
 
 def assert_conserved(result: Result, features: tuple[str, ...]) -> None:
