@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from hardware_profiles.errors import ProfileError, nearest
+from hardware_profiles.files import Stamp, stamp
 from hardware_profiles.parse import (
     Kernels,
     Table,
@@ -35,7 +36,6 @@ FOLDER_VARIABLE = "MOESIM_PROFILES"
 _BUILT_IN = Path(__file__).parent
 _ID = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _Profile = TypeVar("_Profile")
-_Stamp = tuple[str, int, int]
 
 
 def device_names(folder: Path | None = None) -> list[str]:
@@ -110,7 +110,7 @@ def load_price(device: str, folder: Path | None = None) -> Price | None:
     device_id = _find("devices", device, folder).stem
     for root in catalogue_folders(folder):
         path = root / "prices" / f"{device_id}.toml"
-        if path.is_file():
+        if _is_file(path):
             price = _load(parse_price, path)
             if price.device != device_id:
                 raise ProfileError(f"{path}: device is {price.device!r}, but the file is named {path.name}")
@@ -166,7 +166,7 @@ def catalogue_folders(folder: Path | None) -> tuple[Path, ...]:
 
 
 def _ids(kind: str, folder: Path | None) -> list[str]:
-    return sorted({path.stem for root in catalogue_folders(folder) for path in (root / kind).glob("*.toml")})
+    return sorted({path.stem for root in catalogue_folders(folder) for path in _files(root / kind, "*.toml")})
 
 
 def _find(kind: str, name: str, folder: Path | None, where: str = "") -> Path:
@@ -176,9 +176,9 @@ def _find(kind: str, name: str, folder: Path | None, where: str = "") -> Path:
     for root in roots:
         # An id is its file's name, so that only aliases need all files.
         direct = root / kind / f"{name.lower()}.toml"
-        if _ID.fullmatch(name.lower()) and direct.is_file():
+        if _ID.fullmatch(name.lower()) and _is_file(direct):
             return direct
-        index = _index(tuple(_stamp(p) for p in sorted((root / kind).glob("*.toml"))))
+        index = _index(tuple(stamp(path) for path in _files(root / kind, "*.toml")))
         if name.lower() in index:
             return Path(index[name.lower()])
         names.update(index)
@@ -186,21 +186,31 @@ def _find(kind: str, name: str, folder: Path | None, where: str = "") -> Path:
     raise ProfileError(f"{where}unknown {kind[:-1]} {name!r}{place}; {nearest(name.lower(), names)}")
 
 
+def _is_file(path: Path) -> bool:
+    stamp(path)
+    return path.is_file()
+
+
+def _files(folder: Path, *patterns: str) -> list[Path]:
+    """Files of a folder whose names fit a pattern, in order."""
+    stamp(folder)
+    return sorted(path for pattern in patterns for path in folder.glob(pattern))
+
+
 def _load(parse: Callable[[Table, str], _Profile], path: Path) -> _Profile:
-    return _parsed(parse, _stamp(path))  # type: ignore[return-value]  # the cache drops the type variable
+    return _parsed(parse, stamp(path))  # type: ignore[return-value]  # the cache drops the type variable
 
 
 @functools.lru_cache(maxsize=512)
-def _parsed(parse: Callable[[Table, str], object], stamp: _Stamp) -> object:
-    return parse(_read(stamp), Path(stamp[0]).name)
+def _parsed(parse: Callable[[Table, str], object], file: Stamp) -> object:
+    return parse(_read(file), Path(file[0]).name)
 
 
 def _kernel_files(root: Path, device_id: str) -> Kernels:
     """Kernel tables of a device in one catalogue, from ``<id>.toml`` and ``<id>.<part>.toml``."""
     kernels: Kernels = {}
     origin: dict[str, str] = {}
-    folder = root / "kernels"
-    for path in sorted((*folder.glob(f"{device_id}.toml"), *folder.glob(f"{device_id}.*.toml"))):
+    for path in _files(root / "kernels", f"{device_id}.toml", f"{device_id}.*.toml"):
         for kernel, table in _load(parse_kernels_file, path).items():
             if kernel in origin:
                 raise ProfileError(f"kernels/{path.name}: {kernel!r} also stands in kernels/{origin[kernel]}")
@@ -213,15 +223,9 @@ def parse_kernels_file(table: Table, file: str) -> Kernels:
     return parse_kernels(table, f"kernels/{file}: ")
 
 
-def _stamp(path: Path) -> _Stamp:
-    """Identity of a file's content for the caches: path, time of change [ns] and size [bytes]."""
-    state = path.stat()
-    return str(path), state.st_mtime_ns, state.st_size
-
-
 @functools.lru_cache(maxsize=512)
-def _read(stamp: _Stamp) -> Table:
-    path = Path(stamp[0])
+def _read(file: Stamp) -> Table:
+    path = Path(file[0])
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -234,11 +238,11 @@ def _read(stamp: _Stamp) -> Table:
 
 
 @functools.lru_cache(maxsize=64)
-def _index(stamps: tuple[_Stamp, ...]) -> dict[str, str]:
+def _index(files: tuple[Stamp, ...]) -> dict[str, str]:
     """Map every id and alias, in lower case, to its file."""
     index: dict[str, str] = {}
-    for stamp in stamps:
-        path, table = Path(stamp[0]), _read(stamp)
+    for file in files:
+        path, table = Path(file[0]), _read(file)
         for name in (path.stem, *parse_aliases(table, path.name)):
             taken = index.setdefault(name.lower(), str(path))
             if taken != str(path):

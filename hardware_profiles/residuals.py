@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hardware_profiles.errors import ProfileError, nearest
+from hardware_profiles.files import Stamp, stamp
 from hardware_profiles.loader import catalogue_folders
 from hardware_profiles.schema import Status
 
@@ -130,21 +131,15 @@ def _spread(value: Any, where: str) -> float:
 
 def _cached(parse: Callable[[Mapping[str, Any], str], Mapping[str, T]], path: Path) -> Mapping[str, T]:
     """Parse a file, if there is one, and keep what it says until it changes."""
-    if not path.is_file():
-        return {}
-    state = path.stat()
-    return _read(parse, str(path), state.st_mtime_ns, state.st_size)
+    file = stamp(path)
+    return _read(parse, file) if path.is_file() else {}
 
 
 @functools.lru_cache(maxsize=64)
-def _read(
-    parse: Callable[[Mapping[str, Any], str], Mapping[str, Any]],
-    path: str,
-    changed: int,  # noqa: ARG001  # part of the key
-    size: int,  # noqa: ARG001  # part of the key
-) -> Mapping[str, Any]:
+def _read(parse: Callable[[Mapping[str, Any], str], Mapping[str, Any]], file: Stamp) -> Mapping[str, Any]:
+    path = Path(file[0])
     try:
-        tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ProfileError(f"{path}: not valid TOML: {error}") from error
-    return parse(tables, Path(path).name)
+    return parse(tables, path.name)

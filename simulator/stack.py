@@ -9,18 +9,17 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast, get_args
 
 from hardware_profiles.parse import check_keys, parse_choice, parse_quantity
 from hardware_profiles.schema import Quantity
-from simulator.errors import ProfileError, nearest
+from simulator.catalogue import Catalogue
+from simulator.errors import ProfileError
 from simulator.scenario.sections import Exchange, Overlap, Scheduler
 from simulator.scenario.sections import Stack as StackChoice
 from workloads.models.spec import Phase
 
-_FOLDER = Path(__file__).parent / "stacks"
 SCHEDULERS: tuple[Scheduler, ...] = get_args(Scheduler)
 EXCHANGES: tuple[Exchange, ...] = get_args(Exchange)
 OVERLAPS: tuple[Overlap, ...] = get_args(Overlap)
@@ -89,15 +88,9 @@ class StackProfile:
         return max(int(threshold.value), 2) if threshold else 2
 
 
-@lru_cache(maxsize=1)
-def _catalogue() -> Mapping[str, StackProfile]:
-    profiles = [_read(path) for path in sorted(_FOLDER.glob("*.toml"))]
-    return {profile.id: profile for profile in profiles}
-
-
 def stack_names() -> tuple[str, ...]:
     """List the built-in serving stacks."""
-    return tuple(_catalogue())
+    return _STACKS.names()
 
 
 def load_stack(name: str) -> StackProfile:
@@ -108,14 +101,7 @@ def load_stack(name: str) -> StackProfile:
     ProfileError
         No such stack, in which case the message names the nearest, or a malformed file.
     """
-    if name.endswith(".toml"):
-        return _read(Path(name))
-    wanted = name.lower()
-    for profile in _catalogue().values():
-        if wanted == profile.id or wanted in profile.aliases:
-            return profile
-    msg = f"stack.name: unknown serving stack {name!r}; {nearest(wanted, stack_names())}"
-    raise ProfileError(msg)
+    return _STACKS.load(name)
 
 
 def customised(choice: StackChoice) -> StackProfile:
@@ -213,3 +199,6 @@ def _read(path: Path) -> StackProfile:
 def _quantity(table: object, key: str, file: str) -> Quantity:
     where = f"{file}: numbers.{key}"
     return parse_quantity(table, cast("Any", {**_DIMENSIONS, **_OPTIONAL}[key]), where, zero_allowed=True)
+
+
+_STACKS = Catalogue(folder=Path(__file__).parent / "stacks", read=_read, unknown="stack.name: unknown serving stack")

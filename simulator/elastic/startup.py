@@ -5,15 +5,13 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
 from hardware_profiles.parse import check_keys, parse_quantity
 from hardware_profiles.schema import Quantity
-from simulator.errors import ProfileError, nearest
-
-_FOLDER = Path(__file__).parent / "startup"
+from simulator.catalogue import Catalogue
+from simulator.errors import ProfileError
 
 #: Dimension of each number of a file.
 _DIMENSIONS: Mapping[str, str] = {
@@ -57,15 +55,9 @@ class Startup:
         return self.numbers[name].value
 
 
-@lru_cache(maxsize=1)
-def _catalogue() -> Mapping[str, Startup]:
-    profiles = [_read(path) for path in sorted(_FOLDER.glob("*.toml"))]
-    return {profile.id: profile for profile in profiles}
-
-
 def startup_names() -> tuple[str, ...]:
     """List the built-in start-up profiles."""
-    return tuple(_catalogue())
+    return _PROFILES.names()
 
 
 def load_startup(name: str) -> Startup:
@@ -76,13 +68,7 @@ def load_startup(name: str) -> Startup:
     ProfileError
         No such profile, in which case the message names the nearest, or a malformed file.
     """
-    if name.endswith(".toml"):
-        return _read(Path(name))
-    wanted = name.lower()
-    for profile in _catalogue().values():
-        if wanted == profile.id or wanted in profile.aliases:
-            return profile
-    raise ProfileError(f"elastic.startup: unknown start-up profile {name!r}; {nearest(wanted, startup_names())}")
+    return _PROFILES.load(name)
 
 
 def _read(path: Path) -> Startup:
@@ -108,3 +94,8 @@ def _quantity(table: object, key: str, file: str) -> Quantity:
     if key == "contention" and quantity.value < 1.0:
         raise ProfileError(f"{file}: numbers.{key}: got {quantity.stated:g}; the factor on a step is at least 1")
     return quantity
+
+
+_PROFILES = Catalogue(
+    folder=Path(__file__).parent / "startup", read=_read, unknown="elastic.startup: unknown start-up profile"
+)

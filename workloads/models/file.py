@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from hardware_profiles.errors import nearest
+from hardware_profiles.files import stamp
 from workloads.errors import ModelError
 from workloads.models.checks import checked
 from workloads.models.spec import (
@@ -57,6 +58,7 @@ T = TypeVar("T")
 
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file, or say in one message why it cannot be read."""
+    stamp(path)
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hardware_profiles.errors import nearest
+from hardware_profiles.files import stamp
 from workloads.errors import ModelError
 from workloads.models.checks import check, checked
 from workloads.models.file import read_toml, save_model, spec_from_table
@@ -54,6 +55,7 @@ def load_model(name: str | Path, folder: str | Path | None = None) -> ModelSpec:
     'fp8_block'
     """
     path = Path(name)
+    stamp(path / "config.json")
     if (path / "config.json").is_file():
         return from_hf_config(path / "config.json")
     if path.suffix == ".json":
@@ -63,10 +65,12 @@ def load_model(name: str | Path, folder: str | Path | None = None) -> ModelSpec:
     wanted = _normal(str(name))
     folders = _folders(folder)
     for place in folders:
+        stamp(place / f"{wanted}.toml")
         if (place / f"{wanted}.toml").is_file():
             return _load_file(place / f"{wanted}.toml", folders)
     known: set[str] = set()
     for place in folders:
+        stamp(place)
         for file in sorted(place.glob("*.toml")):
             table = read_toml(file)
             if wanted in (names := _other_names(table, file)):
@@ -136,6 +140,8 @@ def _load_file(path: Path, folders: tuple[Path, ...]) -> ModelSpec:
     table = read_toml(path)
     if "base" not in table:
         return spec_from_table({"name": path.stem, **table}, path.name)
+    for place in folders:
+        stamp(place)
     bases = {file.stem: file for place in reversed(folders) for file in place.glob("*.toml") if file != path}
     if table["base"] not in bases:
         msg = f"{path.name}: base = {table['base']!r}; {nearest(str(table['base']), bases)}"

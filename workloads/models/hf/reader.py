@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hardware_profiles.files import stamp
 from workloads.errors import ModelError
 
 
@@ -112,6 +113,7 @@ def read_config(source: str | Path | Mapping[str, Any]) -> HfConfig:
     if isinstance(source, Mapping):
         return HfConfig(keys=source, where=str(source.get("_name_or_path") or "configuration"))
     where = str(source)
+    stamp(Path(source))
     try:
         text = Path(source).read_text(encoding="utf-8")
     except OSError as error:
