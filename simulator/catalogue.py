@@ -16,10 +16,12 @@ class Named(Protocol):
     """What a catalogue holds."""
 
     @property
-    def id(self) -> str: ...
+    def id(self) -> str:
+        """The name that it is known by."""
 
     @property
-    def aliases(self) -> tuple[str, ...]: ...
+    def aliases(self) -> tuple[str, ...]:
+        """Other names, in lower case."""
 
 
 T = TypeVar("T", bound=Named)
