@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 import streamlit as st
 
-from dashboard.figures_step import study_policies
+from dashboard.figures.step import study_policies
 from simulator import api
 from simulator.errors import MoesimError
 from simulator.explanation.explanation import timeline

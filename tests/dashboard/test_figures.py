@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from dashboard.figures import (
+from dashboard.figures.ops import ops_chart
+from dashboard.figures.run import (
     COMPONENT_STYLE,
     MOST_POINTS,
     Chart,
@@ -22,7 +23,6 @@ from dashboard.figures import (
     steps_chart,
     thinned,
 )
-from dashboard.why import ops_chart
 from simulator.results.values import Explanation, Result
 from simulator.step.components import COMPONENTS
 

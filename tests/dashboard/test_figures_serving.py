@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dashboard.figures_scaling import instances_chart, phases_chart, scaling_chart
-from dashboard.figures_serving import cache_chart, drafts_chart, faults_chart, pools_chart
-from dashboard.figures_step import placement_chart, rebalance_table, step_chart, study_policies
+from dashboard.figures.scaling import instances_chart, phases_chart, scaling_chart
+from dashboard.figures.serving import cache_chart, drafts_chart, faults_chart, pools_chart
+from dashboard.figures.step import placement_chart, rebalance_table, step_chart, study_policies
 from simulator.explanation.timeline import StepTimeline
 from simulator.placement.policies import POLICIES
 from simulator.results.values import Scaling, ScalingSummary

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard.catalogue import Catalogue
-from dashboard.fields import Fields, options
+from dashboard.form.fields import Fields, options
 from simulator.scenario.sections import (
     ElasticChoice,
     Fault,

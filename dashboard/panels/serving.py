@@ -7,10 +7,10 @@ from functools import partial
 import streamlit as st
 
 from dashboard import answers
-from dashboard.figures_scaling import instances_chart, phases_chart, scaling_chart
-from dashboard.figures_serving import cache_chart, drafts_chart, faults_chart, pools_chart
-from dashboard.figures_step import hidden_table, placement_chart, rebalance_table, step_chart
-from dashboard.panels import chart, findings, needs_simulation, small, table
+from dashboard.figures.scaling import instances_chart, phases_chart, scaling_chart
+from dashboard.figures.serving import cache_chart, drafts_chart, faults_chart, pools_chart
+from dashboard.figures.step import hidden_table, placement_chart, rebalance_table, step_chart
+from dashboard.panels.run import chart, findings, needs_simulation, small, table
 from dashboard.state import PHASE, PageState
 from simulator.errors import MoesimError
 from simulator.explanation.explanation import hidden_rows

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from dashboard.display import duration, in_unit, significant
-from dashboard.figures import LINES, MARGIN, Chart
+from dashboard.figures.run import LINES, MARGIN, Chart
 from simulator.results.values import Scaling
 
 #: Changes and instances that are drawn; the table has all of them.

@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from dashboard.display import duration, in_unit, seconds_scale, significant
-from dashboard.figures import MARGIN, Chart, component_label, component_marker
+from dashboard.figures.run import MARGIN, Chart, component_label, component_marker
 from simulator.results.values import Explanation
 from simulator.step.components import COMPONENTS
 

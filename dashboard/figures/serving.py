@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from dashboard.display import MISSING, duration, in_unit, seconds_scale, significant
-from dashboard.figures import LINES, MARGIN, MOST_INSTANCES, Chart
+from dashboard.figures.run import LINES, MARGIN, MOST_INSTANCES, Chart
 from simulator.arrays import FloatArray
 from simulator.elastic.report import tokens_between
 from simulator.step.speculation import accepted_chances, tokens_per_step

@@ -6,9 +6,9 @@ import math
 
 import streamlit as st
 
-from dashboard import form_serving
 from dashboard.catalogue import Catalogue
-from dashboard.fields import Fields, options, with_current
+from dashboard.form import serving as form_serving
+from dashboard.form.fields import Fields, options, with_current
 from dashboard.state import apply
 from dashboard.uploads import offer_upload
 from simulator.scenario import Scenario

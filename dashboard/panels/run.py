@@ -10,9 +10,9 @@ import streamlit as st
 
 from dashboard import answers, snippets
 from dashboard.display import HEADLINE, HEADLINE_ESTIMATE, change, in_unit, interval_text, summary_table
-from dashboard.figures import Chart, breakdown_chart, latency_chart, steps_chart
+from dashboard.figures.ops import ops_chart
+from dashboard.figures.run import Chart, breakdown_chart, latency_chart, steps_chart
 from dashboard.state import LATENCY, PageState, differences
-from dashboard.why import ops_chart
 from simulator.errors import MoesimError
 from simulator.export.files import encode_json
 from simulator.results.values import Estimate, Finding, Result
