@@ -206,7 +206,19 @@ def parse_price(table: Table, file: str) -> Price:
 
 
 def check_keys(table: Table, required: Collection[str], allowed: Collection[str], where: str) -> None:
-    """Refuse a table that lacks a required key or has one that nobody reads."""
+    """Refuse a table that lacks a required key or has one that nobody reads.
+
+    Parameters
+    ----------
+    table : mapping
+        A TOML table as read.
+    required : collection of str
+        Keys that it must have.
+    allowed : collection of str
+        Keys that it may have, the required ones among them.
+    where : str
+        File and table, for the message.
+    """
     unknown = [k for k in table if k not in allowed]
     if unknown:
         raise ProfileError(f"{where}: unknown key {unknown[0]!r}; {nearest(unknown[0], allowed)}")
@@ -216,7 +228,19 @@ def check_keys(table: Table, required: Collection[str], allowed: Collection[str]
 
 
 def parse_text(table: Table, key: str, where: str, *, default: str | None = None) -> str:
-    """Read a text; empty ones count only where there is a default."""
+    """Read a text; empty ones count only where there is a default.
+
+    Parameters
+    ----------
+    table : mapping
+        A TOML table as read.
+    key : str
+        Its key.
+    where : str
+        File and table, for the message.
+    default : str, optional
+        What an absent key means; without it the key must be there.
+    """
     value = table.get(key, default)
     if not isinstance(value, str) or (value == "" and default is None):
         raise ProfileError(f"{where}: {key} must be a text that is not empty, got {value!r}")
@@ -224,7 +248,19 @@ def parse_text(table: Table, key: str, where: str, *, default: str | None = None
 
 
 def parse_choice(table: Table, key: str, allowed: tuple[_Choice, ...], where: str) -> _Choice:
-    """Read a text that must be one of a few."""
+    """Read a text that must be one of a few.
+
+    Parameters
+    ----------
+    table : mapping
+        A TOML table as read.
+    key : str
+        Its key, which must be there.
+    allowed : tuple of str
+        The texts that are understood.
+    where : str
+        File and table, for the message.
+    """
     value = parse_text(table, key, where)
     for choice in allowed:
         if value == choice:

@@ -145,6 +145,22 @@ def parse_quantity_text(text: str, dimension: Dimension, where: str = "value", *
 
     A bare number is understood only where the quantity has no dimension.
 
+    Parameters
+    ----------
+    text : str
+        Number and unit, with or without a space between.
+    dimension : str
+        Dimension that the unit must have, as in :data:`UNITS`.
+    where : str
+        File and key, for the message.
+    zero_allowed : bool
+        Whether 0 is taken; a negative number never is.
+
+    Returns
+    -------
+    float
+        The quantity in SI units.
+
     Examples
     --------
     >>> parse_quantity_text("80 GB", "bytes")

@@ -42,7 +42,17 @@ def number(key: str, value: Any, *, above: float | None = None, least: float = 0
 
 
 def count(key: str, value: Any, *, least: int = 1, most: int | None = None) -> int:
-    """Return ``value`` as a whole number within bounds, else raise a ``WorkloadError`` that names ``key``."""
+    """Return ``value`` as a whole number within bounds, else raise a ``WorkloadError`` that names ``key``.
+
+    Parameters
+    ----------
+    key : str
+        Name for the message.
+    value : Any
+        What a file or a caller gave.
+    least, most : int
+        Inclusive bounds; ``most`` None is none.
+    """
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if not whole or value < least or (most is not None and value > most):
         upper = "" if most is None else f" and at most {most}"

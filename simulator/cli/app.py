@@ -327,6 +327,17 @@ def load_scenario(
 
     A ``device`` leaves out the file's node, cluster and price offer, which belong to the device that it replaces;
     overrides can name others.
+
+    Parameters
+    ----------
+    file : str
+        Path of a scenario, or name of a preset.
+    overrides : sequence of str
+        ``section.key=value``, applied in order.
+    device : str or None
+        Device profile instead of the file's.
+    profiles : Path or None
+        Folder of user profiles instead of the file's.
     """
     from simulator.scenario import Scenario
     from simulator.scenario.presets import scenario_path

@@ -26,7 +26,18 @@ _LINE = 72
 
 
 def answer_scale(scenario: Scenario, *, compare: bool, out: Path | None, as_json: bool, progress: bool) -> None:
-    """Play a scenario that scales and print what happened; with ``compare`` with every mechanism.
+    """Play a scenario that scales and print what happened.
+
+    Parameters
+    ----------
+    scenario : Scenario
+        What is played.
+    compare : bool
+        Play it with every mechanism and print one table, instead of one run in full.
+    out : Path or None
+        Folder for the one result.
+    as_json, progress : bool
+        Whether standard output is a JSON document, and whether a bar is drawn.
 
     Raises
     ------

@@ -91,7 +91,20 @@ def distribution(values: FloatArray, weights: FloatArray | None = None) -> Distr
 def request_latencies(
     arrival: FloatArray, first_token: FloatArray, finish: FloatArray, output_tokens: NDArray[np.int64]
 ) -> dict[str, FloatArray]:
-    """Return TTFT, TPOT and E2EL of requests [s]; TPOT is NaN for answers of one token."""
+    """Return TTFT, TPOT and E2EL of requests [s]; TPOT is NaN for answers of one token.
+
+    Parameters
+    ----------
+    arrival, first_token, finish : FloatArray, shape (requests,)
+        When each request came, answered first and ended [s].
+    output_tokens : int array, shape (requests,)
+        Length of each answer [tokens].
+
+    Returns
+    -------
+    dict of str to FloatArray, shape (requests,)
+        ``ttft``, ``tpot`` and ``e2el`` [s].
+    """
     ttft, e2el = first_token - arrival, finish - arrival
     more = output_tokens - 1
     tpot = np.divide(e2el - ttft, more, out=np.full(len(ttft), np.nan), where=more > 0)

@@ -134,7 +134,21 @@ def routed_traffic(
 def expected_traffic(
     tokens: float, layer: Layer, *, ranks: int, domain: int, slices: int = 1, coordinated: bool = False
 ) -> Traffic:
-    """Spread the traffic of an even router evenly; ``tokens`` are those of a rank."""
+    """Spread the traffic of an even router evenly.
+
+    Parameters
+    ----------
+    tokens : float
+        Tokens at home on each rank [tokens].
+    layer : Layer
+        Whose tokens travel.
+    ranks, domain : int
+        Ranks that share the experts, and those of them that share a scale-up domain [1].
+    slices : int
+        Ranks over which each expert is cut, all of which need its tokens [1].
+    coordinated : bool
+        Whether a token goes only to that rank of an expert which has its home's place, or to all of them.
+    """
     groups, domains = _groups(layer.num_experts, ranks, slices), domains_of(ranks, domain)
     allowed = min(layer.max_nodes or domains, domains)
     items = layer.num_experts * allowed / domains

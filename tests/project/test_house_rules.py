@@ -7,9 +7,16 @@ import doctest
 import importlib
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+from simulator.cli.app import app
+
+if TYPE_CHECKING:
+    from typer import Typer
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("hardware_profiles", "workloads", "simulator", "dashboard", "validation")
@@ -22,6 +29,26 @@ LONGEST_FUNCTION = 90
 #: Lines of a class. Those that are longer are named with what they have today; they may shrink, not grow.
 LONGEST_CLASS = 330
 LONGER_CLASSES = {"Instance": 430, "TableTimer": 340}
+
+#: Arguments from which on a docstring lists them.
+MANY_ARGUMENTS = 4
+#: Folders that do not do so yet.
+UNDESCRIBED = (
+    "dashboard",
+    "simulator/closed_form",
+    "simulator/cost",
+    "simulator/deployment",
+    "simulator/elastic",
+    "simulator/explanation",
+    "simulator/kernels",
+    "simulator/ops",
+    "simulator/placement",
+    "simulator/results",
+    "simulator/run",
+    "simulator/serving",
+    "simulator/step",
+    "validation",
+)
 
 
 def names(paths: list[Path]) -> list[str]:
@@ -82,6 +109,46 @@ def test_a_module_is_finished_and_says_what_it_is_for(module: Path) -> None:
     text = module.read_text(encoding="utf-8")
     assert not text.strip() or ast.get_docstring(ast.parse(text))
     assert re.findall(r"\b(?:TODO|FIXME|XXX|NotImplementedError)\b|# type: ignore(?!\[)", text) == []
+
+
+def commands(app: Typer) -> Iterator[str]:
+    """Functions that are commands: their help says what each option is."""
+    registered = [*app.registered_commands, *([app.registered_callback] if app.registered_callback else [])]
+    yield from (each.callback.__name__ for each in registered if each.callback)
+    for group in app.registered_groups:
+        yield from commands(group.typer_instance) if group.typer_instance else ()
+
+
+def public_functions(node: ast.AST) -> Iterator[Function]:
+    """Functions and methods whose names, and whose classes' names, are public; not those inside of functions."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, Function | ast.ClassDef) and not child.name.startswith("_"):
+            if isinstance(child, ast.ClassDef):
+                yield from public_functions(child)
+            else:
+                yield child
+
+
+def describes_arguments(function: Function) -> bool:
+    """Whether a docstring lists the arguments, or says where they are listed."""
+    text = ast.get_docstring(function) or ""
+    arguments = function.args.posonlyargs + function.args.args + function.args.kwonlyargs
+    few = len([a for a in arguments if a.arg not in {"self", "cls"}]) < MANY_ARGUMENTS
+    return few or bool(
+        re.search(r"^Parameters\n-+$|(?:[Pp]arameters|[Aa]rguments) as (?:for|of) :", text, re.MULTILINE)
+    )
+
+
+@pytest.mark.parametrize("module", MODULES, ids=names(MODULES))
+def test_a_function_of_many_arguments_says_what_each_is(module: Path) -> None:
+    if module.is_relative_to(ROOT / "simulator" / "cli"):
+        known = set(commands(app))
+    else:
+        known = set()
+        if any(module.is_relative_to(ROOT / folder) for folder in UNDESCRIBED):
+            return
+    functions = public_functions(ast.parse(module.read_text(encoding="utf-8")))
+    assert [f.name for f in functions if f.name not in known and not describes_arguments(f)] == []
 
 
 @pytest.mark.parametrize("module", MODULES, ids=names(MODULES))

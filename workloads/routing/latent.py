@@ -326,7 +326,28 @@ def largest(logits: FloatArray, top_k: int) -> NDArray[np.int64]:
 def resize(
     model: LatentRouting, seed: int, layers: int | None, num_experts: int | None, top_k: int | None
 ) -> LatentRouting:
-    """Give a fit other sizes; see :func:`generate_fitted`."""
+    """Give a fit other sizes; see :func:`generate_fitted`.
+
+    Parameters
+    ----------
+    model : LatentRouting
+        The fit.
+    seed : int
+        Of the stream that deals the probabilities out anew.
+    layers, num_experts, top_k : int or None
+        Sizes asked for [1]; the fit's own where None.
+
+    Returns
+    -------
+    LatentRouting
+        Layers are taken evenly from the fit's; experts have the fit's spread of probabilities, in an order drawn anew
+        wherever their number or the layers changed.
+
+    Raises
+    ------
+    WorkloadError
+        A size is no count, or a token chooses more experts than there are.
+    """
     wanted_layers = count("routing.layers", model.layers if layers is None else layers)
     experts = count("routing.num_experts", model.num_experts if num_experts is None else num_experts)
     chosen = count("routing.top_k", model.top_k if top_k is None else top_k)

@@ -204,7 +204,15 @@ def route(kind: str, logits: FloatArray, **parameters: Any) -> IntArray:
 
 
 def capacity(tokens: int, experts: int, top_k: int, capacity_factor: Any) -> int:
-    """Return the tokens that an expert takes: ceil(factor x tokens x top_k / experts), at least 1 [tokens]."""
+    """Return the tokens that an expert takes: ceil(factor x tokens x top_k / experts), at least 1 [tokens].
+
+    Parameters
+    ----------
+    tokens, experts, top_k : int
+        Tokens that are routed together, experts that share them and choices of each token [1].
+    capacity_factor : float
+        Room over what an even router would need [1].
+    """
     return max(int(np.ceil(number("capacity_factor", capacity_factor, above=0) * tokens * top_k / experts)), 1)
 
 

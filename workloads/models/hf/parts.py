@@ -31,7 +31,17 @@ def number_of_layers(config: HfConfig) -> int:
 def grouped_query(
     config: HfConfig, *, qk_norm: bool = False, bias: bool = False, window: int | None = None
 ) -> GroupedQueryAttention:
-    """Read softmax attention by its usual keys."""
+    """Read softmax attention by its usual keys.
+
+    Parameters
+    ----------
+    config : HfConfig
+        The configuration; ``num_key_value_heads`` and ``head_dim`` may be absent.
+    qk_norm, bias : bool
+        Whether queries and keys are normalised, and whether projections have biases. No key says so: the family does.
+    window : int or None
+        Sliding window [tokens]; None attends to all.
+    """
     heads = config.integer("num_attention_heads")
     if heads < 1:
         msg = f"{config.where}: num_attention_heads = {heads}; expected at least 1"
@@ -114,7 +124,17 @@ def sliding_window(config: HfConfig) -> int | None:
 
 
 def uniform(config: HfConfig, attention: Attention, ffn: FFN, *, norms: Literal[2, 4] = 2) -> Layers:
-    """Repeat one layer."""
+    """Repeat one layer.
+
+    Parameters
+    ----------
+    config : HfConfig
+        The configuration, for the number of layers.
+    attention, ffn : Attention, FFN
+        The token mixer and the dense or MoE part of every layer.
+    norms : {2, 4}
+        Norms of a layer: before both parts, or before and after.
+    """
     return (Layer(attention=attention, ffn=ffn, norms=norms),) * number_of_layers(config)
 
 
@@ -147,7 +167,19 @@ def layer_types(config: HfConfig, *, every: str, others: str) -> Sequence[str]:
 
 
 def with_mixers(config: HfConfig, layers: Layers, types: Sequence[str], kinds: Mapping[str, Attention]) -> Layers:
-    """Give each layer the mixer of its type."""
+    """Give each layer the mixer of its type.
+
+    Parameters
+    ----------
+    config : HfConfig
+        The configuration, for the message.
+    layers : tuple of Layer
+        Layers whose feed-forward parts stand.
+    types : sequence of str
+        Type of each layer, as :func:`layer_types` lists them.
+    kinds : mapping of str to Attention
+        The token mixer that each type means.
+    """
     if unknown := sorted(set(types) - set(kinds)):
         msg = f"{config.where}: layer_types has {unknown[0]!r}; allowed: {', '.join(sorted(kinds))}"
         raise ModelError(msg)
