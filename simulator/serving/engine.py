@@ -15,9 +15,9 @@ from simulator.errors import InfeasibleScenario
 from simulator.scenario.sections import Balancer
 from simulator.serving.balancers import balancer
 from simulator.serving.clock import Clock
+from simulator.serving.instance import Probe
 from simulator.serving.kv_link import KVLink
-from simulator.serving.kv_pool import Blocks
-from simulator.serving.prefix_cache import PrefixCache
+from simulator.serving.prefix_cache import Blocks, PrefixCache
 from simulator.serving.recorder import ColumnRecorder, RequestRecorder
 from simulator.serving.server import Control, Server, Store
 from simulator.serving.state import Role, RunState, request_state
@@ -77,6 +77,7 @@ def run_engine(
     controls: Sequence[Control] = (),
     seed: int = 0,
     progress: Progress | None = None,
+    probe: Probe | None = None,
 ) -> EngineRun:
     """Play a request trace through instances until every request is answered.
 
@@ -102,6 +103,8 @@ def run_engine(
         Seed of what the balancer draws.
     progress : callable, optional
         Told the share of requests that are done.
+    probe : Probe, optional
+        Watches the instances.
     """
     env = Clock()
     store = None
@@ -132,6 +135,7 @@ def run_engine(
         link=link,
         store=store,
         progress=progress,
+        probe=probe,
     )
     for pool in pools:
         for timer in pool.timers:
@@ -148,16 +152,12 @@ def run_engine(
 
 def _run(env: Clock, server: Server) -> None:
     """Run until all is answered, or nothing can happen any more."""
-    try:
-        env.run(until=server.done)
-    except RuntimeError as error:
-        if env.peek() < float("inf"):
-            raise
+    if not env.reach(server.done):
         left = len(server.trace) - server.finished
         raise InfeasibleScenario(
             f"{left} of {len(server.trace)} requests are never answered: from {env.now:.1f} s on no instance takes "
             "them; let one that failed start anew (faults.restart), or add instances"
-        ) from error
+        )
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Generator, Iterable
+from typing import Protocol
 
 import simpy
 
@@ -19,12 +20,37 @@ from simulator.serving.clock import Clock
 from simulator.serving.kv_pool import KVPool
 from simulator.serving.prompt_queues import Chunk, PromptQueues
 from simulator.serving.rank_loads import RankLoads
-from simulator.serving.state import Listener, Role, RunState
+from simulator.serving.scheduler import NOTHING, SCHEDULERS
+from simulator.serving.state import Role, RunState
 from simulator.serving.step_rows import disturb, fill
 from simulator.serving.tokens_out import TokensOut
 from simulator.step.columns import step_row
 from simulator.step.timer import StepTimer
 from simulator.step.work import StepWork
+
+#: Decode steps after which KV memory is looked at again even where it cannot run out: a number, so that steps are
+#: compared with one, and so large that looking costs nothing [1].
+_LONGEST_WITHOUT_LOOK = 1_000_000
+
+
+class Listener(Protocol):
+    """Who is told what becomes of requests."""
+
+    def on_finish(self, request: int) -> None:
+        """A request is answered."""
+
+    def on_prompt(self, request: int, source: Instance, rank: int) -> None:
+        """A prompt is computed on an instance that computes prompts only; its KV cache stays until released."""
+
+
+class Probe(Protocol):
+    """Who watches instances at work, as tests and studies do; nobody does in an ordinary run."""
+
+    def on_decode(self, instance: Instance) -> None:
+        """A decode step ends on an instance, and nobody has left yet."""
+
+    def on_loss(self, instance: Instance, request: int, tokens: int, *, answering: bool) -> None:
+        """KV cache of a request is dropped: so many tokens are to be computed anew, if it goes on."""
 
 
 class Instance:
@@ -46,6 +72,8 @@ class Instance:
         Told what becomes of requests.
     role : {"both", "prefill", "decode"}
         What of a request it does.
+    probe : Probe, optional
+        Watches it.
 
     Attributes
     ----------
@@ -64,24 +92,29 @@ class Instance:
         run_state: RunState,
         listener: Listener,
         role: Role = "both",
+        probe: Probe | None = None,
     ) -> None:
         self.env, self.index, self.limits, self.role = env, index, limits, role
         self.timer, self.slow = timer, 1.0
         self._state, self._records, self._steps = run_state.state, run_state.records, run_state.steps
-        self._listener = listener
+        self._listener, self._probe = listener, probe
         dp = limits.dp
         self.loads = RankLoads(dp)
-        self._prompts = PromptQueues(limits, run_state.state)
-        self._arriving: list[deque[int]] = [deque() for _ in range(dp)]
+        self._scheduler = SCHEDULERS[limits.scheduler]()
+        self._prompts = PromptQueues(limits, run_state.state, self._fits, self._admit)
+        # Requests whose prompt was computed elsewhere, and what occurs when there is memory for them.
+        self._arriving: list[deque[tuple[int, simpy.Event]]] = [deque() for _ in range(dp)]
         # Requests whose KV cache is on its way out or in, by request, and those that have just arrived.
         self._moving: dict[int, int] = {}
         self._landed: list[int] = []
         self._batch = Batch(dp, limits.accepted_per_step)
         self.kv = KVPool(limits, self._batch, run_state)
+        self._pools = limits.pool * dp
         self._order: list[list[int]] = [[] for _ in range(dp)]
         self._queued = 0
         self._finish_at: dict[int, list[int]] = {}
-        self._check_at = 1_000_000
+        # Decode step before which the memory of no rank can run out.
+        self._check_at = _LONGEST_WITHOUT_LOOK
         self._out = TokensOut(run_state, limits.delivery_steps)
         self._stall = 0.0
         self._halted = self._stepping = False
@@ -98,12 +131,14 @@ class Instance:
         self._prompts.add(self._take_on(request), request)
         self._rouse()
 
-    def offer(self, request: int) -> None:
-        """Queue a request whose prompt was computed elsewhere, until there is memory for its KV cache."""
+    def reserve(self, request: int) -> simpy.Event:
+        """Queue a request whose prompt was computed elsewhere; the event brings its rank once that has memory."""
         rank = self._take_on(request)
-        self._arriving[rank].append(request)
+        reserved = self.env.event()
+        self._arriving[rank].append((request, reserved))
         self._queued += 1
         self._reserve(rank)
+        return reserved
 
     def land(self, request: int) -> None:
         """Let a request decode from the next step on, whose KV cache has arrived."""
@@ -124,7 +159,7 @@ class Instance:
         if request in self._moving:
             self.release(request, rank)
         else:
-            self._arriving[rank].remove(request)
+            self._arriving[rank] = deque(each for each in self._arriving[rank] if each[0] != request)
             self._queued -= 1
         self.loads.add(rank, -1)
 
@@ -132,6 +167,27 @@ class Instance:
     def idle(self) -> bool:
         """Whether it has nothing to do and nothing of others to keep."""
         return not self.loads.total and not self._moving
+
+    def counters(self) -> dict[str, float]:
+        """Return all that it counts, by name; every count is zero when it has nothing to do."""
+        batch, prompts = self._batch, self._prompts
+        ranks = range(self.limits.dp)
+        return {
+            "outstanding": self.loads.total,
+            "waiting": prompts.waiting,
+            "unfinished prompts": prompts.unfinished,
+            "arriving": self._queued,
+            "moving": len(self._moving),
+            "landed": len(self._landed),
+            "paused": len(self._state.paused),
+            "running": batch.running,
+            "holding KV cache": batch.held,
+            "KV tokens of answers": batch.context,
+            "KV tokens of prompts": batch.prompts,
+            "ranks that decode": sum(batch.rows[rank] > 0 for rank in ranks),
+            "ranks that hold requests": sum(batch.sequences[rank] > 0 for rank in ranks),
+            "ranks that hold tokens": sum(batch.tokens_on(rank) != 0 for rank in ranks),
+        }
 
     def halt(self) -> None:
         """Stop as a failure does: the step under way is lost, and nothing happens until :meth:`resume`."""
@@ -185,7 +241,7 @@ class Instance:
 
     def _lose(self, rank: int) -> list[int]:
         moving = [request for request, place in self._moving.items() if place == rank]
-        lost = [*self._prompts.clear(rank), *self._arriving[rank]]
+        lost = [*self._prompts.clear(rank), *(request for request, _ in self._arriving[rank])]
         self._queued -= len(self._arriving[rank])
         self._arriving[rank].clear()
         while (request := self._drop_prompt(rank)) is not None:
@@ -221,80 +277,77 @@ class Instance:
             self._wake.succeed()
 
     def _run(self) -> Generator[simpy.Event, None, None]:
-        env, limits, batch, prompts = self.env, self.limits, self._batch, self._prompts
-        prompts_alone = limits.scheduler == "prefill_first"
-        per_token, per_sequence = (
-            each / (limits.pool * limits.dp) for each in (limits.kv_per_token, limits.kv_per_sequence)
-        )
-        work, query_tokens, out = StepWork(), limits.query_tokens, self._out
-        now = env.now
+        """Ask the scheduler for the next step, let it take its time, and let it have its effect; for ever."""
+        env, limits, batch, prompts, out = self.env, self.limits, self._batch, self._prompts, self._out
+        # NOTE: bound once, because this loop is what a long run does.
+        next_step, work, query_tokens = self._scheduler.next_step, StepWork(), limits.query_tokens
         while True:
             if self._landed:
                 self._join_landed()
-            if self._halted or (not prompts.unfinished and not batch.running):
-                if out.late:
-                    # Nothing is left to overlap with.
-                    self._deliver(now, everything=True)
-                    continue
-                yield from self._sleep()
-                now = env.now
-                if not batch.running:
-                    out.last = now
+            if self._halted or not (prompts.unfinished or batch.running):
+                yield from self._rest()
                 continue
             if batch.index >= self._check_at:
                 self._make_room()
-            chunks = self._take_prompts() if prompts.open else []
-            decodes = batch.running > 0 and not (prompts_alone and chunks)
-            if not decodes and not chunks:
+            plan = next_step(prompts, batch, limits)
+            if plan is NOTHING:
                 # Everything that waits needs memory that requests on their way out still hold.
                 yield from self._sleep()
-                now = env.now
                 continue
-            fill(work, batch, chunks, query_tokens, decodes=decodes)
-            step = self.timer.time(work)
-            if self._stall or self.slow != 1.0:
-                self._stall = disturb(step, self.slow, self._stall)
-            context = batch.context
-            use = (context + batch.prompts) * per_token + batch.held * per_sequence
-            self._steps.add(
-                step_row(
-                    work,
-                    step,
-                    instance=self.index,
-                    start=now,
-                    queue_length=prompts.waiting + self._queued,
-                    kv_use=use,
-                    context=context,
-                )
-            )
-            if not env.skip(step.duration):
+            fill(work, batch, plan.chunks, query_tokens, decodes=plan.decodes)
+            duration = self._begin(work)
+            if not env.skip(duration):
                 self._stepping = True
                 try:
-                    yield env.timeout(step.duration)
+                    yield env.timeout(duration)
                 except simpy.Interrupt:
-                    prompts.undo(chunks)
-                    now = env.now
+                    prompts.undo(plan.chunks)
                     continue
                 self._stepping = False
             now = env.now
             out.step += 1
-            if decodes:
+            if plan.decodes:
                 self._decode(now)
-            for chunk in chunks:
+            for chunk in plan.chunks:
                 self._advance_prompt(chunk, now)
             if out.late:
                 self._deliver(now)
+
+    def _begin(self, work: StepWork) -> float:
+        """Time a step, slow or stalled as the instance may be, record it, and return how long it takes [s]."""
+        batch, limits = self._batch, self.limits
+        step = self.timer.time(work)
+        if self._stall or self.slow != 1.0:
+            disturb(step, self.slow, self._stall)
+            self._stall = 0.0
+        context = batch.context
+        held = (context + batch.prompts) * limits.kv_per_token + batch.held * limits.kv_per_sequence
+        self._steps.add(
+            step_row(
+                work,
+                step,
+                instance=self.index,
+                start=self.env.now,
+                queue_length=self._prompts.waiting + self._queued,
+                kv_use=held / self._pools,
+                context=context,
+            )
+        )
+        return step.duration
+
+    def _rest(self) -> Generator[simpy.Event, None, None]:
+        """Deliver what is late, now that nothing is left to overlap with; then sleep until there is something to do."""
+        if self._out.late:
+            self._deliver(self.env.now, everything=True)
+            return
+        yield from self._sleep()
+        if not self._batch.running:
+            self._out.last = self.env.now
 
     def _sleep(self) -> Generator[simpy.Event, None, None]:
         self._wake = self.env.event()
         yield self._wake
         self._wake = None
-
-    def _take_prompts(self) -> list[Chunk]:
-        """Give the next step its prompt tokens; decoded ones that share it take their part of the budget."""
-        alone = self.limits.scheduler == "prefill_first"
-        taken = [0 if alone else rows * self.limits.query_tokens for rows in self._batch.rows]
-        return self._prompts.chunks(taken, self._fits, self._admit)
 
     def _admit(self, rank: int, request: int) -> int:
         """Reserve KV memory for a request, look again before its rank could run out, and return what is cached."""
@@ -321,12 +374,12 @@ class Instance:
     def _reserve(self, rank: int) -> None:
         """Take memory for requests that come from elsewhere, in order, as far as it goes."""
         arriving = self._arriving[rank]
-        while arriving and self._fits(rank, arriving[0]):
-            request = arriving.popleft()
+        while arriving and self._fits(rank, arriving[0][0]):
+            request, reserved = arriving.popleft()
             self._queued -= 1
             self._admit(rank, request)
             self._moving[request] = rank
-            self._listener.on_reserved(request, self, rank)
+            reserved.succeed(rank)
 
     def _join_landed(self) -> None:
         now = self.env.now
@@ -340,6 +393,8 @@ class Instance:
         """Every running request gains its tokens; those that are done leave."""
         batch = self._batch
         batch.step()
+        if self._probe is not None:
+            self._probe.on_decode(self)
         self._out.decoded(batch.running, now)
         if batch.index not in self._finish_at:
             return
@@ -417,7 +472,7 @@ class Instance:
 
     def _make_room(self) -> None:
         """Preempt the youngest requests of ranks whose next decode step would overflow the pool."""
-        batch, spare = self._batch, 1e6
+        batch, spare = self._batch, float(_LONGEST_WITHOUT_LOOK)
         for rank, rows in enumerate(batch.rows):
             while self.kv.steps_left(rank, rows) < 1.0 and batch.sequences[rank] > 1 and self._preempt(rank):
                 rows = batch.rows[rank]
@@ -441,11 +496,15 @@ class Instance:
 
     def _drop_prompt(self, rank: int) -> int | None:
         """Drop the last prompt that is being computed on a rank, if there is one."""
-        request = self._prompts.drop(rank)
-        if request is not None:
-            prompt = self._state.prompt[request]
-            self._batch.drop(rank, prompt)
-            self.kv.release(rank, request, prompt, self._state.output[request])
+        dropped = self._prompts.drop(rank)
+        if dropped is None:
+            return None
+        request, done = dropped
+        prompt = self._state.prompt[request]
+        self._batch.drop(rank, prompt)
+        self.kv.release(rank, request, prompt, self._state.output[request])
+        if self._probe is not None:
+            self._probe.on_loss(self, request, done, answering=False)
         return request
 
     def _drop_running(self, rank: int) -> int:
@@ -461,4 +520,6 @@ class Instance:
         state.generated[request] += emitted
         state.prompt[request] += emitted + 1
         self._out.pause(request)
+        if self._probe is not None:
+            self._probe.on_loss(self, request, state.prompt[request], answering=True)
         return request

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from simulator.deployment.limits import Limits
 from simulator.serving.batch import Batch
 from simulator.serving.prefix_cache import PrefixCache
-
-if TYPE_CHECKING:
-    from simulator.deployment.limits import Limits
-    from simulator.serving.state import RunState
-
-Blocks = Sequence[Sequence[int]]
+from simulator.serving.state import RunState
 
 
 class KVPool:
@@ -28,10 +23,10 @@ class KVPool:
         The hash blocks of the prompts, where prefixes are cached.
     """
 
-    __slots__ = ("_batch", "_blocks", "_books", "_full", "_held", "_limits", "_shared", "caches")
+    __slots__ = ("_batch", "_blocks", "_full", "_held", "_limits", "_run_state", "_shared", "caches")
 
     def __init__(self, limits: Limits, batch: Batch, run_state: RunState) -> None:
-        self._limits, self._batch, self._books, self._blocks = limits, batch, run_state, run_state.blocks
+        self._limits, self._batch, self._run_state, self._blocks = limits, batch, run_state, run_state.blocks
         self._full = [0.0] * limits.dp
         # Tokens that requests count as theirs but that lie in the prefix cache, by rank, and blocks by request.
         self._shared = [0] * limits.dp
@@ -98,9 +93,9 @@ class KVPool:
             held = len(self._held[request])
             blocks = self._blocks[request]
             self._hold(rank, request, blocks[held:])
-            if self._books.store is not None:
-                self._books.store.add_idle(blocks)
-                self._books.store.shrink(self._books.store_tokens)
+            if self._run_state.store is not None:
+                self._run_state.store.add_idle(blocks)
+                self._run_state.store.shrink(self._run_state.store_tokens)
 
     def take(self, rank: int, blocks: Sequence[int]) -> None:
         """Put blocks from elsewhere into the cache of a rank, as far as there is room."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+#: The hash blocks of every prompt of a run, shape (requests, blocks of the prompt).
+Blocks = Sequence[Sequence[int]]
+
 
 class PrefixCache:
     """KV blocks of one rank, shared by the requests that hold them and kept afterwards while there is room.

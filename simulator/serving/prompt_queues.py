@@ -29,6 +29,10 @@ class PromptQueues:
         Tokens of a step, and whether prompts may be split.
     state : RequestState
         The prompts.
+    fits : callable
+        Tells of a rank and a request whether it may be admitted.
+    admit : callable
+        Admits a request to a rank and returns how many tokens of its prompt are cached [tokens].
 
     Attributes
     ----------
@@ -40,10 +44,16 @@ class PromptQueues:
         Ranks on which there may be something to do.
     """
 
-    __slots__ = ("_computing", "_limits", "_state", "_waiting", "open", "unfinished", "waiting")
+    __slots__ = ("_admit", "_computing", "_fits", "_limits", "_state", "_waiting", "open", "unfinished", "waiting")
 
-    def __init__(self, limits: Limits, state: RequestState) -> None:
-        self._limits, self._state = limits, state
+    def __init__(
+        self,
+        limits: Limits,
+        state: RequestState,
+        fits: Callable[[int, int], bool],
+        admit: Callable[[int, int], int],
+    ) -> None:
+        self._limits, self._state, self._fits, self._admit = limits, state, fits, admit
         self._waiting: list[deque[int]] = [deque() for _ in range(limits.dp)]
         # Requests and how many tokens of their prompts are done.
         self._computing: list[deque[list[int]]] = [deque() for _ in range(limits.dp)]
@@ -77,19 +87,13 @@ class PromptQueues:
         self.open.add(rank)
         return True
 
-    def chunks(
-        self, rows: Sequence[int], fits: Callable[[int, int], bool], admit: Callable[[int, int], int]
-    ) -> list[Chunk]:
+    def chunks(self, rows: Sequence[int]) -> list[Chunk]:
         """Give every open rank prompt tokens within its budget, admitting waiting requests that fit.
 
         Parameters
         ----------
         rows : sequence of int
             Decoded tokens that share the step, by rank [tokens].
-        fits : callable
-            Tells of a rank and a request whether it may be admitted.
-        admit : callable
-            Admits a request to a rank and returns how many tokens of its prompt are cached [tokens].
         """
         chunks: list[Chunk] = []
         for rank in sorted(self.open):
@@ -100,11 +104,11 @@ class PromptQueues:
                 budget -= self._take(chunks, rank, item, budget)
             while budget > 0 and waiting and self._in_one_piece(waiting[0], budget, fresh=len(chunks) == before):
                 request = waiting[0]
-                if not fits(rank, request):
+                if not self._fits(rank, request):
                     break
                 waiting.popleft()
                 self.waiting -= 1
-                item = [request, admit(rank, request)]
+                item = [request, self._admit(rank, request)]
                 computing.append(item)
                 budget -= self._take(chunks, rank, item, budget)
             if not computing:
@@ -131,12 +135,13 @@ class PromptQueues:
         self._computing[rank].popleft()
         self.unfinished -= 1
 
-    def drop(self, rank: int) -> int | None:
-        """Take off the last prompt that is being computed on a rank and return its request."""
+    def drop(self, rank: int) -> tuple[int, int] | None:
+        """Take off the last prompt that is being computed on a rank; return its request and its tokens so far."""
         if not self._computing[rank]:
             return None
         self.unfinished -= 1
-        return self._computing[rank].pop()[0]
+        request, done = self._computing[rank].pop()
+        return request, done
 
     def clear(self, rank: int) -> list[int]:
         """Take off and return all that waits on a rank."""

@@ -5,17 +5,16 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Literal
 
 import simpy
 
 from simulator.deployment.limits import Limits
 from simulator.serving.balancers import Pick
 from simulator.serving.clock import Clock
-from simulator.serving.instance import Instance
+from simulator.serving.instance import Instance, Probe
 from simulator.serving.kv_link import KVLink
-from simulator.serving.kv_pool import Blocks
-from simulator.serving.prefix_cache import PrefixCache
+from simulator.serving.prefix_cache import Blocks, PrefixCache
 from simulator.serving.state import Role, RunState
 from simulator.step.timer import StepTimer
 from workloads.requests.trace import RequestTrace
@@ -26,9 +25,11 @@ Control = Callable[["Server"], Generator[simpy.Event, None, None]]
 
 @dataclass(slots=True, eq=False)
 class _Transfer:
+    """A KV cache on its way from a rank of one instance to another instance, once that is chosen."""
+
     source: Instance
     rank: int
-    target: Instance | None
+    target: Instance | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +67,8 @@ class Server:
         Shared prefix blocks.
     progress : callable, optional
         Told the share of requests that are done.
+    probe : Probe or None
+        Watches the instances.
 
     Attributes
     ----------
@@ -87,16 +90,18 @@ class Server:
         link: KVLink | None = None,
         store: Store | None = None,
         progress: Callable[[float], None] | None = None,
+        probe: Probe | None = None,
     ) -> None:
         self.env, self.trace, self.run_state, self.done = env, trace, run_state, env.event()
         self.instances: list[Instance] = []
         self._pick, self._pick_decode = pick, pick_decode
         self._frontend, self._link, self._store, self._progress = frontend, link, store, progress
+        self._probe = probe
         # Instances that take prompts, and those that take computed ones.
         self._entries: list[Instance] = []
         self._decoders: list[Instance] = []
         self._backlog: list[int] = []
-        self._stranded: list[int] = []
+        self._decoder_opened = env.event()
         self._transfers: dict[int, _Transfer] = {}
         self._emptied: dict[int, simpy.Event] = {}
         self._started = self.finished = 0
@@ -114,19 +119,22 @@ class Server:
 
     def add(self, timer: StepTimer, limits: Limits, role: Role = "both") -> Instance:
         """Add an instance that takes requests from now on, also those that found none before."""
-        instance = Instance(self.env, len(self.instances), timer, limits, self.run_state, self, role)
+        instance = Instance(self.env, len(self.instances), timer, limits, self.run_state, self, role, self._probe)
         self.instances.append(instance)
         self.reopen(instance)
         return instance
 
     def reopen(self, instance: Instance) -> None:
         """Let an instance take requests (again), and give it those that found none."""
-        (self._decoders if instance.role == "decode" else self._entries).append(instance)
-        waiting = self._stranded if instance.role == "decode" else self._backlog
-        requests = waiting.copy()
-        waiting.clear()
+        if instance.role == "decode":
+            self._decoders.append(instance)
+            self._decoder_opened.succeed()
+            self._decoder_opened = self.env.event()
+            return
+        self._entries.append(instance)
+        requests, self._backlog = self._backlog, []
         for request in requests:
-            (self._hand_over if instance.role == "decode" else self.route)(request)
+            self.route(request)
 
     def restore(self, instance: Instance) -> None:
         """Let an instance take requests again if it does not."""
@@ -179,8 +187,6 @@ class Server:
             if transfer.source is instance and (ranks is None or transfer.rank in ranks):
                 if transfer.target is not None:
                     transfer.target.withdraw(request)
-                elif request in self._stranded:
-                    self._stranded.remove(request)
                 lost.append(request)
         for request in lost:
             if request in self._transfers:
@@ -219,13 +225,9 @@ class Server:
     def _start(self, request: int) -> None:
         self.run_state.records.arrival[request] = self.env.now
         if self._frontend > 0.0:
-            self._later(self._frontend, self.route, request)
+            self.env.later(self._frontend, self.route, request)
         else:
             self.route(request)
-
-    def _later(self, delay: float, then: Callable[[Any], object], value: object) -> None:
-        """Call a function with a value after a delay, without the cost of a process."""
-        cast("list[Any]", self.env.timeout(delay, value).callbacks).append(lambda event: then(event.value))
 
     def route(self, request: int) -> None:
         """Give a request to an instance, or keep it until there is one."""
@@ -234,7 +236,7 @@ class Server:
             return
         instance = self._pick(self._entries, request)
         if self._store is not None and (seconds := self._fetch(self._store, instance, request)) > 0.0:
-            self._later(seconds, instance.submit, request)
+            self.env.later(seconds, instance.submit, request)
         else:
             instance.submit(request)
 
@@ -264,41 +266,36 @@ class Server:
             self.done.succeed()
 
     def on_prompt(self, request: int, source: Instance, rank: int) -> None:
-        """Look for an instance that decodes what another has computed."""
-        self._transfers[request] = _Transfer(source, rank, None)
+        """Bring what an instance has computed to one that decodes it."""
+        transfer = self._transfers[request] = _Transfer(source, rank)
         self.run_state.records.computed[request] = self.env.now
-        self._hand_over(request)
+        self.env.process(self._hand_over(request, transfer))
 
-    def _hand_over(self, request: int) -> None:
-        if not self._decoders:
-            self._stranded.append(request)
+    def _hand_over(self, request: int, transfer: _Transfer) -> Generator[simpy.Event, int, None]:
+        """Find an instance that decodes, wait for memory there and for the link, and let the request decode.
+
+        A transfer may be lost while it waits: then it is not listed any more, and all that it held is free.
+        """
+        env, records, source = self.env, self.run_state.records, transfer.source
+        while not self._decoders and self._transfers.get(request) is transfer:
+            yield self._decoder_opened
+        if self._transfers.get(request) is not transfer:
             return
-        target = self._transfers[request].target = self._pick_decode(self._decoders, request)
-        target.offer(request)
-
-    def on_reserved(self, request: int, target: Instance, rank: int) -> None:
-        """Send a KV cache to the instance that has memory for it."""
-        transfer, now = self._transfers[request], self.env.now
-        self.run_state.records.sent[request] = now
-        end = now
+        target = transfer.target = self._pick_decode(self._decoders, request)
+        rank = yield target.reserve(request)
+        if self._transfers.get(request) is not transfer:
+            return
+        records.sent[request] = env.now
         if self._link is not None:
-            end = self._link.arrival(
-                now,
-                self.run_state.records.admitted[request],
-                self.run_state.state.prompt[request],
-                (transfer.source.index, transfer.rank),
-                (target.index, rank),
-            )
-        self._later(end - now, self._arrived, (request, transfer))
-
-    def _arrived(self, moved: tuple[int, _Transfer]) -> None:
-        request, transfer = moved
-        if self._transfers.get(request) is not transfer or transfer.target is None:
-            return
+            prompt, begun = self.run_state.state.prompt[request], records.admitted[request]
+            ways = (source.index, transfer.rank), (target.index, rank)
+            yield env.timeout(self._link.arrival(env.now, begun, prompt, *ways) - env.now)
+            if self._transfers.get(request) is not transfer:
+                return
         del self._transfers[request]
-        transfer.source.release(request, transfer.rank)
-        transfer.target.land(request)
-        self._check_empty(transfer.source)
+        source.release(request, transfer.rank)
+        target.land(request)
+        self._check_empty(source)
 
     def _check_empty(self, instance: Instance) -> None:
         if instance.index in self._emptied and instance.idle:

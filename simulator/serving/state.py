@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal
 
 import numpy as np
 
-from simulator.serving.kv_pool import Blocks
-from simulator.serving.prefix_cache import PrefixCache
+from simulator.serving.prefix_cache import Blocks, PrefixCache
 from simulator.serving.recorder import ColumnRecorder, RequestRecorder
 from workloads.requests.trace import RequestTrace
-
-if TYPE_CHECKING:
-    from simulator.serving.instance import Instance
 
 #: What an instance does: all of a request, its prompt alone, or its answer alone.
 Role = Literal["both", "prefill", "decode"]
@@ -61,19 +57,6 @@ def request_state(trace: RequestTrace, steps: np.ndarray | None = None) -> Reque
         steps=array("q", taken.astype(np.int64).tobytes()),
         priority=None if trace.priority is None else trace.priority.tolist(),
     )
-
-
-class Listener(Protocol):
-    """Who is told what becomes of requests."""
-
-    def on_finish(self, request: int) -> None:
-        """A request is answered."""
-
-    def on_prompt(self, request: int, source: Instance, rank: int) -> None:
-        """A prompt is computed on an instance that computes prompts only; its KV cache stays until released."""
-
-    def on_reserved(self, request: int, target: Instance, rank: int) -> None:
-        """An instance that only decodes has memory for a request whose prompt was computed elsewhere."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

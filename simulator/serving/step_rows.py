@@ -38,9 +38,8 @@ def fill(work: StepWork, batch: Batch, chunks: Sequence[Chunk], query_tokens: in
     work.logits = len(own) + work.decode_rows * query_tokens
 
 
-def disturb(step: StepTime, slow: float, stall: float) -> float:
-    """Lengthen a step by what slows its instance, a factor, and by a stall [s]; return the stall that is left."""
+def disturb(step: StepTime, slow: float, stall: float) -> None:
+    """Lengthen a step by what slows its instance, a factor, and by a stall [s]."""
     extra = step.duration * (slow - 1.0) + stall
     step.duration += extra
     step.gap += extra
-    return 0.0

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from simulator.serving.state import RunState
+from simulator.serving.state import RunState
 
 
 class TokensOut:

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from simulator.deployment.limits import Limits
-from simulator.serving import server
 from simulator.serving.engine import EngineRun, Pool, run_engine
 from simulator.serving.instance import Instance
 from simulator.serving.recorder import column
@@ -53,42 +52,37 @@ class Played:
         return column(getattr(self.run.requests, name))
 
 
+@dataclass
+class Watch:
+    """Keeps hold of instances, and counts what preemption costs them."""
+
+    instances: dict[int, Instance] = field(default_factory=dict)
+    lost: int = 0
+    resumed: int = 0
+    fullest: float = 0.0
+
+    def on_decode(self, instance: Instance) -> None:
+        self.instances[instance.index] = instance
+        for rank in range(instance.limits.dp):
+            self.fullest = max(self.fullest, 1.0 - instance.kv.left(rank) / instance.limits.pool)
+
+    def on_loss(self, instance: Instance, request: int, tokens: int, *, answering: bool) -> None:  # noqa: ARG002
+        self.lost += tokens
+        self.resumed += answering
+
+
 def played(trace: RequestTrace, limits: Limits, timers: Sequence[Any], **options: Any) -> Played:
     """Run the engine and keep hold of its instances."""
-    seen: list[Instance] = []
-    lost: list[int] = []
-    resumed: list[int] = []
-    fullest = 0.0
-
-    class Watched(Instance):
-        def __init__(self, *args: Any) -> None:
-            super().__init__(*args)
-            seen.append(self)
-
-        def _decode(self, now: float) -> None:
-            nonlocal fullest
-            batch = self._batch
-            for rank in range(limits.dp):
-                tokens = batch.tokens_on(rank) + batch.rows[rank]
-                held = tokens * limits.kv_per_token + batch.sequences[rank] * limits.kv_per_sequence
-                fullest = max(fullest, held / limits.pool)
-            super()._decode(now)
-
-        def _drop_prompt(self, rank: int) -> int | None:
-            computing = self._prompts._computing[rank]
-            lost.extend(item[1] for item in list(computing)[-1:])
-            return super()._drop_prompt(rank)
-
-        def _drop_running(self, rank: int) -> int:
-            request = super()._drop_running(rank)
-            resumed.append(request)
-            lost.append(int(trace.input_tokens[request]) + self._state.generated[request])
-            return request
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(server, "Instance", Watched)
-        run = run_engine(trace, [Pool(timers=timers, limits=limits)], **options)
-    return Played(run=run, trace=trace, instances=seen, recomputed=sum(lost), resumed=len(resumed), fullest=fullest)
+    watch = Watch()
+    run = run_engine(trace, [Pool(timers=timers, limits=limits)], probe=watch, **options)
+    return Played(
+        run=run,
+        trace=trace,
+        instances=list(watch.instances.values()),
+        recomputed=watch.lost,
+        resumed=watch.resumed,
+        fullest=watch.fullest,
+    )
 
 
 @pytest.fixture(scope="session")

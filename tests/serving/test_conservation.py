@@ -102,16 +102,8 @@ def test_gaps_between_tokens_add_up_to_the_time_of_the_answers(case: Case, run: 
 @given(case=cases())
 def test_all_counters_are_zero_at_the_end(case: Case, run: Callable[[Case], Played]) -> None:
     for instance in run(case).instances:
-        batch = instance._batch
-        per_rank = [(batch.rows[rank], batch.sequences[rank], batch.tokens_on(rank)) for rank in range(len(batch.rows))]
-        assert per_rank == [(0, 0, 0)] * instance.limits.dp
-        assert (batch.running, batch.held, batch.context, batch.prompts) == (0, 0, 0, 0)
-        prompts = instance._prompts
-        assert (instance.outstanding, instance._queued, prompts.waiting, prompts.unfinished) == (0, 0, 0, 0)
+        assert instance.counters() == dict.fromkeys(instance.counters(), 0)
         assert instance.idle
-        assert not instance._moving
-        assert not instance._landed
-        assert not instance._state.paused
         assert instance.kv.left(0) == instance.limits.pool
 
 

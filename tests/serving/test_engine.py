@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
 from simulator.deployment.limits import Limits
+from simulator.scenario.sections import Scheduler as SchedulerName
+from simulator.serving.batch import Batch
 from simulator.serving.engine import Pool, run_engine
+from simulator.serving.prompt_queues import PromptQueues
+from simulator.serving.scheduler import DECODE, NOTHING, SCHEDULERS
+from simulator.serving.state import RequestState
 from workloads.requests.trace import RequestTrace
 
 Play = Callable[..., Any]
@@ -201,3 +207,17 @@ def test_a_step_costs_one_event_however_large_the_batch(
     many = play(requests_of([1] * 400, [50] * 400), limits(), [constant_timer()])
     assert len(few.run.steps["rows"]) == len(many.run.steps["rows"]) == 50
     assert np.ptp(many.finish) == 0.0
+
+
+def test_every_scheduler_that_a_scenario_may_name_is_one_of_the_engine() -> None:
+    assert tuple(SCHEDULERS) == get_args(SchedulerName)
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_a_step_without_prompts_takes_a_plan_that_is_there_already(scheduler: SchedulerName, limits: LimitsOf) -> None:
+    batch, plans = Batch(1), SCHEDULERS[scheduler]()
+    bounds = limits(scheduler=scheduler)
+    queues = PromptQueues(bounds, RequestState(*(array("q", [0]) for _ in range(6))), lambda *_: True, lambda *_: 0)
+    assert plans.next_step(queues, batch, bounds) is NOTHING
+    batch.join(0, 5)
+    assert plans.next_step(queues, batch, bounds) is DECODE
