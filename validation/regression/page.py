@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from validation.papers.papers import Verdict, validate_papers
+from validation.papers.papers import Verdict
 from validation.regression.charts import Bar, coverage_chart, error_chart
 from validation.regression.stated import marked
 
@@ -60,25 +60,27 @@ $ moesim validate papers
 """
 
 
-def write_page(accuracy: Mapping[str, float], path: Path) -> list[Path]:
+def write_page(accuracy: Mapping[str, float], verdicts: Sequence[Verdict], path: Path) -> list[Path]:
     """Write the page and its charts beside it; returns the files.
 
     Parameters
     ----------
     accuracy : Mapping of str to float
         As recorded in a baseline [1].
+    verdicts : sequence of Verdict
+        Of the papers.
     path : Path
         The Markdown file; charts go to ``images/`` beside it.
     """
-    files = {path: page_text(accuracy), **{path.parent / name: svg for name, svg in charts(accuracy).items()}}
+    files = {path: page_text(accuracy, verdicts), **{path.parent / name: svg for name, svg in charts(accuracy).items()}}
     for file, text in files.items():
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
     return list(files)
 
 
-def page_text(accuracy: Mapping[str, float]) -> str:
-    """Write the page as Markdown."""
+def page_text(accuracy: Mapping[str, float], verdicts: Sequence[Verdict]) -> str:
+    """Write the page as Markdown, from recorded accuracy [1] and the verdicts of the papers."""
     lines = [_INTRODUCTION]
     for subject in subjects(accuracy):
         device, _, lender = subject.partition(LENT)
@@ -93,7 +95,7 @@ def page_text(accuracy: Mapping[str, float]) -> str:
             alt = _finding(accuracy, subject) if kind == "errors" else _coverage_finding(accuracy, subject)
             lines += [f"![{alt}]({chart_name(subject, kind)})", ""]
         lines += [*_table(accuracy, subject), ""]
-    lines += _papers()
+    lines += _papers(verdicts)
     return "\n".join(lines) + "\n"
 
 
@@ -179,8 +181,7 @@ def _table(accuracy: Mapping[str, float], subject: str) -> Iterator[str]:
         yield f"| {' | '.join(cells)} |"
 
 
-def _papers() -> Iterator[str]:
-    verdicts = validate_papers().verdicts
+def _papers(verdicts: Sequence[Verdict]) -> Iterator[str]:
     fresh = [v for v in verdicts if not v.check.fitted]
     met, off, missed = (sum(v.outcome == outcome for v in fresh) for outcome in ("within", "explained", "missed"))
     yield "## Papers"

@@ -24,7 +24,7 @@ from simulator.scenario import Scenario
 from simulator.scenario.presets import preset_names, scenario_path
 from validation.kernels.grids import predict_grid
 from validation.kernels.validate import KernelReport, validate_kernels
-from validation.papers.papers import validate_papers
+from validation.papers.papers import PaperReport, validate_papers
 from validation.regression.page import write_page
 from validation.regression.stated import restate, stated_figures
 
@@ -240,9 +240,9 @@ def _accuracy(name: str, report: KernelReport) -> dict[str, float]:
     return found
 
 
-def paper_figures() -> dict[str, float]:
+def paper_figures(report: PaperReport) -> dict[str, float]:
     """Number of published figures by outcome [1]."""
-    summary = validate_papers().document()["summary"]
+    summary = report.document()["summary"]
     return {f"papers/{key}": float(value) for key, value in summary.items()}
 
 
@@ -308,13 +308,18 @@ def regress(path: Path, measurements: Path | None = None) -> list[Outcome]:
     """
     baseline = load_baseline(path)
     predictions = predictions_of(baseline.scenarios, baseline.devices, path.parent)
-    accuracy = _recomputed(baseline, measurements)
+    papers = validate_papers() if _records_papers(baseline) else None
+    accuracy = _recomputed(papers, measurements)
     outcomes = compare(baseline, predictions, accuracy)
     return outcomes + check_documents(baseline, path.parent, predictions | accuracy)
 
 
-def _recomputed(baseline: Baseline, measurements: Path | None) -> dict[str, float]:
-    accuracy = paper_figures() if any(key.startswith("papers/") for key in baseline.accuracy) else {}
+def _records_papers(baseline: Baseline) -> bool:
+    return any(key.startswith("papers/") for key in baseline.accuracy)
+
+
+def _recomputed(papers: PaperReport | None, measurements: Path | None) -> dict[str, float]:
+    accuracy = paper_figures(papers) if papers is not None else {}
     return accuracy | (accuracy_of(measurements) if measurements is not None else {})
 
 
@@ -346,14 +351,13 @@ def update(
         old, scenarios=tuple(scenarios) or old.scenarios, devices=tuple(devices) or old.devices
     )
     predictions = predictions_of(covered.scenarios, covered.devices, path.parent)
-    accuracy = {**old.accuracy, **_recomputed(old, measurements)}
-    if measurements is not None:
-        accuracy |= paper_figures()
+    papers = validate_papers() if covered.page or measurements is not None or _records_papers(old) else None
+    accuracy = {**old.accuracy, **_recomputed(papers, measurements)}
     new = dataclasses.replace(covered, predictions=predictions, accuracy=accuracy)
     save_baseline(new, path)
     new = load_baseline(path)
-    if new.page:
-        write_page(new.accuracy, path.parent / new.page)
+    if new.page and papers is not None:
+        write_page(new.accuracy, papers.verdicts, path.parent / new.page)
     documents = [path.parent / document for document in new.documents]
     restate([document for document in documents if document.exists()], {**new.accuracy, **new.predictions})
     return new, compare(old, predictions, {})

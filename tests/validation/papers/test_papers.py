@@ -28,14 +28,14 @@ def is_system(name: str) -> bool:
 
 
 @pytest.mark.parametrize("name", case_names())
-def test_every_figure_is_met_or_the_case_says_why_not(name: str) -> None:
-    missed = [v.check for v in run_case(name) if v.outcome == "outside"]
+def test_every_figure_is_met_or_the_case_says_why_not(name: str, paper_verdicts) -> None:
+    missed = [v.check for v in paper_verdicts(name) if v.outcome == "outside"]
     assert [check.check_id for check in missed] == []
 
 
 @pytest.mark.parametrize("name", case_names())
-def test_a_reason_is_given_only_for_figures_that_are_missed(name: str) -> None:
-    assert [v.check.check_id for v in run_case(name) if v.within and v.check.off] == []
+def test_a_reason_is_given_only_for_figures_that_are_missed(name: str, paper_verdicts) -> None:
+    assert [v.check.check_id for v in paper_verdicts(name) if v.within and v.check.off] == []
 
 
 def test_arithmetic_is_within_a_percent_or_the_note_says_why() -> None:

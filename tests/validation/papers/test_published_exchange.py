@@ -8,17 +8,21 @@ import numpy as np
 import pytest
 
 from validation.papers import published_all_to_all
-from validation.papers.papers import Verdict, run_case
+from validation.papers.papers import Verdict
 
 
-def misses(case: str, wanted: Callable[[Verdict], bool] = lambda _: True) -> np.ndarray:
-    return np.array([abs(v.error) for v in run_case(case) if wanted(v)])
+@pytest.fixture
+def misses(paper_verdicts):
+    def of(case: str, wanted: Callable[[Verdict], bool] = lambda _: True) -> np.ndarray:
+        return np.array([abs(v.error) for v in paper_verdicts(case) if wanted(v)])
+
+    return of
 
 
 @pytest.mark.parametrize("kind", ["low latency", "low latency over RDMA alone", "normal"])
 @pytest.mark.parametrize("phase", ["dispatch", "combine"])
 @pytest.mark.parametrize("fitted", [True, False])
-def test_deepep_is_within_12_percent_in_the_median(kind: str, phase: str, fitted: bool) -> None:
+def test_deepep_is_within_12_percent_in_the_median(kind: str, phase: str, fitted: bool, misses) -> None:
     found = misses(
         "deepep",
         lambda v: v.check.quantity.split(", ")[:2] == [phase, kind] and v.check.fitted == fitted,
@@ -30,12 +34,12 @@ def test_deepep_is_within_12_percent_in_the_median(kind: str, phase: str, fitted
         assert np.median(found) < 0.12
 
 
-def test_every_figure_of_the_fused_and_the_one_sided_exchange_is_within_15_percent() -> None:
+def test_every_figure_of_the_fused_and_the_one_sided_exchange_is_within_15_percent(misses) -> None:
     assert misses("cloudmatrix", lambda v: v.check.fitted).max() < 0.15
     assert misses("one_sided").max() < 0.15
 
 
-def test_quantised_dispatch_is_predicted_from_the_bytes_alone() -> None:
+def test_quantised_dispatch_is_predicted_from_the_bytes_alone(misses) -> None:
     unseen = misses("one_sided", lambda v: not v.check.fitted)
     assert unseen.size == 2
     assert unseen.max() < 0.1
@@ -47,7 +51,7 @@ def test_all_to_alls_from_16_to_2048_gpus_are_within_20_percent() -> None:
         assert figures[name] == pytest.approx(printed, rel=0.2), name
 
 
-def test_per_op_tables_of_the_testbeds_are_within_15_percent() -> None:
+def test_per_op_tables_of_the_testbeds_are_within_15_percent(misses) -> None:
     assert misses("fsmoe", lambda v: v.check.unit == "ms").max() < 0.15
 
 

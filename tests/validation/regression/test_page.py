@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
 
+from validation.papers.papers import Check, Verdict, case_names
 from validation.regression.charts import Bar, coverage_chart, error_chart
 from validation.regression.page import AIMS, page_text, write_page
 from validation.regression.regress import load_baseline
@@ -16,6 +18,19 @@ ROOT = Path(__file__).parents[3]
 BASELINE = ROOT / "validation" / "baselines" / "main.json"
 
 
+def verdict(name: str, predicted: float, **changes: Any) -> Verdict:
+    check = Check(check_id=name, quantity="size", figure="model.total", published=10.0, unit="B", **changes)
+    return Verdict(case="x", paper="X", check=check, predicted=predicted)
+
+
+VERDICTS = (
+    verdict("X-met", 10.0),
+    verdict("X-off", 20.0, off="a misprint"),
+    verdict("X-missed", 20.0, missed="no such term"),
+    verdict("X-fitted", 10.0, fitted=True),
+)
+
+
 def accuracy(subject: str, *ops: str, median: float = 0.04, coverage: float = 0.81) -> dict[str, float]:
     figures = {"rows": 1234.0, "median_ape": median, "p90_ape": 0.12, "bias": -0.01, "coverage_80": coverage}
     return {f"{subject}/{op}/{key}": value for op in ops for key, value in figures.items()}
@@ -23,14 +38,14 @@ def accuracy(subject: str, *ops: str, median: float = 0.04, coverage: float = 0.
 
 def test_every_figure_of_the_page_is_marked_and_right(tmp_path: Path) -> None:
     recorded = accuracy("a-gpu", *AIMS) | accuracy("b-gpu<-a-gpu", "gemm", median=0.3)
-    write_page(recorded, tmp_path / "validation.md")
+    write_page(recorded, VERDICTS, tmp_path / "validation.md")
     stated = stated_figures([tmp_path])
     assert len(stated) == len(recorded)
     assert all(figure.right(recorded) for figure in stated)
 
 
 def test_the_page_tells_unseen_shapes_from_devices_never_fitted() -> None:
-    text = page_text(accuracy("b-gpu<-a-gpu", "gemm") | accuracy("a-gpu", "gemm"))
+    text = page_text(accuracy("b-gpu<-a-gpu", "gemm") | accuracy("a-gpu", "gemm"), VERDICTS)
     assert text.index("## a-gpu, unseen shapes") < text.index("## b-gpu, predicted with the kernels of a-gpu")
     assert "Fitted on" in text
     assert "Validated on" in text
@@ -38,7 +53,7 @@ def test_the_page_tells_unseen_shapes_from_devices_never_fitted() -> None:
 
 def test_charts_say_in_words_what_they_show(tmp_path: Path) -> None:
     recorded = accuracy("a-gpu", "gemm", "mamba2", median=0.06, coverage=0.5)
-    files = write_page(recorded, tmp_path / "validation.md")
+    files = write_page(recorded, VERDICTS, tmp_path / "validation.md")
     told = [ET.parse(file).getroot().get("aria-label") for file in files if file.suffix == ".svg"]  # noqa: S314
     assert told == [
         "a-gpu: the median error meets its aim for 1 of 2 ops",
@@ -63,7 +78,16 @@ def test_shares_outside_the_band_have_another_shape() -> None:
     assert chart.count("<path") == 1
 
 
-def test_the_committed_page_is_the_one_that_the_baseline_makes() -> None:
+def test_only_figures_that_nothing_was_fitted_on_are_listed_and_misses_are_explained() -> None:
+    text = page_text({}, VERDICTS)
+    assert "3 figures of 1 papers and systems: 1 are met, 1 are missed" in text
+    assert "X-fitted" not in text
+    assert "* X-off, size: a misprint." in text
+    assert "* X-missed, size: no such term." in text
+
+
+def test_the_committed_page_is_the_one_that_the_baseline_makes(paper_verdicts) -> None:
+    verdicts = [verdict for name in case_names() for verdict in paper_verdicts(name)]
     baseline = load_baseline(BASELINE)
     page = BASELINE.parent / baseline.page
-    assert page.read_text(encoding="utf-8") == page_text(baseline.accuracy)
+    assert page.read_text(encoding="utf-8") == page_text(baseline.accuracy, verdicts)
