@@ -31,11 +31,12 @@ Progress = Callable[[float], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """Instances of one kind: a timer for each, what bounds them, and what of a request they do."""
+    """Instances of one kind: a timer for each, what bounds them, what of a request they do, and who watches them."""
 
     timers: Sequence[StepTimer]
     limits: Limits
     role: Role = "both"
+    probe: Probe | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +78,6 @@ def run_engine(
     controls: Sequence[Control] = (),
     seed: int = 0,
     progress: Progress | None = None,
-    probe: Probe | None = None,
 ) -> EngineRun:
     """Play a request trace through instances until every request is answered.
 
@@ -103,8 +103,6 @@ def run_engine(
         Seed of what the balancer draws.
     progress : callable, optional
         Told the share of requests that are done.
-    probe : Probe, optional
-        Watches the instances.
     """
     env = Clock()
     store = None
@@ -135,11 +133,10 @@ def run_engine(
         link=link,
         store=store,
         progress=progress,
-        probe=probe,
     )
     for pool in pools:
         for timer in pool.timers:
-            server.add(timer, pool.limits, pool.role)
+            server.add(timer, pool.limits, pool.role, pool.probe)
     server.begin()
     for control in controls:
         env.process(control(server))

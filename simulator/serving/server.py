@@ -67,8 +67,6 @@ class Server:
         Shared prefix blocks.
     progress : callable, optional
         Told the share of requests that are done.
-    probe : Probe or None
-        Watches the instances.
 
     Attributes
     ----------
@@ -90,13 +88,11 @@ class Server:
         link: KVLink | None = None,
         store: Store | None = None,
         progress: Callable[[float], None] | None = None,
-        probe: Probe | None = None,
     ) -> None:
         self.env, self.trace, self.run_state, self.done = env, trace, run_state, env.event()
         self.instances: list[Instance] = []
         self._pick, self._pick_decode = pick, pick_decode
         self._frontend, self._link, self._store, self._progress = frontend, link, store, progress
-        self._probe = probe
         # Instances that take prompts, and those that take computed ones.
         self._entries: list[Instance] = []
         self._decoders: list[Instance] = []
@@ -117,9 +113,9 @@ class Server:
         """Requests that no instance has taken yet [1]."""
         return len(self._backlog)
 
-    def add(self, timer: StepTimer, limits: Limits, role: Role = "both") -> Instance:
+    def add(self, timer: StepTimer, limits: Limits, role: Role = "both", probe: Probe | None = None) -> Instance:
         """Add an instance that takes requests from now on, also those that found none before."""
-        instance = Instance(self.env, len(self.instances), timer, limits, self.run_state, self, role, self._probe)
+        instance = Instance(self.env, len(self.instances), timer, limits, self.run_state, self, role, probe)
         self.instances.append(instance)
         self.reopen(instance)
         return instance

@@ -74,7 +74,7 @@ class Watch:
 def played(trace: RequestTrace, limits: Limits, timers: Sequence[Any], **options: Any) -> Played:
     """Run the engine and keep hold of its instances."""
     watch = Watch()
-    run = run_engine(trace, [Pool(timers=timers, limits=limits)], probe=watch, **options)
+    run = run_engine(trace, [Pool(timers=timers, limits=limits, probe=watch)], **options)
     return Played(
         run=run,
         trace=trace,
