@@ -302,7 +302,7 @@ def show(
 def dashboard(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 8501,
 ) -> None:
-    """Open the dashboard on this machine only."""
+    """Serve the dashboard on this machine only, and print its address."""
     with answering():
         from simulator.cli.serve import serve_dashboard
 

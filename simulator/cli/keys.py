@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hardware_profiles.units import format_bytes
 from simulator.scenario import Scenario
 
 #: Marks between which a page holds the table of keys.
@@ -61,9 +62,11 @@ def _keys(
         # As it is written: quantities with their unit.
         default = written["properties"][name].get("default")
         stated = "" if default in (None, []) else str(default)
+        if stated and as_read.get("quantity") == "size":
+            stated = format_bytes(value["default"])
         yield Key(
             name=prefix + name,
-            takes=_takes(as_read, as_written),
+            takes=_takes(as_read),
             default=stated.lower() if isinstance(default, bool) else stated,
             required=name in read.get("required", ()),
             meaning=value.get("description", ""),
@@ -81,15 +84,15 @@ def _resolved(value: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str,
     return value
 
 
-def _takes(read: Mapping[str, Any], written: Mapping[str, Any]) -> str:
+def _takes(read: Mapping[str, Any]) -> str:
     if "enum" in read:
         return " | ".join(read["enum"])
     if read["type"] == "array":
         items = read["items"]
         plain = "numbers" if items.get("type") == "number" else "tables"
         return f"list of {' | '.join(items['enum']) if 'enum' in items else plain}"
-    if read["type"] == "number" and written["type"] == "string":
-        return "duration with its unit"
+    if "quantity" in read:
+        return f"{read['quantity']} with its unit"
     noun = {"string": "text", "boolean": "true or false", "integer": "whole number", "number": "number"}[read["type"]]
     bounds = [f"{sign} {read[bound]:g}" for bound, sign in _BOUNDS if bound in read]
     return " ".join([noun, ", ".join(bounds)]).strip()

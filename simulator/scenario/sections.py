@@ -9,6 +9,7 @@ from functools import partial
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic.config import JsonDict
 
 from hardware_profiles.units import parse_quantity_text
 from simulator.errors import MoesimError
@@ -36,22 +37,26 @@ def _bytes(value: object) -> float:
     raise ValueError(msg)
 
 
+#: What the schema says of values that are written with a unit.
+_DURATION: JsonDict = {"quantity": "duration"}
+_SIZE: JsonDict = {"quantity": "size"}
+
 Seconds = Annotated[
     float,
     BeforeValidator(_seconds),
-    Field(gt=0, allow_inf_nan=False),
+    Field(gt=0, allow_inf_nan=False, json_schema_extra=_DURATION),
     PlainSerializer(lambda value: f"{value!r} s", return_type=str),
 ]
 Delay = Annotated[
     float,
     BeforeValidator(partial(_seconds, zero_allowed=True)),
-    Field(ge=0, allow_inf_nan=False),
+    Field(ge=0, allow_inf_nan=False, json_schema_extra=_DURATION),
     PlainSerializer(lambda value: f"{value!r} s", return_type=str),
 ]
 Bytes = Annotated[
     float,
     BeforeValidator(_bytes),
-    Field(gt=0, allow_inf_nan=False),
+    Field(gt=0, allow_inf_nan=False, json_schema_extra=_SIZE),
     PlainSerializer(lambda value: f"{value!r} B", return_type=str),
 ]
 Count = Annotated[int, Field(ge=1, strict=True)]
@@ -303,7 +308,7 @@ class ElasticChoice(Section):
     events: tuple[ScalingEvent, ...] = Field((), description="schedule: what to change when")
     min_size: Count | None = Field(None, description="smallest size; that of the start where absent")
     max_size: Count | None = Field(None, description="largest size; that of the start where absent")
-    step: Count = Field(1, description="ranks by which a size may differ from another; horizontal: whole replicas")
+    step: Count = Field(1, description="ranks by which a size may differ from another; horizontal: whole instances")
     interval: Seconds = Field(5.0, description="between two looks at the load")
     window: Seconds = Field(30.0, description="span over which attainment and load are judged")
     up: Positive | None = Field(

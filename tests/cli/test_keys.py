@@ -6,7 +6,11 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from hardware_profiles.units import parse_quantity_text
 from simulator.cli.keys import scenario_keys, with_table
+from simulator.errors import ScenarioError
 from simulator.scenario import Scenario
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -32,11 +36,26 @@ def test_every_stated_default_is_taken_by_set(scenario_file: Path) -> None:
         value: Any = changed
         for part in key.name.split("."):
             value = getattr(value, part)
-        assert key.default in {str(value).lower(), f"{value} s", f"{value} B"}
+        stated = parse_quantity_text(key.default, "bytes") if key.takes.startswith("size") else key.default
+        assert stated in {str(value).lower(), f"{value} s", value}
 
 
-def test_durations_are_told_from_numbers() -> None:
+@pytest.mark.parametrize(("quantity", "right", "wrong"), [("duration", "3 ms", "3 GB"), ("size", "3 GB", "3 ms")])
+def test_a_key_takes_the_quantity_that_it_is_said_to_take(
+    scenario_file: Path, quantity: str, right: str, wrong: str
+) -> None:
+    keys = [key.name for key in scenario_keys() if key.takes == f"{quantity} with its unit"]
+    assert keys
+    plain = Scenario.load(scenario_file)
+    for key in keys:
+        plain.override(f"{key}={right}")
+        with pytest.raises(ScenarioError, match=wrong):
+            plain.override(f"{key}={wrong}")
+
+
+def test_durations_and_sizes_are_told_from_numbers() -> None:
     takes = {key.name: key.takes for key in scenario_keys()}
+    assert takes["prefix_cache.store"] == "size with its unit"
     assert takes["slo.ttft"] == "duration with its unit"
     assert takes["requests.rate"] == "number > 0"
     assert takes["parallelism.tp"] == "whole number ≥ 1"

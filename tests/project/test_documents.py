@@ -15,6 +15,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
+PACKAGES = ("hardware_profiles", "workloads", "simulator", "dashboard", "validation")
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), ROOT / "benchmarks" / "README.md", *PAGES]
 
 
@@ -72,6 +73,28 @@ def test_a_document_has_one_title_and_closes_its_code_blocks(document: Path) -> 
     text = document.read_text(encoding="utf-8")
     assert text.startswith("# ")
     assert len(re.findall(r"^```", text, re.MULTILINE)) % 2 == 0
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=names(DOCUMENTS))
+def test_equations_can_be_read_without_a_typesetter(document: Path) -> None:
+    """They stand in blocks of code: the site carries no fonts and fetches none, and a terminal shows them too."""
+    text = without_code(document.read_text(encoding="utf-8"))
+    assert re.findall(r"\$\$|\\\(|\\\[|\\frac|\\sum", text) == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=names(DOCUMENTS))
+def test_no_block_of_code_stands_inside_a_numbered_list(document: Path) -> None:
+    """The site's Markdown would put the next item into the one that holds the block."""
+    text = document.read_text(encoding="utf-8")
+    assert re.findall(r"^\d+\. .*\n(?:(?:   .*)?\n)* {1,4}```.*", text, re.MULTILINE) == []
+
+
+def test_nobody_is_told_to_install_moesim_from_an_index() -> None:
+    """It is on none; whoever takes its name there would be installed."""
+    found = []
+    for file in [*DOCUMENTS, *(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))]:
+        found += re.findall(r"(?:pip|uv|pipx) \w+ [^`\n]*\bmoesim\b[^`\n]*", file.read_text(encoding="utf-8"))
+    assert [line for line in found if not re.search(r"moesim'?s folder", line)] == []
 
 
 def test_readers_of_the_readme_find_the_files_that_it_names() -> None:

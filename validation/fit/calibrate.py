@@ -154,7 +154,7 @@ def fit_measurements(
         The device is unknown, a table cannot be used, or no kernel could be fitted.
     """
     if importlib.util.find_spec("scipy") is None:
-        raise FitError("SciPy is not installed; install it with: pip install 'moesim[calibrate]'")
+        raise FitError("SciPy is not installed; in moesim's folder: pip install '.[calibrate]'")
     hardware = load_hardware(device, folder=profiles) if isinstance(device, str) else device
     files, unknown = measured_files(folder)
     frames = {op: read_measured(path) for op, path in files.items()}

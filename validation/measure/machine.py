@@ -73,7 +73,7 @@ class Machine:
 def import_torch() -> Any:
     """Return PyTorch, or say how to install it."""
     if importlib.util.find_spec("torch") is None:
-        raise MicrobenchmarkError("PyTorch is not installed; install it with: pip install 'moesim[calibrate]'")
+        raise MicrobenchmarkError("PyTorch is not installed; in moesim's folder: pip install '.[calibrate]'")
     import torch
 
     return torch

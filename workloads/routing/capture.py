@@ -160,7 +160,7 @@ def capture_text(
     folder, file = Path(model), existing_file(text)
     if not (folder / "config.json").is_file():
         raise WorkloadError(f"{folder}: is no folder of a Hugging Face model: config.json is missing")
-    torch, transformers = _optional("torch", "moesim[calibrate]"), _optional("transformers", "transformers")
+    torch, transformers = (_optional(name) for name in ("torch", "transformers"))
     try:
         paragraphs = [part for part in file.read_text(encoding="utf-8").split("\n\n") if part.strip()]
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -176,11 +176,11 @@ def capture_text(
     return recorder.trace(f"captured: {folder.name} on {file.name}")
 
 
-def _optional(module: str, package: str) -> Any:
+def _optional(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise WorkloadError(f"capture needs {module}: pip install '{package}'") from None
+        raise WorkloadError(f"capture needs {module}: pip install {module}") from None
 
 
 def _top_k(model: Any, given: int | None) -> int:

@@ -225,7 +225,8 @@ def _torch_load(file: Path) -> Any:
         torch = importlib.import_module("torch")
     except ImportError:
         msg = (
-            f"{file}: reading .pt needs torch: pip install 'moesim[calibrate]', or save the recording as .json or .npy"
+            f"{file}: reading .pt needs torch; in moesim's folder: pip install '.[calibrate]', "
+            "or save the recording as .json or .npy"
         )
         raise WorkloadError(msg) from None
     try:
