@@ -9,7 +9,6 @@ from functools import partial
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
-from pydantic.config import JsonDict
 
 from hardware_profiles.units import parse_quantity_text
 from simulator.errors import MoesimError
@@ -37,26 +36,22 @@ def _bytes(value: object) -> float:
     raise ValueError(msg)
 
 
-#: What the schema says of values that are written with a unit.
-_DURATION: JsonDict = {"quantity": "duration"}
-_SIZE: JsonDict = {"quantity": "size"}
-
 Seconds = Annotated[
     float,
     BeforeValidator(_seconds),
-    Field(gt=0, allow_inf_nan=False, json_schema_extra=_DURATION),
+    Field(gt=0, allow_inf_nan=False, json_schema_extra={"quantity": "duration"}),
     PlainSerializer(lambda value: f"{value!r} s", return_type=str),
 ]
 Delay = Annotated[
     float,
     BeforeValidator(partial(_seconds, zero_allowed=True)),
-    Field(ge=0, allow_inf_nan=False, json_schema_extra=_DURATION),
+    Field(ge=0, allow_inf_nan=False, json_schema_extra={"quantity": "duration"}),
     PlainSerializer(lambda value: f"{value!r} s", return_type=str),
 ]
 Bytes = Annotated[
     float,
     BeforeValidator(_bytes),
-    Field(gt=0, allow_inf_nan=False, json_schema_extra=_SIZE),
+    Field(gt=0, allow_inf_nan=False, json_schema_extra={"quantity": "size"}),
     PlainSerializer(lambda value: f"{value!r} B", return_type=str),
 ]
 Count = Annotated[int, Field(ge=1, strict=True)]

@@ -154,6 +154,27 @@ def test_a_function_of_many_arguments_says_what_each_is(module: Path) -> None:
     assert [f.name for f in functions if f.name not in known and not describes_arguments(f)] == []
 
 
+def named_profiles() -> set[str]:
+    folders = [ROOT / "hardware_profiles" / kind for kind in ("devices", "nodes", "clusters")]
+    return {
+        file.stem for folder in (*folders, ROOT / "workloads" / "models" / "library") for file in folder.glob("*.toml")
+    }
+
+
+NAMED = named_profiles()
+PRODUCT = [module for module in MODULES if not module.is_relative_to(ROOT / "validation")]
+
+
+@pytest.mark.parametrize("module", PRODUCT, ids=names(PRODUCT))
+def test_code_does_not_ask_what_a_device_or_a_model_is_called(module: Path) -> None:
+    tree = ast.parse(module.read_text(encoding="utf-8"))
+    texts = {
+        node.value.lower() for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    assert len(NAMED) > 40
+    assert texts & NAMED == set()
+
+
 @pytest.mark.parametrize("module", MODULES, ids=names(MODULES))
 def test_input_is_not_checked_by_assertion(module: Path) -> None:
     tree = ast.parse(module.read_text(encoding="utf-8"))
