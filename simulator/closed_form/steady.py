@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hardware_profiles.units import format_seconds
 from simulator.arrays import FloatArray
 from simulator.deployment.deployment import Deployment
 from simulator.placement.replay import expert_spread
@@ -280,40 +279,6 @@ def _accumulate(row: dict[str, float], work: StepWork, step: StepTime, weight: f
     values = step_row(work, step, instance=0, start=0.0, queue_length=0, kv_use=0.0, context=context)
     for name, value in zip(STEP_COLUMNS, values, strict=True):
         row[name] += weight * value
-
-
-def unreachable(prompts: Deployment, decodes: Deployment, trace: RequestTrace, slo: Slo) -> tuple[str, ...]:
-    """Say which objectives not even the shortest request meets where it is alone, and what is the best that can be had.
-
-    Parameters
-    ----------
-    prompts, decodes : Deployment
-        What computes prompts, and what decodes: the same, unless prompts have instances of their own.
-    trace : RequestTrace
-        The load.
-    slo : Slo
-        The objectives.
-    """
-    if slo.ttft is None and slo.tpot is None and slo.e2el is None:
-        return ()
-    inputs, outputs = float(trace.input_tokens.min()), float(trace.output_tokens.min())
-    alone = Load(
-        inputs=inputs,
-        prompts=(inputs,) * _QUANTILES,
-        outputs=max(outputs, 2.0),
-        context=inputs + outputs / 2,
-        concurrency=1.0,
-        rate=0.0,
-    )
-    first = solve(prompts, alone)
-    gap = (first if decodes is prompts else solve(decodes, alone)).gap_s
-    best = {"ttft": first.ttft_s, "tpot": gap, "e2el": first.ttft_s + (outputs - 1.0) * gap}
-    return tuple(
-        f"slo.{name} = {format_seconds(limit)} cannot be met: the best reachable is {format_seconds(reachable)}, "
-        f"for a request of {inputs:.0f} + {outputs:.0f} tokens that is alone"
-        for name, reachable in best.items()
-        if (limit := getattr(slo, name)) is not None and limit < reachable
-    )
 
 
 def steady_state(

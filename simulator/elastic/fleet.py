@@ -8,7 +8,6 @@ from pathlib import Path
 
 from hardware_profiles.units import format_bytes
 from simulator.deployment.deployment import Deployment, deploy, device_budget, scenario_hardware, scenario_model
-from simulator.deployment.limits import Limits
 from simulator.elastic.mechanisms import MECHANISMS, Mechanism, ScalingPlan, Setting, Size, plan_scaling
 from simulator.elastic.startup import load_startup
 from simulator.errors import InfeasibleScenario, ProfileError, ScenarioError
@@ -18,6 +17,7 @@ from simulator.parallelism import Parallelism, require_split
 from simulator.scenario import Scenario
 from simulator.scenario.features import not_while_scaling
 from simulator.scenario.sections import ElasticChoice, HardwareChoice
+from simulator.serving.plan import PoolPlan
 from simulator.stack import StackProfile, customised
 from workloads.models.spec import ModelSpec
 from workloads.requests.trace import RequestTrace
@@ -55,8 +55,8 @@ class Fleet:
     _sizes: dict[int, Deployment] = field(default_factory=dict)
 
     @property
-    def replicates(self) -> bool:
-        """Whether whole replicas come and go."""
+    def whole_instances(self) -> bool:
+        """Whether whole instances come and go, rather than one that changes its size."""
         return self.mechanism == "horizontal"
 
     @property
@@ -65,23 +65,34 @@ class Fleet:
         return self.deployment(self.scenario.parallelism.dp)
 
     def deployment(self, size: int) -> Deployment:
-        """Return one instance at a size [ranks], priced when first asked for; a replica where those come and go."""
-        size = self.scenario.parallelism.dp if self.replicates else size
+        """Return one instance at a size [ranks], priced when first asked for.
+
+        Its KV pool is what the mechanism leaves; where whole instances come and go, all are of the size at the start.
+        """
+        size = self.scenario.parallelism.dp if self.whole_instances else size
         if size not in self._sizes:
-            self._sizes[size] = deploy(sized(self.scenario, size, self.setting.model), self.trace)
+            deployment = deploy(sized(self.scenario, size, self.setting.model), self.trace)
+            limits = replace(deployment.limits, pool=self.pool(size))
+            self._sizes[size] = replace(deployment, limits=limits)
         return self._sizes[size]
 
     def split(self, size: int) -> Parallelism:
         """How one instance is split at a size [ranks]."""
-        size = self.scenario.parallelism.dp if self.replicates else size
+        size = self.scenario.parallelism.dp if self.whole_instances else size
         choice = sized(self.scenario, size, self.setting.model).parallelism
         return Parallelism(tp=choice.tp, dp=choice.dp, pp=choice.pp, ep=choice.ep)
 
-    def limits(self, size: int) -> Limits:
-        """Return what bounds an instance at a size, its KV pool as the mechanism leaves it."""
-        limits = self.deployment(size).limits
-        pool = self.pool(size)
-        return limits if pool == limits.pool else replace(limits, pool=pool)
+    @property
+    def sizes(self) -> range:
+        """All sizes that may be reached [ranks]."""
+        first = self.smallest + (self.start - self.smallest) % self.step
+        return range(first, self.largest + 1, self.step)
+
+    def pool_at_start(self) -> PoolPlan:
+        """Return the instances that a run begins with."""
+        each = self.base.split.dp
+        places = self.largest // each if self.whole_instances else 1
+        return PoolPlan(role="both", deployment=self.base, instances=self.start // each, places=places)
 
     def pool(self, size: int) -> float:
         """KV pool of a device [bytes].
@@ -101,7 +112,7 @@ class Fleet:
     def size(self, size: int) -> Size:
         """Describe an instance at a size for planning."""
         split = self.split(size)
-        count = size // split.dp if self.replicates else 1
+        count = size // split.dp if self.whole_instances else 1
         return Size(split=split, budget=self.budget(size), pool=self.pool(size), count=count)
 
     def held(self, size: int) -> tuple[int, float]:
@@ -121,7 +132,7 @@ class Fleet:
 
     def budget(self, size: int) -> MemoryBudget:
         """Memory of a device at a size."""
-        size = self.scenario.parallelism.dp if self.replicates else size
+        size = self.scenario.parallelism.dp if self.whole_instances else size
         model, placement = self.setting.model, sized(self.scenario, size, self.setting.model).placement
         slots = model.moe_layers[0].num_experts + placement.redundant_slots if model.moe_layers else None
         return device_budget(model, self.split(size), self.stack, self.setting.hardware, slots)
@@ -168,10 +179,10 @@ def build_fleet(scenario: Scenario, trace: RequestTrace) -> Fleet:
             f"{scenario.name}: elastic.mechanism: nothing scales; choose one of {', '.join(MECHANISMS)}, "
             f"as in --set elastic.mechanism=elastic"
         )
-    replicates = choice.mechanism == "horizontal"
-    _check_shape(scenario, replicates=replicates)
+    whole_instances = choice.mechanism == "horizontal"
+    _check_shape(scenario, whole_instances=whole_instances)
     start = parallelism.dp * parallelism.instances
-    step = parallelism.dp * max(-(-choice.step // parallelism.dp), 1) if replicates else choice.step
+    step = parallelism.dp * max(-(-choice.step // parallelism.dp), 1) if whole_instances else choice.step
     asked = [event.size for event in choice.events] if choice.policy == "schedule" else []
     smallest = choice.min_size or min([start, *asked])
     largest = choice.max_size or max([start, *asked])
@@ -202,18 +213,18 @@ def build_fleet(scenario: Scenario, trace: RequestTrace) -> Fleet:
     return fleet
 
 
-def _check_shape(scenario: Scenario, *, replicates: bool) -> None:
+def _check_shape(scenario: Scenario, *, whole_instances: bool) -> None:
     choice, parallelism = scenario.elastic, scenario.parallelism
     if asked := not_while_scaling(scenario):
         raise InfeasibleScenario(
             f"{scenario.name}: elastic.mechanism: scaling does not go with {', '.join(asked)} in one run; leave one out"
         )
-    if parallelism.pp > 1 and not replicates:
+    if parallelism.pp > 1 and not whole_instances:
         raise InfeasibleScenario(
             f"{scenario.name}: elastic.mechanism: {choice.mechanism} changes dp and ep of one pipeline stage, "
             f"and parallelism.pp is {parallelism.pp}; use pp = 1 or the mechanism horizontal"
         )
-    if parallelism.instances > 1 and not replicates:
+    if parallelism.instances > 1 and not whole_instances:
         raise ScenarioError(
             f"{scenario.name}: elastic.mechanism: {choice.mechanism} resizes one instance, "
             f"and parallelism.instances is {parallelism.instances}; use 1, or the mechanism horizontal"
@@ -285,8 +296,7 @@ def _check_cluster(scenario: Scenario, largest: int, step: int, smallest: int) -
 
 def _check_splits(fleet: Fleet) -> None:
     """Every size that may be reached must be a valid split."""
-    first = fleet.smallest + (fleet.start - fleet.smallest) % fleet.step
-    for size in range(first, fleet.largest + 1, fleet.step):
+    for size in fleet.sizes:
         slots = None
         if fleet.setting.model.moe_layers:
             placement = sized(fleet.scenario, size, fleet.setting.model).placement

@@ -146,7 +146,7 @@ def plan_scaling(mechanism: Mechanism, before: Size, after: Size, setting: Setti
     Notes
     -----
     ``cold_restart`` stops the instance and starts a larger or smaller one on the devices. ``horizontal`` starts or
-    stops a replica beside those that serve. ``vertical_new`` starts the new size on devices of its own while the old
+    stops an instance beside those that serve. ``vertical_new`` starts the new size on devices of its own while the old
     one serves. ``colocated`` does so on the same devices, for which both keep half of the KV pool at all times.
     ``elastic`` keeps weights and KV cache where they are, moves what must move and hands over to a prepared instance,
     which takes requests when the old one has done its last. ``ideal`` takes no time and no memory: a bound.
@@ -167,7 +167,7 @@ def _cold_restart(before: Size, after: Size, setting: Setting) -> ScalingPlan:
 
 def _horizontal(before: Size, after: Size, setting: Setting) -> ScalingPlan:
     if after.count < before.count:
-        # A replica that goes needs nothing but the time to finish what it has admitted.
+        # An instance that goes needs nothing but the time to finish what it has admitted.
         return ScalingPlan(
             phases=(),
             ready=0.0,

@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.arrays import FloatArray
+from simulator.elastic.fleet import Fleet
 from simulator.elastic.scaler import Change, Diary
-from simulator.elastic.simulate import ScalingRun
 from simulator.results.summary import meets, request_latencies
 from simulator.results.values import Scaling, ScalingSummary
+from simulator.serving.engine import EngineRun
 from simulator.serving.recorder import column
 
 if TYPE_CHECKING:
@@ -21,14 +22,13 @@ if TYPE_CHECKING:
 _BINS = 240
 
 
-def scaling_report(run: ScalingRun) -> Scaling:
-    """Condense a run into frames and headline numbers."""
+def scaling_report(fleet: Fleet, diary: Diary, run: EngineRun) -> Scaling:
+    """Condense a run and what its scaler wrote down into frames and headline numbers."""
     import pandas as pd
 
-    diary, end = run.diary, run.engine.end
-    records = run.engine.requests
+    records, end = run.requests, run.end
     arrival, first, finish = (column(each) for each in (records.arrival, records.first_token, records.finish))
-    met = meets(request_latencies(arrival, first, finish, run.fleet.trace.output_tokens), run.fleet.scenario.slo)
+    met = meets(request_latencies(arrival, first, finish, fleet.trace.output_tokens), fleet.scenario.slo)
     changes = pd.DataFrame([_change_row(change) for change in diary.changes], columns=list(_CHANGE_COLUMNS))
     phases = pd.DataFrame(
         [
@@ -49,11 +49,11 @@ def scaling_report(run: ScalingRun) -> Scaling:
         columns=["instance", "size", "state", "start_s", "end_s"],
     )
     return Scaling(
-        summary=_summary(run, changes, float(met.mean()) if len(met) else 1.0),
+        summary=_summary(fleet, diary, end, changes, float(met.mean()) if len(met) else 1.0),
         changes=changes,
         phases=phases,
         instances=instances,
-        timeline=_timeline(run, diary, end, met),
+        timeline=_timeline(fleet, diary, run, met),
     )
 
 
@@ -89,13 +89,13 @@ def _change_row(change: Change) -> tuple[float, ...]:
     )
 
 
-def _summary(run: ScalingRun, changes: pd.DataFrame, attainment: float) -> ScalingSummary:
-    diary, end = run.diary, max(run.engine.end, 1e-12)
+def _summary(fleet: Fleet, diary: Diary, end: float, changes: pd.DataFrame, attainment: float) -> ScalingSummary:
+    end = max(end, 1e-12)
     held_at, devices, memory = (np.array(values, dtype=np.float64) for values in zip(*diary.held, strict=True))
     device_seconds = _integral(held_at, devices, end)
     sizes_at, sizes = (np.array(values, dtype=np.float64) for values in zip(*diary.sizes, strict=True))
-    price = run.fleet.base.hardware.price
-    choice = run.fleet.scenario.elastic
+    price = fleet.base.hardware.price
+    choice = fleet.scenario.elastic
     latencies = changes["latency_s"].to_numpy(np.float64)
     return ScalingSummary(
         mechanism=choice.mechanism,
@@ -105,7 +105,7 @@ def _summary(run: ScalingRun, changes: pd.DataFrame, attainment: float) -> Scali
         latency_max_s=float(latencies.max()) if len(latencies) else float("nan"),
         downtime_s=float(changes["downtime_s"].sum()),
         attainment=attainment,
-        requests_per_s=len(run.fleet.trace) / end,
+        requests_per_s=len(fleet.trace) / end,
         size_mean=_integral(sizes_at, sizes, end) / end,
         devices_mean=device_seconds / end,
         devices_peak=int(devices.max()),
@@ -157,11 +157,11 @@ def tokens_between(steps: dict[str, FloatArray], edges: FloatArray) -> FloatArra
     return counts
 
 
-def _timeline(run: ScalingRun, diary: Diary, end: float, met: NDArray[np.bool_]) -> pd.DataFrame:
+def _timeline(fleet: Fleet, diary: Diary, run: EngineRun, met: NDArray[np.bool_]) -> pd.DataFrame:
     import pandas as pd
 
-    records = run.engine.requests
-    bins = int(np.clip(round(end / run.fleet.scenario.elastic.interval), 1, _BINS))
+    records, end = run.requests, run.end
+    bins = int(np.clip(round(end / fleet.scenario.elastic.interval), 1, _BINS))
     edges = np.linspace(0.0, max(end, 1e-9), bins + 1)
     width = np.diff(edges)
     arrival, finish = column(records.arrival), column(records.finish)
@@ -178,7 +178,7 @@ def _timeline(run: ScalingRun, diary: Diary, end: float, met: NDArray[np.bool_])
             "memory_bytes": step_means(held_at, memory, edges),
             "arrivals_per_s": arrived / width,
             "requests_per_s": np.histogram(finish, edges)[0] / width,
-            "tokens_per_s": tokens_between(run.engine.steps, edges) / width,
+            "tokens_per_s": tokens_between(run.steps, edges) / width,
             "attainment": np.divide(good, arrived, out=np.full(bins, np.nan), where=arrived > 0),
         }
     )

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simulator.arrays import FloatArray
+from simulator.closed_form.steady import mean_load, solve
+from simulator.deployment.deployment import Deployment
 from simulator.elastic.fleet import Fleet
 from simulator.elastic.mechanisms import ScalingPlan
 from simulator.elastic.policies import Governor, Observation, forecast_rate
 from simulator.results.summary import meets, request_latencies
 from simulator.scenario.sections import Slo
 from simulator.serving.instance import Instance
+from simulator.serving.plan import PoolPlan
 from simulator.serving.recorder import RequestRecorder, column
 from simulator.serving.server import Server
+from workloads.requests.trace import RequestTrace
 
 if TYPE_CHECKING:
     import simpy
@@ -70,6 +74,17 @@ class Diary:
     held: list[tuple[float, int, float]] = field(default_factory=list)
     ranks: list[int] = field(default_factory=list)
 
+    def close(self, now: float) -> None:
+        """End what goes on when a run ends [s]."""
+        for span in self.spans:
+            if math.isnan(span.end):
+                span.end = now
+
+    def served(self, begin: float, end: float) -> float:
+        """Time of all instances together in which they could serve, between two times of a run that has ended [s]."""
+        up = (span for span in self.spans if span.state != "starting")
+        return sum(max(min(span.end, end) - max(span.start, begin), 0.0) for span in up)
+
 
 class Scaler:
     """A process on the engine's clock that keeps the deployment at the size that its policy wants.
@@ -99,6 +114,13 @@ class Scaler:
         self._env: simpy.Environment
         # Requests that were answered when work was lost the last time.
         self._finished = -1
+
+    def pools(self) -> tuple[PoolPlan, ...]:
+        """Return every instance that ever served as a pool of its own, by index."""
+        return tuple(
+            PoolPlan(role="both", deployment=self.fleet.deployment(size), instances=1, first=index)
+            for index, size in enumerate(self.diary.ranks)
+        )
 
     def control(self, server: Server) -> Generator[simpy.Event, None, None]:
         """Act on the live server until the run ends."""
@@ -144,7 +166,7 @@ class Scaler:
             size=self.size,
             waiting=waiting + server.queued,
             running=outstanding - waiting,
-            slots=self.fleet.limits(self.size).max_running,
+            slots=self.fleet.deployment(self.size).limits.max_running,
             attainment=recent_attainment(
                 records, server.trace.output_tokens, self.fleet.scenario.slo, now, choice.window
             ),
@@ -159,7 +181,7 @@ class Scaler:
         self.diary.changes.append(change)
         self.diary.held.append((env.now, plan.devices, plan.memory))
         if plan.old == "stays":
-            yield from self._replicate(server, change)
+            yield from self._change_count(server, change)
         else:
             yield from self._replace(server, change)
         change.released = env.now
@@ -183,7 +205,8 @@ class Scaler:
             draining = self._retire(server, old)
             yield draining[0]
         change.switched = env.now
-        new = server.add(self.fleet.deployment(change.after).timer(), self.fleet.limits(change.after))
+        after = self.fleet.deployment(change.after)
+        new = server.add(after.timer(), after.limits)
         self._serving = [new]
         self._enter(new, change.after, env.now)
         self.diary.sizes.append((env.now, change.after))
@@ -194,8 +217,8 @@ class Scaler:
             yield emptied
             new.slow = 1.0
 
-    def _replicate(self, server: Server, change: Change) -> Generator[simpy.Event, None, None]:
-        """Add replicas beside those that serve, or let the last ones go."""
+    def _change_count(self, server: Server, change: Change) -> Generator[simpy.Event, None, None]:
+        """Add instances beside those that serve, or let the last ones go."""
         env, fleet = server.env, self.fleet
         each = fleet.base.split.dp
         count, most = (change.after - change.before) // each, fleet.largest // each
@@ -203,7 +226,7 @@ class Scaler:
             yield from self._start_up(len(server.instances), change.after - change.before, change)
             for _ in range(count):
                 place = len(server.instances) % most
-                new = server.add(fleet.base.timer(place, most), fleet.limits(each))
+                new = server.add(fleet.base.timer(place, most), fleet.base.limits)
                 self._serving.append(new)
                 self._enter(new, each, env.now)
         change.ready = change.switched = env.now
@@ -267,3 +290,18 @@ def recent_attainment(
         return math.nan
     latencies = request_latencies(arrival[ended], first[ended], finish[ended], output_tokens[ended])
     return float(meets(latencies, slo).sum()) / judged
+
+
+def rank_capacity(deployment: Deployment, trace: RequestTrace) -> float:
+    """Requests per second that one attention rank serves when it is full, in the closed-form steady state [1/s].
+
+    Prompts count whole, whatever a prefix cache would find of them; answers take as many steps as drafts leave them.
+    """
+    limits, load = deployment.limits, mean_load(trace, 1)
+    full = replace(
+        load,
+        concurrency=float(limits.max_running * limits.dp),
+        rate=0.0,
+        outputs=1.0 + (load.outputs - 1.0) / limits.accepted_per_step,
+    )
+    return solve(deployment, full).rate / limits.dp

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.arrays import FloatArray
+from simulator.arrays import FloatArray, IntArray
 from simulator.results.percentiles import weighted_percentile
 from simulator.results.values import Distribution, Summary
 from simulator.scenario.sections import Slo
@@ -39,12 +39,45 @@ class Work:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
-    """What the devices could do: count [1], peak of one [FLOP/s], bandwidth of one [bytes/s], price of one [USD/s]."""
+    """What the devices could do: count [1], peak of one [FLOP/s], bandwidth of one [bytes/s], price of one [USD/s].
+
+    The peak is the dense one of BF16 whatever the work computes in, as MFU is quoted; that of the fastest dtype where
+    the device has no BF16.
+    """
 
     devices: float
     peak: float
     memory_bandwidth: float
     price: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Records:
+    """What a run recorded.
+
+    Attributes
+    ----------
+    arrival, first_token, finish : float array, shape (requests,)
+        Times [s].
+    input_tokens, output_tokens : int64 array, shape (requests,)
+        Lengths [tokens].
+    preemptions, retries : int64 array, shape (requests,)
+        How often each was put back, and sent in again [1].
+    steps : dict of str to float array, shape (steps,)
+        Columns of the engine steps.
+    gaps : dict of str to float array, shape (gaps,)
+        ``gap_s`` between two tokens [s], how many requests saw it (``tokens``) [1], and when (``at_s``) [s].
+    """
+
+    arrival: FloatArray
+    first_token: FloatArray
+    finish: FloatArray
+    input_tokens: IntArray
+    output_tokens: IntArray
+    preemptions: IntArray
+    retries: IntArray
+    steps: dict[str, FloatArray]
+    gaps: dict[str, FloatArray]
 
 
 def measured_window(arrival: FloatArray, finish: FloatArray, *, warmup: int, drain: bool, closed_loop: bool) -> Window:
@@ -120,52 +153,66 @@ def meets(latencies: dict[str, FloatArray], slo: Slo) -> NDArray[np.bool_]:
     return good
 
 
+def share_inside(steps: dict[str, FloatArray], window: Window) -> FloatArray:
+    """Share of each step that lies in the measured time [1]; shape (steps,)."""
+    begin, duration = steps["start_s"], steps["duration_s"]
+    inside = np.minimum(begin + duration, window.end) - np.maximum(begin, window.begin)
+    return np.asarray(np.clip(np.divide(inside, duration, out=np.zeros(len(begin)), where=duration > 0), 0.0, 1.0))
+
+
 def summarise(
-    *,
+    records: Records,
     window: Window,
-    arrival: FloatArray,
-    first_token: FloatArray,
-    finish: FloatArray,
-    input_tokens: NDArray[np.int64],
-    output_tokens: NDArray[np.int64],
-    preemptions: NDArray[np.int64],
-    steps: dict[str, FloatArray],
-    gaps: dict[str, FloatArray],
+    *,
     slo: Slo,
     work: Work,
     capacity: Capacity,
     spread: tuple[float, float],
-    simulated: float,
     wall: float,
 ) -> Summary:
     """Condense a run: latencies over the window's requests, rates over what ends in its time, the rest over all steps.
 
     Rates count every request that ends in the window, also one that began before it: to count only those that lie
     inside whole would lose about one latency's worth of work at either end.
+
+    Parameters
+    ----------
+    records : Records
+        What was recorded.
+    window : Window
+        What of it counts.
+    slo : Slo
+        The objective that goodput counts.
+    work : Work
+        What the devices did within the window's time.
+    capacity : Capacity
+        What they could have done.
+    spread : tuple of float
+        Load of the most loaded expert over the mean, and share of experts touched, in a mean decode step [1].
+    wall : float
+        What the simulation itself took [s].
     """
-    chosen = window.requests
-    served = (finish > window.begin) & (finish <= window.end)
-    everyone = request_latencies(arrival, first_token, finish, output_tokens)
+    chosen, steps, gaps = window.requests, records.steps, records.gaps
+    served = (records.finish > window.begin) & (records.finish <= window.end)
+    everyone = request_latencies(records.arrival, records.first_token, records.finish, records.output_tokens)
     latencies = {name: values[chosen] for name, values in everyone.items()}
     tpot = latencies["tpot"][~np.isnan(latencies["tpot"])]
     inside = (gaps["at_s"] >= window.begin) & (gaps["at_s"] <= window.end)
-    per_gpu = 1.0 / (window.duration * capacity.devices)
-    tokens_in, tokens_out = float(input_tokens[served].sum()), float(output_tokens[served].sum())
-    output_rate = tokens_out * per_gpu
-    time = steps["duration_s"]
-    span = max(simulated, 1e-12) * capacity.devices
-    routed = steps["imbalance"]
+    device_seconds = window.duration * capacity.devices
+    tokens_in, tokens_out = (float(each[served].sum()) for each in (records.input_tokens, records.output_tokens))
+    output_rate = tokens_out / device_seconds
+    time, routed = steps["duration_s"], steps["imbalance"]
     return Summary(
         ttft_s=distribution(latencies["ttft"]),
         tpot_s=distribution(tpot),
         itl_s=distribution(gaps["gap_s"][inside], gaps["tokens"][inside]),
         e2el_s=distribution(latencies["e2el"]),
-        input_tokens_per_s_per_gpu=tokens_in * per_gpu,
+        input_tokens_per_s_per_gpu=tokens_in / device_seconds,
         output_tokens_per_s_per_gpu=output_rate,
-        total_tokens_per_s_per_gpu=(tokens_in + tokens_out) * per_gpu,
+        total_tokens_per_s_per_gpu=(tokens_in + tokens_out) / device_seconds,
         requests_completed=int(served.sum()),
         engine_steps=len(time),
-        simulated_s=simulated,
+        simulated_s=window.duration,
         wall_s=wall,
         goodput_rps=float((meets(everyone, slo) & served).sum()) / window.duration,
         usd_per_million_output_tokens=capacity.price / output_rate * 1e6 if output_rate > 0 else float("nan"),
@@ -174,11 +221,12 @@ def summarise(
         queue_length_mean=float(np.average(steps["queue_length"], weights=time)),
         kv_use_mean=float(np.average(steps["kv_use"], weights=time)),
         kv_use_max=float(steps["kv_use"].max()),
-        preemptions=int(preemptions.sum()),
-        mfu=work.flops / (span * capacity.peak),
-        mbu=work.memory_bytes / (span * capacity.memory_bandwidth),
+        preemptions=int(records.preemptions.sum()),
+        mfu=work.flops / (device_seconds * capacity.peak),
+        mbu=work.memory_bytes / (device_seconds * capacity.memory_bandwidth),
         imbalance_mean=float(np.average(routed, weights=time)),
         imbalance_p99=float(np.percentile(routed, 99)),
         expert_imbalance_mean=spread[0],
         active_experts_mean=spread[1],
+        retries=int(records.retries.sum()),
     )

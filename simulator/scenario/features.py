@@ -70,7 +70,6 @@ FEATURES = (
         words="prompts that are found in a cache (prefix_cache)",
         closed_form="refused",
         in_one_step=False,
-        while_scaling=False,
         quickens=True,
     ),
     Feature(
@@ -79,7 +78,6 @@ FEATURES = (
         asked=lambda scenario: scenario.speculation.draft_tokens > 0,
         words="drafted tokens (speculation)",
         closed_form="refused",
-        while_scaling=False,
         quickens=True,
     ),
     Feature(

@@ -19,12 +19,16 @@ from workloads.requests.trace import RequestTrace
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PoolPlan:
-    """Instances of one deployment; ``first`` is the index of the first of them."""
+    """Instances of one deployment; ``first`` is the index of the first of them.
+
+    They begin at so many different ``places`` of the routing trace, each at its own where absent.
+    """
 
     role: Role
     deployment: Deployment
     instances: int
     first: int = 0
+    places: int | None = None
 
     @property
     def devices(self) -> int:
@@ -33,7 +37,7 @@ class PoolPlan:
 
     def pool(self) -> Pool:
         """Return the pool that the engine runs."""
-        timers = [self.deployment.timer(index, self.instances) for index in range(self.instances)]
+        timers = [self.deployment.timer(index, self.places or self.instances) for index in range(self.instances)]
         return Pool(timers=timers, limits=self.deployment.limits, role=self.role)
 
     def ran(self, instance: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -59,24 +59,24 @@ class ToyFleet:
         return SimpleNamespace(elastic=self.choice, slo=self.slo)
 
     @property
-    def replicates(self) -> bool:
+    def whole_instances(self) -> bool:
         return self.course == "horizontal"
 
     @property
     def base(self) -> Any:
-        return SimpleNamespace(split=SimpleNamespace(dp=1), timer=lambda *_: ToyTimer(1))
+        return self.deployment(1)
 
     def deployment(self, size: int) -> Any:
-        return SimpleNamespace(timer=lambda: ToyTimer(size))
-
-    def limits(self, size: int) -> Limits:
-        return replace(self.limits_of_one, dp=1 if self.replicates else size)
+        each = 1 if self.whole_instances else size
+        return SimpleNamespace(
+            split=SimpleNamespace(dp=each), timer=lambda *_: ToyTimer(each), limits=replace(self.limits_of_one, dp=each)
+        )
 
     def held(self, size: int) -> tuple[int, float]:
         return size, float(size)
 
     def plan(self, before: int, after: int) -> ScalingPlan:
-        takes = 0.0 if self.replicates and after < before else self.takes
+        takes = 0.0 if self.whole_instances and after < before else self.takes
         how = {"waits": False, "shares": False, "contention": 1.0, **COURSES[self.course]}
         phases = (Phase(name="change", start=0.0, duration=takes, memory=1.0),) if takes else ()
         return ScalingPlan(phases=phases, ready=takes, devices=before + after, memory=1.0, moved=0.0, **how)
@@ -95,9 +95,9 @@ class Played:
 
 def play(trace: RequestTrace, fleet: ToyFleet, **options: Any) -> Played:
     """Play a load on a toy fleet."""
-    count, each = (fleet.start, 1) if fleet.replicates else (1, fleet.start)
+    count, each = (fleet.start, 1) if fleet.whole_instances else (1, fleet.start)
     scaler = Scaler(fleet, 1.0, trace.arrival)  # type: ignore[arg-type]
-    pool = Pool(timers=[ToyTimer(each) for _ in range(count)], limits=fleet.limits(each))
+    pool = Pool(timers=[ToyTimer(each) for _ in range(count)], limits=fleet.deployment(each).limits)
     return Played(run=run_engine(trace, [pool], controls=[scaler.control], **options), scaler=scaler)
 
 

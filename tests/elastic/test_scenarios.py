@@ -49,7 +49,7 @@ def test_a_run_reports_what_changed_when(mechanism: str) -> None:
     spans = scaling.instances
     assert (spans["end_s"] >= spans["start_s"]).all()
     assert scaling.summary.device_hours * 3600 == pytest.approx(
-        scaling.summary.devices_mean * result.summary.simulated_s
+        scaling.summary.devices_mean * result.requests["finish_s"].max()
     )
     bins = scaling.timeline
     width = bins["end_s"] - bins["start_s"]
@@ -69,6 +69,31 @@ def test_what_costs_least_meets_the_objective_most_often() -> None:
     met = {name: run(name).scaling.summary.attainment for name in MECHANISMS}  # type: ignore[union-attr]
     assert met["ideal"] >= met["elastic"] > met["cold_restart"]
     assert met["vertical_new"] > met["colocated"]
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+@pytest.mark.parametrize(
+    "split", [{"tp": 2, "pp": 2, "ep": 2}, {"pp": 2, "ep": 1}, {"tp": 2, "dp": 2, "ep": 4, "pp": 3}]
+)
+def test_pipeline_stages_scale_by_whole_instances_or_are_refused(mechanism: str, split: dict[str, int]) -> None:
+    """Whatever the split: what a check lets through is played, and no mechanism fails in any other way."""
+    size = 2 * split.get("dp", 1)
+    asked = scenario(
+        mechanism,
+        parallelism=split,
+        requests={**BASE["requests"], "count": 60},
+        elastic={"events": [{"at": "2 s", "size": size}]},
+    )
+    if mechanism != "horizontal":
+        with pytest.raises(InfeasibleScenario, match=f"{mechanism} changes dp and ep of one pipeline stage"):
+            simulate(asked)
+        assert [finding.where for finding in check(asked) if finding.level == "error"] == ["elastic"]
+        return
+    assert [finding for finding in check(asked) if finding.level == "error"] == []
+    result = simulate(asked)
+    assert result.scaling is not None
+    assert result.scaling.changes[["before", "after"]].to_numpy().tolist() == [[size // 2, size]]
+    assert result.requests["finish_s"].notna().all()
 
 
 def test_the_same_scenario_gives_the_same_run() -> None:

@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 
 from simulator.results.summary import (
     Capacity,
+    Records,
     Work,
     distribution,
     measured_window,
     meets,
     request_latencies,
+    share_inside,
     summarise,
 )
 from simulator.results.values import Summary
@@ -149,21 +151,24 @@ def summary_of(arrival: np.ndarray, finish: np.ndarray, **options: Any) -> Summa
     recorded["running"] = array(2, 2, 2, 4)
     recorded["kv_use"] = array(0.1, 0.1, 0.1, 0.5)
     recorded["imbalance"] = array(1.0, 1.0, 1.0, 1.6)
-    return summarise(
-        window=window,
+    records = Records(
         arrival=arrival,
         first_token=arrival + 1.0,
         finish=finish,
         input_tokens=np.full(size, 10),
         output_tokens=np.full(size, 5),
         preemptions=np.arange(size),
+        retries=np.zeros(size, dtype=np.int64),
         steps=recorded,
         gaps={"gap_s": array(1, 3, 100), "tokens": array(3, 1, 7), "at_s": array(1, 2, 1e6)},
+    )
+    return summarise(
+        records,
+        window,
         slo=options.get("slo", Slo()),
         work=Work(flops=12e12, memory_bytes=6e12),
         capacity=Capacity(devices=2, peak=10e12, memory_bandwidth=1e12, price=2.0 / 3600),
         spread=(1.2, 3.0),
-        simulated=6.0,
         wall=0.5,
     )
 
@@ -194,6 +199,12 @@ def test_a_closed_loop_has_the_rate_of_its_steady_state_whatever_the_window(*, d
     assert summary.output_tokens_per_s_per_gpu == pytest.approx(0.5 * 5 / 2, rel=0.01)
 
 
+def test_a_step_counts_by_the_part_of_it_that_is_measured() -> None:
+    window = measured_window(array(2, 3), array(5, 9), warmup=0, drain=True, closed_loop=False)
+    steps = {"start_s": array(0, 0, 4, 8, 9, 4), "duration_s": array(2, 4, 2, 4, 1, 0)}
+    assert share_inside(steps, window).tolist() == [0.0, 0.5, 1.0, 0.25, 0.0, 0.0]
+
+
 def test_means_of_the_run_are_weighted_by_time() -> None:
     summary = summary_of(array(0, 1, 2), array(5, 6, 10))
     assert summary.batch_size_mean == pytest.approx((2 * 3 + 4 * 3) / 6)
@@ -205,8 +216,8 @@ def test_means_of_the_run_are_weighted_by_time() -> None:
 
 def test_utilisation_is_work_over_what_the_devices_could_do() -> None:
     summary = summary_of(array(0, 1, 2), array(5, 6, 10))
-    assert summary.mfu == pytest.approx(12e12 / (6.0 * 2 * 10e12))
-    assert summary.mbu == pytest.approx(6e12 / (6.0 * 2 * 1e12))
+    assert summary.mfu == pytest.approx(12e12 / (10.0 * 2 * 10e12))
+    assert summary.mbu == pytest.approx(6e12 / (10.0 * 2 * 1e12))
 
 
 def test_gaps_outside_the_window_do_not_count() -> None:

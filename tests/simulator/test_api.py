@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -278,3 +279,35 @@ def test_requests_of_two_pools_say_when_the_prompt_was_done_and_when_its_cache_s
     order = several[["admitted_s", "computed_s", "sent_s", "first_token_s"]].to_numpy()
     assert (np.diff(order, axis=1) >= 0).all()
     assert (several["first_token_s"] > several["sent_s"]).all()
+
+
+def test_a_late_first_arrival_changes_nothing_that_is_measured(tmp_path: Path) -> None:
+    """Our own format may count from any time; a power of two keeps every arrival exact."""
+    found = []
+    for first in (0.0, 2.0**20):
+        rows = "".join(f"{first + index * 0.0625},64,16\n" for index in range(20))
+        trace = tmp_path / f"from_{first:.0f}.csv"
+        trace.write_text(f"arrival_s,input_tokens,output_tokens\n{rows}", "utf-8")
+        found.append(simulate(scenario(requests={"kind": "trace", "trace": str(trace), "count": 20, "rate": None})))
+    soon, late = found
+    for name in ("mfu", "mbu", "simulated_s", "total_tokens_per_s_per_gpu"):
+        assert getattr(late.summary, name) == pytest.approx(getattr(soon.summary, name), rel=1e-6), name
+    assert late.breakdown["idle"] == pytest.approx(soon.breakdown["idle"], rel=1e-5)
+
+
+@pytest.mark.parametrize("change", ["run.drain=false", "run.warmup_requests=20"])
+@pytest.mark.parametrize("load", [{}, {"kind": "closed_loop", "concurrency": 6, "rate": None}])
+def test_utilisation_and_tokens_are_of_the_same_time(load: dict[str, Any], change: str) -> None:
+    """The work of a token is about the same in any part of a run, so MFU over tokens per second is as well."""
+    whole = scenario(requests={"count": 400, **load, "lengths": {"input": 200, "output": 40}})
+    per_token = [
+        result.summary.mfu / result.summary.total_tokens_per_s_per_gpu
+        for result in (simulate(whole), simulate(whole.override(change)))
+    ]
+    assert per_token[1] == pytest.approx(per_token[0], rel=0.05)
+
+
+def test_the_simulated_time_is_that_which_rates_are_over() -> None:
+    for overrides in [(), ("run.warmup_requests=20",), ("run.drain=false",)]:
+        summary = run(*overrides).summary
+        assert summary.request_throughput_rps == pytest.approx(summary.requests_completed / summary.simulated_s)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+from simulator.api import simulate
 from simulator.deployment.inputs import scenario_requests
 from simulator.elastic.fleet import Fleet, build_fleet
 from simulator.elastic.mechanisms import FEATURES, ScalingPlan
-from simulator.elastic.report import scaling_report, tokens_between
-from simulator.elastic.simulate import ScalingRun, run_scaling
+from simulator.elastic.report import tokens_between
+from simulator.run.plan import plan_run
 from simulator.scenario import Scenario
 from validation.papers.papers import Case
 
@@ -109,10 +111,6 @@ def _memory(given: Inputs) -> dict[str, float]:
     }
 
 
-def _run(scenario: Scenario) -> ScalingRun:
-    return run_scaling(scenario, scenario_requests(scenario.requests, scenario.seed))
-
-
 def _throughputs(given: Inputs) -> dict[str, float]:
     """Requests' worth of output tokens per second before, during and after, as Table 2 divides the time."""
     lengths = {
@@ -136,10 +134,11 @@ def _throughputs(given: Inputs) -> dict[str, float]:
         ("cold_restart", given["max_running"]),
         ("colocated", given["colocated_running"]),
     ):
-        run = _run(_scenario(given, mechanism, requests=requests, max_running=running))
-        answer = float(run.fleet.trace.output_tokens.mean())
+        scenario = _scenario(given, mechanism, requests=requests, max_running=running)
+        trace = scenario_requests(scenario.requests, scenario.seed)
+        run, answer = plan_run(scenario, trace).play(), float(trace.output_tokens.mean())
         for name, (begin, end) in windows.items():
-            tokens = tokens_between(run.engine.steps, np.array([begin, end]))[0]
+            tokens = tokens_between(run.steps, np.array([begin, end]))[0]
             found[f"{mechanism}.{name}"] = float(tokens) / (end - begin) / answer
     return {**found, "during_ratio": found["elastic.during"] / found["cold_restart.during"]}
 
@@ -167,7 +166,8 @@ def _attainment(given: Inputs) -> dict[str, float]:
             max_running=running,
             command=given["slo_command"],
         )
-        return scaling_report(_run(scenario)).summary.attainment
+        scaling = simulate(scenario).scaling
+        return math.nan if scaling is None else scaling.summary.attainment
 
     elastic = share("elastic", given["slo_rate"], given["slo_running"])
     return {

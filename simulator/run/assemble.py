@@ -1,0 +1,277 @@
+"""Answers from what was played or solved: summary, breakdown, frames, warnings and where the numbers come from."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.arrays import FloatArray
+from simulator.closed_form.steady import mean_load, steady_state
+from simulator.deployment.deployment import Deployment
+from simulator.elastic.report import scaling_report
+from simulator.explanation.priced import Certainty, decode_certainty
+from simulator.placement.replay import expert_spread
+from simulator.results.summary import Capacity, Records, Work, measured_window, share_inside, summarise
+from simulator.results.trace import TokenGaps
+from simulator.results.values import Estimate, Result
+from simulator.results.work import step_slices, step_work
+from simulator.run.objectives import unreachable, unreachable_in_run
+from simulator.run.plan import RunPlan
+from simulator.scenario import Scenario
+from simulator.scenario.features import asks, left_out_of_closed_form
+from simulator.scenario.unread import unread_keys
+from simulator.serving.controls.rebalance import account_text
+from simulator.serving.engine import EngineRun
+from simulator.serving.recorder import column
+from simulator.step.components import COMPONENTS
+from workloads.requests.trace import RequestTrace
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: The steps that one pool ran.
+_Part = tuple[Deployment, dict[str, FloatArray]]
+
+
+def assemble(plan: RunPlan, run: EngineRun, *, wall: float) -> Result:
+    """Condense a run that was played.
+
+    Parameters
+    ----------
+    plan : RunPlan
+        What was played.
+    run : EngineRun
+        What the engine recorded.
+    wall : float
+        What it took [s].
+    """
+    scenario, trace, deployment = plan.scenario, plan.trace, plan.played[0].deployment
+    records = _records(trace, run)
+    window = measured_window(
+        records.arrival,
+        records.finish,
+        warmup=scenario.run.warmup_requests,
+        drain=scenario.run.drain,
+        closed_loop=trace.concurrency is not None,
+    )
+    parts = [(pool.deployment, _rows(run.steps, pool.ran(run.steps["instance"]))) for pool in plan.played]
+    work = [step_work(each, steps, share_inside(steps, window)) for each, steps in parts]
+    batch = _mean_batch(run.steps)
+    summary = summarise(
+        records,
+        window,
+        slo=scenario.slo,
+        work=Work(flops=sum(each.flops for each in work), memory_bytes=sum(each.memory_bytes for each in work)),
+        capacity=_capacity(deployment, plan.devices(window.begin, window.end)),
+        spread=expert_spread(deployment.routing, batch),
+        wall=wall,
+    )
+    certainty = _certainty(scenario, deployment, batch, _mean_context(deployment, run.steps))
+    scaler = plan.scaler
+    return Result(
+        scenario=scenario,
+        summary=replace(
+            summary,
+            interval_80=certainty.interval_80,
+            prefix_hits=_prefix_hits(scenario, trace, column(run.requests.cached)),
+        ),
+        breakdown=_breakdown(parts, plan.instance_seconds(float(records.arrival.min()), run.end)),
+        requests=_request_frame(trace, run, window.requests, moved=asks(scenario, "disaggregation")),
+        steps=_step_frame(run.steps),
+        slices=tuple(
+            drawn for each, own in parts for drawn in step_slices(each, own, scenario.run.traced_steps // len(parts))
+        ),
+        token_gaps=TokenGaps(values_s=run.gaps["gap_s"], counts=run.gaps["tokens"].astype(np.int64)),
+        scaling=None if scaler is None else scaling_report(scaler.fleet, scaler.diary, run),
+        warnings=(
+            *_warnings(trace, deployment, certainty),
+            *_unused(scenario, trace, run.end),
+            *_repeated(scenario, deployment, run.steps),
+            *unreachable_in_run(plan),
+            *((account_text(plan.rebalances),) if plan.rebalances else ()),
+        ),
+        provenance=_provenance(scenario, deployment, certainty),
+        rebalances=tuple(move.document() for move in plan.rebalances),
+    )
+
+
+def assemble_estimate(scenario: Scenario, trace: RequestTrace, deployment: Deployment) -> Estimate:
+    """Solve the steady state of a deployment and say where the answer comes from."""
+    instances = scenario.parallelism.instances
+    summary, breakdown = steady_state(
+        deployment, trace, instances, scenario.slo, _capacity(deployment, instances * deployment.split.devices)
+    )
+    context = round(mean_load(trace, instances).context)
+    certainty = _certainty(scenario, deployment, round(summary.batch_size_mean), context)
+    return Estimate(
+        scenario=scenario,
+        summary=replace(summary, interval_80=certainty.interval_80),
+        breakdown=breakdown,
+        warnings=(
+            *_warnings(trace, deployment, certainty),
+            *unread_keys(scenario),
+            *unreachable([(deployment, deployment)], trace, scenario.slo),
+            *left_out_of_closed_form(scenario),
+        ),
+        provenance=_provenance(scenario, deployment, certainty),
+    )
+
+
+def _records(trace: RequestTrace, run: EngineRun) -> Records:
+    requests = run.requests
+    return Records(
+        arrival=column(requests.arrival),
+        first_token=column(requests.first_token),
+        finish=column(requests.finish),
+        input_tokens=trace.input_tokens,
+        output_tokens=trace.output_tokens,
+        preemptions=column(requests.preemptions),
+        retries=column(requests.retries),
+        steps=run.steps,
+        gaps=run.gaps,
+    )
+
+
+def _rows(steps: dict[str, FloatArray], chosen: NDArray[np.bool_]) -> dict[str, FloatArray]:
+    return steps if chosen.all() else {name: values[chosen] for name, values in steps.items()}
+
+
+def _breakdown(parts: Sequence[_Part], span: float) -> dict[str, float]:
+    """Seconds by component over all pools; what is left of the span of all instances [s] is idle."""
+    total = dict.fromkeys(COMPONENTS, 0.0)
+    for deployment, steps in parts:
+        for name, seconds in deployment.timer().breakdown(steps).items():
+            total[name] += seconds
+    total["idle"] = max(span - sum(total.values()), 0.0)
+    return total
+
+
+def _prefix_hits(scenario: Scenario, trace: RequestTrace, cached: NDArray[np.int64]) -> float:
+    """Share of prompt tokens that were found in a cache [1]; NaN without one."""
+    if not asks(scenario, "prefix_cache"):
+        return float("nan")
+    return float(cached.sum() / trace.input_tokens.sum())
+
+
+def _mean_batch(steps: dict[str, FloatArray]) -> int:
+    """Tokens of the mean decode step."""
+    decoding = steps["decode_total"][steps["decode_total"] > 0]
+    return round(float(decoding.mean())) if len(decoding) else 0
+
+
+def _mean_context(deployment: Deployment, steps: dict[str, FloatArray]) -> int:
+    """KV length that a decoded token sees on average [tokens]."""
+    decoded = float(steps["decode_total"].sum())
+    return round(float(steps["context_total"].sum()) / max(decoded / deployment.limits.query_tokens, 1.0))
+
+
+def _capacity(deployment: Deployment, devices: float) -> Capacity:
+    hardware = deployment.hardware
+    silicon = hardware.silicon
+    return Capacity(
+        devices=devices,
+        peak=silicon.peak.get("bfloat16", max(silicon.peak.values())),
+        memory_bandwidth=silicon.memory_bandwidth,
+        price=hardware.price.value if hardware.price else float("nan"),
+    )
+
+
+def _certainty(scenario: Scenario, deployment: Deployment, batch: int, context: int) -> Certainty:
+    folder = Path(scenario.hardware.profiles) if scenario.hardware.profiles else None
+    return decode_certainty(deployment, batch, context, folder)
+
+
+def _warnings(trace: RequestTrace, deployment: Deployment, certainty: Certainty) -> tuple[str, ...]:
+    beyond = [f"extrapolated: {family} runs beyond the shapes it was measured on" for family in certainty.beyond]
+    return (*trace.notes, *deployment.warnings, *beyond)
+
+
+def _unused(scenario: Scenario, trace: RequestTrace, end: float) -> tuple[str, ...]:
+    """Say what of the scenario and its trace had no effect on a run that ended at a time [s]."""
+    found = list(unread_keys(scenario))
+    if trace.block_hashes is not None and not asks(scenario, "prefix_cache"):
+        found.append("the trace says which prompts begin alike, but prefix_cache.kind = 'none' computes all of them")
+    for index, fault in enumerate(scenario.faults):
+        if fault.at >= end:
+            found.append(f"faults.{index} never happens: due at {fault.at:g} s, and all is answered at {end:.3g} s")
+    return tuple(found)
+
+
+def _repeated(scenario: Scenario, deployment: Deployment, steps: dict[str, FloatArray]) -> tuple[str, ...]:
+    """Say where a recorded routing trace is shorter than the run."""
+    routing, served = deployment.routing, float(steps["prompt_total"].sum() + steps["decode_total"].sum())
+    if scenario.routing.kind != "trace" or routing is None or served <= routing.tokens:
+        return ()
+    return (f"the routing trace has {routing.tokens} tokens and repeats: {served:.0f} were routed",)
+
+
+def _request_frame(trace: RequestTrace, run: EngineRun, measured: NDArray[np.bool_], *, moved: bool) -> pd.DataFrame:
+    """Put records into a frame; ``moved`` tells whether KV caches go from one instance to another."""
+    import pandas as pd
+
+    records = run.requests
+    handed = {"computed_s": column(records.computed), "sent_s": column(records.sent)} if moved else {}
+    return pd.DataFrame(
+        {
+            "request_id": np.arange(len(trace)),
+            "instance": column(records.instance),
+            "rank": column(records.rank),
+            "arrival_s": column(records.arrival),
+            "admitted_s": column(records.admitted),
+            **handed,
+            "first_token_s": column(records.first_token),
+            "finish_s": column(records.finish),
+            "input_tokens": trace.input_tokens,
+            "output_tokens": trace.output_tokens,
+            "preemptions": column(records.preemptions),
+            "cached_tokens": column(records.cached),
+            "retries": column(records.retries),
+            "measured": measured,
+        }
+    )
+
+
+def _step_frame(steps: dict[str, FloatArray]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame(
+        {
+            "instance": steps["instance"].astype(np.int32),
+            "start_s": steps["start_s"],
+            "duration_s": steps["duration_s"],
+            "prefill_tokens": steps["prompt_total"].astype(np.int64),
+            "decode_tokens": steps["decode_total"].astype(np.int64),
+            "running": steps["running"].astype(np.int64),
+            "queue_length": steps["queue_length"].astype(np.int64),
+            "kv_use": steps["kv_use"],
+            "imbalance": steps["imbalance"],
+        }
+    )
+
+
+def _provenance(scenario: Scenario, deployment: Deployment, certainty: Certainty) -> dict[str, str]:
+    try:
+        moesim = version("moesim")
+    except PackageNotFoundError:
+        moesim = "unknown"
+    hardware = deployment.hardware
+    return {
+        "moesim": moesim,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "seed": str(scenario.seed),
+        "device": hardware.device.id,
+        "node": hardware.node.id,
+        "cluster": hardware.cluster.id if hardware.cluster else "",
+        "kernels": hardware.evidence,
+        "evidence": ", ".join(f"{grade} {share:.0%}" for grade, share in sorted(certainty.evidence.items())),
+        "stack": deployment.stack.id,
+        "routing_tokens": str(deployment.routing.tokens if deployment.routing else 0),
+    }

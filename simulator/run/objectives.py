@@ -1,0 +1,67 @@
+"""Objectives that nobody can meet, and what is the best that can be had."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from hardware_profiles.units import format_seconds
+from simulator.closed_form.steady import mean_load, solve
+from simulator.deployment.deployment import Deployment
+from simulator.run.plan import RunPlan
+from simulator.scenario.features import asked_features
+from simulator.scenario.sections import Slo
+from workloads.requests.trace import RequestTrace
+
+
+def unreachable_in_run(plan: RunPlan) -> tuple[str, ...]:
+    """Say which objectives of a run nobody can meet; nothing where the closed form does not know the best."""
+    scenario = plan.scenario
+    if any(feature.quickens for feature in asked_features(scenario)):
+        return ()
+    if plan.scaler is None:
+        return unreachable([(plan.pools[-1].deployment, plan.pools[0].deployment)], plan.trace, scenario.slo)
+    fleet = plan.scaler.fleet
+    sizes = sorted({fleet.sizes[0], fleet.sizes[-1]})
+    deployments = [fleet.deployment(size) for size in sizes]
+    where = f" at {' or '.join(map(str, sizes))} ranks"
+    return unreachable([(each, each) for each in deployments], plan.trace, scenario.slo, where)
+
+
+def unreachable(
+    sites: Sequence[tuple[Deployment, Deployment]], trace: RequestTrace, slo: Slo, where: str = ""
+) -> tuple[str, ...]:
+    """Say which objectives not even the shortest request meets where it is alone, and what is the best that can be had.
+
+    Parameters
+    ----------
+    sites : sequence of pairs of Deployment
+        Where a request may go: what computes its prompt, and what decodes.
+    trace : RequestTrace
+        The load.
+    slo : Slo
+        The objectives.
+    where : str
+        Which sites these are, as the message says it.
+    """
+    if slo.ttft is None and slo.tpot is None and slo.e2el is None:
+        return ()
+    inputs, outputs = int(trace.input_tokens.min()), int(trace.output_tokens.min())
+    # A request of one token has no time per token; it is given a second one to find out what it would be.
+    request = RequestTrace(
+        arrival=np.zeros(1), input_tokens=np.array([inputs]), output_tokens=np.array([max(outputs, 2)]), concurrency=1
+    )
+    alone = mean_load(request, 1)
+    found = []
+    for prompts, decodes in sites:
+        first = solve(prompts, alone)
+        gap = (first if decodes is prompts else solve(decodes, alone)).gap_s
+        found.append((first.ttft_s, gap, first.ttft_s + (outputs - 1.0) * gap))
+    best = dict(zip(("ttft", "tpot", "e2el"), map(min, zip(*found, strict=True)), strict=True))
+    return tuple(
+        f"slo.{name} = {format_seconds(limit)} cannot be met{where}: the best reachable is "
+        f"{format_seconds(reachable)}, for a request of {inputs} + {outputs} tokens that is alone"
+        for name, reachable in best.items()
+        if (limit := getattr(slo, name)) is not None and limit < reachable
+    )
