@@ -132,17 +132,38 @@ def plan_moves(
     Attention, shared experts and all else that a device holds besides routed experts is copied to further devices from
     those of the same tensor-parallel rank, the givers in turn. Experts move as :func:`expert_flow` counts; every
     device of an expert-parallel rank holds its share of each of the rank's experts. A dense model moves no experts.
+    Pipeline stages are alike, each with its share of the layers, and nothing moves between them.
     """
-    devices = max(before.devices, after.devices)
+    one = _stage_moves(model, before, after, expert_tensors=expert_tensors, layer_tensors=layer_tensors)
+    stages = before.pp
+
+    def each(values: FloatArray) -> FloatArray:
+        return np.tile(values / stages, stages)
+
+    return Moves(
+        sent=np.asarray(np.kron(np.eye(stages), one.sent / stages), dtype=np.float64),
+        messages=each(one.messages),
+        held_before=each(one.held_before),
+        held_after=each(one.held_after),
+        held_during=each(one.held_during),
+    )
+
+
+def _stage_moves(
+    model: ModelSpec, before: Parallelism, after: Parallelism, *, expert_tensors: float, layer_tensors: float
+) -> Moves:
+    """Plan what moves as if one stage had all layers."""
+    held, wanted = before.group, after.group
+    devices = max(held, wanted)
     parts = weight_bytes(model)
     common = sum(parts[name] for name in ("embedding", "attention", "dense_ffn", "shared_experts", "lm_head"))
     common = common / before.tp + parts["router"] + parts["norms"]
     sent, messages = np.zeros((devices, devices)), np.zeros(devices)
-    for device in range(before.devices, after.devices):
-        sent[device % before.devices, device] += common
+    for device in range(held, wanted):
+        sent[device % held, device] += common
         messages[device] += layer_tensors * len(model.layers)
-    held_before = np.where(np.arange(devices) < before.devices, common, 0.0)
-    held_after = np.where(np.arange(devices) < after.devices, common, 0.0)
+    held_before = np.where(np.arange(devices) < held, common, 0.0)
+    held_after = np.where(np.arange(devices) < wanted, common, 0.0)
     layers = len(model.moe_layers)
     if layers:
         experts = model.moe_layers[0].num_experts

@@ -57,6 +57,22 @@ def test_weights_are_all_there_before_and_after() -> None:
         assert held.sum() == pytest.approx(parts["routed_experts"] + repeated)
 
 
+@pytest.mark.parametrize("stages", [2, 3])
+def test_stages_share_the_layers_and_hold_together_what_one_holds(stages: int) -> None:
+    whole = moves(2, 4)
+    split = plan_moves(
+        LITE,
+        Parallelism(tp=2, dp=2, ep=4, pp=stages),
+        Parallelism(tp=2, dp=4, ep=8, pp=stages),
+        expert_tensors=3,
+        layer_tensors=8,
+    )
+    assert split.sent.shape == (8 * stages, 8 * stages)
+    assert split.sent.sum() == pytest.approx(whole.sent.sum())
+    for name in ("messages", "held_before", "held_after", "held_during"):
+        assert getattr(split, name).sum() == pytest.approx(getattr(whole, name).sum()), name
+
+
 def test_a_device_holds_what_the_memory_model_says() -> None:
     split = Parallelism(tp=2, dp=4, ep=8)
     assert moves(2, 4).held_after.max() == pytest.approx(weight_bytes_per_device(LITE, split))
