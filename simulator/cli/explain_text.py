@@ -83,9 +83,9 @@ def _time_cells(row: Row, total: float, *, bars: bool) -> list[str | Text]:
 
 
 def print_hidden(out: Console, rows: Sequence[Mapping[Any, Any]]) -> None:
-    """Print what every kind of exchange runs beside; what runs beside nothing is exposed."""
+    """Print what every kind of communication runs beside; what runs beside nothing is exposed."""
     result = table(
-        "exchange", "beside", "per step", "share", title="exchanges behind computing", right=("per step", "share")
+        "message", "beside", "per step", "share", title="communication beside computing", right=("per step", "share")
     )
     for message in dict.fromkeys(str(row["message"]) for row in rows):
         own = [row for row in rows if row["message"] == message]

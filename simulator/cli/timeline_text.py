@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 
 
 def print_timeline(out: Console, scenario: Scenario, drawn: StepTimeline) -> None:
-    """Print the length of the step, its streams, and what the exchanges run beside."""
+    """Print the length of the step, its streams, and what communication runs beside."""
     out.print(scenario.name, style="bold")
     out.print(
         f"one {drawn.phase} step, batch {drawn.sequences}, context {drawn.length} tokens: {seconds(drawn.step_s)}"
     )
-    rows = [("overlap", drawn.overlap.replace("_", " ")), ("saved", seconds(drawn.saved_s))]
+    rows = [("overlap", drawn.overlap.replace("_", " "))]
+    if drawn.overlap != "none":
+        rows.append(("effect", overlap_effect(drawn)))
     for stream in dict.fromkeys(task.stream for task in drawn.schedule.tasks):
         busy = drawn.schedule.busy(stream)
         rows.append((f"{stream} busy", f"{seconds(busy)}, {percent(busy / drawn.step_s)}"))
@@ -33,7 +35,15 @@ def print_timeline(out: Console, scenario: Scenario, drawn: StepTimeline) -> Non
         rows.append(("experts, slowest rank of each layer", seconds(slowest)))
     out.print(pairs(rows))
     if drawn.exchanged_s > 0.0:
+        out.print(f"communication {seconds(drawn.exchanged_s)}, {seconds(drawn.exposed_s)} of it exposed")
         print_hidden(out, hidden_rows(drawn))
+
+
+def overlap_effect(drawn: StepTimeline) -> str:
+    """Say how much shorter or longer overlap makes the step."""
+    how = "shorter" if drawn.saved_s >= 0.0 else "longer"
+    apart = drawn.step_s + drawn.saved_s
+    return f"{seconds(abs(drawn.saved_s))} {how} ({seconds(apart)} -> {seconds(drawn.step_s)})"
 
 
 def timeline_document(scenario: Scenario, drawn: StepTimeline, written: Path | None) -> dict[str, Any]:

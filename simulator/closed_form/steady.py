@@ -258,20 +258,19 @@ def _mean_step(
 
 def _work(size: int, total: int, load: Load, tokens: float, own: float) -> StepWork:
     """One step: ``size`` decoding and ``own`` prompt tokens on the busiest rank."""
-    sequences = max(round(own / load.inputs), 1) if tokens else 0
-    return StepWork(
-        rows=size + round(own),
-        decode_rows=size,
-        decode_context=load.context,
-        prompt_rows=round(own),
-        prompt_sequences=sequences,
-        # Chunks of a prompt follow half of the rest of it on average.
-        prompt_prefix=max(load.inputs - own, 0.0) / 2 if tokens else 0.0,
-        prompt_total=round(tokens),
-        decode_total=total if size else 0,
-        logits=size + sequences,
-        running=total,
-    )
+    work = StepWork()
+    if size:
+        work.set_decode(running=total, most=size, sequences=size, context=load.context)
+    if tokens:
+        work.add_prompts(
+            rows=work.rows + round(own),
+            prompt_rows=round(own),
+            sequences=max(round(own / load.inputs), 1),
+            # Chunks of a prompt follow half of the rest of it on average.
+            prefix=max(load.inputs - own, 0.0) / 2,
+            total=round(tokens),
+        )
+    return work
 
 
 def _accumulate(row: dict[str, float], work: StepWork, step: StepTime, weight: float) -> None:

@@ -13,7 +13,7 @@ from simulator.cost.model import OpTime
 from simulator.cost.uncertainty import UNMEASURED, op_spread
 from simulator.deployment.deployment import Deployment, deploy
 from simulator.deployment.inputs import scenario_requests
-from simulator.explanation.priced import priced_step, step_gap
+from simulator.explanation.priced import asked_step, priced_step, step_gap
 from simulator.explanation.timeline import StepTimeline, draw_step
 from simulator.results.values import Explanation
 from simulator.scenario import Scenario
@@ -71,8 +71,9 @@ def explain(
     asked, scenario = scenario, _pool(scenario, phase)
     deployment = deploy(scenario, trace)
     sequences, length = _defaults(deployment, trace, phase, batch, context, scenario.parallelism.instances)
-    times = priced_step(deployment, phase, sequences, length)
-    gap = step_gap(deployment, phase, sequences, sum(float(time.seconds + time.wait) for time in times))
+    work = asked_step(deployment, phase, sequences, length)
+    times = priced_step(deployment, work)
+    gap = step_gap(deployment, work, sum(float(time.seconds + time.wait) for time in times))
     folder = Path(scenario.hardware.profiles) if scenario.hardware.profiles else None
     rows = [_op_row(deployment, time, folder) for time in times if float(time.seconds) > 0.0]
     rows += [_wait_row(time) for time in times if float(time.wait) > 0.0]
@@ -155,7 +156,7 @@ def _drawn(
 
 
 def hidden_rows(drawn: StepTimeline) -> list[dict[str, Any]]:
-    """Return one row per kind of exchange and of computing beside it: message, beside, time_s [s]."""
+    """Return one row per kind of communication and of computing beside it: message, beside, time_s [s]."""
     return [
         {"message": message, "beside": beside, "time_s": seconds}
         for (message, beside), seconds in sorted(drawn.beside.items())
@@ -167,9 +168,9 @@ def _overlap_row(drawn: StepTimeline) -> dict[str, Any]:
     hidden = drawn.exchanged_s - drawn.exposed_s
     return {
         **_blank(drawn.overlap, "overlap", -drawn.saved_s),
-        "bound": "hidden",
+        "bound": "hidden" if drawn.saved_s > 0.0 else "lost",
         "equation": "(time of one batch whose ops follow each other) - (end of the schedule)",
-        "inputs": f"exchanges {drawn.exchanged_s * 1e3:.3g} ms, {hidden * 1e3:.3g} ms of them beside computing",
+        "inputs": f"communication {drawn.exchanged_s * 1e3:.3g} ms, {hidden * 1e3:.3g} ms of them beside computing",
         "source": "docs/theory/overlap.md",
     }
 

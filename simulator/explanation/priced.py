@@ -12,14 +12,15 @@ import numpy as np
 from simulator.cost.model import OpTime
 from simulator.cost.uncertainty import family_of, op_spread, step_interval
 from simulator.deployment.deployment import Deployment
-from simulator.ops import StepShape, build_ops
+from simulator.step.host import HostRule
+from simulator.step.work import StepWork, step_ops
 from workloads.models.spec import Phase
 
 _WINDOWS = 8
 
 
-def priced_step(deployment: Deployment, phase: Phase, sequences: int, length: int) -> tuple[OpTime, ...]:
-    """Price the ops of one step on the busiest rank.
+def asked_step(deployment: Deployment, phase: Phase, sequences: int, length: int) -> StepWork:
+    """Describe a step of equal sequences, dealt out evenly over the ranks.
 
     Parameters
     ----------
@@ -32,34 +33,36 @@ def priced_step(deployment: Deployment, phase: Phase, sequences: int, length: in
     length : int
         Prompt length (prefill) or KV length (decode) [tokens].
     """
-    split, routing = deployment.split, deployment.routing
-    own = float(np.ceil(sequences / (split.dp * split.pp)))
-    tokens = max(round(sequences / split.pp) * (length if phase == "prefill" else 1), 1)
-    counts, share = None, 1.0
+    if phase == "prefill":
+        return StepWork.prefill(sequences, sequences * length, dp=deployment.split.dp)
+    query_tokens = deployment.limits.query_tokens
+    return StepWork.decode(sequences, float(length), dp=deployment.split.dp, query_tokens=query_tokens)
+
+
+def priced_step(deployment: Deployment, work: StepWork) -> tuple[OpTime, ...]:
+    """Price the ops of one step on the busiest rank, routed experts by windows of the routing trace."""
+    routing, counts, share = deployment.routing, None, 1.0
     if routing is not None:
-        sampled = routing.counts("prefill" if phase == "prefill" else "decode", tokens, _WINDOWS)
+        sampled = routing.counts(work.phase, work.stage_tokens(deployment.split.pp), _WINDOWS)
         load = sampled.sum(axis=-1)
         share = float((load.max(axis=-1) / np.maximum(load.mean(axis=-1), 1e-12)).mean())
         counts = sampled.reshape(-1, *sampled.shape[2:])
-    if phase == "prefill":
-        shape = StepShape(
-            prefill_tokens=own * length, prefill_sequences=own, group_tokens=float(tokens), max_rank_share=share
-        )
-    else:
-        shape = StepShape(
-            decode_sequences=own, decode_context=float(length), group_tokens=float(tokens), max_rank_share=share
-        )
-    return deployment.cost.times(build_ops(deployment.model, split, deployment.stack, shape, counts))
+    ops = step_ops(
+        work,
+        deployment.model,
+        deployment.split,
+        deployment.stack,
+        drafts=deployment.drafts,
+        expert_counts=counts,
+        max_rank_share=share,
+    )
+    return deployment.cost.times(ops)
 
 
-def step_gap(deployment: Deployment, phase: Phase, sequences: int, busy: float) -> float:
+def step_gap(deployment: Deployment, work: StepWork, busy: float) -> float:
     """Host time of a step that its kernels, busy for so long [s], do not hide [s]."""
-    stack = deployment.stack
-    gap = stack.number("cpu_gap") + stack.number("cpu_gap_per_request") * -(-sequences // deployment.split.dp)
-    if phase == "prefill":
-        host = deployment.tables.launches * stack.number("launch_eager")
-        gap += stack.number("prefill_gap") + max(host - busy, 0.0)
-    return gap
+    host = HostRule.of(deployment.stack, deployment.tables.launches, deployment.split.pp)
+    return host.gap(work, busy, host.launching(work))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,11 +85,12 @@ def decode_certainty(deployment: Deployment, sequences: int, length: int, folder
     Kernels count with their residuals, errors of one family in full and what borrowing adds in full over all; the
     host gap with the spread of what nobody measured.
     """
-    times = [time for time in priced_step(deployment, "decode", max(sequences, 1), max(length, 1)) if time.seconds > 0]
+    work = asked_step(deployment, "decode", max(sequences, 1), max(length, 1))
+    times = [time for time in priced_step(deployment, work) if time.seconds > 0]
     seconds = [float(time.seconds + time.wait) for time in times]
     spreads = [op_spread(time, deployment.hardware, folder) for time in times]
     families = [family_of(time.table) for time in times]
-    gap = step_gap(deployment, "decode", sequences, sum(seconds))
+    gap = step_gap(deployment, work, sum(seconds))
     low, high = step_interval(
         times, deployment.hardware, folder, host=gap, stack=deployment.stack.number("step_spread")
     )

@@ -14,17 +14,23 @@ import numpy as np
 from simulator.arrays import FloatArray
 from simulator.deployment.deployment import Deployment
 from simulator.errors import ScenarioError
-from simulator.ops import StepShape, build_ops
+from simulator.explanation.priced import asked_step
+from simulator.ops import Op
 from simulator.results.trace import Slice
 from simulator.schedule import COMMUNICATION, COMPUTE, Overlap, Schedule, Task, exposure, layer_tasks
 from simulator.schedule.streams import list_schedule
-from simulator.step.timer import StepLayers, TableTimer
-from simulator.step.work import StepTime, StepWork
+from simulator.step.overlap import StepLayers
+from simulator.step.timer import TableTimer
+from simulator.step.work import StepTime, StepWork, step_ops
 from workloads.models.spec import Phase
 
 #: Name and share of its block of every op of a block, in order.
 _Parts = Mapping[str, list[tuple[str, float]]]
 HOST = "host"
+#: Blocks before the first MoE layer and after the last.
+BEFORE, AFTER = "before the MoE layers", "after the MoE layers"
+#: Components whose ops send messages.
+_COLLECTIVES = ("dispatch", "combine", "all_reduce")
 SLOWEST, MEAN = "slowest rank", "mean rank"
 
 
@@ -39,11 +45,12 @@ class StepTimeline:
     overlap : {"none", "shared_expert", "two_batch"}
         What the stack chose for this step.
     step_s, saved_s : float
-        Length of the step, and what overlap takes off one batch whose ops follow each other [s].
+        Length of the step, and what overlap takes off one batch whose ops follow each other; below zero where it makes
+        the step longer [s].
     schedule : Schedule
         Blocks on streams, of the slowest rank at every layer.
     beside : Mapping of (str, str) to float
-        Time of each kind of exchange by what its rank computes meanwhile; ``nothing`` is exposed [s].
+        Time of each kind of communication by what its rank computes meanwhile; ``nothing`` is exposed [s].
     rank_experts : array, shape (batches, layers, ranks)
         Routed experts of every rank [s]; no ranks without routed experts.
     parts : Mapping of str to list of (str, float)
@@ -68,12 +75,12 @@ class StepTimeline:
 
     @property
     def exposed_s(self) -> float:
-        """Time of exchanges beside which nothing is computed [s]."""
+        """Time of communication beside which nothing is computed [s]."""
         return sum(seconds for (_, work), seconds in self.beside.items() if work == "nothing")
 
     @property
     def exchanged_s(self) -> float:
-        """Time of all exchanges [s]."""
+        """Time of all communication: exchanges of tokens, all-reduces and other collectives [s]."""
         return sum(self.beside.values())
 
     def slices(self, ranks: int) -> Iterator[Slice]:
@@ -136,14 +143,12 @@ def draw_step(deployment: Deployment, phase: Phase, sequences: int, length: int)
         The deployment never runs a step so large.
     """
     _require_priced(deployment, phase, sequences, length)
-    timer, work = deployment.timer(), step_work_of(deployment, phase, sequences, length)
+    timer, work = deployment.timer(), asked_step(deployment, phase, sequences, length)
     step = timer.time(work)
     layers = _layers(timer, work, step)
-    shape = _shape(deployment, work, batches=len(layers.tokens))
-    parts = _op_shares(deployment, shape)
-    before = _share_before(deployment, _shape(deployment, work, batches=1))
-    tasks = _step_tasks(layers, step.overlap, step.gap, before)
-    schedule = list_schedule(tasks)
+    ops = _block_ops(deployment, _batch(deployment, phase, sequences, length, batches=len(layers.tokens)))
+    before = _share_before(_block_ops(deployment, work))
+    schedule = list_schedule(_step_tasks(layers, step.overlap, step.gap, before))
     return StepTimeline(
         phase=phase,
         sequences=sequences,
@@ -152,32 +157,17 @@ def draw_step(deployment: Deployment, phase: Phase, sequences: int, length: int)
         step_s=step.duration,
         saved_s=step.saved,
         schedule=schedule,
-        beside=exposure(schedule, COMMUNICATION, COMPUTE),
+        beside=_communication(schedule, ops),
         rank_experts=_rank_experts(timer, layers),
-        parts=parts,
+        parts={block: [(op.name, share) for op, share in _shares(found)] for block, found in ops.items()},
     )
 
 
-def step_work_of(deployment: Deployment, phase: Phase, sequences: int, length: int) -> StepWork:
-    """Describe a step of equal sequences to the engine's timer."""
-    own = -(-sequences // deployment.split.dp)
-    if phase == "decode":
-        return StepWork(
-            rows=own,
-            decode_rows=own,
-            decode_context=float(length),
-            decode_total=sequences,
-            logits=own,
-            running=sequences,
-        )
-    return StepWork(
-        rows=own * length,
-        prompt_rows=own * length,
-        prompt_sequences=own,
-        prompt_total=sequences * length,
-        logits=own,
-        running=sequences,
-    )
+def _batch(deployment: Deployment, phase: Phase, sequences: int, length: int, *, batches: int) -> StepWork:
+    """Describe one of so many batches that a step runs as, a prompt that is alone being cut."""
+    if phase == "decode" or sequences >= batches * deployment.split.dp:
+        return asked_step(deployment, phase, max(sequences // batches, 1), length)
+    return asked_step(deployment, phase, sequences, max(length // batches, 1))
 
 
 def _require_priced(deployment: Deployment, phase: Phase, sequences: int, length: int) -> None:
@@ -196,19 +186,20 @@ def _require_priced(deployment: Deployment, phase: Phase, sequences: int, length
 
 
 def _layers(timer: TableTimer, work: StepWork, step: StepTime) -> StepLayers:
-    return timer.halves(work, step) if step.overlap == "two_batch" else timer.whole(work, step)
+    overlapper = timer.overlapper
+    return overlapper.halves(work, step) if step.overlap == "two_batch" else overlapper.whole(work, step)
 
 
 def _step_tasks(layers: StepLayers, overlap: Overlap, gap: float, before: float) -> list[Task]:
     """Put the ends of the model and the host around the MoE layers."""
     first = Task(name="host", stream=HOST, seconds=gap)
-    head = Task(name="before the MoE layers", stream=COMPUTE, seconds=layers.outside * before, after=(0,))
+    head = Task(name=BEFORE, stream=COMPUTE, seconds=layers.outside * before, after=(0,))
     tasks = [first, head]
     for task in layer_tasks(layers.times, overlap):
         waits = tuple(index + 2 for index in task.after) or (1,)
         tasks.append(replace(task, after=waits))
     last = tuple(range(max(len(tasks) - 8, 1), len(tasks)))
-    tail = Task(name="after the MoE layers", stream=COMPUTE, seconds=layers.outside * (1.0 - before), after=last)
+    tail = Task(name=AFTER, stream=COMPUTE, seconds=layers.outside * (1.0 - before), after=last)
     return [*tasks, tail]
 
 
@@ -218,47 +209,52 @@ def _rank_experts(timer: TableTimer, layers: StepLayers) -> FloatArray:
     if not layers.loads.size:
         return np.zeros((*slowest.shape, 0))
     ranks = layers.loads.shape[1]
-    by_rank = np.stack([timer.expert_layers(layers, layers.loads[:, rank]) for rank in range(ranks)], axis=2)
+    by_rank = np.stack([timer.overlapper.expert_layers(layers, layers.loads[:, rank]) for rank in range(ranks)], axis=2)
     return np.clip(by_rank, 0.0, slowest[:, :, None])
 
 
-def _shape(deployment: Deployment, work: StepWork, batches: int) -> StepShape:
-    """Shape of one batch on the busiest rank, for the proportions of its ops."""
-    scale = 1.0 / (deployment.split.pp * batches)
-    if work.prompt_total:
-        return StepShape(
-            prefill_tokens=work.prompt_rows * scale, prefill_sequences=max(work.prompt_sequences * scale, 1.0)
-        )
-    return StepShape(decode_sequences=max(work.decode_rows * scale, 1.0), decode_context=work.decode_context)
-
-
-def _op_shares(deployment: Deployment, shape: StepShape) -> dict[str, list[tuple[str, float]]]:
-    """Ops of every block in order, with their shares of its time."""
-    inside, seconds = deployment.tables.inside, dict[str, list[tuple[str, float]]]()
-    for time in deployment.cost.times(build_ops(deployment.model, deployment.split, deployment.stack, shape)):
+def _block_ops(deployment: Deployment, work: StepWork) -> dict[str, list[tuple[Op, float]]]:
+    """Ops of every block in order, with their time in it [s]."""
+    inside, seconds = deployment.tables.inside, dict[str, list[tuple[Op, float]]]()
+    ops = step_ops(work, deployment.model, deployment.split, deployment.stack, drafts=deployment.drafts)
+    for time in deployment.cost.times(ops):
         op, own = time.op, float(time.seconds)
         share = inside.share(op.block)
         block = {"dense": "attention", "router": "attention"}.get(op.block, op.block)
         if share > 0.0 and own > 0.0:
-            seconds.setdefault(block, []).append((op.name, own * share))
+            seconds.setdefault(block, []).append((op, own * share))
         if share < 1.0 and own > 0.0:
-            end = "after the MoE layers" if op.block == "ends" and op.name != "embedding" else "before the MoE layers"
-            seconds.setdefault(end, []).append((op.name, own * (1.0 - share)))
-    return {
-        block: [(name, each / sum(part for _, part in rows)) for name, each in rows] for block, rows in seconds.items()
-    }
+            end = AFTER if op.block == "ends" and op.name != "embedding" else BEFORE
+            seconds.setdefault(end, []).append((op, own * (1.0 - share)))
+    return seconds
 
 
-def _share_before(deployment: Deployment, shape: StepShape) -> float:
+def _shares(ops: list[tuple[Op, float]]) -> list[tuple[Op, float]]:
+    """Divide the times of the ops of a block by their sum."""
+    whole = sum(seconds for _, seconds in ops)
+    return [(op, seconds / whole) for op, seconds in ops]
+
+
+def _share_before(ops: dict[str, list[tuple[Op, float]]]) -> float:
     """Share of what lies outside the MoE layers that comes before them [1]."""
-    inside, before, after = deployment.tables.inside, 0.0, 0.0
-    for time in deployment.cost.times(build_ops(deployment.model, deployment.split, deployment.stack, shape)):
-        own = float(time.seconds) * (1.0 - inside.share(time.op.block))
-        if time.op.block == "ends" and time.op.name != "embedding":
-            after += own
-        else:
-            before += own
+    before, after = (sum(seconds for _, seconds in ops.get(block, [])) for block in (BEFORE, AFTER))
     return before / max(before + after, 1e-30)
+
+
+def _communication(schedule: Schedule, ops: dict[str, list[tuple[Op, float]]]) -> dict[tuple[str, str], float]:
+    """Time of every kind of communication by what is computed meanwhile [s].
+
+    Collectives that stand between kernels, as all-reduces do, run on the stream of these kernels: nothing is computed
+    beside them.
+    """
+    found = exposure(schedule, COMMUNICATION, COMPUTE)
+    shares = {block: _shares(each) for block, each in ops.items()}
+    for task, start, end in zip(schedule.tasks, schedule.start.tolist(), schedule.end.tolist(), strict=True):
+        for op, share in shares.get(task.name, []) if task.stream == COMPUTE else []:
+            if op.component in _COLLECTIVES:
+                key = op.component.replace("_", "-"), "nothing"
+                found[key] = found.get(key, 0.0) + share * (end - start)
+    return found
 
 
 def _place(task: Task) -> tuple[int, int]:

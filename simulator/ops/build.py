@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from simulator.arrays import FloatArray
 from simulator.ops.attention import attention_ops
@@ -75,6 +76,7 @@ def _context(model: ModelSpec, split: Parallelism, stack: StackProfile, shape: S
     )
     prefill, sequences, prefix, decoded, context = arrays
     decode = decoded * shape.decode_query_tokens
+    tokens = prefill + decode if shape.tokens is None else np.asarray(shape.tokens, dtype=np.float64)
     group = (prefill + decode) * split.dp if shape.group_tokens is None else np.asarray(shape.group_tokens, float)
     return StepContext(
         model=model,
@@ -86,6 +88,7 @@ def _context(model: ModelSpec, split: Parallelism, stack: StackProfile, shape: S
         decode_sequences=decoded,
         context=context,
         query_tokens=shape.decode_query_tokens,
+        tokens=tokens,
         group_tokens=group,
         max_rank_share=np.asarray(shape.max_rank_share, dtype=np.float64),
     )
@@ -102,19 +105,31 @@ def head_ops(c: StepContext) -> Iterator[Op]:
 
 
 def draft_ops(
-    model: ModelSpec, split: Parallelism, stack: StackProfile, sequences: FloatArray, context: float
+    model: ModelSpec,
+    split: Parallelism,
+    stack: StackProfile,
+    sequences: FloatArray,
+    context: ArrayLike,
+    drafts: int,
 ) -> tuple[Op, ...]:
-    """List the ops that draft one token per sequence by multi-token prediction: a layer like the last, and the head.
+    """List the ops that draft tokens by multi-token prediction: a layer like the last and the head, for each of them.
 
     Parameters
     ----------
+    model, split, stack
+        As for :func:`build_ops`.
     sequences : array
         Decoded sequences on this rank [1].
-    context : float
+    context : array
         KV length that they attend to [tokens].
+    drafts : int
+        Tokens that are drafted per step, one after the other [1].
     """
+    if not drafts:
+        return ()
     layer = replace(model, layers=model.layers[-1:])
     hidden = model.hidden
     # The hidden state and the embedding of the last token are joined and projected back.
-    join = gemm("draft_proj", 1, sequences, hidden, 2.0 * hidden, model.dtypes.attention)
-    return (join, *build_ops(layer, split, stack, StepShape(decode_sequences=sequences, decode_context=context)))
+    join = gemm("proj", 1, sequences, hidden, 2.0 * hidden, model.dtypes.attention)
+    ops = build_ops(layer, split, stack, StepShape(decode_sequences=sequences, decode_context=context))
+    return tuple(replace(op, name=f"draft_{op.name}", repeat=drafts * op.repeat, block="ends") for op in (join, *ops))

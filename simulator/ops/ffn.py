@@ -95,7 +95,7 @@ def _exchange(c: StepContext, moe: MoE, count: int, direction: str) -> Iterator[
     element = 1.0 + 4.0 / 128 if quantised and c.stack.exchange != "all_gather" else 2.0
     if c.stack.exchange == "all_gather":
         kind = "all_gather" if direction == "dispatch" else "reduce_scatter"
-        message = c.group_tokens * hidden * element
+        message = c.tokens * split.dp * hidden * element
         yield collective(f"moe_{direction}", kind, direction, count, message, split.group)
         return
     # Each tensor-parallel peer holds the same tokens and sends its share of them, to every shard of an expert; where

@@ -25,9 +25,10 @@ class StepShape:
 
     ``prefill_prefix`` and ``decode_context`` are means per sequence: tokens already cached before a prompt chunk,
     and KV length that a decoded token attends to. A decoded sequence has ``decode_query_tokens`` tokens in the
-    step, more than one where drafts are verified. ``group_tokens`` counts the tokens of all data-parallel ranks (dp
-    times this rank's where absent). ``max_rank_share`` is what the busiest expert rank receives, in
-    multiples of the mean.
+    step, more than one where drafts are verified. ``tokens`` counts what ops compute that all
+    tokens drive, where that is more than prefill and decode tokens, as in padded CUDA graphs. ``group_tokens`` counts
+    the tokens of all data-parallel ranks (dp times this rank's where absent). ``max_rank_share`` is what the busiest
+    expert rank receives, in multiples of the mean.
     """
 
     prefill_tokens: ArrayLike = 0.0
@@ -36,6 +37,7 @@ class StepShape:
     decode_sequences: ArrayLike = 0.0
     decode_context: ArrayLike = 0.0
     decode_query_tokens: float = 1.0
+    tokens: ArrayLike | None = None
     group_tokens: ArrayLike | None = None
     max_rank_share: ArrayLike = 1.0
 
@@ -93,6 +95,7 @@ class StepContext:
     decode_sequences: FloatArray
     context: FloatArray
     query_tokens: float
+    tokens: FloatArray
     group_tokens: FloatArray
     max_rank_share: FloatArray
 
@@ -100,11 +103,6 @@ class StepContext:
     def decode(self) -> FloatArray:
         """Decoded tokens of this attention rank, drafted ones included [tokens]."""
         return self.decode_sequences * self.query_tokens
-
-    @property
-    def tokens(self) -> FloatArray:
-        """Tokens of this attention rank [tokens]."""
-        return self.prefill + self.decode
 
     @property
     def prompt_length(self) -> FloatArray:

@@ -280,7 +280,7 @@ class Instance:
         """Ask the scheduler for the next step, let it take its time, and let it have its effect; for ever."""
         env, limits, batch, prompts, out = self.env, self.limits, self._batch, self._prompts, self._out
         # NOTE: bound once, because this loop is what a long run does.
-        next_step, work, query_tokens = self._scheduler.next_step, StepWork(), limits.query_tokens
+        next_step, work = self._scheduler.next_step, StepWork(query_tokens=limits.query_tokens)
         while True:
             if self._landed:
                 self._join_landed()
@@ -294,7 +294,7 @@ class Instance:
                 # Everything that waits needs memory that requests on their way out still hold.
                 yield from self._sleep()
                 continue
-            fill(work, batch, plan.chunks, query_tokens, decodes=plan.decodes)
+            fill(work, batch, plan.chunks, decodes=plan.decodes)
             duration = self._begin(work)
             if not env.skip(duration):
                 self._stepping = True

@@ -9,8 +9,8 @@ ops by the same cost model as the closed form, so the two agree up to interpolat
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +25,6 @@ from simulator.step.blocks import BlockTable, Inside, block_table, inside
 from simulator.step.components import OP_COMPONENTS
 from simulator.step.contention import stretched, units_taken
 from workloads.models.spec import ModelSpec, Phase
-
-OpsOf = Callable[[StepShape, Driver], list[Op]]
 
 #: Kernels that the routed experts launch: sort, quantise, two grouped GEMMs, activation, finalise [1].
 EXPERT_LAUNCHES = 6.0
@@ -132,8 +130,8 @@ class StepTables:
         all decoded or with prompt tokens among them, for which some stacks exchange tokens otherwise.
     logits : array, likewise
         Ops that the rows reaching the LM head drive.
-    decode : array, shape (most sequences + 1, components with ops)
-        Ops that decoded sequences drive outside attention (absorbed projections, drafts).
+    decode, drafting : array, shape (most sequences + 1, components with ops)
+        Ops that decoded sequences drive outside attention: absorbed projections, and the drafting of their next tokens.
     exchange, prompt_exchange : array, shape (most tokens + 1,)
         What dispatch and combine add per unit of (imbalance - 1), likewise [s].
     decode_attention, prompt_attention : TimeGrid
@@ -153,6 +151,7 @@ class StepTables:
     prompts: FloatArray
     logits: FloatArray
     decode: FloatArray
+    drafting: FloatArray
     exchange: FloatArray
     prompt_exchange: FloatArray
     decode_attention: TimeGrid
@@ -196,58 +195,26 @@ def compile_tables(
     drafts : int
         Tokens that a further layer of the model's own drafts per step, one after the other [1].
     """
-    grid = _token_grid(most_tokens)
-    sequences = _token_grid(most_sequences)
-
-    def ops(shape: StepShape, driver: Driver) -> list[Op]:
-        return [op for op in build_ops(model, split, cost.stack, shape) if op.driver == driver]
-
-    def priced(shape: StepShape, driver: Driver) -> tuple[OpTime, ...]:
-        return cost.times(ops(shape, driver))
-
-    def table(times: tuple[OpTime, ...]) -> FloatArray:
-        return _dense(grid, _by_component(times, len(grid)), most_tokens)
-
-    def uneven(even: tuple[OpTime, ...], busiest: tuple[OpTime, ...]) -> FloatArray:
-        extra = _by_component(busiest, len(grid)) - _by_component(even, len(grid))
-        return np.asarray(np.interp(np.arange(most_tokens + 1), grid, extra.sum(axis=1)))
-
-    decoding = StepShape(decode_sequences=grid / query_tokens, decode_context=1.0, decode_query_tokens=query_tokens)
-    absorbed = priced(
-        StepShape(decode_sequences=sequences, decode_context=1.0, decode_query_tokens=query_tokens), "decode"
-    )
-    drafting = cost.times(draft_ops(model, split, cost.stack, sequences, most_context / 2)) if drafts else ()
-    prompting = StepShape(prefill_tokens=np.maximum(grid, 1.0), prefill_sequences=1.0)
-    tokens, prompts = priced(decoding, "tokens"), priced(prompting, "tokens")
-    busy_tokens, busy_prompts = (
-        priced(replace(shape, max_rank_share=2.0), "tokens") for shape in (decoding, prompting)
-    )
-    where = inside(model)
-
-    def blocks(even: tuple[OpTime, ...], busiest: tuple[OpTime, ...]) -> BlockTable:
-        held = [units_taken(time, cost.hardware.silicon) for time in even]
-        return block_table(grid, even, busiest, held, [stretched(time) for time in even], where)
-
+    price = _Pricer(cost=cost, model=model, split=split, query_tokens=query_tokens, drafts=drafts)
+    grid, sequences, where = _token_grid(most_tokens), _token_grid(most_sequences), inside(model)
+    decoding = price.decoding(grid / query_tokens)
+    decoded = _token_tables(price, decoding, grid, where)
+    prompted = _token_tables(price, StepShape(prefill_tokens=np.maximum(grid, 1.0), prefill_sequences=1.0), grid, where)
+    prompt_axes = _prompt_axes(most_tokens, most_sequences, most_context)
     return StepTables(
-        tokens=table(tokens),
-        prompts=table(prompts),
-        logits=table(priced(decoding, "logits")),
-        decode=_dense(
-            sequences,
-            _without(_by_component(absorbed, len(sequences)), "attention")
-            + drafts * _by_component(drafting, len(sequences)),
-            most_sequences,
-        ),
-        exchange=uneven(tokens, busy_tokens),
-        prompt_exchange=uneven(prompts, busy_prompts),
-        blocks={"decode": blocks(tokens, busy_tokens), "prefill": blocks(prompts, busy_prompts)}
-        if where.layers
-        else {},
+        tokens=decoded.seconds,
+        prompts=prompted.seconds,
+        logits=_dense(grid, _by_component(cost.times(price.ops(decoding, "logits")), len(grid))),
+        decode=price.by_sequences(price.ops(price.decoding(sequences), "decode"), sequences),
+        drafting=price.by_sequences(price.drafting(sequences), sequences),
+        exchange=decoded.uneven,
+        prompt_exchange=prompted.uneven,
+        blocks={"decode": decoded.blocks, "prefill": prompted.blocks} if where.layers else {},
         inside=where,
-        decode_attention=_decode_grid(cost, ops, most_sequences, most_context, query_tokens),
-        prompt_attention=_prompt_grid(cost, ops, "attention", most_tokens, most_sequences, most_context),
-        prompt_projections=_prompt_grid(cost, ops, "gemm", most_tokens, most_sequences, most_context)
-        if any(op.component == "gemm" for op in ops(StepShape(prefill_tokens=1.0), "prefill"))
+        decode_attention=_decode_grid(price, most_sequences, most_context),
+        prompt_attention=TimeGrid(prompt_axes, partial(price.prompt_seconds, "attention")),
+        prompt_projections=TimeGrid(prompt_axes, partial(price.prompt_seconds, "gemm"))
+        if price.projects_prompts
         else None,
         experts=ExpertTables(cost, model, split, routing, most_tokens * split.dp) if routing else {},
         launches=sum(
@@ -255,6 +222,82 @@ def compile_tables(
             for op in build_ops(model, split, cost.stack, StepShape(decode_sequences=1.0, decode_context=1.0))
             if op.rows > 0
         ),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pricer:
+    """Prices the ops of one deployment; fields as the parameters of :func:`compile_tables`."""
+
+    cost: CostModel
+    model: ModelSpec
+    split: Parallelism
+    query_tokens: int
+    drafts: int
+
+    def decoding(self, sequences: FloatArray, context: FloatArray | float = 1.0) -> StepShape:
+        """Decode so many sequences on a rank."""
+        return StepShape(
+            decode_sequences=sequences, decode_context=context, decode_query_tokens=float(self.query_tokens)
+        )
+
+    def ops(self, shape: StepShape, driver: Driver) -> tuple[Op, ...]:
+        """List the ops of a step that so much of it drives."""
+        return tuple(op for op in build_ops(self.model, self.split, self.cost.stack, shape) if op.driver == driver)
+
+    def drafting(self, sequences: FloatArray, context: FloatArray | float = 1.0) -> tuple[Op, ...]:
+        """List the ops that draft the next tokens of so many sequences."""
+        return draft_ops(self.model, self.split, self.cost.stack, sequences, context, self.drafts)
+
+    def by_sequences(self, ops: tuple[Op, ...], sequences: FloatArray) -> FloatArray:
+        """Tabulate what ops take outside attention, whose time depends on the context too [s]."""
+        table = _dense(sequences, _by_component(self.cost.times(ops), len(sequences)))
+        table[:, OP_COMPONENTS.index("attention")] = 0.0
+        return table
+
+    def attention(self, sequences: FloatArray, context: FloatArray) -> FloatArray:
+        """Attention of decoded sequences, that of drafting included [s]."""
+        ops = (*self.ops(self.decoding(sequences, context), "decode"), *self.drafting(sequences, context))
+        return self._sum(ops, "attention", sequences)
+
+    def prompt_seconds(self, component: str, sequences: FloatArray, new: FloatArray, prefix: FloatArray) -> FloatArray:
+        """Ops of one component that prompt chunks drive, each of ``new`` tokens after a prefix [s]."""
+        shape = StepShape(prefill_tokens=sequences * new, prefill_sequences=sequences, prefill_prefix=prefix)
+        return self._sum(self.ops(shape, "prefill"), component, sequences)
+
+    @property
+    def projects_prompts(self) -> bool:
+        """Whether prompts have GEMMs of their own, as those that expand latent keys and values."""
+        return any(op.component == "gemm" for op in self.ops(StepShape(prefill_tokens=1.0), "prefill"))
+
+    def _sum(self, ops: tuple[Op, ...], component: str, like: FloatArray) -> FloatArray:
+        total = np.zeros_like(like)
+        for op in ops:
+            if op.component == component:
+                total += self.cost.time(op).seconds
+        return total
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _TokenTables:
+    """Ops that all tokens drive: seconds by component, what an uneven load adds [s], and their blocks."""
+
+    seconds: FloatArray
+    uneven: FloatArray
+    blocks: BlockTable
+
+
+def _token_tables(price: _Pricer, shape: StepShape, grid: FloatArray, where: Inside) -> _TokenTables:
+    even, busiest = (
+        price.cost.times(price.ops(each, "tokens")) for each in (shape, replace(shape, max_rank_share=2.0))
+    )
+    seconds = _by_component(even, len(grid))
+    extra = (_by_component(busiest, len(grid)) - seconds).sum(axis=1, keepdims=True)
+    held = [units_taken(time, price.cost.hardware.silicon) for time in even]
+    return _TokenTables(
+        seconds=_dense(grid, seconds),
+        uneven=_dense(grid, extra)[:, 0],
+        blocks=block_table(grid, even, busiest, held, [stretched(time) for time in even], where),
     )
 
 
@@ -273,53 +316,26 @@ def _by_component(times: tuple[OpTime, ...], size: int) -> FloatArray:
     return total
 
 
-def _dense(grid: FloatArray, values: FloatArray, most: int) -> FloatArray:
-    points = np.arange(most + 1)
+def _dense(grid: FloatArray, values: FloatArray) -> FloatArray:
+    """Interpolate a table over a grid at every whole number up to its end."""
+    points = np.arange(int(grid[-1]) + 1)
     return np.stack([np.interp(points, grid, column) for column in values.T], axis=1)
 
 
-def _without(table: FloatArray, component: str) -> FloatArray:
-    kept = table.copy()
-    kept[:, OP_COMPONENTS.index(component)] = 0.0
-    return kept
-
-
-def _decode_grid(cost: CostModel, ops: OpsOf, most_sequences: int, most_context: int, query_tokens: int) -> TimeGrid:
+def _decode_grid(price: _Pricer, most_sequences: int, most_context: int) -> TimeGrid:
     axes = (
         LogAxis(low=1, high=max(most_sequences, 2), per_octave=4),
         LogAxis(low=16, high=max(most_context, 32), per_octave=3),
     )
-
-    def price(batch: FloatArray, context: FloatArray) -> FloatArray:
-        shape = StepShape(decode_sequences=batch, decode_context=context, decode_query_tokens=query_tokens)
-        found = ops(shape, "decode")
-        return _sum(cost, [op for op in found if op.component == "attention"], batch)
-
-    return TimeGrid(axes, price)
+    return TimeGrid(axes, price.attention)
 
 
-def _prompt_grid(
-    cost: CostModel, ops: OpsOf, part: str, most_tokens: int, most_sequences: int, most_context: int
-) -> TimeGrid:
-    axes = (
+def _prompt_axes(most_tokens: int, most_sequences: int, most_context: int) -> tuple[LogAxis, ...]:
+    return (
         LogAxis(low=1, high=max(min(most_sequences, 512), 2), per_octave=1.5),
         LogAxis(low=1, high=max(most_tokens, 2), per_octave=2),
         LogAxis(low=0, high=max(most_context, 256), per_octave=2, offset=128),
     )
-
-    def price(sequences: FloatArray, new: FloatArray, prefix: FloatArray) -> FloatArray:
-        shape = StepShape(prefill_tokens=sequences * new, prefill_sequences=sequences, prefill_prefix=prefix)
-        found = ops(shape, "prefill")
-        return _sum(cost, [op for op in found if op.component == part], sequences)
-
-    return TimeGrid(axes, price)
-
-
-def _sum(cost: CostModel, ops: list[Op], like: FloatArray) -> FloatArray:
-    total = np.zeros_like(like)
-    for op in ops:
-        total += cost.time(op).seconds
-    return total
 
 
 class ExpertTables(dict[Phase, ExpertLines]):

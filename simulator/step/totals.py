@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from simulator.stack import StackProfile
 from simulator.step.tables import StepTables
+from simulator.step.work import graph_rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,8 +18,8 @@ class RowTotals:
 
     ``alone`` is a decode step of n tokens, ``query_tokens`` of each sequence, padded as CUDA graphs are; ``tokens``,
     ``logits`` and ``absorbed`` are what all tokens, rows of the LM head and decoded sequences take in a step that also
-    holds prompt tokens. ``exchange`` and ``prompt_exchange`` are what dispatch and combine add per unit of
-    (imbalance - 1) in either.
+    holds prompt tokens, ``drafting`` what drafting the next tokens of these sequences takes. ``exchange`` and
+    ``prompt_exchange`` are what dispatch and combine add per unit of (imbalance - 1) in either.
     """
 
     padded: NDArray[np.int64]
@@ -27,35 +28,27 @@ class RowTotals:
     tokens: list[float]
     logits: list[float]
     absorbed: list[float]
+    drafting: list[float]
     exchange: list[float]
     prompt_exchange: list[float]
 
 
 def row_totals(tables: StepTables, stack: StackProfile, query_tokens: int = 1) -> RowTotals:
     """Sum step tables over components, once per deployment."""
-    padded = padded_rows(len(tables.tokens) - 1, stack)
-    tokens, prompts, logits, absorbed = (
-        table.sum(axis=1) for table in (tables.tokens, tables.prompts, tables.logits, tables.decode)
+    most = len(tables.tokens) - 1
+    padded = np.minimum(graph_rows(np.arange(most + 1), stack), most)
+    tokens, prompts, logits, absorbed, drafting = (
+        table.sum(axis=1) for table in (tables.tokens, tables.prompts, tables.logits, tables.decode, tables.drafting)
     )
     sequences = -(-np.arange(len(tokens)) // query_tokens)
     return RowTotals(
         padded=padded,
-        alone=(tokens[padded] + logits + absorbed[np.minimum(sequences, len(absorbed) - 1)]).tolist(),
+        alone=(tokens[padded] + logits + (absorbed + drafting)[np.minimum(sequences, len(absorbed) - 1)]).tolist(),
         query_tokens=query_tokens,
         tokens=prompts.tolist(),
         logits=logits.tolist(),
         absorbed=absorbed.tolist(),
+        drafting=drafting.tolist(),
         exchange=tables.exchange.tolist(),
         prompt_exchange=tables.prompt_exchange.tolist(),
     )
-
-
-def padded_rows(most: int, stack: StackProfile) -> NDArray[np.int64]:
-    """Rows that a decode step of n sequences computes: CUDA graphs are captured at 1, 2, 4 and multiples beyond."""
-    pad, top = int(stack.number("graph_pad")), int(stack.number("graph_max_batch"))
-    rows = np.arange(most + 1)
-    if pad <= 1:
-        return rows
-    small = np.where(rows <= 2, rows, np.where(rows <= 4, 4, pad))
-    padded = np.where(rows <= pad, np.minimum(small, pad), -(-rows // pad) * pad)
-    return np.where(rows <= top, np.minimum(padded, most), rows).astype(np.int64)

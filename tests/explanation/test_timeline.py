@@ -17,7 +17,8 @@ from simulator.deployment.deployment import deploy
 from simulator.deployment.inputs import scenario_requests
 from simulator.errors import ScenarioError
 from simulator.explanation.explanation import explain, timeline
-from simulator.explanation.timeline import StepTimeline, step_work_of
+from simulator.explanation.priced import asked_step
+from simulator.explanation.timeline import StepTimeline
 from simulator.export import check_nesting, encode_trace
 from simulator.results.trace import Slice
 
@@ -66,7 +67,7 @@ def test_a_two_batch_decode_step_on_four_nodes_nests_and_opens() -> None:
 def test_the_drawn_step_ends_when_the_timer_of_the_engine_says(overlap: str) -> None:
     chosen = scenario(overlap=overlap)
     deployment = deploy(chosen, scenario_requests(chosen.requests, chosen.seed))
-    step = deployment.timer().time(step_work_of(deployment, "decode", 4096, 10))
+    step = deployment.timer().time(asked_step(deployment, "decode", 4096, 10))
     assert drawn(overlap).schedule.makespan == pytest.approx(step.duration, rel=1e-12)
     assert max(s.start_s + s.duration_s for s in drawn(overlap).slices(0)) == pytest.approx(step.duration, rel=1e-12)
 

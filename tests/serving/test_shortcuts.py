@@ -15,7 +15,7 @@ from simulator.placement.replay import RoutingReplay
 from simulator.schedule import two_batch_makespan
 from simulator.serving.clock import Clock
 from simulator.serving.engine import EngineRun, Pool, run_engine
-from simulator.step.timer import TableTimer
+from simulator.step.overlap import Overlapper
 from simulator.step.work import StepTime, StepWork
 
 SCENARIO: dict[str, Any] = {
@@ -87,14 +87,14 @@ def test_halves_that_are_not_replayed_would_not_have_been_quicker(
     trace = scenario_requests(scenario.requests, scenario.seed)
     deployment = deploy(scenario, trace)
     quick = run_engine(trace, [Pool(timers=[deployment.timer()], limits=deployment.limits)])
-    bound, bounds = TableTimer._floor, []
+    bound, bounds = Overlapper._floor, []
 
-    def replayed(timer: TableTimer, work: StepWork, step: StepTime) -> float:
-        halves = timer.halves(work, step)
-        bounds.append((bound(timer, work, step), halves.outside + two_batch_makespan(halves.times)))
+    def replayed(overlapper: Overlapper, work: StepWork, step: StepTime) -> float:
+        halves = overlapper.halves(work, step)
+        bounds.append((bound(overlapper, work, step), halves.outside + two_batch_makespan(halves.times)))
         return 0.0
 
-    monkeypatch.setattr(TableTimer, "_floor", replayed)
+    monkeypatch.setattr(Overlapper, "_floor", replayed)
     assert_same(quick, run_engine(trace, [Pool(timers=[deployment.timer()], limits=deployment.limits)]))
     least, exact = np.array(bounds).T
     assert (least <= exact * (1 + 1e-9)).all()

@@ -70,7 +70,8 @@ WORKS = st.one_of(
 @settings(max_examples=40)
 def test_the_schedule_of_a_step_ends_when_the_engine_says(work: StepWork, overlap: str) -> None:
     timer, step = timed(overlap, work)
-    layers = timer.halves(work, step) if step.overlap == "two_batch" else timer.whole(work, step)
+    split = step.overlap == "two_batch"
+    layers = timer.overlapper.halves(work, step) if split else timer.overlapper.whole(work, step)
     makespan = list_schedule(layer_tasks(layers.times, step.overlap)).makespan
     assert layers.outside + makespan + step.gap == pytest.approx(step.duration, rel=1e-9)
 
@@ -111,7 +112,8 @@ def test_a_stack_threshold_keeps_small_batches_whole() -> None:
 
 def test_the_halves_replay_the_tokens_of_the_whole() -> None:
     timer, step = timed("two_batch", decoding(100))
-    whole, halves = timer.whole(decoding(100), step), timer.halves(decoding(100), step)
+    overlapper, work = timer.overlapper, decoding(100)
+    whole, halves = overlapper.whole(work, step), overlapper.halves(work, step)
     np.testing.assert_array_equal(halves.loads.sum(axis=0), whole.loads[0])
     assert sum(halves.tokens) == whole.tokens[0]
 

@@ -15,8 +15,7 @@ from simulator.scenario import Scenario
 from simulator.step.columns import STEP_COLUMNS, step_row
 from simulator.step.components import STEP_PARTS
 from simulator.step.tables import expert_seconds
-from simulator.step.totals import padded_rows
-from simulator.step.work import StepWork
+from simulator.step.work import StepWork, graph_rows
 
 DEPLOYMENTS: dict[str, dict[str, Any]] = {
     "mixtral-8x7b": {"hardware": {"device": "a100-sxm"}, "parallelism": {"tp": 2}, "stack": {"name": "vllm"}},
@@ -86,7 +85,7 @@ def expert_time(d: Deployment, tokens: int, *, prompt: bool) -> float:
 def direct(d: Deployment, step: Step) -> float:
     """Sum the ops of a step, each priced for exactly this step [s]."""
     prompt, tokens = step.prompts * step.new, step.decodes + step.prompts * step.new
-    width = tokens if prompt else int(padded_rows(len(d.tables.tokens) - 1, d.stack)[tokens])
+    width = tokens if prompt else int(graph_rows(tokens, d.stack))
     width_of = {"prefill_tokens": tokens} if prompt else {"decode_sequences": width}
     total = op_seconds(d, {"tokens"}, **width_of, decode_context=1.0)
     total += op_seconds(d, {"logits"}, decode_sequences=step.decodes + step.prompts, decode_context=1.0)
@@ -215,7 +214,7 @@ def test_instances_begin_at_different_places_of_the_trace() -> None:
 def test_graphs_are_padded_to_the_sizes_that_were_captured() -> None:
     stack = deployment("gpt-oss-20b").stack
     pad, top = int(stack.number("graph_pad")), int(stack.number("graph_max_batch"))
-    rows = padded_rows(top + 50, stack)
+    rows = graph_rows(np.arange(top + 51), stack)
     assert (pad, top) == (8, 512)
     assert rows[[0, 1, 2, 3, 4, 5, 8, 9, 16, 17, 505]].tolist() == [0, 1, 2, 4, 4, 8, 8, 16, 16, 24, 512]
     assert rows[513:].tolist() == list(range(513, 563))

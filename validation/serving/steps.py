@@ -116,30 +116,20 @@ def _step(given: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, float
 
 def decode_work(deployment: Deployment, point: Mapping[str, Any]) -> StepWork:
     """Describe a decode step in which every rank holds ``batch`` requests of KV length ``length``."""
-    batch, query_tokens, ranks = int(point["batch"]), deployment.limits.query_tokens, deployment.split.dp
-    return StepWork(
-        rows=batch * query_tokens,
-        decode_rows=batch,
-        decode_context=float(point["length"]),
-        decode_total=batch * query_tokens * ranks,
-        logits=batch * query_tokens,
-        running=batch,
+    ranks = deployment.split.dp
+    return StepWork.decode(
+        int(point["batch"]) * ranks,
+        float(point["length"]),
+        dp=ranks,
+        query_tokens=deployment.limits.query_tokens,
     )
 
 
 def prompt_work(deployment: Deployment, point: Mapping[str, Any]) -> StepWork:
     """Describe a prompt step in which every rank computes ``batch`` tokens of prompts of ``length`` tokens."""
-    tokens, length = int(point["batch"]), int(point["length"])
-    sequences = max(tokens // length, 1)
-    return StepWork(
-        rows=tokens,
-        prompt_rows=tokens,
-        prompt_sequences=sequences,
-        prompt_prefix=float(point.get("prefix", 0)),
-        prompt_total=tokens * deployment.split.dp,
-        logits=sequences,
-        running=sequences,
-    )
+    tokens, ranks = int(point["batch"]), deployment.split.dp
+    sequences = max(tokens // int(point["length"]), 1)
+    return StepWork.prefill(sequences * ranks, tokens * ranks, dp=ranks, prefix=float(point.get("prefix", 0)))
 
 
 @lru_cache(maxsize=16)
