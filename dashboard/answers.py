@@ -6,13 +6,14 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import streamlit as st
 
+from dashboard.edge import attempt
 from dashboard.figures.step import study_policies
 from simulator import api
-from simulator.errors import MoesimError
 from simulator.explanation.explanation import timeline
 from simulator.explanation.timeline import StepTimeline
 from simulator.results.values import Estimate, Explanation, Finding, Result
@@ -32,15 +33,8 @@ _REDRAW_S = 0.1
 
 def findings_of(scenario: Scenario) -> tuple[Finding, ...]:
     """Check a scenario; an error of the check itself becomes a finding."""
-    try:
-        return api.check(scenario)
-    except MoesimError as error:
-        return (as_finding(error),)
-
-
-def as_finding(error: MoesimError) -> Finding:
-    """Turn an error that the user can mend into a finding."""
-    return Finding(level="error", where="scenario", message=str(error))
+    found, wrong = attempt(partial(api.check, scenario))
+    return found or wrong
 
 
 # Cached as they are, not pickled: answers are frozen values that the page only reads.

@@ -1,8 +1,35 @@
-"""The router: Streamlit runs this file. Run with ``moesim dashboard``."""
+"""The router: which pages there are, and which one the address asks for.
+
+Streamlit runs this file; ``moesim dashboard`` starts it. A new page is a file in ``views`` with its record, and an
+entry here. The folder is not called ``pages`` because Streamlit takes one of that name beside this file for its own.
+"""
 
 from __future__ import annotations
 
-from dashboard.views.what_if import main
+from functools import partial
+
+import streamlit as st
+
+from dashboard.panels.shown import shown
+from dashboard.views import catalogue, what_if
+from dashboard.views.page import Page
+
+PAGES = (what_if.PAGE, catalogue.PAGE)
+
+
+def main() -> None:
+    """Draw the page that the address asks for."""
+    pages = [
+        st.Page(partial(_draw, page), title=page.title, icon=page.icon, url_path=page.path, default=not page.path)
+        for page in PAGES
+    ]
+    st.navigation(pages, position="top").run()
+
+
+def _draw(page: Page) -> None:
+    st.set_page_config(page_title=f"{page.title} · moesim", layout="wide")
+    shown(page.draw, "this page")
+
 
 if __name__ == "__main__":
     main()

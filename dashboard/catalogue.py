@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from dashboard.state import Names
+import streamlit as st
+
+from dashboard.link import Names
 from dashboard.uploads import uploads
 from hardware_profiles import loader
 from simulator.elastic.startup import startup_names
@@ -94,6 +96,12 @@ def load_catalogue() -> Catalogue:
         routing_fits=tuple(f"sample:{name}" for name in FITS),
         startups=startup_names(),
     )
+
+
+@st.cache_resource(show_spinner=False)
+def the_catalogue() -> Catalogue:
+    """Return what the form offers, read once per server."""
+    return load_catalogue()
 
 
 def _devices(scenario: Scenario) -> int:

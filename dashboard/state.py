@@ -1,92 +1,20 @@
-"""The page's state and its link: a preset, what was changed of it, the pinned baseline, and whether it was simulated.
-
-A link holds the preset's name and one parameter per changed key, spelled as on the command line
-(``parallelism.tp=8``); an empty value means that the preset's value is taken away. Links come from strangers: names
-must be in the catalogue, and no parameter can name a file.
-"""
+"""The page's state: a preset, what was changed of it, the pinned baseline, and whether it was simulated."""
 
 from __future__ import annotations
 
 import json
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
-from urllib.parse import parse_qsl, urlencode
 
-from hardware_profiles.units import parse_quantity_text
-from simulator.errors import MoesimError, ScenarioError, nearest
-from simulator.results.values import Finding
+from simulator.errors import ScenarioError
 from simulator.scenario import Scenario
 
-#: Parameters that are not scenario keys.
+#: Parameters of the link that are not scenario keys; a widget that sets one has its name.
 PRESET, BASELINE, SIMULATED, TAB, LATENCY, PHASE = "preset", "baseline", "simulated", "tab", "latency", "phase"
-_OWN = (PRESET, BASELINE, SIMULATED, TAB, LATENCY, PHASE)
-
-#: Tabs by their name in the link.
-TABS: Mapping[str, str] = {
-    "breakdown": "Where the time goes",
-    "latency": "Latencies",
-    "steps": "Over time",
-    "pools": "Pools",
-    "cache": "Prefix cache",
-    "drafts": "Drafts",
-    "faults": "Faults",
-    "scaling": "Scaling",
-    "placement": "Expert placement",
-    "step": "One step",
-    "numbers": "All numbers",
-    "why": "Why",
-    "share": "Copy and download",
-}
-
-#: Keys whose text could be a path: a link may give them only what the catalogue lists, or the preset's own value.
-_NAMED = (
-    "model.name",
-    "hardware.device",
-    "hardware.node",
-    "hardware.cluster",
-    "hardware.profiles",
-    "stack.name",
-    "requests.trace",
-    "routing.trace",
-    "routing.fit",
-    "elastic.startup",
-)
-
-#: Largest values that the page takes, so that a link cannot exhaust the machine; the command line takes more.
-_MOST = {
-    "requests.count": 1_000_000,
-    "requests.concurrency": 1_000_000,
-    "requests.repeat": 1_000,
-    "requests.lengths.input": 10_000_000,
-    "requests.lengths.output": 10_000_000,
-    "routing.tokens": 1_000_000,
-    "placement.redundant_slots": 100_000,
-    "run.traced_steps": 10_000,
-    "placement.rebalance.window": 10_000_000,
-    "routing.capacity_batch": 1_000_000,
-    "elastic.min_size": 100_000,
-    "elastic.max_size": 100_000,
-    "elastic.events": 100_000,
-    "faults": 100_000,
-    **{
-        f"{section}.{key}": 100_000
-        for section in ("parallelism", "disaggregation.prefill")
-        for key in ("tp", "dp", "pp", "ep", "instances")
-    },
-}
-#: Shortest times that the page takes, because something happens each time [s].
-_LEAST_SECONDS = {"elastic.interval": 0.1, "placement.rebalance.every": 0.1, "requests.period": 0.1}
-#: Whole numbers beyond this are not exact in a browser.
-_MOST_EXACT = 2**53 - 1
-
-#: More than a scenario needs; what goes beyond is not read.
-_MOST_PARAMETERS = 100
-_LONGEST_VALUE = 200
-_LONGEST_LIST = 4_000
-#: Rows of a table, such as faults, that the page takes.
-MOST_ROWS = 32
+#: The tab that is open at first.
+FIRST_TAB = "breakdown"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +22,8 @@ class PageState:
     """Everything that a link reproduces.
 
     ``scenario`` is what the form shows, ``preset`` what it began as, ``baseline`` what the deltas compare with;
-    ``tab`` is the open one (see ``TABS``), ``latency`` how latencies are drawn, ``phase`` which kind of step is shown.
+    ``tab`` is the open one (see :mod:`dashboard.panels.tabs`), ``latency`` how latencies are drawn, ``phase`` which
+    kind of step is shown.
     """
 
     preset: str
@@ -102,41 +31,9 @@ class PageState:
     baseline: Scenario | None = None
     baseline_preset: str = ""
     simulated: bool = False
-    tab: str = "breakdown"
+    tab: str = FIRST_TAB
     latency: Literal["cumulative", "histogram"] = "cumulative"
     phase: Literal["decode", "prefill"] = "decode"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Names:
-    """Names that a link may use: presets, and what the catalogues and samples list, by scenario key."""
-
-    presets: Mapping[str, Scenario]
-    by_key: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-
-def most(key: str) -> int:
-    """Return the largest value that the page takes for a key, or for the table that it is of."""
-    table = next((name for name in ("faults", "elastic.events") if key.startswith(f"{name}.")), key)
-    return _MOST.get(table, _MOST_EXACT)
-
-
-def least_seconds(key: str) -> float:
-    """Return the shortest time that the page takes for a key [s]."""
-    return _LEAST_SECONDS.get(key, 0.0)
-
-
-def open_tabs(scenario: Scenario) -> Mapping[str, str]:
-    """Return the tabs that have something to say about a scenario."""
-    asked = {
-        "pools": scenario.disaggregation.enabled,
-        "cache": scenario.prefix_cache.kind != "none",
-        "drafts": scenario.speculation.draft_tokens > 0,
-        "faults": bool(scenario.faults),
-        "scaling": scenario.elastic.mechanism != "none",
-        "placement": scenario.parallelism.ep > 1,
-    }
-    return {name: label for name, label in TABS.items() if asked.get(name, True)}
 
 
 def differences(preset: Scenario, scenario: Scenario) -> dict[str, str]:
@@ -148,9 +45,9 @@ def differences(preset: Scenario, scenario: Scenario) -> dict[str, str]:
     >>> differences(base, base.override("parallelism.tp=2", "slo.tpot=50 ms"))
     {'parallelism.tp': '2', 'slo.tpot': '0.05 s'}
     """
-    before, after = dict(_leaves(preset.model_dump())), dict(_leaves(scenario.model_dump()))
+    before, after = dict(leaves(preset.model_dump())), dict(leaves(scenario.model_dump()))
     # Rows of tables without what is as by default.
-    short = dict(_leaves(scenario.to_mapping()))
+    short = dict(leaves(scenario.to_mapping()))
     return {key: _text(short.get(key, value)) for key, value in after.items() if value != before[key]}
 
 
@@ -174,133 +71,21 @@ def apply(preset: Scenario, changes: Mapping[str, str]) -> Scenario:
         if text == "":
             section.pop(last, None)
         else:
-            section[last] = _value(text)
+            section[last] = read_value(text)
     return Scenario.from_mapping(data, preset.name)
 
 
-def to_params(state: PageState, names: Names) -> dict[str, str]:
-    """Write the state as URL parameters."""
-    params = {PRESET: state.preset, **differences(names.presets[state.preset], state.scenario)}
-    if state.baseline is not None:
-        baseline = PageState(preset=state.baseline_preset, scenario=state.baseline)
-        params[BASELINE] = urlencode(to_params(baseline, names))
-    if state.simulated:
-        params[SIMULATED] = "1"
-    if state.tab != "breakdown":
-        params[TAB] = state.tab
-    if state.latency == "histogram":
-        params[LATENCY] = "histogram"
-    if state.phase == "prefill":
-        params[PHASE] = "prefill"
-    return params
-
-
-def from_params(params: Mapping[str, str], names: Names) -> tuple[PageState, tuple[Finding, ...]]:
-    """Read the state from URL parameters; what cannot be used is left out and reported.
-
-    Parameters
-    ----------
-    params : Mapping of str to str
-        Parameters as :func:`to_params` writes them; anything may be missing.
-    names : Names
-        What may be named. There is at least one preset.
-    """
-    preset, scenario, findings = _scenario(params, names)
-    baseline, baseline_preset = None, ""
-    if params.get(BASELINE):
-        nested = dict(parse_qsl(params[BASELINE], keep_blank_values=True, max_num_fields=_MOST_PARAMETERS))
-        baseline_preset, baseline, more = _scenario(nested, names)
-        findings += [Finding(level=f.level, where=f"baseline: {f.where}", message=f.message) for f in more]
-    state = PageState(
-        preset=preset,
-        scenario=scenario,
-        baseline=baseline,
-        baseline_preset=baseline_preset,
-        simulated=params.get(SIMULATED) == "1",
-        tab=params[TAB] if params.get(TAB) in open_tabs(scenario) else "breakdown",
-        latency="histogram" if params.get(LATENCY) == "histogram" else "cumulative",
-        phase="prefill" if params.get(PHASE) == "prefill" else "decode",
-    )
-    return state, tuple(findings)
-
-
-def _scenario(params: Mapping[str, str], names: Names) -> tuple[str, Scenario, list[Finding]]:
-    """Read one scenario: the preset, then one key after another so that one bad key spoils only itself."""
-    first = next(iter(names.presets))
-    preset = params.get(PRESET, first)
-    findings: list[Finding] = []
-    if preset not in names.presets:
-        findings.append(_refused(PRESET, f"there is no preset {preset!r}; {nearest(preset, names.presets)}"))
-        preset = first
-    scenario = names.presets[preset]
-    own = dict(_leaves(scenario.model_dump()))
-    for key, text in list(params.items())[:_MOST_PARAMETERS]:
-        if key in _OWN:
-            continue
-        reason = _why_refused(key, text, own, names)
-        if not reason:
-            try:
-                scenario = apply(scenario, {key: text})
-            except MoesimError as error:
-                reason = str(error)
-        if reason:
-            findings.append(_refused(key, reason))
-    return preset, scenario, findings
-
-
-def _why_refused(key: str, text: str, own: Mapping[str, Any], names: Names) -> str:
-    """Say why a link may not set this key to this text; empty if it may."""
-    if key not in own:
-        return f"unknown key; {nearest(key, own)}"
-    longest = _LONGEST_LIST if isinstance(own[key], tuple) else _LONGEST_VALUE
-    if len(text) > longest:
-        return f"the value has {len(text)} characters; at most {longest} are read"
-    if text in ("", own[key]):
-        return ""
-    value = _value(text)
-    if isinstance(value, list) and len(value) > MOST_ROWS and any(isinstance(row, dict) for row in value):
-        return f"got {len(value)} rows; at most {MOST_ROWS} here, the command line takes more"
-    if any(number > most(key) for number in _numbers(value)):
-        return f"got {text}; at most {most(key):,} here, the command line takes more"
-    if key in _LEAST_SECONDS and _too_short(text, least_seconds(key)):
-        return f"got {text}; at least {least_seconds(key):g} s here, the command line takes less"
-    allowed = names.by_key.get(key, ())
-    if key in _NAMED and text not in allowed:
-        return f"a link may not name {text!r}; {nearest(text, allowed)}" if allowed else "a link may not set it"
-    return ""
-
-
-def _numbers(value: object) -> Iterator[float]:
-    """List the numbers of a value and of the rows that it holds."""
-    if isinstance(value, int | float):
-        yield value
-    elif isinstance(value, list | dict):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from _numbers(part)
-
-
-def _too_short(text: str, least: float) -> bool:
-    """Tell whether a duration is below the least; what is no duration is said where it is read."""
-    try:
-        return parse_quantity_text(text, "time", "duration") < least
-    except MoesimError:
-        return False
-
-
-def _refused(key: str, reason: str) -> Finding:
-    return Finding(level="warning", where=key, message=f"left out of the link: {reason}")
-
-
-def _leaves(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """List the dotted keys of nested mappings with their values."""
     for key, value in data.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
 
 def _text(value: object) -> str:
-    """Write a value so that :func:`_value` and ``--set`` read it back."""
+    """Write a value so that :func:`read_value` and ``--set`` read it back."""
     if value is None or value == ():
         return ""
     if isinstance(value, list | tuple):
@@ -308,7 +93,7 @@ def _text(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        bare = value and _value(value) == value
+        bare = value and read_value(value) == value
         return value if bare else json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return repr(value)
 
@@ -320,8 +105,9 @@ def _toml(value: object) -> str:
     return json.dumps(value) if isinstance(value, str) else _text(value)
 
 
-def _value(text: str) -> object:
+def read_value(text: str) -> object:
+    """Read a value as ``--set`` does: as TOML where it is that, else as the text that it is."""
     try:
         return tomllib.loads(f"value = {text.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # no TOML, numbers of thousands of digits, lists nested without end
         return text.strip()

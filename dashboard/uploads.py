@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import tempfile
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import streamlit as st
 
-from simulator.errors import MoesimError
+from dashboard.edge import attempt
+from dashboard.panels.shown import plain
+from dashboard.session import form_key, session, upload_key
+from simulator.errors import WorkloadError
 
 #: Largest file that is taken [MB].
 _MOST_MB = 200
+#: Longest name that is taken [bytes]; file systems end at 255.
+_LONGEST_NAME = 200
 
 
 class Uploads:
@@ -27,27 +34,37 @@ class Uploads:
     def keep(self, key: str, name: str, content: bytes, read: Callable[[Path], object]) -> str:
         """Write a file that can be read, and return its path; the same content has the same path.
 
+        What cannot be read, for whatever reason, is gone when this ends.
+
         Raises
         ------
         MoesimError
             It cannot be read.
         """
+        own = Path(name).name
+        if own in ("", "..") or len(own.encode()) > _LONGEST_NAME:
+            msg = f"the file's name should be of 1 to {_LONGEST_NAME} bytes: rename it"
+            raise WorkloadError(msg)
         if self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix="moesim-"))
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
-        folder = self._folder / hashlib.sha256(content).hexdigest()[:12]
-        file = folder / Path(name).name
+        folder = self._folder / hashlib.sha256(content).hexdigest()[:12] / key
+        file = folder / own
         if str(file) in self.of(key):
             return str(file)
-        folder.mkdir(exist_ok=True)
-        file.write_bytes(content)
+        folder.mkdir(parents=True, exist_ok=True)
         try:
+            file.write_bytes(content)
             read(file)
-        except MoesimError:
-            file.unlink()
+        except BaseException:
+            file.unlink(missing_ok=True)
             raise
         self._known[key] = (*self.of(key), str(file))
         return str(file)
+
+    def without_folder(self, words: str) -> str:
+        """Return a message that names files as the user does, not where they are kept here."""
+        return re.sub(rf"{re.escape(str(self._folder))}/\w+/[\w.]+/", "", words) if self._folder else words
 
     def of(self, key: str) -> tuple[str, ...]:
         """List the files that a key may name."""
@@ -65,20 +82,12 @@ def offer_upload(key: str, label: str, read: Callable[[Path], object], offered: 
 
     A new file is chosen at once; what cannot be read is said below it and changes nothing.
     """
-    given = st.file_uploader(label, key=f"upload.{key}", max_upload_size=_MOST_MB, help="stays on this machine")
+    given = st.file_uploader(label, key=upload_key(key), max_upload_size=_MOST_MB, help="stays on this machine")
     if given is not None:
-        try:
-            path = uploads().keep(key, given.name, given.getvalue(), read)
-        except MoesimError as error:
-            st.error(_said(error, given.name), icon=":material/error:")
-        else:
-            if st.session_state.get(f"uploaded.{key}") != path:
-                st.session_state[f"uploaded.{key}"] = st.session_state[f"form.{key}"] = path
+        path, wrong = attempt(partial(uploads().keep, key, given.name, given.getvalue(), read), given.name)
+        for finding in wrong:
+            said = uploads().without_folder(finding.message)
+            st.error(plain(said if said.startswith(given.name) else f"{given.name}: {said}"), icon=":material/error:")
+        if path is not None and session().uploaded.get(key) != path:
+            session().uploaded[key] = st.session_state[form_key(key)] = path
     return tuple(dict.fromkeys((*uploads().of(key), *offered)))
-
-
-def _said(error: MoesimError, name: str) -> str:
-    """Return a message that names the file as the user does, not the folder in which it is kept here."""
-    words = str(error)
-    head, found, tail = words.partition(f"/{name}")
-    return f"{name}{tail}" if found and head.startswith("/") else words

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from dashboard.scaling_timeline import timeline_svg
+from dashboard.figures.scaling import scaling_chart
 from simulator import Scenario, simulate
 from simulator.errors import MoesimError
 
@@ -40,5 +40,5 @@ for name, changes in WAYS.items():
     )
 
 if len(sys.argv) > 1:
-    picture = timeline_svg(runs, "A bursty day on Ascend 910C: DeepSeek-V2-Lite between 4 and 12 dies")
-    Path(sys.argv[1]).write_text(picture, encoding="utf-8")
+    # The course of the day, scaled elastically and, in grey, by cold restarts.
+    scaling_chart(runs["elastic"], runs["cold restart"]).figure.write_html(sys.argv[1])

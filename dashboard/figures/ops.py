@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from dashboard.display import duration, in_unit, seconds_scale, significant
-from dashboard.figures.run import MARGIN, Chart, component_label, component_marker
+from dashboard.figures.common import MARGIN, Chart, component_label, component_marker
 from simulator.results.values import Explanation
 from simulator.step.components import COMPONENTS
 
@@ -31,11 +31,13 @@ def ops_chart(explanation: Explanation, most: int = 12) -> Chart:
             hovertemplate=f"%{{y}}: %{{x:.3g}} {unit}, bound by %{{customdata[0]}}<extra></extra>",
         )
     figure.update_layout(
-        height=150 + 26 * len(top),
+        # Names repeat where layers are of several kinds: bars of one name lie on one line.
+        barmode="stack",
+        height=150 + 26 * top["name"].nunique(),
         margin={**MARGIN, "b": 100},
         legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"},
         xaxis={"title": f"Time in one step [{unit}]"},
-        yaxis={"categoryorder": "array", "categoryarray": top["name"].to_list()[::-1]},
+        yaxis={"categoryorder": "array", "categoryarray": top["name"].unique()[::-1]},
     )
     return Chart(figure=figure, alt=_ops_alt(explanation, ops), table=_ops_table(ops))
 

@@ -1,13 +1,9 @@
-"""Charts as pure functions of frames: a Plotly figure, alt text that states the finding, and the table beside it.
-
-Colours are Okabe and Ito's, which colour-blind readers can tell apart; every series also has a pattern or dash.
-"""
+"""Where the time of a run goes, how its latencies are spread, and its course."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -17,69 +13,25 @@ from numpy.typing import NDArray
 from plotly.subplots import make_subplots
 
 from dashboard.display import duration, in_unit, seconds_scale, significant
+from dashboard.figures.common import (
+    BLUE,
+    GREEN,
+    GREY,
+    LINES,
+    MARGIN,
+    MOST_INSTANCES,
+    MOST_POINTS,
+    ORANGE,
+    Chart,
+    component_label,
+    component_marker,
+    thinned,
+)
 from simulator.step.components import COMPONENTS
-
-#: Points that one figure may hold; beyond, browsers stutter.
-MOST_POINTS = 20_000
 
 #: Percent of the time that is not worth a bar.
 _DUST = 1e-6
-
-MARGIN: Mapping[str, int] = {"l": 10, "r": 10, "t": 10, "b": 10}
-
-#: Instances drawn one by one in a time chart.
-MOST_INSTANCES = 4
-
-# Okabe & Ito, "Color Universal Design" (2008); black is a dark grey so that it shows on a dark page.
-_BLUE, _SKY, _ORANGE, _GREEN = "#0072B2", "#56B4E9", "#E69F00", "#009E73"
-_YELLOW, _VERMILLION, _PURPLE, _BLACK, _GREY = "#F0E442", "#D55E00", "#CC79A7", "#404040", "#B0B0B0"
-
-#: Colour and pattern of each component; the two exchanges share a colour and differ by pattern.
-COMPONENT_STYLE: Mapping[str, tuple[str, str]] = {
-    "attention": (_BLUE, ""),
-    "gemm": (_SKY, "-"),
-    "experts": (_ORANGE, ""),
-    "dispatch": (_GREEN, "/"),
-    "combine": (_GREEN, "\\"),
-    "all_reduce": (_PURPLE, "+"),
-    "small_kernels": (_YELLOW, "."),
-    "imbalance_wait": (_VERMILLION, "x"),
-    "cpu_gap": (_BLACK, "|"),
-    "idle": (_GREY, ""),
-}
-LINES = ((_BLUE, "solid"), (_ORANGE, "dash"), (_GREEN, "dot"), (_PURPLE, "dashdot"))
-_METRICS = (("TTFT", _BLUE), ("TPOT", _ORANGE), ("E2EL", _GREEN))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chart:
-    """A figure with what it says in words and the numbers behind it."""
-
-    figure: go.Figure
-    alt: str
-    table: pd.DataFrame
-
-
-def component_label(component: str) -> str:
-    """Write a component's name for people.
-
-    Examples
-    --------
-    >>> component_label("imbalance_wait"), component_label("gemm")
-    ('imbalance wait', 'GEMM')
-    """
-    special = {"gemm": "GEMM", "cpu_gap": "CPU gap", "all_reduce": "all-reduce"}
-    return special.get(component, component.replace("_", " "))
-
-
-def component_marker(component: str) -> dict[str, object]:
-    """Return the fill of a component's bars: colour, pattern, and an outline that shows pale fills on white."""
-    colour, pattern = COMPONENT_STYLE[component]
-    return {
-        "color": colour,
-        "pattern": {"shape": pattern, "size": 6, "fillmode": "overlay"},
-        "line": {"color": _BLACK, "width": 1},
-    }
+_METRICS = (("TTFT", BLUE), ("TPOT", ORANGE), ("E2EL", GREEN))
 
 
 def breakdown_chart(breakdowns: Mapping[str, Mapping[str, float]]) -> Chart:
@@ -183,12 +135,12 @@ def latency_chart(
         figure.add_trace(trace.update(name=name, marker_color=colour, hovertemplate=hover), row=1, col=column)
         for share, dash, side in ((50, "dash", "right"), (99, "dot", "left")):
             at = _statistic(values, share) * factor
-            figure.add_vline(x=at, line_dash=dash, line_color=_GREY, row=1, col=column)
+            figure.add_vline(x=at, line_dash=dash, line_color=GREY, row=1, col=column)
             label = {"x": at, "y": 1, "yref": "y domain", "yanchor": "bottom", "xanchor": side, "text": f"p{share}"}
             figure.add_annotation(**label, showarrow=False, row=1, col=column)
         objective = (objectives or {}).get(name)
         if objective:
-            figure.add_vrect(x0=0, x1=objective * factor, fillcolor=_GREEN, opacity=0.12, row=1, col=column)
+            figure.add_vrect(x0=0, x1=objective * factor, fillcolor=GREEN, opacity=0.12, row=1, col=column)
     figure.update_yaxes(rangemode="tozero")
     figure.update_yaxes(title_text="Requests at or below [%]" if kind == "cumulative" else "Requests [%]", col=1)
     figure.update_layout(showlegend=False, height=340, margin={"l": 10, "r": 10, "t": 30, "b": 10})
@@ -298,27 +250,3 @@ def _steps_alt(steps: pd.DataFrame, drawn: int, instances: int) -> str:
         f"The queue holds {significant(float(steps['queue_length'].mean()))} requests on average "
         f"and {significant(float(steps['queue_length'].max()))} at most.{shown}"
     )
-
-
-def thinned(values: NDArray[np.float64], limit: int) -> NDArray[np.intp]:
-    """Choose at most ``limit`` positions that keep the first, the last, and every stretch's lowest and highest.
-
-    Parameters
-    ----------
-    values : float array, shape (points,)
-        A series in order of its x.
-    limit : int
-        Positions wanted, at least 4.
-
-    Returns
-    -------
-    intp array, shape (at most limit,)
-        Positions, increasing.
-    """
-    size = values.size
-    if size <= limit:
-        return np.arange(size)
-    stretches = np.array_split(np.arange(size), max((limit - 2) // 2, 1))
-    lowest = [stretch[np.argmin(values[stretch])] for stretch in stretches]
-    highest = [stretch[np.argmax(values[stretch])] for stretch in stretches]
-    return np.unique(np.array([0, size - 1, *lowest, *highest]))

@@ -10,7 +10,20 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from dashboard.display import duration, in_unit, significant
-from dashboard.figures.run import LINES, MARGIN, Chart
+from dashboard.figures.common import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    LINES,
+    MARGIN,
+    MIDDLE_GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    YELLOW,
+    Chart,
+)
 from simulator.results.values import Scaling
 
 #: Changes and instances that are drawn; the table has all of them.
@@ -23,11 +36,11 @@ _PANELS: tuple[tuple[tuple[tuple[str, str, int], ...], str, float], ...] = (
     ((("attainment", "within the SLO", 0),), "Within SLO<br>[%]", 100.0),
 )
 _STATES: Mapping[str, tuple[str, str]] = {
-    "starting": ("#E69F00", "/"),
-    "serving": ("#0072B2", ""),
-    "draining": ("#B0B0B0", "x"),
+    "starting": (ORANGE, "/"),
+    "serving": (BLUE, ""),
+    "draining": (GREY, "x"),
 }
-_PHASES = (("#0072B2", ""), ("#E69F00", "/"), ("#009E73", "x"), ("#CC79A7", "."), ("#56B4E9", "-"), ("#F0E442", "+"))
+_PHASES = ((BLUE, ""), (ORANGE, "/"), (GREEN, "x"), (PURPLE, "."), (SKY, "-"), (YELLOW, "+"))
 
 
 def scaling_chart(scaling: Scaling, baseline: Scaling | None = None) -> Chart:
@@ -42,12 +55,12 @@ def scaling_chart(scaling: Scaling, baseline: Scaling | None = None) -> Chart:
             figure.add_trace(drawn, row=row, col=1)
         if baseline is not None:
             key = lines[0][0]
-            drawn = _course(baseline, key, factor, "baseline", "#808080", "dash").update(showlegend=row == 1)
+            drawn = _course(baseline, key, factor, "baseline", MIDDLE_GREY, "dash").update(showlegend=row == 1)
             figure.add_trace(drawn, row=row, col=1)
         figure.update_yaxes(title_text=title, rangemode="tozero", row=row, col=1)
     for change in scaling.changes.head(_MOST_DRAWN).to_dict("records"):
         begin, end = change["command_s"], change["switched_s"]
-        figure.add_vrect(x0=begin, x1=max(end, begin), fillcolor="#E69F00", opacity=0.25, line_width=0)
+        figure.add_vrect(x0=begin, x1=max(end, begin), fillcolor=ORANGE, opacity=0.25, line_width=0)
     figure.update_xaxes(title_text="Simulated time [s]", row=len(_PANELS), col=1)
     figure.update_layout(
         height=620,
@@ -130,7 +143,7 @@ def instances_chart(scaling: Scaling) -> Chart:
             y=[f"instance {number}" for number in rows["instance"]],
             orientation="h",
             name=state,
-            marker={"color": colour, "pattern": {"shape": pattern}, "line": {"color": "#404040", "width": 1}},
+            marker={"color": colour, "pattern": {"shape": pattern}, "line": {"color": BLACK, "width": 1}},
             customdata=rows[["size"]].to_numpy(),
             hovertemplate=f"{state}, %{{customdata[0]}} ranks: %{{base:.4g}} s + %{{x:.4g}} s<extra>%{{y}}</extra>",
         )
@@ -167,7 +180,7 @@ def phases_chart(scaling: Scaling) -> Chart:
             y=[f"change {number + 1}" for number in rows["change"]],
             orientation="h",
             name=name,
-            marker={"color": colour, "pattern": {"shape": pattern}, "line": {"color": "#404040", "width": 1}},
+            marker={"color": colour, "pattern": {"shape": pattern}, "line": {"color": BLACK, "width": 1}},
             hovertemplate=f"{name}: %{{base:.4g}} s + %{{x:.4g}} s<extra>%{{y}}</extra>",
         )
     _as_gantt(figure, int(drawn["change"].nunique()), "Time after the command [s]")

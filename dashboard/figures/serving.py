@@ -11,7 +11,19 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from dashboard.display import MISSING, duration, in_unit, seconds_scale, significant
-from dashboard.figures.run import LINES, MARGIN, MOST_INSTANCES, Chart
+from dashboard.figures.common import (
+    BLACK,
+    BLUE,
+    GREEN,
+    LINES,
+    MARGIN,
+    MIDDLE_GREY,
+    MOST_INSTANCES,
+    ORANGE,
+    PURPLE,
+    VERMILLION,
+    Chart,
+)
 from simulator.arrays import FloatArray
 from simulator.elastic.report import tokens_between
 from simulator.step.speculation import accepted_chances, tokens_per_step
@@ -24,13 +36,12 @@ if TYPE_CHECKING:
 _BINS = 60
 #: Drafts that the chart of drafts reaches at least.
 _DRAFTS = 8
-_BLUE, _ORANGE, _GREEN, _PURPLE = (colour for colour, _ in LINES)
 #: Parts of a TTFT where prompts have instances of their own: name, from, to, colour, pattern.
 _STAGES = (
-    ("queue", "arrival_s", "admitted_s", _BLUE, ""),
-    ("prompt", "admitted_s", "computed_s", _ORANGE, "/"),
-    ("wait for a decoder", "computed_s", "sent_s", _PURPLE, "x"),
-    ("KV cache on its way", "sent_s", "first_token_s", _GREEN, "."),
+    ("queue", "arrival_s", "admitted_s", BLUE, ""),
+    ("prompt", "admitted_s", "computed_s", ORANGE, "/"),
+    ("wait for a decoder", "computed_s", "sent_s", PURPLE, "x"),
+    ("KV cache on its way", "sent_s", "first_token_s", GREEN, "."),
 )
 
 
@@ -50,7 +61,7 @@ def pools_chart(requests: pd.DataFrame, steps: pd.DataFrame, decoders: int) -> C
     factor, unit = seconds_scale(total)
     figure = make_subplots(rows=1, cols=2, column_widths=[0.4, 0.6], horizontal_spacing=0.14)
     pools = busy.groupby("pool", sort=False)["share"].mean()
-    marker = {"color": _BLUE, "line": {"color": "#404040", "width": 1}}
+    marker = {"color": BLUE, "line": {"color": BLACK, "width": 1}}
     hover = "%{y}: %{x:.3g} %<extra></extra>"
     figure.add_bar(
         x=100 * pools,
@@ -68,7 +79,7 @@ def pools_chart(requests: pd.DataFrame, steps: pd.DataFrame, decoders: int) -> C
             y=["mean TTFT"],
             orientation="h",
             name=name,
-            marker={"color": colour, "pattern": {"shape": pattern}, "line": {"color": "#404040", "width": 1}},
+            marker={"color": colour, "pattern": {"shape": pattern}, "line": {"color": BLACK, "width": 1}},
             hovertemplate=f"{name}: %{{x:.3g}} {unit}<extra></extra>",
             row=1,
             col=2,
@@ -124,7 +135,7 @@ def cache_chart(requests: pd.DataFrame) -> Chart:
             x=(edges[:-1] + edges[1:]) / 2,
             y=share,
             mode="lines+markers",
-            line={"color": _BLUE},
+            line={"color": BLUE},
             connectgaps=True,
             hovertemplate="%{x:.4g} s: %{y:.3g} % cached<extra></extra>",
         )
@@ -166,9 +177,9 @@ def drafts_chart(choice: Speculation) -> Chart:
             x=numbers,
             y=yields,
             marker={
-                "color": [_ORANGE if own else _BLUE for own in chosen],
+                "color": [ORANGE if own else BLUE for own in chosen],
                 "pattern": {"shape": ["/" if own else "" for own in chosen]},
-                "line": {"color": "#404040", "width": 1},
+                "line": {"color": BLACK, "width": 1},
             },
             hovertemplate="%{x} drafts: %{y:.3g} tokens per step<extra></extra>",
         )
@@ -205,13 +216,13 @@ def faults_chart(requests: pd.DataFrame, steps: pd.DataFrame, faults: Sequence[F
         figure.add_trace(_line(middle, rate, f"instance {instance}", line), row=1, col=1)
     for line, (key, name) in enumerate((("arrival_s", "arrive"), ("finish_s", "are answered"))):
         rate = np.histogram(requests[key].dropna(), edges)[0] / width
-        drawn = _line(middle, rate, f"requests that {name}", line).update(line_color="#808080")
+        drawn = _line(middle, rate, f"requests that {name}", line).update(line_color=MIDDLE_GREY)
         figure.add_trace(drawn, row=2, col=1)
     for place, fault in enumerate(faults, start=1):
         figure.add_vrect(
-            x0=fault.at, x1=_until(fault, float(edges[-1])), fillcolor="#D55E00", opacity=0.15, line_width=0
+            x0=fault.at, x1=_until(fault, float(edges[-1])), fillcolor=VERMILLION, opacity=0.15, line_width=0
         )
-        figure.add_vline(x=fault.at, line_dash="dash", line_color="#D55E00")
+        figure.add_vline(x=fault.at, line_dash="dash", line_color=VERMILLION)
         label = {"x": fault.at, "y": 1, "yref": "y domain", "yanchor": "bottom", "text": f"fault {place}"}
         figure.add_annotation(**label, showarrow=False, row=1, col=1)
     figure.update_yaxes(title_text="Output<br>[tokens/s]", rangemode="tozero", row=1, col=1)

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from dashboard.display import duration, in_unit, seconds_scale, significant
-from dashboard.figures.run import MARGIN, Chart, component_marker
+from dashboard.figures.common import MARGIN, Chart, component_marker
 from simulator.placement.policies import POLICIES
 
 if TYPE_CHECKING:

@@ -12,12 +12,14 @@ from dashboard.form.fields import Fields, options, with_current
 from dashboard.state import apply
 from dashboard.uploads import offer_upload
 from simulator.scenario import Scenario
+from simulator.scenario.features import asks
 from simulator.scenario.sections import Lengths as LengthsChoice
 from simulator.scenario.sections import Requests, Routing, Stack
 from simulator.scenario.unread import unread_keys
 from workloads.requests.files import read_request_trace
 from workloads.routing.files import read_routing_trace
 
+_PREFILL = "disaggregation.prefill"
 _STACK_DEFAULT = "the stack's default"
 
 
@@ -44,15 +46,15 @@ def edit(scenario: Scenario, preset: Scenario, catalogue: Catalogue) -> Scenario
         form_serving.placement(fields)
     with st.expander("Serving stack", expanded=scenario.stack != preset.stack):
         _stack(fields, catalogue)
-    with st.expander("Prefill and decode pools", expanded=scenario.disaggregation.enabled):
+    with st.expander("Prefill and decode pools", expanded=asks(scenario, "disaggregation")):
         form_serving.pools(fields)
-    with st.expander("Prefix cache", expanded=scenario.prefix_cache.kind != "none"):
+    with st.expander("Prefix cache", expanded=asks(scenario, "prefix_cache")):
         form_serving.prefix_cache(fields)
-    with st.expander("Speculative decoding", expanded=scenario.speculation.draft_tokens > 0):
+    with st.expander("Speculative decoding", expanded=asks(scenario, "speculation")):
         form_serving.speculation(fields)
-    with st.expander("Faults", expanded=bool(scenario.faults)):
+    with st.expander("Faults", expanded=asks(scenario, "faults")):
         form_serving.faults(fields)
-    with st.expander("Elastic scaling", expanded=scenario.elastic.mechanism != "none"):
+    with st.expander("Elastic scaling", expanded=asks(scenario, "elastic")):
         form_serving.elastic(fields, catalogue)
     with st.expander("Objectives and seed", expanded=True):
         _objectives(fields)
@@ -88,15 +90,24 @@ def _model_and_hardware(fields: Fields, catalogue: Catalogue) -> None:
 
 def _parallelism(fields: Fields, catalogue: Catalogue) -> None:
     form_serving.split(fields, "parallelism")
-    per_instance = math.prod(fields.get(f"parallelism.{key}") for key in ("tp", "dp", "pp"))
+    per_instance = _devices(fields, "parallelism")
     total = per_instance * fields.get("parallelism.instances")
     node, cluster = fields.get("hardware.node"), fields.get("hardware.cluster")
     node = node or catalogue.cluster_node.get(cluster or "", "")
-    text = f"{per_instance} device{'s' * (per_instance > 1)} per instance, {total} in all."
+    text = f"{per_instance} device{'s' * (per_instance > 1)} per instance, {total} in all"
+    if fields.get("disaggregation.enabled"):
+        prefill = _devices(fields, _PREFILL) * fields.get(f"{_PREFILL}.instances")
+        text += f" and {prefill} more for prefill: {total + prefill}"
+    text += "."
     if node in catalogue.node_devices:
         held, nodes = catalogue.node_devices[node], catalogue.cluster_nodes.get(cluster or "", 1)
         text += f" Nodes of {held}: an instance takes {math.ceil(per_instance / held)} of {nodes}."
     st.markdown(f":small[{text}]")
+
+
+def _devices(fields: Fields, section: str) -> int:
+    """Count the devices of an instance of a pool."""
+    return math.prod(fields.get(f"{section}.{key}") for key in ("tp", "dp", "pp"))
 
 
 def _load(fields: Fields, catalogue: Catalogue) -> None:

@@ -1,8 +1,8 @@
 """Scenario keys with a widget each: seeded from the scenario, read back into a new one.
 
-A widget's session key is ``form.`` and the scenario key. Widgets are seeded once; :func:`forget` makes the next run
-seed them afresh, which is how a preset or a link takes over the form. Values that no widget changed stay as they were,
-to the last digit. A widget's help is the description of its key, with what an empty one means.
+Widgets are seeded once; :func:`dashboard.session.forget_form` makes the next run seed them afresh, which is how a
+preset or a link takes over the form. Values that no widget changed stay as they were, to the last digit. A widget's
+help is the description of its key, with what an empty one means.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import streamlit as st
 
-from dashboard.state import MOST_ROWS, least_seconds, most
+from dashboard.link import MOST_ROWS, least_seconds, most
+from dashboard.session import form_key
 from simulator.errors import ScenarioError
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-_PREFIX = "form."
 #: Real numbers are above zero.
 _LEAST = 1e-6
 _WORDS = {
@@ -47,12 +47,6 @@ _PLAIN_WORDS = ("prefill_first", "shared_expert", "two_batch", "round_robin", "l
 def worded(name: str) -> str:
     """Write a name of the schema for people."""
     return _WORDS.get(name, name.replace("_", " ") if name in _PLAIN_WORDS else name)
-
-
-def forget() -> None:
-    """Drop what the widgets hold, so that the next run seeds them from the scenario."""
-    for key in [key for key in st.session_state if str(key).startswith(_PREFIX)]:
-        del st.session_state[key]
 
 
 def options(section: type[BaseModel], key: str) -> tuple[str, ...]:
@@ -173,7 +167,7 @@ class Fields:
         current = self.before(key)
         start: Any = None if empty else "min"
         top = most(self._prefix + key) if highest is None else max(highest, current or 0, least)
-        shape: dict[str, Any] = {"key": self._widget(key), "help": self._help(key, empty)}
+        shape: dict[str, Any] = {"key": self._widget(key), "help": self._help(key, empty), "placeholder": empty}
         return self._draw(key, current, default, partial(st.number_input, label, least, top, start, 1, **shape))
 
     def number(
@@ -265,7 +259,7 @@ class Fields:
             self._changed[key] = [] if self._problems else [row.mapping() for row in rows]
 
     def _widget(self, key: str) -> str:
-        return _PREFIX + self._prefix + key
+        return form_key(self._prefix + key)
 
     def _help(self, key: str, empty: str | None) -> str:
         """Return the description of a key, and what it means to leave it empty."""

@@ -1,12 +1,8 @@
-"""The page: one form, an estimate at once, a simulation on demand, and a link to all of it.
-
-Run with ``moesim dashboard``.
-"""
+"""The page "What-if": one form, an estimate at once, a simulation on demand, and a link to all of it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,15 +10,19 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from dashboard import answers
-from dashboard.catalogue import Catalogue, load_catalogue
-from dashboard.form import edit as form
-from dashboard.form import fields
-from dashboard.panels import run as panels
-from dashboard.panels import serving as panels_serving
-from dashboard.state import LATENCY, PHASE, PRESET, TAB, TABS, PageState, from_params, open_tabs, to_params
-from simulator.api import beyond_closed_form
-from simulator.errors import MoesimError
-from simulator.results.values import Estimate, Finding, Result
+from dashboard.catalogue import Catalogue, the_catalogue
+from dashboard.edge import attempt
+from dashboard.form.edit import edit
+from dashboard.link import from_params, to_params
+from dashboard.panels import share, summary
+from dashboard.panels.shown import findings, shown, small
+from dashboard.panels.tabs import open_tabs
+from dashboard.panels.view import View
+from dashboard.session import Session, begin, begun, forget_form, session
+from dashboard.state import FIRST_TAB, LATENCY, PHASE, PRESET, TAB
+from dashboard.views.page import Page
+from simulator.results.values import Estimate, Finding
+from simulator.scenario.features import beyond_closed_form
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
@@ -34,29 +34,22 @@ _ADDRESS_LAG_S = 0.5
 _PLAY = ":material/play_arrow:"
 
 
-@st.cache_resource(show_spinner=False)
-def _catalogue() -> Catalogue:
-    return load_catalogue()
-
-
-def main() -> None:
+def draw() -> None:
     """Draw the page."""
-    st.set_page_config(page_title="moesim", layout="wide")
     st.title("Mixture-of-Experts serving, simulated")
-    try:
-        catalogue = _catalogue()
-    except MoesimError as error:
-        panels.findings([answers.as_finding(error)])
+    catalogue = shown(the_catalogue, "the catalogues")
+    if catalogue is None:
         return
     if not catalogue.presets:
-        panels.findings([Finding(level="error", where="examples", message="this installation has no presets")])
+        findings([Finding(level="error", where="examples", message="this installation has no presets")])
         return
-    _take_link(catalogue)
+    opened = _take_link(catalogue)
     scenario = _form(catalogue)
     if scenario is None:
         return
-    if scenario != _page().scenario:
-        st.session_state.link_findings = ()
+    if scenario != session().page.scenario:
+        if not opened:
+            session().link_findings = ()
         _change(scenario=scenario)
     _body(catalogue)
     _write_link(catalogue)
@@ -64,71 +57,69 @@ def main() -> None:
 
 def _form(catalogue: Catalogue) -> Scenario | None:
     """Draw the form; where what it holds makes no scenario, say what to mend."""
-    page = _page()
+    page = session().page
+    st.session_state.setdefault(PRESET, page.preset)
     with st.sidebar:
         whole = "what the form begins with"
-        st.selectbox(
-            "Preset", list(catalogue.presets), key=PRESET, help=whole, on_change=_take_preset, args=(catalogue,)
-        )
-        try:
-            return form.edit(page.scenario, catalogue.presets[page.preset], catalogue)
-        except MoesimError as error:
-            wrong = error
-    panels.findings([answers.as_finding(wrong)])
-    st.info("The form holds something that makes no scenario. Mend it, and the answer comes at once.")
-    return None
-
-
-def _page() -> PageState:
-    page: PageState = st.session_state.page
-    return page
+        presets = list(catalogue.presets)
+        st.selectbox("Preset", presets, key=PRESET, help=whole, on_change=_take_preset, args=(catalogue,))
+        scenario, wrong = attempt(partial(edit, page.scenario, catalogue.presets[page.preset], catalogue))
+    findings(wrong)
+    if scenario is None:
+        st.info("The form holds something that makes no scenario. Mend it, and the answer comes at once.")
+    return scenario
 
 
 def _change(**values: Any) -> None:
     """Replace values of the page's state."""
-    st.session_state.page = replace(_page(), **values)
+    session().page = replace(session().page, **values)
 
 
-def _take_link(catalogue: Catalogue) -> None:
-    """Let the address decide the page when it is opened, and when it was changed by hand or by going back."""
+def _take_link(catalogue: Catalogue) -> bool:
+    """Let the address decide the page when it is opened, and when it was changed by hand or by going back.
+
+    Another page of the navigation leaves an address that says nothing: the page is then as it was. Returns whether
+    the address decided.
+    """
     params = st.query_params.to_dict()
-    if "page" in st.session_state:
-        lagging = time.monotonic() - st.session_state.written_at < _ADDRESS_LAG_S
-        if params == st.session_state.written or (lagging and params == st.session_state.written_before):
-            return
+    if begun():
+        known = session()
+        lagging = time.monotonic() - known.written_at < _ADDRESS_LAG_S
+        if not params or params == known.written or (lagging and params == known.written_before):
+            return False
     page, found = from_params(params, catalogue.names())
-    fields.forget()
-    st.session_state.page = page
+    forget_form()
+    new = begin(page)
+    new.wanted, new.link_findings = page.simulated, found
     st.session_state[PRESET], st.session_state[LATENCY], st.session_state[PHASE] = page.preset, page.latency, page.phase
-    st.session_state[TAB] = TABS[page.tab]
-    st.session_state.wanted = page.simulated
-    st.session_state.link_findings = found
-    _remember(params)
+    st.session_state[TAB] = open_tabs(page.scenario)[page.tab].label
+    _remember(new, params)
+    return True
 
 
 def _write_link(catalogue: Catalogue) -> None:
     """Put the page's state into the address."""
-    params = to_params(_page(), catalogue.names())
+    params = to_params(session().page, catalogue.names())
     if params != st.query_params.to_dict():
         st.query_params.from_dict(params)
-    if params != st.session_state.written:
-        _remember(params)
+    if params != session().written:
+        _remember(session(), params)
 
 
-def _remember(params: dict[str, str]) -> None:
-    st.session_state.written_before = st.session_state.get("written", params)
-    st.session_state.written, st.session_state.written_at = params, time.monotonic()
+def _remember(known: Session, params: dict[str, str]) -> None:
+    known.written_before = known.written or params
+    known.written, known.written_at = params, time.monotonic()
 
 
 def _take_preset(catalogue: Catalogue) -> None:
     preset = st.session_state[PRESET]
-    fields.forget()
-    st.session_state.link_findings = ()
+    forget_form()
+    session().link_findings = ()
     _change(preset=preset, scenario=catalogue.presets[preset])
 
 
 def _pin() -> None:
-    _change(baseline=_page().scenario, baseline_preset=_page().preset)
+    _change(baseline=session().page.scenario, baseline_preset=session().page.preset)
 
 
 def _unpin() -> None:
@@ -136,19 +127,20 @@ def _unpin() -> None:
 
 
 def _want_simulation() -> None:
-    st.session_state.wanted = True
+    session().wanted = True
 
 
 def _body(catalogue: Catalogue) -> None:
     """Draw everything beside the form."""
-    page = _page()
+    page = session().page
+    base = catalogue.presets[page.preset]
     found, estimate = _findings_and_estimate(page.scenario)
-    panels.findings([*st.session_state.link_findings, *found])
+    findings([*session().link_findings, *found])
     if any(finding.level == "error" for finding in found):
-        st.session_state.wanted = False
+        session().wanted = False
         _change(simulated=False)
         st.info("This scenario cannot run. Change what the findings name, and the answer comes at once.")
-        panels.copies(page.preset, catalogue.presets[page.preset], page.scenario)
+        share.copies(page.preset, base, page.scenario)
         return
     store = answers.result_store()
     runs, baseline_estimate = _baseline_estimate()
@@ -163,10 +155,19 @@ def _body(catalogue: Catalogue) -> None:
         asked = ", ".join(beyond_closed_form(page.scenario))
         st.info(f"A closed form knows nothing of {asked}. Press Simulate for the answer.", icon=_PLAY)
     else:
-        panels.headline(answer, baseline)
-        panels.badges(answer)
+        shown(partial(summary.headline, answer, baseline))
+        shown(partial(summary.badges, answer))
     _simulate_if_wanted()
-    _tabs(catalogue, estimate, result, baseline_estimate, baseline_result)
+    _tabs(
+        View(
+            page=session().page,
+            base=base,
+            estimate=estimate,
+            result=result,
+            baseline_estimate=baseline_estimate,
+            baseline_result=baseline_result,
+        )
+    )
 
 
 def _findings_and_estimate(scenario: Scenario) -> tuple[tuple[Finding, ...], Estimate | None]:
@@ -174,29 +175,25 @@ def _findings_and_estimate(scenario: Scenario) -> tuple[tuple[Finding, ...], Est
     found = answers.findings_of(scenario)
     if any(finding.level == "error" for finding in found) or beyond_closed_form(scenario):
         return found, None
-    try:
-        return found, answers.estimate_of(scenario)
-    except MoesimError as error:
-        return (*found, answers.as_finding(error)), None
+    estimate, wrong = attempt(partial(answers.estimate_of, scenario))
+    return (*found, *wrong), estimate
 
 
 def _baseline_estimate() -> tuple[bool, Estimate | None]:
     """Return whether the pinned baseline runs, and its estimate; what is wrong with it costs only the deltas."""
-    baseline = _page().baseline
+    baseline = session().page.baseline
     if baseline is None:
         return False, None
     if beyond_closed_form(baseline):
         return True, None
-    try:
-        return True, answers.estimate_of(baseline)
-    except MoesimError as error:
-        panels.findings([Finding(level="warning", where="baseline", message=str(error))])
-        return False, None
+    estimate, wrong = attempt(partial(answers.estimate_of, baseline), "baseline")
+    findings([replace(finding, level="warning") for finding in wrong])
+    return not wrong, estimate
 
 
 def _buttons(*, runnable: bool, compared: bool) -> None:
     """Draw what can be done, and say what the changes are against."""
-    page = _page()
+    page = session().page
     with st.container(horizontal=True, vertical_alignment="center"):
         st.button("Simulate", type="primary", on_click=_want_simulation, icon=_PLAY, disabled=not runnable)
         st.button("Pin as baseline", on_click=_pin, icon=":material/keep:")
@@ -204,11 +201,11 @@ def _buttons(*, runnable: bool, compared: bool) -> None:
             return
         st.button("Unpin baseline", on_click=_unpin, icon=":material/keep_off:")
         if page.baseline == page.scenario:
-            panels.small("This is the baseline.")
+            small("This is the baseline.")
         elif compared:
-            panels.small("Changes are against the pinned baseline.")
+            small("Changes are against the pinned baseline.")
         elif runnable:
-            panels.small("Simulate again to run the baseline too and see the changes.")
+            small("Simulate again to run the baseline too and see the changes.")
 
 
 def _simulate_if_wanted() -> None:
@@ -216,9 +213,10 @@ def _simulate_if_wanted() -> None:
 
     Drawing the progress bar is where Streamlit stops this script when the user cancels or changes a value.
     """
-    stopped = st.session_state.pop("running", False)
-    wanted, st.session_state.wanted = st.session_state.wanted, False
-    page, store = _page(), answers.result_store()
+    known, store = session(), answers.result_store()
+    page = known.page
+    stopped, known.running = known.running, False
+    wanted, known.wanted = known.wanted, False
     if not wanted:
         if stopped:
             st.warning("The simulation was stopped before its end. Press Simulate to start it again.")
@@ -230,13 +228,12 @@ def _simulate_if_wanted() -> None:
         with st.container(horizontal=True, vertical_alignment="center"):
             bar = st.progress(0.0, text=f"Simulating the {label}")
             st.button("Cancel", key=f"cancel-{label}", icon=":material/stop:")
-        st.session_state.running = True
-        try:
-            store.put(scenario.hash, answers.run(scenario, partial(_draw_progress, bar, label)))
+        known.running = True
+        result = shown(partial(answers.run, scenario, partial(_draw_progress, bar, label)), label)
+        known.running = False
+        if result is not None:
+            store.put(scenario.hash, result)
             ran = True
-        except MoesimError as error:
-            panels.findings([Finding(level="error", where=label, message=str(error))])
-        st.session_state.running = False
     if ran:
         st.rerun()
 
@@ -245,55 +242,22 @@ def _draw_progress(bar: DeltaGenerator, label: str, share: float) -> None:
     bar.progress(share, text=f"Simulating the {label}: {100 * share:.0f} % of its requests")
 
 
-def _tabs(
-    catalogue: Catalogue,
-    estimate: Estimate | None,
-    result: Result | None,
-    baseline_estimate: Estimate | None,
-    baseline_result: Result | None,
-) -> None:
+def _tabs(view: View) -> None:
     """Draw the open tab."""
-    page = _page()
-    named = {
-        "Simulation": result,
-        "Estimate": estimate,
-        "Baseline, simulated": baseline_result,
-        "Baseline, estimated": baseline_estimate,
-    }
-    labelled = {label: answer for label, answer in named.items() if answer is not None}
-    panel_of: dict[str, Callable[[], None]] = {
-        "breakdown": partial(panels.breakdown, labelled),
-        "latency": partial(panels.latency, result, page),
-        "steps": partial(panels.steps, result),
-        "pools": partial(panels_serving.pools, result),
-        "cache": partial(panels_serving.cache, result),
-        "drafts": partial(panels_serving.drafts, page.scenario),
-        "faults": partial(panels_serving.faults, result),
-        "scaling": partial(panels_serving.scaling, result, baseline_result),
-        "placement": partial(panels_serving.placement, page.scenario, result, page),
-        "step": partial(panels_serving.step, page.scenario, page),
-        "numbers": partial(panels.numbers, labelled),
-        "why": partial(panels.why, page.scenario),
-        "share": partial(_share, catalogue, estimate, result),
-    }
-    shown = open_tabs(page.scenario)
+    tabs = open_tabs(view.scenario)
+    labels = [tab.label for tab in tabs.values()]
+    first = tabs[FIRST_TAB].label
     # Tabs that were not drawn, as where the scenario could not run, have lost their state.
-    if st.session_state.setdefault(TAB, TABS[page.tab]) not in shown.values():
-        st.session_state[TAB] = TABS["breakdown"]
-    for name, tab in zip(shown, st.tabs(list(shown.values()), key=TAB, on_change="rerun"), strict=True):
-        if not tab.open:
+    opened = tabs[view.page.tab].label if view.page.tab in tabs else first
+    if st.session_state.setdefault(TAB, opened) not in labels:
+        st.session_state[TAB] = first
+    for tab, place in zip(tabs.values(), st.tabs(labels, key=TAB, on_change="rerun"), strict=True):
+        if not place.open:
             continue
-        with tab:
-            panel_of[name]()
+        with place:
+            shown(partial(tab.draw, view), tab.label)
         own = st.session_state
-        _change(tab=name, latency=own.get(LATENCY, page.latency), phase=own.get(PHASE, page.phase))
+        _change(tab=tab.name, latency=own.get(LATENCY, view.page.latency), phase=own.get(PHASE, view.page.phase))
 
 
-def _share(catalogue: Catalogue, estimate: Estimate | None, result: Result | None) -> None:
-    page = _page()
-    panels.downloads(page.scenario, estimate, result)
-    panels.copies(page.preset, catalogue.presets[page.preset], page.scenario)
-
-
-if __name__ == "__main__":
-    main()
+PAGE = Page(title="What-if", icon=":material/tune:", path="", draw=draw)

@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from dashboard.state import TABS
+from dashboard.panels.tabs import TABS
 from simulator.cli.serve import dashboard_command
 
 if TYPE_CHECKING:
@@ -170,13 +170,13 @@ def test_axe_finds_nothing_new_on_any_tab(link: dict[str, str], absent: set[str]
     page.goto(f"{address}/?{urlencode({**link, 'simulated': '1'})}")
     metric(page, "TTFT, p99").wait_for()
     found = {}
-    for name, label in TABS.items():
-        if name in absent:
+    for tab in TABS:
+        if tab.name in absent:
             continue
-        page.get_by_role("tab", name=label).click()
+        page.get_by_role("tab", name=tab.label).click()
         page.wait_for_timeout(500)  # until the click has reached the script
         settled(page)
         new = {rule: nodes for rule, nodes in faults(page).items() if rule not in KNOWN_FAULTS}
         if new:
-            found[name] = new
+            found[tab.name] = new
     assert found == {}

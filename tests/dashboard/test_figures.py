@@ -12,19 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from dashboard.figures.common import MOST_POINTS, Chart, thinned
 from dashboard.figures.ops import ops_chart
-from dashboard.figures.run import (
-    COMPONENT_STYLE,
-    MOST_POINTS,
-    Chart,
-    breakdown_chart,
-    latency_chart,
-    request_latencies,
-    steps_chart,
-    thinned,
-)
+from dashboard.figures.run import breakdown_chart, latency_chart, request_latencies, steps_chart
 from simulator.results.values import Explanation, Result
-from simulator.step.components import COMPONENTS
+from simulator.step.components import COMPONENTS, STEP_COMPONENTS
 
 
 def points(chart: Chart) -> int:
@@ -32,8 +24,8 @@ def points(chart: Chart) -> int:
 
 
 def test_every_component_has_a_style_and_no_two_look_alike() -> None:
-    assert tuple(COMPONENT_STYLE) == COMPONENTS
-    assert len(set(COMPONENT_STYLE.values())) == len(COMPONENTS)
+    looks = {(component.colour, component.pattern) for component in STEP_COMPONENTS}
+    assert len(looks) == len({component.words for component in STEP_COMPONENTS}) == len(COMPONENTS)
 
 
 def test_breakdown_bars_are_shares_in_the_order_of_the_components(result: Result) -> None:
@@ -131,6 +123,13 @@ def test_only_the_largest_ops_are_drawn_and_all_are_listed(explanation: Explanat
     chart = ops_chart(replace(explanation, ops=ops), most=5)
     assert points(chart) == 5
     assert len(chart.table) == 30
+
+
+def test_ops_of_one_name_lie_on_one_line(explanation: Explanation) -> None:
+    twice = explanation.ops.assign(component=["gemm", "all_reduce", "idle"])
+    figure = ops_chart(replace(explanation, ops=pd.concat([explanation.ops, twice], ignore_index=True))).figure
+    assert figure.layout.barmode == "stack"
+    assert len(figure.layout.yaxis.categoryarray) == len(set(figure.layout.yaxis.categoryarray)) == 3
 
 
 @given(

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dashboard.state import Names, PageState, apply, differences, from_params, open_tabs, to_params
+from dashboard.link import Names, from_params, to_params
+from dashboard.panels.tabs import open_tabs
+from dashboard.state import PageState, apply, differences
 from simulator.errors import ScenarioError
 from simulator.scenario import Scenario
 
