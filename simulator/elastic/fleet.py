@@ -7,7 +7,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hardware_profiles.units import format_bytes
-from simulator.deployment.deployment import Deployment, deploy, device_budget, scenario_hardware, scenario_model
+from simulator.deployment.deployment import (
+    Deployment,
+    deploy,
+    device_budget,
+    require_overlap,
+    scenario_hardware,
+    scenario_model,
+)
 from simulator.elastic.mechanisms import MECHANISMS, Mechanism, ScalingPlan, Setting, Size, plan_scaling
 from simulator.elastic.startup import load_startup
 from simulator.errors import InfeasibleScenario, ProfileError, ScenarioError
@@ -295,13 +302,15 @@ def _check_cluster(scenario: Scenario, largest: int, step: int, smallest: int) -
 
 
 def _check_splits(fleet: Fleet) -> None:
-    """Every size that may be reached must be a valid split."""
+    """Every size that may be reached must be a valid split, with something to overlap where that is asked."""
+    model = fleet.setting.model
     for size in fleet.sizes:
         slots = None
-        if fleet.setting.model.moe_layers:
-            placement = sized(fleet.scenario, size, fleet.setting.model).placement
-            slots = fleet.setting.model.moe_layers[0].num_experts + placement.redundant_slots
-        require_split(fleet.setting.model, fleet.split(size), slots)
+        if model.moe_layers:
+            placement = sized(fleet.scenario, size, model).placement
+            slots = model.moe_layers[0].num_experts + placement.redundant_slots
+        require_split(model, fleet.split(size), slots)
+        require_overlap(fleet.scenario.stack, model, fleet.split(size))
 
 
 def _check_memory(fleet: Fleet) -> None:

@@ -14,12 +14,13 @@ from simulator.hardware import Hardware
 from simulator.memory import require_fit
 from simulator.parallelism import Parallelism, parallelism_problems
 from simulator.results.values import Finding
+from simulator.run.plan import plan_start
 from simulator.scenario import Scenario
-from simulator.scenario.features import beyond_closed_form
+from simulator.scenario.features import asks
 from simulator.scenario.unread import unread_keys
 from simulator.serving.controls.faults import fault_controls
 from simulator.serving.controls.rebalance import rebalance_controls
-from simulator.serving.plan import plan_pools, prefix_caching
+from simulator.serving.plan import prefix_caching
 from simulator.stack import StackProfile, customised
 from simulator.step.speculation import accepted_chances
 from workloads.models.spec import ModelSpec
@@ -34,7 +35,8 @@ def check(scenario: Scenario) -> tuple[Finding, ...]:
     Returns
     -------
     tuple of Finding
-        Errors first, then warnings and notes; no error means that :func:`simulator.simulate` will run.
+        Errors first, then warnings and notes; no error means that :func:`simulator.simulate` will run, unless faults
+        leave nobody to answer.
     """
     findings: list[Finding] = []
     split = Parallelism(**scenario.parallelism.model_dump(include={"tp", "dp", "pp", "ep"}))
@@ -44,7 +46,7 @@ def check(scenario: Scenario) -> tuple[Finding, ...]:
     requests = _try(findings, "requests", lambda: scenario_requests(scenario.requests, scenario.seed))
     if model is not None:
         _try(findings, "routing", lambda: scenario_routing(scenario.routing, model, scenario.seed))
-        scales = scenario.elastic.mechanism != "none"
+        scales = asks(scenario, "elastic")
         placement = (sized(scenario, split.dp, model) if scales else scenario).placement
         slots = model.moe_layers[0].num_experts + placement.redundant_slots if model.moe_layers else None
         if scales and requests is not None:
@@ -60,9 +62,8 @@ def check(scenario: Scenario) -> tuple[Finding, ...]:
         findings.extend(_evidence(hardware, split))
     if model is not None and requests is not None:
         findings.extend(_lengths(model, requests))
-        sound = all(finding.level != "error" for finding in findings)
-        if sound and scenario.elastic.mechanism == "none" and beyond_closed_form(scenario):
-            findings.extend(_serving(scenario, requests))
+        if all(finding.level != "error" for finding in findings):
+            findings.extend(_run(scenario, requests))
     for text in unread_keys(scenario):
         key, _, rest = text.partition(" ")
         findings.append(Finding(level="warning", where=key, message=rest, remedy="leave it out, or set what reads it"))
@@ -70,16 +71,17 @@ def check(scenario: Scenario) -> tuple[Finding, ...]:
     return tuple(sorted(findings, key=lambda finding: order[finding.level]))
 
 
-def _serving(scenario: Scenario, requests: RequestTrace) -> list[Finding]:
-    """Prepare what only the engine knows, each of which says what is wrong with it."""
+def _run(scenario: Scenario, requests: RequestTrace) -> list[Finding]:
+    """Prepare a run as :func:`simulator.run.plan.plan_run` does, part by part, each of which says what is wrong."""
     findings: list[Finding] = []
     if _try(findings, "speculation", lambda: accepted_chances(scenario.speculation)) is None:
         return findings
-    plans = _try(findings, "deployment", lambda: plan_pools(scenario, requests))
-    if plans is not None:
-        _try(findings, "prefix_cache", lambda: prefix_caching(scenario, requests, plans))
-        _try(findings, "faults", lambda: fault_controls(scenario, plans))
-        _try(findings, "placement.rebalance", lambda: rebalance_controls(scenario, plans, []))
+    start = _try(findings, "deployment", lambda: plan_start(scenario, requests))
+    if start is not None:
+        pools, _ = start
+        _try(findings, "prefix_cache", lambda: prefix_caching(scenario, requests, pools))
+        _try(findings, "faults", lambda: fault_controls(scenario, pools))
+        _try(findings, "placement.rebalance", lambda: rebalance_controls(scenario, pools, []))
     return findings
 
 

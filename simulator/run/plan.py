@@ -108,8 +108,7 @@ def plan_run(scenario: Scenario, trace: RequestTrace) -> RunPlan:
     MoesimError
         Something cannot be loaded, does not match or does not fit.
     """
-    scaler = plan_scaler(scenario, trace)
-    pools = plan_pools(scenario, trace) if scaler is None else (scaler.fleet.pool_at_start(),)
+    pools, scaler = plan_start(scenario, trace)
     moves: list[Rebalance] = []
     return RunPlan(
         scenario=scenario,
@@ -128,15 +127,15 @@ def plan_run(scenario: Scenario, trace: RequestTrace) -> RunPlan:
     )
 
 
-def plan_scaler(scenario: Scenario, trace: RequestTrace) -> Scaler | None:
-    """Return what changes the size of a scenario's deployment; ``None`` where nothing does.
+def plan_start(scenario: Scenario, trace: RequestTrace) -> tuple[tuple[PoolPlan, ...], Scaler | None]:
+    """Deploy the instances that a run begins with; and what changes their number or size, where the scenario asks.
 
     Raises
     ------
     MoesimError
-        As for :func:`simulator.elastic.fleet.build_fleet`.
+        As for :func:`plan_run`.
     """
     if not asks(scenario, "elastic"):
-        return None
+        return plan_pools(scenario, trace), None
     fleet = build_fleet(scenario, trace)
-    return Scaler(fleet, rank_capacity(fleet.base, trace), trace.arrival)
+    return (fleet.pool_at_start(),), Scaler(fleet, rank_capacity(fleet.base, trace), trace.arrival)

@@ -55,6 +55,9 @@ Bytes = Annotated[
     PlainSerializer(lambda value: f"{value!r} B", return_type=str),
 ]
 Count = Annotated[int, Field(ge=1, strict=True)]
+#: Ranks and instances are held one by one: far more than anybody has would fill the memory instead of being answered.
+Ranks = Annotated[int, Field(ge=1, le=16_384, strict=True)]
+Instances = Annotated[int, Field(ge=1, le=10_000, strict=True)]
 Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Chance = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -103,11 +106,11 @@ class HardwareChoice(Section):
 class ParallelismChoice(Section):
     """How an instance is split. It has tp x dp x pp devices; experts are split ep ways, and tp*dp/ep ways inside."""
 
-    tp: Count = Field(1, description="tensor parallelism of attention")
-    dp: Count = Field(1, description="data parallelism of attention inside the instance")
-    pp: Count = Field(1, description="pipeline stages")
-    ep: Count = Field(1, description="expert parallelism; tp*dp/ep ranks share each expert")
-    instances: Count = Field(1, description="identical instances behind the load balancer")
+    tp: Ranks = Field(1, description="tensor parallelism of attention")
+    dp: Ranks = Field(1, description="data parallelism of attention inside the instance")
+    pp: Ranks = Field(1, description="pipeline stages")
+    ep: Ranks = Field(1, description="expert parallelism; tp*dp/ep ranks share each expert")
+    instances: Instances = Field(1, description="identical instances behind the load balancer")
 
 
 PlacementPolicy = Literal["linear", "random", "balanced", "lpt", "eplb", "eplb_global", "refined", "affinity"]

@@ -58,7 +58,7 @@ def test_durations_and_sizes_are_told_from_numbers() -> None:
     assert takes["prefix_cache.store"] == "size with its unit"
     assert takes["slo.ttft"] == "duration with its unit"
     assert takes["requests.rate"] == "number > 0"
-    assert takes["parallelism.tp"] == "whole number ≥ 1"
+    assert takes["parallelism.tp"] == "whole number ≥ 1, ≤ 16384"
 
 
 def test_the_example_of_the_page_is_a_valid_scenario() -> None:

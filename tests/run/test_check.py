@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from simulator import Scenario, check, simulate
+from hardware_profiles.loader import device_names
+from simulator import MoesimError, Scenario, ScenarioError, check, simulate
 from simulator.scenario.presets import preset_names, preset_path
+from workloads.models.library import model_names
 
 
 def scenario(*overrides: str) -> Scenario:
@@ -103,3 +108,99 @@ def test_what_only_the_engine_knows_is_checked_as_well(override: str, where: str
     found = [finding for finding in check(scenario(override)) if finding.level == "error"]
     assert [finding.where for finding in found] == [where]
     assert message in found[0].message
+
+
+@pytest.mark.parametrize(
+    ("key", "most"), [("parallelism.instances", 10_000), ("disaggregation.prefill.instances", 10_000)]
+)
+@pytest.mark.parametrize("beyond", [1, 10**7, 10**21])
+def test_more_instances_than_anybody_has_are_refused_at_once(key: str, most: int, beyond: int) -> None:
+    with pytest.raises(ScenarioError, match=rf"{key}: got {most + beyond}; .*less than or equal to {most}"):
+        scenario(f"{key}={most + beyond}")
+
+
+SPLITS = (
+    {},
+    {"tp": 2},
+    {"tp": 3},
+    {"dp": 2, "ep": 2},
+    {"tp": 4, "ep": 4},
+    {"tp": 8, "ep": 8},
+    {"dp": 8, "ep": 8},
+    {"tp": 2, "dp": 4, "ep": 8},
+    {"tp": 2, "pp": 2, "ep": 2},
+    {"tp": 8, "dp": 2, "ep": 16},
+)
+FEATURES = (
+    ("speculation.draft_tokens=2", "speculation.acceptance=[0.7]"),
+    ("speculation.draft_tokens=2",),
+    ("disaggregation.enabled=true", "disaggregation.prefill.tp=2"),
+    ("prefix_cache.kind=instance",),
+    (
+        "requests.kind=trace",
+        "requests.trace=sample:mooncake_like.jsonl",
+        "requests.lengths={}",
+        "prefix_cache.kind=shared",
+    ),
+    ("elastic.mechanism=elastic", "elastic.events=[{at='0.3 s', size=4}]"),
+    ("elastic.mechanism=horizontal", "elastic.events=[{at='0.3 s', size=4}]"),
+    ("elastic.mechanism=cold_restart", "elastic.events=[{at='0.1 s', size=1}]"),
+    ("faults=[{at='0.01 s', rank=1, restart='1 s', detection='0.1 s'}]",),
+    ("faults=[{at='0.01 s', kind='nic', slowdown=2.0}]",),
+    ("placement.rebalance.every_steps=2",),
+    ("placement.policy=eplb", "placement.redundant_slots=8"),
+    ("placement.policy=affinity",),
+    ("stack.overlap=two_batch",),
+    ("stack.overlap=shared_expert",),
+    ("stack.preemption=swap", "stack.memory_fraction=0.4"),
+    ("model.weights=fp8",),
+    ("model.weights=nvfp4", "model.kv_cache=fp8"),
+    ("requests.lengths.input=200000",),
+    ("requests.lengths.output=1",),
+    ("parallelism.instances=3",),
+    ("requests.priorities=[0.5, 0.5]",),
+)
+
+
+def drawn(seed: int, model: str | None = None) -> Scenario:
+    """A scenario of four requests: any model on any device in any split, with up to two features."""
+    rng = np.random.default_rng(seed)
+
+    def one(of: Sequence[Any]) -> Any:
+        return of[rng.integers(len(of))]
+
+    features = rng.choice(len(FEATURES), one((0, 1, 1, 2)), replace=False)
+    base = {
+        "model": {"name": model or one(model_names())},
+        "hardware": {"device": one(device_names())},
+        "parallelism": one(SPLITS),
+        "stack": {"name": one(("sglang", "vllm", "trtllm"))},
+        "requests": {"concurrency": 2, "count": 4, "lengths": {"input": 32, "output": 4}},
+        "routing": {"tokens": 128},
+    }
+    return Scenario.from_mapping(base).override(*(key for index in features for key in FEATURES[index]))
+
+
+#: Those that fit most devices, so that more than memory decides.
+SMALL = ("gpt-oss-20b", "deepseek-v2-lite", "qwen3-30b-a3b", "llama-3.1-8b", None)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_what_checks_out_runs_and_what_does_not_is_refused(seed: int) -> None:
+    asked = drawn(seed, SMALL[seed % len(SMALL)])
+    found = errors(asked)
+    if not found:
+        assert simulate(asked).summary.requests_completed == 4
+        return
+    with pytest.raises(MoesimError):
+        simulate(asked)
+
+
+@pytest.mark.parametrize("device", ["a100-sxm", "ascend-910c", "metax-c500"])
+@pytest.mark.parametrize(("model", "override"), [("minimax-m2.5", "seed=0"), ("qwen3-30b-a3b", "model.weights=fp8")])
+def test_arithmetic_that_a_device_lacks_is_found_before_a_run(model: str, override: str, device: str) -> None:
+    asked = scenario(f"model.name={model}", f"hardware.device={device}", "parallelism.tp=8", "parallelism.ep=8")
+    found = errors(asked.override(override))
+    assert [message for _, message in found if "needs fp8 arithmetic, which the device lacks" in message]
+    plain = asked.override("model.weights=int8")
+    assert not [message for _, message in errors(plain) if "arithmetic" in message]
