@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import shlex
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -17,10 +16,8 @@ from simulator.cli.calibrate import calibrate
 from simulator.cli.exchange import exchange
 from simulator.cli.place import place
 from simulator.cli.routing import routing
+from simulator.cli.scenario_argument import Device, File, Json, Profiles, Set, again, load_scenario
 from simulator.cli.validate import regress, validate
-
-if TYPE_CHECKING:
-    from simulator.scenario import Scenario
 
 app = typer.Typer(
     name="moesim",
@@ -79,19 +76,6 @@ def spread_assignments(args: list[str]) -> list[str]:
     return spread
 
 
-File = Annotated[str, typer.Argument(metavar="FILE", help="Scenario file (TOML), or the name of a preset.")]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a key, as in parallelism.tp=8; may be repeated."),
-]
-Device = Annotated[
-    str | None,
-    typer.Option(help="Run on this device instead; the file's node, cluster and price offer are then left out."),
-]
-Profiles = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of your own hardware profiles.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
-
-
 @app.callback()
 def _options(
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
@@ -133,7 +117,7 @@ def simulate(
         print_result(text, result)
         if folder is not None:
             text.print(f"written to {folder}")
-        text.print(f"next: {_again('explain', file, overrides, device, profiles)}", style="dim")
+        text.print(f"next: {again('explain', file, overrides, device, profiles)}", style="dim")
 
 
 @app.command(cls=_Command)
@@ -152,7 +136,7 @@ def estimate(
             return
         text = console()
         print_estimate(text, answer)
-        text.print(f"next: {_again('simulate', file, overrides, device, profiles)}", style="dim")
+        text.print(f"next: {again('simulate', file, overrides, device, profiles)}", style="dim")
 
 
 @app.command(cls=_Command)
@@ -228,7 +212,7 @@ def timeline(
         text = console()
         print_timeline(text, scenario, drawn)
         if written is None:
-            text.print(f"next: {_again('timeline', file, overrides, device, profiles)} --out step.json", style="dim")
+            text.print(f"next: {again('timeline', file, overrides, device, profiles)} --out step.json", style="dim")
         else:
             text.print(f"written to {written}\nnext: open it at https://ui.perfetto.dev", style="dim")
 
@@ -318,52 +302,6 @@ def version() -> None:
 app.command()(regress)
 app.command(cls=_Command)(place)
 app.command()(exchange)
-
-
-def load_scenario(
-    file: str, overrides: list[str] | tuple[str, ...], device: str | None, profiles: Path | None
-) -> Scenario:
-    """Read the scenario that a command means.
-
-    A ``device`` leaves out the file's node, cluster and price offer, which belong to the device that it replaces;
-    overrides can name others.
-
-    Parameters
-    ----------
-    file : str
-        Path of a scenario, or name of a preset.
-    overrides : sequence of str
-        ``section.key=value``, applied in order.
-    device : str or None
-        Device profile instead of the file's.
-    profiles : Path or None
-        Folder of user profiles instead of the file's.
-    """
-    from simulator.scenario import Scenario
-    from simulator.scenario.presets import scenario_path
-
-    scenario = Scenario.load(scenario_path(file), overrides)
-    changes: dict[str, str | None] = {}
-    if device is not None and device != scenario.hardware.device:
-        assigned = {override.partition("=")[0].strip() for override in overrides}
-        changes = {key: None for key in ("node", "cluster", "price") if f"hardware.{key}" not in assigned}
-        changes["device"] = device
-    if profiles is not None:
-        changes["profiles"] = str(profiles)
-    hardware = scenario.hardware.model_copy(update=changes)
-    return scenario.model_copy(update={"hardware": hardware})
-
-
-def _again(command: str, file: str, overrides: list[str] | None, device: str | None, profiles: Path | None) -> str:
-    """Phrase another command on the same scenario."""
-    words = ["moesim", command, file]
-    for override in overrides or ():
-        words += ["--set", override]
-    if device is not None:
-        words += ["--device", device]
-    if profiles is not None:
-        words += ["--profiles", str(profiles)]
-    return shlex.join(words)
 
 
 def _print_version() -> None:

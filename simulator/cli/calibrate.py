@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from simulator.cli.answer import answering, print_json
+from simulator.cli.scenario_argument import Json
 
 calibrate = typer.Typer(
     name="calibrate",
@@ -63,7 +64,6 @@ Size = Annotated[
     str | None, typer.Option(metavar="SIZE", help="tiny, small or full; small on a CPU, full on a GPU if not given.")
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="Cores of a CPU to use.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--no-progress", help="Show no progress bar.")]
 
 

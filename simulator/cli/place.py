@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from simulator.cli.answer import answering, print_json, say
+from simulator.cli.scenario_argument import load_scenario
 from simulator.errors import OutputError, ScenarioError, WorkloadError, nearest
 
 if TYPE_CHECKING:
@@ -129,7 +130,6 @@ def _scenario(
     profiles: Path | None,
 ) -> Scenario:
     """Read the scenario, or make one of a trace and a device."""
-    from simulator.cli.app import load_scenario
     from simulator.scenario import Scenario
 
     given: list[str] = []

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from simulator.cli.answer import answering, print_json
+from simulator.cli.scenario_argument import Json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +24,6 @@ routing = typer.Typer(
     rich_markup_mode=None,
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Trace = Annotated[str, typer.Argument(metavar="TRACE", help="Routing trace or recording, or 'sample:NAME'.")]
 Experts = Annotated[
     int | None, typer.Option("--experts", min=1, help="Experts per layer, if the file does not state them.")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from simulator.cli.answer import answering, print_json
+from simulator.cli.scenario_argument import Json, Profiles
 
 #: Exit code of a check that ran and found predictions that are wrong.
 FAILED = 1
@@ -19,9 +20,6 @@ validate = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
-Profiles = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of your own hardware profiles.")]
 
 
 @validate.command()
@@ -43,7 +41,7 @@ def kernels(
 ) -> None:
     """Predict every row of measured tables and compare: median error, p90, bias, share inside the 80 % interval."""
     with answering(as_json=as_json):
-        from validation.kernels.validate import print_report, validate_kernels, write_predictions
+        from validation.kernels.validate import validate_kernels, write_predictions
 
         report = validate_kernels(
             device, measurements, profiles=profiles, kernels_of=kernels_of, only_held_out=held_out
@@ -54,9 +52,10 @@ def kernels(
             print_json(report.document())
             return
         from simulator.cli.console import console
+        from simulator.cli.validate_text import print_kernels
 
         text = console()
-        print_report(text, report)
+        print_kernels(text, report)
         if predictions is not None:
             text.print(f"written: {predictions}")
 
@@ -68,13 +67,14 @@ def papers(
 ) -> None:
     """Compute what papers print from what they state; exit with 1 if a figure is missed without a reason."""
     with answering(as_json=as_json):
-        from validation.papers.papers import print_papers, validate_papers
+        from validation.papers.papers import validate_papers
 
         report = validate_papers(names or ())
         if as_json:
             print_json(report.document())
         else:
             from simulator.cli.console import console
+            from simulator.cli.validate_text import print_papers
 
             print_papers(console(), report)
         if not report.passed:
@@ -104,7 +104,7 @@ def serving(
     with answering(as_json=as_json):
         from simulator.cli.progress import progress_bar
         from validation.serving.points import Named
-        from validation.serving.validate import print_serving, validate_serving
+        from validation.serving.validate import validate_serving
 
         named = Named(device=device, stack=stack, model=model, profiles=profiles)
         with progress_bar("playing runs", enabled=not as_json) as progress:
@@ -113,6 +113,7 @@ def serving(
             print_json(report.document())
             return
         from simulator.cli.console import console
+        from simulator.cli.validate_text import print_serving
 
         print_serving(console(), report)
 
@@ -141,9 +142,10 @@ def regress(
     """Compare predictions, accuracy and stated figures with a baseline; exit with 1 if one moved."""
     with answering():
         from simulator.cli.console import console
+        from simulator.cli.validate_text import print_outcomes
         from simulator.errors import ScenarioError
         from validation.regression import regress as checks
-        from validation.regression import report as report
+        from validation.regression import report
 
         if (scenario or device) and not update:
             raise ScenarioError("--scenario and --device say what a new baseline covers; give them with --update")
@@ -152,11 +154,11 @@ def regress(
             new, outcomes = checks.update(
                 path, scenarios=scenario or (), devices=device or (), measurements=measurements
             )
-            report.print_outcomes(text, [o for o in outcomes if o.status != "unchecked"])
+            print_outcomes(text, [o for o in outcomes if o.status != "unchecked"])
             text.print(f"written: {path}, {len(new.predictions):,} predictions")
         else:
             outcomes = checks.regress(path, measurements)
-            report.print_outcomes(text, outcomes)
+            print_outcomes(text, outcomes)
         if junit is not None:
             report.write_text(junit, report.junit(outcomes))
         if markdown is not None:

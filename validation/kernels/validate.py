@@ -18,7 +18,6 @@ from validation.kernels.held_out import held_out
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.console import Console
 
 #: Worst rows that the text shows for each op [1].
 WORST = 2
@@ -228,38 +227,3 @@ def write_predictions(report: KernelReport, path: Path) -> None:
         rows.to_parquet(path, index=False)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
-
-
-def print_report(text: Console, report: KernelReport) -> None:
-    """Print the accuracy by op, what was left aside, and the worst rows."""
-    from simulator.cli.console import number, percent, table
-
-    columns = ("rows", "median error", "p90", "bias", "in 80 % interval", "extrapolated")
-    grid = table("op", *columns, "rests on", title=f"{report.device}: predicted and measured", right=columns)
-
-    def add(name: str, result: Accuracy, coverage: float, *more: str) -> None:
-        figures = (percent(result.median_ape), percent(result.p90_ape), percent(result.bias), percent(coverage))
-        grid.add_row(name, f"{result.rows:,}", *figures, *more)
-
-    for name, op in report.ops.items():
-        add(name, op.overall, op.coverage_80, percent(op.extrapolated), ", ".join(op.evidence))
-        for part, (result, coverage) in op.parts.items():
-            add(f"  {part.replace('_', '-')}", result, coverage, "", "")
-    text.print(grid)
-    for name, op in report.ops.items():
-        for reason, count in op.skipped.items():
-            text.print(f"skipped: {name}: {count:,} rows: {reason}")
-    if report.unknown_ops:
-        text.print(f"unknown ops, left aside: {', '.join(report.unknown_ops)}")
-    for name, op in report.ops.items():
-        for row in op.worst:
-            shape = ", ".join(f"{key} {_plain(value)}" for key, value in row.items() if not key.endswith("_us"))
-            text.print(
-                f"worst: {name}: measured {number(row['measured_us'])} us, predicted {number(row['predicted_us'])} us; "
-                f"{shape}",
-                style="dim",
-            )
-
-
-def _plain(value: Any) -> str:
-    return str(value) if isinstance(value, str) else f"{value:g}"

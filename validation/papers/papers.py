@@ -12,16 +12,13 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from hardware_profiles.errors import MoesimError, nearest
 from workloads.models.file import spec_from_table
 from workloads.models.library import load_model
 from workloads.models.sizes import active_parameters, parameters
 from workloads.models.spec import ModelSpec
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 CASES = Path(__file__).parents[1] / "cases"
 Kind = Literal["equal", "at_least", "at_most"]
@@ -267,29 +264,3 @@ def validate_papers(names: Sequence[str] = ()) -> PaperReport:
         if name not in found:
             raise CaseError(f"unknown case {name!r}; {nearest(name, found)}")
     return PaperReport(verdicts=tuple(v for name in names or found for v in run_case(name)))
-
-
-def print_papers(text: Console, report: PaperReport) -> None:
-    """Print every check, and below why figures are not met."""
-    from simulator.cli.console import number, percent, table
-
-    grid = table(
-        "paper", "check", "quantity", "published", "predicted", "unit", "error", "", right=("published", "predicted")
-    )
-    bounds = {"equal": "", "at_least": ">= ", "at_most": "<= "}
-    for verdict in report.verdicts:
-        check = verdict.check
-        published = bounds[check.kind] + number(check.published, 4)
-        outcome = verdict.outcome + (" (fitted on)" if check.fitted else "")
-        figures = (published, number(verdict.predicted, 4), check.unit, percent(verdict.error))
-        grid.add_row(verdict.paper, check.check_id, check.quantity, *figures, outcome)
-    text.print(grid)
-    for verdict in report.verdicts:
-        if verdict.outcome in {"explained", "missed"}:
-            text.print(f"{verdict.check.check_id}: {verdict.check.off or verdict.check.missed}")
-    summary = report.document()["summary"]
-    text.print(
-        f"{summary['checks']} checks of {summary['papers']} papers: {summary['within']} within tolerance, "
-        f"{summary['explained']} explained by the paper, {summary['missed']} missed for a known reason, "
-        f"{summary['outside']} outside"
-    )

@@ -6,17 +6,11 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
 from simulator.errors import OutputError
 from validation.regression.regress import FAILURES, Outcome
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-#: Most rows that a terminal shows; files hold all.
-MOST_ROWS = 40
 _MEANING = {
     "moved": "prediction moved by more than its tolerance",
     "gone": "prediction is no longer made",
@@ -62,21 +56,6 @@ def change_text(outcome: Outcome) -> str:
     if outcome.where:
         return outcome.where
     return "" if math.isnan(outcome.change) else f"{100 * outcome.change:+.2f} %"
-
-
-def print_outcomes(text: Console, outcomes: Sequence[Outcome]) -> None:
-    """Print the failures as a table of before and after, and the summary."""
-    from simulator.cli.console import table
-
-    failed = failures(outcomes)
-    if failed:
-        grid = table("figure", "before", "after", "change", "", right=("before", "after", "change"))
-        for o in failed[:MOST_ROWS]:
-            grid.add_row(o.key, figure_text(o.key, o.before), figure_text(o.key, o.after), change_text(o), o.status)
-        text.print(grid)
-        if len(failed) > MOST_ROWS:
-            text.print(f"and {len(failed) - MOST_ROWS:,} more; --markdown writes all")
-    text.print(summary_line(outcomes))
 
 
 def markdown(outcomes: Sequence[Outcome]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,6 @@ from simulator.errors import ScenarioError
 from validation.fit.fitting import accuracy
 from validation.serving.points import METRICS, Named, Point, read_points
 from validation.serving.run import Played, play
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 #: Fewest runs whose order says something [1].
 RANKED = 4
@@ -234,34 +231,3 @@ def _row_document(row: Row) -> dict[str, Any]:
 
 def _figures(result: MetricAccuracy) -> dict[str, float | int]:
     return {name: getattr(result, name) for name in result.__slots__}
-
-
-def print_serving(text: Console, report: ServingReport) -> None:
-    """Print every run, the accuracy by model and device and over all, and what was skipped."""
-    from simulator.cli.console import number, percent, table
-
-    def cell(row: Row, metric: str, unit: float) -> str:
-        measured, predicted = row.point.measured.get(metric, math.nan), row.played.predicted[metric]
-        error = predicted / measured - 1.0
-        return f"{number(measured * unit)} {number(predicted * unit)} {percent(error):>8}"
-
-    columns = ("TTFT ms", "TPOT ms", "E2EL s", "tok/s/GPU")
-    grid = table("run", *columns, title="measured, predicted, error", right=columns)
-    for row in report.rows:
-        units = zip(METRICS, (1e3, 1e3, 1.0, 1.0), strict=True)
-        grid.add_row(row.point.id, *(cell(row, metric, unit) for metric, unit in units))
-    longest = max((len(row.point.id) for row in report.rows), default=0)
-    text.print(grid, width=max(text.width, longest + 110), crop=False, soft_wrap=True)
-    headings = ("rows", "median error", "p90", "bias", "Spearman", "lowest", "in 80 % interval")
-    grid = table("metric", *headings, title="accuracy", right=headings)
-    parts = {"all": list(report.rows)} | report.groups()
-    for name, rows in parts.items():
-        for metric, result in report.summary(rows).items():
-            shares = (result.median_ape, result.p90_ape, result.bias)
-            ranks = (number(result.spearman), number(result.spearman_lowest))
-            if result.rows:
-                label = f"{metric}: {name}"
-                grid.add_row(label, str(result.rows), *map(percent, shares), *ranks, percent(result.coverage_80))
-    text.print(grid)
-    for point, reason in report.skipped:
-        text.print(f"skipped: {point.id}: {reason}")
