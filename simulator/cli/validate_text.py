@@ -13,7 +13,7 @@ from validation.serving.points import METRICS
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from validation.fit.fitting import Accuracy
+    from validation.accuracy import Accuracy
     from validation.kernels.validate import KernelReport
     from validation.papers.papers import PaperReport
     from validation.regression.regress import Outcome

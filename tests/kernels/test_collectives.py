@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from hardware_profiles.loader import load_device
 from simulator.errors import ScenarioError
+from simulator.hardware import load_hardware
 from simulator.kernels.collectives import (
     AllReduceKernel,
     CollectiveKernel,
@@ -21,8 +22,9 @@ from simulator.kernels.collectives import (
     reduce_scatter_time,
 )
 from simulator.kernels.kernel import Fabric, coefficients
-from validation.fit.collectives import fabric_of, fit_direct, predict_all_reduce, solve_all_reduce
-from validation.fit.fitting import accuracy
+from validation.accuracy import accuracy
+from validation.fit.collectives import fit_direct, solve_all_reduce
+from validation.kernels.collective_rows import predict_all_reduce
 
 KERNELS = Path(__file__).parents[2].parent / "shared" / "measurements" / "kernels"
 measured = pytest.mark.skipif(not KERNELS.is_dir(), reason="the shared kernel measurements are not here")
@@ -153,7 +155,7 @@ def test_no_ranks_are_refused() -> None:
 def test_four_ranks_are_predicted_from_two_and_eight(device: str) -> None:
     import pandas as pd
 
-    folder, fabric = KERNELS / device.replace("-", "_"), fabric_of(load_device(device))
+    folder, fabric = KERNELS / device.replace("-", "_"), load_hardware(device).fabric
     nccl = pd.read_parquet(folder / "nccl.parquet").query("collective == 'all_reduce'")
     ring = solve_all_reduce(nccl, nccl["latency_us"].to_numpy() * 1e-6, fabric, in_switch=device == "h100-sxm")
     frame = pd.read_parquet(folder / "custom_allreduce.parquet")
@@ -171,7 +173,7 @@ def test_four_ranks_are_predicted_from_two_and_eight(device: str) -> None:
 def test_measured_collectives_are_met(device: str) -> None:
     import pandas as pd
 
-    profile, fabric = load_device(device), fabric_of(load_device(device))
+    profile, fabric = load_device(device), load_hardware(device).fabric
     frame = pd.read_parquet(KERNELS / device.replace("-", "_") / "nccl.parquet")
     size = frame["message_elems"].to_numpy() * np.where(frame["dtype"] == "half", 2.0, 1.0)
     times = {"all_gather": all_gather_time, "reduce_scatter": reduce_scatter_time, "alltoall": all_to_all_time}

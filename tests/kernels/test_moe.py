@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from hardware_profiles.errors import ProfileError
 from hardware_profiles.loader import load_device
 from simulator.errors import ScenarioError
+from simulator.hardware import load_hardware
 from simulator.kernels.expert_counts import balanced_counts, power_law_counts
 from simulator.kernels.kernel import DTYPE_BYTES, Silicon, coefficients
 from simulator.kernels.moe import MoeKernel, moe_time
-from validation.fit.fitting import accuracy
-from validation.fit.moe import family, fit_table, silicon_of, tables
+from validation.accuracy import accuracy
+from validation.fit.moe import family, fit_table, tables
 from validation.kernels.moe_rows import moe_rows, predict_moe_rows
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 KERNELS = Path(__file__).parents[2].parent / "shared" / "measurements" / "kernels"
 measured = pytest.mark.skipif(not KERNELS.is_dir(), reason="the shared kernel measurements are not here")
-H100 = silicon_of(load_device("h100-sxm"))
+H100 = load_hardware("h100-sxm").silicon
 DEEPSEEK = {"top_k": 8, "num_experts": 256, "hidden": 7168, "intermediate": 2048, "dtype": "bfloat16"}
 
 
@@ -137,7 +138,7 @@ def test_unknown_dtype_names_the_nearest_one() -> None:
 
 
 def test_missing_arithmetic_is_named() -> None:
-    a100 = silicon_of(load_device("a100-sxm"))
+    a100 = load_hardware("a100-sxm").silicon
     with pytest.raises(ProfileError, match="'fp8_block' need fp8 arithmetic"):
         seconds([1], 1, silicon=a100, dtype="fp8_block")
 
@@ -215,7 +216,7 @@ def test_the_kernel_fitted_on_one_device_predicts_another() -> None:
     name = "moe.cutlass.bfloat16"
     frame, layout = measurements("a100_sxm")[name]
     frame = frame.iloc[::3]
-    a100 = silicon_of(load_device("a100-sxm"))
+    a100 = load_hardware("a100-sxm").silicon
     found = predict_moe_rows(moe_rows(frame, layout=layout), silicon=a100, kernel=kernel(name))
     result = accuracy(found, frame["latency_us"].to_numpy() * 1e-6)
     assert result.median_ape < 0.16

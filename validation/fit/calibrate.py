@@ -6,10 +6,8 @@ as it was, and the result says so.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib.util
-import io
 import json
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
@@ -27,7 +25,8 @@ from simulator.cost.uncertainty import REGIMES, regime_numbers
 from simulator.errors import ProfileError
 from simulator.hardware import Hardware, load_hardware
 from simulator.kernels.attention import matrix_peak
-from validation.fit.fitting import Accuracy, FitError, accuracy, write_kernels
+from validation.accuracy import Accuracy, accuracy
+from validation.fit.fitting import FitError, write_kernels
 from validation.fit.residuals import residuals_of, write_residuals
 from validation.fit.tables import FITTERS, Fitted
 from validation.kernels.compare import axes_of, compare_op
@@ -196,9 +195,7 @@ def _fit_all(
     for op in (op for op in FITTERS if op in frames):
         for table, rows, solve in FITTERS[op](op, frames[op], hardware, fitted):
             try:
-                # Fits that are also run by themselves print what they find.
-                with contextlib.redirect_stdout(io.StringIO()):
-                    fitted[table] = solve()
+                fitted[table] = solve()
             except FitError as error:
                 kept[table] = str(error)
             done += rows

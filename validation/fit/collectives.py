@@ -8,51 +8,32 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hardware_profiles.loader import load_device
-from hardware_profiles.schema import Device
 from simulator.arrays import FloatArray
-from simulator.kernels.collectives import (
-    AllReduceKernel,
-    CollectiveKernel,
-    all_gather_time,
-    all_reduce_time,
-    all_to_all_time,
-    reduce_scatter_time,
-)
-from simulator.kernels.expert_exchange import ExchangeKernel, dispatch_time
-from simulator.kernels.kernel import Fabric, KernelTime
-from validation.fit.fitting import Accuracy, Fit, accuracy, fit, split, write_kernels
+from simulator.hardware import load_hardware
+from simulator.kernels.collectives import AllReduceKernel, CollectiveKernel
+from simulator.kernels.expert_exchange import ExchangeKernel
+from simulator.kernels.kernel import Fabric
+from validation.accuracy import Accuracy, accuracy
+from validation.fit.fitting import Bounds, Fit, fit, write_kernels
+from validation.kernels.collective_rows import RINGS, joined, predict_all_reduce, predict_exchange, predict_ring
+from validation.kernels.held_out import SEED, split
 
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Ranks of one node in the measured tables [1].
-NODE = 8
-#: Bytes per element of the NCCL tables' dtypes [bytes].
-ELEMENT = {"half": 2.0, "int8": 1.0, "bfloat16": 2.0}
-#: Bytes per element of a dispatched fp8 activation with one float32 scale per 128, and of a combined one [bytes].
-PAYLOAD = {"dispatch": 1.0 + 4.0 / 128.0, "combine": 2.0}
 #: Largest message that the engines' own all-reduce takes [bytes]; larger ones go to NCCL.
 DIRECT_BYTES = 8 * 2**20
 #: Ranks times message below which one shot is taken [bytes].
 ONE_SHOT_BYTES = 2 * 2**20
 SOURCE = "aiconfigurator kernel tables (Apache-2.0), fitted by validation.fit.collectives"
-Bounds = Mapping[str, tuple[float, float]]
 Table = tuple[Any, dict[str, Any]]
-
-#: Collectives that go around a ring or in pairs, as the rows name them.
-RINGS: Mapping[str, Callable[..., KernelTime]] = {
-    "all_gather": all_gather_time,
-    "reduce_scatter": reduce_scatter_time,
-    "alltoall": all_to_all_time,
-}
 
 RING_BOUNDS: Bounds = {
     "launch": (1e-6, 1e-4),
@@ -79,65 +60,21 @@ EXCHANGE_BOUNDS: Bounds = {
 }
 
 
-def fabric_of(device: Device, *, domain: int = NODE) -> Fabric:
-    """Take a device's links as a switched fabric of ``domain`` ranks; absent scale-out links have no bandwidth."""
-    up, out = device.links["scale_up"], device.links.get("scale_out")
-    return Fabric(
-        domain=domain,
-        scale_up_bandwidth=up.bandwidth.value,
-        scale_up_latency=up.latency.value,
-        scale_out_bandwidth=out.bandwidth.value if out else 50e9,
-        scale_out_latency=out.latency.value if out else 5e-6,
-        clock=device.main.clock.value,
-        memory_bandwidth=device.main.memory_bandwidth.value,
-    )
-
-
 def _seconds(frame: pd.DataFrame, column: str = "latency_us") -> FloatArray:
     return frame[column].to_numpy(dtype=np.float64) * 1e-6
 
 
-def _bytes(frame: pd.DataFrame) -> FloatArray:
-    return frame["message_elems"].to_numpy(dtype=np.float64) * frame["dtype"].map(ELEMENT).to_numpy(dtype=np.float64)
-
-
-def _ranks(frame: pd.DataFrame) -> FloatArray:
-    return frame["num_gpus"].to_numpy(dtype=np.float64)
-
-
-def predict_all_reduce(frame: pd.DataFrame, *, fabric: Fabric, kernel: AllReduceKernel) -> FloatArray:
-    """Predict all-reduce rows [s]; 8-bit integers cannot be reduced in the switch."""
-    size, ranks = _bytes(frame), _ranks(frame)
-    inside = all_reduce_time(size, ranks, fabric=fabric, kernel=kernel).seconds
-    outside = all_reduce_time(size, ranks, fabric=fabric, kernel=kernel, in_switch=False).seconds
-    return np.where(frame["dtype"].eq("int8").to_numpy(), outside, inside)
-
-
-def predict_exchange(frame: pd.DataFrame, phase: str, *, fabric: Fabric, kernel: ExchangeKernel) -> FloatArray:
-    """Predict dispatch or combine rows [s] of the DeepEP tables."""
-    column: Callable[[str], FloatArray] = lambda name: frame[name].to_numpy(dtype=np.float64)  # noqa: E731
-    return dispatch_time(
-        column("num_tokens"),
-        hidden=column("hidden"),
-        top_k=column("top_k"),
-        ranks=NODE * column("num_nodes"),
-        element_bytes=PAYLOAD[phase],
-        num_experts=column("num_experts"),
-        units=column(f"{phase}_sms") if f"{phase}_sms" in frame else None,
-        fabric=fabric,
-        kernel=kernel,
-    ).seconds
-
-
 def _held_out(
-    name: str, frame: pd.DataFrame, measured: FloatArray, solve: Callable[[Any, FloatArray], Fit[Any]], predict: Any
+    frame: pd.DataFrame, measured: FloatArray, solve: Callable[[Any, FloatArray], Fit[Any]], predict: Any
 ) -> Table:
-    """Fit on a training split, report on the rest."""
-    train, test = split(len(frame), seed=0)
+    """Fit on a training split, judge on the rest."""
+    train, test = split(len(frame), SEED)
     found = solve(frame.iloc[train], measured[train])
     result = accuracy(predict(frame.iloc[test], found.coefficients), measured[test])
-    print(f"  {name:34s} {result}  at bound: {', '.join(found.at_bound) or '-'}")
-    return found.coefficients, provenance(len(train), result)
+    described = provenance(len(train), result)
+    if found.at_bound:
+        described["note"] += f"; at a bound: {', '.join(found.at_bound)}"
+    return found.coefficients, described
 
 
 def provenance(rows: int, result: Accuracy) -> dict[str, Any]:
@@ -183,28 +120,23 @@ def fit_collective(
     """
     rows = frame[frame["collective"] == collective].reset_index(drop=True)
     if collective == "all_reduce":
-        name = f"all_reduce.{library}"
-        return name, _held_out(
-            name,
+        return f"all_reduce.{library}", _held_out(
             rows,
             _seconds(rows),
             lambda part, measured: solve_all_reduce(part, measured, fabric, in_switch=in_switch, ring=bounds),
             lambda part, kernel: predict_all_reduce(part, fabric=fabric, kernel=kernel),
         )
-    time = RINGS[collective]
     start = CollectiveKernel(
         launch=5e-6, hop=1e-6, efficiency=0.75, own_share=0.3, ramp=3e-5, ramp_bytes=1e7, clock=fabric.clock
     )
 
     def predict(part: pd.DataFrame, kernel: CollectiveKernel) -> FloatArray:
-        seconds: FloatArray = time(_bytes(part), _ranks(part), fabric=fabric, kernel=kernel).seconds
-        return seconds
+        return predict_ring(collective, part, fabric=fabric, kernel=kernel)
 
     def solve(part: pd.DataFrame, measured: FloatArray) -> Fit[CollectiveKernel]:
         return fit(CollectiveKernel, lambda k: predict(part, k), measured, start=start, bounds=bounds)
 
-    name = f"all_to_all.{library}" if collective == "alltoall" else f"{collective}.{library}"
-    return name, _held_out(name, rows, _seconds(rows), solve, predict)
+    return f"{RINGS[collective][0]}.{library}", _held_out(rows, _seconds(rows), solve, predict)
 
 
 def solve_all_reduce(
@@ -251,7 +183,7 @@ def fit_direct(frame: pd.DataFrame, fabric: Fabric, library: AllReduceKernel) ->
         return fit(AllReduceKernel, lambda k: predict(part, k), measured, start=start, bounds=DIRECT_BOUNDS)
 
     graph = frame[frame["kernel"].str.endswith("graph")].reset_index(drop=True)
-    tables = {"all_reduce.one_shot": _held_out("all_reduce.one_shot", graph, _seconds(graph), solve, predict)}
+    tables = {"all_reduce.one_shot": _held_out(graph, _seconds(graph), solve, predict)}
     inside: AllReduceKernel = tables["all_reduce.one_shot"][0]
     outside = dataclasses.replace(inside, host=2e-5, copy_efficiency=1.0)
     bounds = {"host": (5e-6, 2e-4), "copy_efficiency": (0.1, 10.0)}
@@ -260,8 +192,7 @@ def fit_direct(frame: pd.DataFrame, fabric: Fabric, library: AllReduceKernel) ->
         return fit(AllReduceKernel, lambda k: predict(part, k), measured, start=outside, bounds=bounds)
 
     eager = frame[frame["kernel"].str.endswith("eager")].reset_index(drop=True)
-    name = "all_reduce.one_shot_eager"
-    tables[name] = _held_out(name, eager, _seconds(eager), solve_eager, predict)
+    tables["all_reduce.one_shot_eager"] = _held_out(eager, _seconds(eager), solve_eager, predict)
     return tables
 
 
@@ -295,8 +226,7 @@ def fit_exchange(frame: pd.DataFrame, fabric: Fabric, *, mode: str, units: float
             bounds = {**EXCHANGE_BOUNDS, **more}
             return fit(ExchangeKernel, lambda k: predict(part, k), measured, start=start, bounds=bounds)
 
-        name = f"{phase}.deepep_{mode}"
-        tables[name] = _held_out(name, frame, _seconds(frame, f"{phase}_us"), solve, predict)
+        tables[f"{phase}.deepep_{mode}"] = _held_out(frame, _seconds(frame, f"{phase}_us"), solve, predict)
     return tables
 
 
@@ -327,17 +257,19 @@ def main() -> None:
     parser.add_argument("--in-switch", action="store_true", help="the machine's switches can reduce")
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
-    device = load_device(options.device)
-    fabric = fabric_of(device)
+    hardware = load_hardware(options.device)
+    fabric = joined(hardware)
     folder = options.measurements / options.device.replace("-", "_")
     tables = fit_nccl(pd.read_parquet(folder / "nccl.parquet"), fabric, in_switch=options.in_switch)
     tables |= fit_direct(pd.read_parquet(folder / "custom_allreduce.parquet"), fabric, tables["all_reduce.nccl"][0])
-    for mode, units in (("low_latency", device.main.units.value), ("normal", 20.0)):
+    for mode, units in (("low_latency", hardware.silicon.units), ("normal", 20.0)):
         path = folder / f"deepep_{mode}.parquet"
         if path.exists():
             tables |= fit_exchange(pd.read_parquet(path), fabric, mode=mode, units=units)
     for phase in ("dispatch", "combine"):
         tables[f"{phase}.all_to_all"] = plain_all_to_all(tables["all_to_all.nccl"])
+    for name, (_, described) in tables.items():
+        print(f"  {name:34s} {described['note']}")
     if options.write:
         kernels = Path(__file__).parents[2] / "hardware_profiles" / "kernels"
         write_kernels(kernels / f"{options.device}.moe.toml", tables)

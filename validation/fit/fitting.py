@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from hardware_profiles.errors import MoesimError, nearest
 from simulator.arrays import FloatArray
+from validation.accuracy import Accuracy, accuracy
 
 T = TypeVar("T")
 #: Lower and upper bound by coefficient.
@@ -41,23 +41,6 @@ class FitError(MoesimError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Accuracy:
-    """How predictions compare with measurements.
-
-    ``median_ape`` and ``p90_ape`` are quantiles of |predicted / measured - 1| [1]; ``bias`` is the median of
-    predicted / measured - 1 [1].
-    """
-
-    rows: int
-    median_ape: float
-    p90_ape: float
-    bias: float
-
-    def __str__(self) -> str:
-        return f"{self.rows:6d} rows  median {self.median_ape:6.1%}  p90 {self.p90_ape:6.1%}  bias {self.bias:+6.1%}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Fit(Generic[T]):
     """Fitted coefficients, the loss and accuracy on the rows that they were fitted to, and those stopped at a bound."""
 
@@ -65,33 +48,6 @@ class Fit(Generic[T]):
     cost: float
     accuracy: Accuracy
     at_bound: tuple[str, ...]
-
-
-def accuracy(predicted: ArrayLike, measured: ArrayLike) -> Accuracy:
-    """Compare predicted with measured times [s], arrays of one shape.
-
-    Examples
-    --------
-    >>> accuracy([1.1, 2.0, 2.7], [1.0, 2.0, 3.0]).median_ape.__round__(3)
-    0.1
-    """
-    relative = np.asarray(predicted, dtype=np.float64) / np.asarray(measured, dtype=np.float64) - 1.0
-    if relative.size == 0:
-        return Accuracy(rows=0, median_ape=float("nan"), p90_ape=float("nan"), bias=float("nan"))
-    error = np.abs(relative)
-    return Accuracy(
-        rows=int(relative.size),
-        median_ape=float(np.median(error)),
-        p90_ape=float(np.quantile(error, 0.9)),
-        bias=float(np.median(relative)),
-    )
-
-
-def split(rows: int, seed: int, test_share: float = 0.2) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Draw disjoint train and test row numbers, both sorted, the same for the same ``rows`` and ``seed``."""
-    order = np.random.default_rng(np.random.SeedSequence(seed)).permutation(rows)
-    test = round(rows * test_share)
-    return np.sort(order[test:]), np.sort(order[:test])
 
 
 def _check(kind: type[Any], measured: FloatArray, bounds: Bounds, free: list[str]) -> None:

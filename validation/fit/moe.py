@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hardware_profiles.loader import load_device
-from hardware_profiles.schema import Device
 from simulator.arrays import FloatArray, IntArray
+from simulator.hardware import load_hardware
 from simulator.kernels.kernel import Silicon
 from simulator.kernels.moe import MoeKernel, peak_rate
-from validation.fit.fitting import accuracy, fit, split, write_kernels
-from validation.kernels.moe_rows import MoeRows, moe_rows, predict_moe_rows, version_of
+from validation.accuracy import accuracy
+from validation.fit.fitting import fit, write_kernels
+from validation.kernels.held_out import SEED, split
+from validation.kernels.moe_rows import LAYOUTS, MoeRows, moe_rows, predict_moe_rows, tables_of, version_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,16 +30,6 @@ if TYPE_CHECKING:
 ANOMALY = 0.6
 #: Rows that a fit draws from a table [1].
 SAMPLE = 2500
-#: Table of each op and the layout of its loads.
-LAYOUTS = {"moe": "fused", "moe_wide_ep_prefill": "contiguous", "moe_wide_ep_decode": "masked"}
-#: Backend that a table's kernel name stands for.
-BACKENDS = {
-    "moe_torch_flow_cutlass": "cutlass",
-    "moe_torch_flow": "cutlass",
-    "vllm_fused_moe": "triton",
-    "loop": "loop",
-    "grouped_mm": "grouped_mm",
-}
 SOURCE = "aiconfigurator kernel tables (Apache-2.0), fitted by validation.fit.moe"
 
 BOUNDS: Mapping[str, tuple[float, float]] = {
@@ -76,18 +67,6 @@ START = MoeKernel(
     token_traffic=4.0,
     foreign_share=0.0,
 )
-
-
-def silicon_of(device: Device) -> Silicon:
-    """Take the silicon of a device's main processor from its datasheet."""
-    chip = device.main
-    return Silicon(
-        units=chip.units.value,
-        clock=chip.clock.value,
-        peak={dtype: quantity.value for dtype, quantity in chip.peak.items()},
-        memory_bandwidth=chip.memory_bandwidth.value,
-        cache=chip.cache.value if chip.cache else 0.0,
-    )
 
 
 def plan(backend: str, dtype: str, version: str) -> tuple[MoeKernel, dict[str, tuple[float, float]]]:
@@ -131,34 +110,6 @@ def tables(folder: Path) -> dict[str, tuple[pd.DataFrame, str]]:
         if path.exists():
             found |= {name: (rows, layout) for name, rows in tables_of(op, pd.read_parquet(path)).items()}
     return found
-
-
-def tables_of(op: str, frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Split the rows of an op by kernel table, repeated points taken together."""
-    layout, found = LAYOUTS[op], dict[str, "pd.DataFrame"]()
-    for (kernel, dtype), rows in frame.groupby(["kernel", "dtype"]):
-        found[f"moe.{backend_of(str(kernel), layout)}.{dtype}"] = _without_repeats(rows)
-    return found
-
-
-def backend_of(kernel: str, layout: str) -> str:
-    """Backend that a measured kernel's name stands for; of one that nobody knows, what its layout tells."""
-    if layout != "fused":
-        return f"deepgemm_{layout}"
-    return BACKENDS.get(kernel, "triton" if "triton" in kernel or "fused_moe" in kernel else "cutlass")
-
-
-def _without_repeats(rows: pd.DataFrame) -> pd.DataFrame:
-    """Keep the median of points that were measured more than once."""
-    keys = ["num_tokens", "hidden", "intermediate", "top_k", "num_experts", "tp", "ep", "distribution", "version"]
-    repeated = rows.assign(**{c: rows[c].astype("category") for c in keys[-2:]}).duplicated(keys, keep=False)
-    if not repeated.any():
-        return rows.reset_index(drop=True)
-    import pandas as pd
-
-    keys = [c for c in rows.columns if c != "latency_us"]
-    medians = rows[repeated].groupby(keys)["latency_us"].median().reset_index()
-    return pd.concat([rows[~repeated], medians], ignore_index=True)
 
 
 def fit_table(
@@ -225,13 +176,13 @@ def main() -> None:
     parser.add_argument("--only", default="", help="fit only tables whose name contains this")
     parser.add_argument("--leave-out", action="store_true", help="also fit without each model family in turn")
     options = parser.parse_args()
-    silicon = silicon_of(load_device(options.device))
+    silicon = load_hardware(options.device).silicon
     written: dict[str, tuple[MoeKernel, dict[str, Any]]] = {}
     for name, (frame, layout) in tables(options.measurements / options.device.replace("-", "_")).items():
         if options.only not in name:
             continue
         rows = moe_rows(frame, layout=layout)
-        train, test = split(len(frame), seed=0)
+        train, test = split(len(frame), SEED)
         kernel, stuck, anomalous = fit_table(name, frame, rows, train, silicon)
         predicted = predict_moe_rows(rows, silicon=silicon, kernel=kernel)
         report(name, frame, predicted, test)

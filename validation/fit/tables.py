@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,11 +16,13 @@ from simulator.kernels.moe import MoeKernel
 from validation.fit import collectives as fit_collectives
 from validation.fit import dense as fit_dense
 from validation.fit import moe as fit_moe
-from validation.fit.collectives import RING_BOUNDS, RINGS, fit_collective, fit_direct, fit_exchange, plain_all_to_all
-from validation.fit.fitting import Bounds, FitError, fit, split
+from validation.fit.collectives import RING_BOUNDS, fit_collective, fit_direct, fit_exchange, plain_all_to_all
+from validation.fit.fitting import Bounds, FitError, fit
 from validation.fit.torch_starts import ELEMENTWISE, GLOO, MOE, torch_starts
+from validation.kernels.collective_rows import RINGS, joined
 from validation.kernels.dense_rows import FAMILIES
-from validation.kernels.moe_rows import moe_rows, predict_moe_rows
+from validation.kernels.held_out import SEED, split
+from validation.kernels.moe_rows import LAYOUTS, moe_rows, predict_moe_rows, tables_of
 from validation.kernels.rows import UNNAMED
 
 if TYPE_CHECKING:
@@ -68,13 +69,13 @@ def _dense(op: str, name: str, rows: pd.DataFrame, hardware: Hardware) -> Fitted
 def moe_jobs(op: str, frame: pd.DataFrame, hardware: Hardware, done: Mapping[str, Fitted]) -> Iterator[Job]:
     """Fused layers: one fit per kernel and dtype."""
     del done
-    for name, rows in fit_moe.tables_of(op, frame).items():
+    for name, rows in tables_of(op, frame).items():
         yield name, len(rows), partial(_moe, op, name, rows, hardware)
 
 
 def _moe(op: str, name: str, frame: pd.DataFrame, hardware: Hardware) -> Fitted:
-    rows, silicon = moe_rows(frame, layout=fit_moe.LAYOUTS[op]), hardware.silicon
-    train, _ = split(len(frame), seed=0)
+    rows, silicon = moe_rows(frame, layout=LAYOUTS[op]), hardware.silicon
+    train, _ = split(len(frame), SEED)
     if (frame["framework"] != "torch").any():
         if ".triton." in name and not frame["version"].iloc[0]:
             raise FitError(f"fit of {name}: its tiles depend on the version, and column 'version' does not name it")
@@ -100,7 +101,7 @@ def elementwise_jobs(op: str, frame: pd.DataFrame, hardware: Hardware, done: Map
 
 
 def _elementwise(name: str, frame: pd.DataFrame, hardware: Hardware) -> Fitted:
-    train = frame.iloc[split(len(frame), seed=0)[0]]
+    train = frame.iloc[split(len(frame), SEED)[0]]
     moved = train["bytes_moved"].to_numpy(dtype=np.float64)
     found = fit(
         ElementwiseKernel,
@@ -115,11 +116,12 @@ def _elementwise(name: str, frame: pd.DataFrame, hardware: Hardware) -> Fitted:
 def library_jobs(op: str, frame: pd.DataFrame, hardware: Hardware, done: Mapping[str, Fitted]) -> Iterator[Job]:
     """Collectives of a library (NCCL, gloo): one fit per collective that was measured."""
     del done
-    fabric = _fabric(frame, hardware)
+    fabric = joined(hardware, int(frame["num_gpus"].max()))
     for collective in (*RINGS, "all_reduce"):
         rows = frame[frame["collective"] == collective]
         if len(rows):
-            name = f"{'all_to_all' if collective == 'alltoall' else collective}.{op}"
+            family = RINGS[collective][0] if collective in RINGS else collective
+            name = f"{family}.{op}"
             yield name, len(rows), partial(_collective, op, collective, rows, fabric)
 
 
@@ -142,7 +144,7 @@ def _ring_bounds(rows: pd.DataFrame) -> Bounds:
 
 def _reduces_in_switch(rows: pd.DataFrame, fabric: Fabric, bounds: Bounds) -> bool:
     """Tell from the measurements whether the switches reduce: which of the two models fits better."""
-    train = rows.iloc[split(len(rows), seed=0)[0]].reset_index(drop=True)
+    train = rows.iloc[split(len(rows), SEED)[0]].reset_index(drop=True)
     measured = train["latency_us"].to_numpy(dtype=np.float64) * 1e-6
     costs = [
         fit_collectives.solve_all_reduce(train, measured, fabric, in_switch=guess, ring=bounds).cost
@@ -161,7 +163,7 @@ def direct_jobs(op: str, frame: pd.DataFrame, hardware: Hardware, done: Mapping[
             library = done.get("all_reduce.nccl")
             if library is None:
                 raise FitError(f"fit of {name}: needs nccl's all-reduce, which was not fitted")
-            tables = fit_direct(frame, _fabric(frame, hardware), library.kernel)
+            tables = fit_direct(frame, joined(hardware, int(frame["num_gpus"].max())), library.kernel)
             results.update({table: Fitted(table=table, kernel=kernel) for table, (kernel, _) in tables.items()})
         return results[name]
 
@@ -186,16 +188,10 @@ def exchange_jobs(op: str, frame: pd.DataFrame, hardware: Hardware, done: Mappin
         yield f"{phase}.{op}", len(frame) // 2, partial(solve, f"{phase}.{op}")
 
 
-def _fabric(frame: pd.DataFrame, hardware: Hardware) -> Fabric:
-    """The device's links, with all measured ranks in one domain."""
-    together = int(frame["num_gpus"].max())
-    return dataclasses.replace(hardware.fabric, domain=max(hardware.fabric.domain, together))
-
-
 #: Fits by op; what comes later may build on what was fitted before.
 FITTERS: Mapping[str, Callable[[str, Any, Hardware, Mapping[str, Fitted]], Iterator[Job]]] = {
     **dict.fromkeys(FAMILIES, dense_jobs),
-    **dict.fromkeys(fit_moe.LAYOUTS, moe_jobs),
+    **dict.fromkeys(LAYOUTS, moe_jobs),
     "elementwise": elementwise_jobs,
     "nccl": library_jobs,
     "gloo": library_jobs,

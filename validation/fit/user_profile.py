@@ -27,7 +27,7 @@ from simulator.kernels.gemm import GemmKernel, gemm_time
 from simulator.kernels.kernel import coefficients
 from simulator.stack import kernel_table
 from validation.fit.calibrate import Calibration, read_manifest
-from validation.fit.collectives import ELEMENT
+from validation.kernels.collective_rows import ELEMENT
 from validation.kernels.formats import MeasurementError
 
 if TYPE_CHECKING:

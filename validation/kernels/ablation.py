@@ -18,7 +18,7 @@ from rich.table import Table
 
 from hardware_profiles.schema import Quantity
 from simulator.hardware import Hardware, load_hardware
-from validation.fit.fitting import accuracy
+from validation.accuracy import accuracy
 from validation.kernels.compare import compare_op
 from validation.kernels.formats import measured_files, read_measured
 

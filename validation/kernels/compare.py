@@ -14,7 +14,7 @@ from hardware_profiles.loader import load_device, resolve_kernels
 from simulator.arrays import FloatArray
 from simulator.cost.uncertainty import interval, table_spread
 from simulator.hardware import Hardware
-from validation.fit.collectives import ELEMENT, NODE
+from validation.kernels.collective_rows import ELEMENT, NODE
 from validation.kernels.formats import FORMATS
 from validation.kernels.rows import Block, predict_op
 

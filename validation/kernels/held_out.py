@@ -1,4 +1,4 @@
-"""Which rows of a measured table the fits of its kernel tables never saw."""
+"""Which rows of a measured table the fits of its kernel tables see, and which they leave out."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from validation.fit import dense as fit_dense
-from validation.fit.fitting import split
-from validation.fit.moe import LAYOUTS
 from validation.kernels.dense_rows import FAMILIES
+from validation.kernels.moe_rows import LAYOUTS, POINT
 
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Seed of the splits of :mod:`validation.fit.moe` and :mod:`validation.fit.collectives`.
-_SEED = 0
-#: What makes two rows of a MoE table measurements of one point; the fits take their median.
-_POINT = ["num_tokens", "hidden", "intermediate", "top_k", "num_experts", "tp", "ep", "distribution", "version"]
+#: Seeds of the splits: of dense kernels, and of all others [1].
+DENSE_SEED, SEED = 20261122, 0
+
+
+def split(rows: int, seed: int, test_share: float = 0.2) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Draw disjoint train and test row numbers, both sorted, the same for the same ``rows`` and ``seed``."""
+    order = np.random.default_rng(np.random.SeedSequence(seed)).permutation(rows)
+    test = round(rows * test_share)
+    return np.sort(order[test:]), np.sort(order[:test])
 
 
 def held_out(op: str, frame: pd.DataFrame) -> NDArray[np.bool_]:
@@ -29,12 +32,12 @@ def held_out(op: str, frame: pd.DataFrame) -> NDArray[np.bool_]:
     than once are never marked, because a fit sees their median.
     """
     marked = np.zeros(len(frame), dtype=bool)
-    seed = fit_dense.SEED if op in FAMILIES else _SEED
+    seed = DENSE_SEED if op in FAMILIES else SEED
     for rows in _fitted_together(op, frame):
         if op in LAYOUTS:
             part = frame.iloc[rows]
-            repeated = part.duplicated(_POINT, keep=False).to_numpy()
-            single, points = rows[~repeated], (~repeated).sum() + len(part[repeated].drop_duplicates(_POINT))
+            repeated = part.duplicated(POINT, keep=False).to_numpy()
+            single, points = rows[~repeated], (~repeated).sum() + len(part[repeated].drop_duplicates(POINT))
             test = split(int(points), seed)[1]
             marked[single[test[test < len(single)]]] = True
         else:

@@ -27,6 +27,18 @@ NEWER_DRAWS = {"TRTLLM": (1, 1), "VLLM": (0, 15)}
 POWER_LAW = "power_law_"
 #: Column of tables that say how many tokens each expert got: a JSON list per row.
 COUNTS = "expert_counts"
+#: What makes two rows measurements of one point; the fits take their median.
+POINT = ["num_tokens", "hidden", "intermediate", "top_k", "num_experts", "tp", "ep", "distribution", "version"]
+#: Table of each op and the layout of its loads.
+LAYOUTS = {"moe": "fused", "moe_wide_ep_prefill": "contiguous", "moe_wide_ep_decode": "masked"}
+#: Backend that a table's kernel name stands for.
+BACKENDS = {
+    "moe_torch_flow_cutlass": "cutlass",
+    "moe_torch_flow": "cutlass",
+    "vllm_fused_moe": "triton",
+    "loop": "loop",
+    "grouped_mm": "grouped_mm",
+}
 _GROUP = ["top_k", "num_experts", "ep", "distribution"]
 
 
@@ -51,6 +63,33 @@ class MoeRows:
     def __getitem__(self, rows: IntArray) -> MoeRows:
         chosen = {f.name: getattr(self, f.name)[rows] for f in dataclasses.fields(self) if f.name != "dtype"}
         return dataclasses.replace(self, **chosen)
+
+
+def tables_of(op: str, frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Split the rows of an op by kernel table, repeated points taken together."""
+    layout, found = LAYOUTS[op], dict[str, "pd.DataFrame"]()
+    for (kernel, dtype), rows in frame.groupby(["kernel", "dtype"]):
+        found[f"moe.{backend_of(str(kernel), layout)}.{dtype}"] = _without_repeats(rows)
+    return found
+
+
+def backend_of(kernel: str, layout: str) -> str:
+    """Backend that a measured kernel's name stands for; of one that nobody knows, what its layout tells."""
+    if layout != "fused":
+        return f"deepgemm_{layout}"
+    return BACKENDS.get(kernel, "triton" if "triton" in kernel or "fused_moe" in kernel else "cutlass")
+
+
+def _without_repeats(rows: pd.DataFrame) -> pd.DataFrame:
+    """Keep the median of points that were measured more than once."""
+    repeated = rows.assign(**{c: rows[c].astype("category") for c in POINT[-2:]}).duplicated(POINT, keep=False)
+    if not repeated.any():
+        return rows.reset_index(drop=True)
+    import pandas as pd
+
+    keys = [c for c in rows.columns if c != "latency_us"]
+    medians = rows[repeated].groupby(keys)["latency_us"].median().reset_index()
+    return pd.concat([rows[~repeated], medians], ignore_index=True)
 
 
 def _even_counts(tokens: int, top_k: int, experts: int, ep: int, layout: str) -> IntArray:

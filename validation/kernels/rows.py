@@ -15,13 +15,7 @@ from hardware_profiles.errors import ProfileError
 from simulator.arrays import FloatArray
 from simulator.hardware import Hardware
 from simulator.kernels.attention import AttentionDecodeKernel, AttentionPrefillKernel
-from simulator.kernels.collectives import (
-    AllReduceKernel,
-    CollectiveKernel,
-    all_gather_time,
-    all_to_all_time,
-    reduce_scatter_time,
-)
+from simulator.kernels.collectives import AllReduceKernel, CollectiveKernel
 from simulator.kernels.elementwise import ElementwiseKernel, elementwise_time
 from simulator.kernels.expert_exchange import ExchangeKernel
 from simulator.kernels.gemm import GemmKernel
@@ -30,11 +24,25 @@ from simulator.kernels.linear_attention import ConvolutionKernel, ScanKernel
 from simulator.kernels.mla import MlaDecodeKernel, MlaPrefillKernel
 from simulator.kernels.moe import MoeKernel
 from simulator.stack import kernel_table
-from validation.fit.collectives import ELEMENT, predict_all_reduce, predict_exchange
-from validation.fit.moe import LAYOUTS, backend_of
+from validation.kernels.collective_rows import (
+    ELEMENT,
+    RINGS,
+    joined,
+    predict_all_reduce,
+    predict_exchange,
+    predict_ring,
+)
 from validation.kernels.dense_rows import FAMILIES
 from validation.kernels.formats import FORMATS
-from validation.kernels.moe_rows import NEWER_DRAWS, MoeRows, moe_rows, predict_moe_rows, version_of
+from validation.kernels.moe_rows import (
+    LAYOUTS,
+    NEWER_DRAWS,
+    MoeRows,
+    backend_of,
+    moe_rows,
+    predict_moe_rows,
+    version_of,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,11 +62,6 @@ _DENSE: Mapping[str, type[Any]] = {
 #: Backend of small kernels whose rows name no framework.
 UNNAMED = "fused"
 _LINEAR = ("gated_delta_net", "mamba2")
-_RINGS = {
-    "all_gather": ("all_gather", all_gather_time),
-    "reduce_scatter": ("reduce_scatter", reduce_scatter_time),
-    "alltoall": ("all_to_all", all_to_all_time),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,12 +211,6 @@ def _draw_groups(frame: pd.DataFrame) -> list[RowNumbers]:
     return [np.flatnonzero(older == age) for age in (False, True) if (older == age).any()]
 
 
-def _fabric(frame: pd.DataFrame, hardware: Hardware) -> Fabric:
-    """The device's links; all GPUs of these tables sit in one node, whatever the catalogue says of the node."""
-    together = int(frame["num_gpus"].max())
-    return dataclasses.replace(hardware.fabric, domain=max(hardware.fabric.domain, together))
-
-
 def _elementwise(frame: pd.DataFrame, hardware: Hardware) -> Iterator[Block]:
     for (framework,), rows in _groups(frame, ["framework"]):
         yield _attempt(frame, rows, partial(_find_elementwise, hardware, framework or UNNAMED))
@@ -225,27 +222,21 @@ def _find_elementwise(hardware: Hardware, backend: str) -> Found:
 
 
 def _library(op: str, frame: pd.DataFrame, hardware: Hardware) -> Iterator[Block]:
-    fabric = _fabric(frame, hardware)
+    fabric = joined(hardware, int(frame["num_gpus"].max()))
     for (collective, dtype), rows in _groups(frame, ["collective", "dtype"]):
         if dtype not in ELEMENT:
             yield _unpredicted(rows, f"{op}: unknown dtype {dtype!r}")
         elif collective == "all_reduce":
             yield _attempt(frame, rows, partial(_find_all_reduce, hardware, fabric, op))
-        elif collective in _RINGS:
+        elif collective in RINGS:
             yield _attempt(frame, rows, partial(_find_ring, hardware, fabric, collective, op))
         else:
             yield _unpredicted(rows, f"{op}: unknown collective {collective!r}")
 
 
 def _find_ring(hardware: Hardware, fabric: Fabric, collective: str, library: str) -> Found:
-    family, time = _RINGS[collective]
-    name, kernel = _resolved(hardware, family, (library,), None, CollectiveKernel)
-
-    def predict(rows: pd.DataFrame) -> FloatArray:
-        sizes = rows["message_elems"].to_numpy(np.float64) * rows["dtype"].map(ELEMENT).to_numpy(np.float64)
-        return time(sizes, rows["num_gpus"].to_numpy(np.float64), fabric=fabric, kernel=kernel).seconds
-
-    return name, predict
+    name, kernel = _resolved(hardware, RINGS[collective][0], (library,), None, CollectiveKernel)
+    return name, lambda rows: predict_ring(collective, rows, fabric=fabric, kernel=kernel)
 
 
 def _find_all_reduce(hardware: Hardware, fabric: Fabric, backend: str) -> Found:
@@ -254,7 +245,7 @@ def _find_all_reduce(hardware: Hardware, fabric: Fabric, backend: str) -> Found:
 
 
 def _custom_all_reduce(frame: pd.DataFrame, hardware: Hardware) -> Iterator[Block]:
-    fabric = _fabric(frame, hardware)
+    fabric = joined(hardware, int(frame["num_gpus"].max()))
     backends = frame["kernel"].str.endswith("eager").map({True: "one_shot_eager", False: "one_shot"}).rename("backend")
     for (backend, dtype), rows in _groups(frame, [backends, "dtype"]):
         if dtype in ELEMENT:

@@ -11,7 +11,7 @@ import numpy as np
 
 from simulator.errors import OutputError
 from simulator.hardware import Hardware, load_hardware
-from validation.fit.fitting import Accuracy, accuracy
+from validation.accuracy import Accuracy, accuracy
 from validation.kernels.compare import borrowing, compare_op
 from validation.kernels.formats import FORMATS, measured_files, read_measured
 from validation.kernels.held_out import held_out

@@ -22,13 +22,15 @@ from typing import Any
 import numpy as np
 
 from hardware_profiles.loader import load_device
+from simulator.hardware import load_hardware
 from simulator.kernels.expert_exchange import ExchangeKernel, dispatch_time
 from simulator.kernels.kernel import coefficients
-from validation.fit.collectives import Table, fabric_of, provenance
-from validation.fit.fitting import accuracy, write_kernels
+from validation.accuracy import accuracy
+from validation.fit.collectives import Table, provenance
+from validation.fit.fitting import write_kernels
 
 SOURCE = "Tutel, MLSys 2023, arXiv:2206.03382, Table 2, section 5.2 and Table 6a"
-DEVICE, DOMAIN = "a100-sxm", 8
+DEVICE = "a100-sxm"
 #: Experts per token, bytes of an element, and exchanges of an iteration [1].
 TOP_K, ELEMENT, EXCHANGES = 2, 4.0, 4
 #: Computation of Table 2 on 16 GPUs [s] over its FLOPs: the rate of a layer's forward and backward pass [FLOP/s].
@@ -70,7 +72,7 @@ def exchange_seconds(size: float, ranks: int, kernel: ExchangeKernel) -> float:
     """Time of one all-to-all in which each rank sends ``size`` bytes in equal parts [s]."""
     # Parts of equal size, as with a capacity: one copy to each rank, none merged.
     even = dataclasses.replace(kernel, merged=0.0)
-    fabric = fabric_of(load_device(DEVICE), domain=DOMAIN)
+    fabric = load_hardware(DEVICE).fabric
     time = dispatch_time(1.0, hidden=size, top_k=1.0, ranks=ranks, element_bytes=1.0, fabric=fabric, kernel=even)
     return float(time.seconds)
 

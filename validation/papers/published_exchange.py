@@ -21,10 +21,13 @@ import numpy as np
 
 from hardware_profiles.loader import load_device, resolve_kernels
 from hardware_profiles.schema import Quantity
+from simulator.hardware import load_hardware
 from simulator.kernels.expert_exchange import ExchangeKernel, dispatch_time, distinct
 from simulator.kernels.kernel import coefficients
-from validation.fit.collectives import PAYLOAD, SOURCE, Table, fabric_of, provenance
-from validation.fit.fitting import accuracy, fit, write_kernels
+from validation.accuracy import accuracy
+from validation.fit.collectives import SOURCE, Table, provenance
+from validation.fit.fitting import fit, write_kernels
+from validation.kernels.collective_rows import PAYLOAD
 
 Phase = Literal["dispatch", "combine"]
 PHASES: tuple[Phase, Phase] = ("dispatch", "combine")
@@ -122,7 +125,7 @@ def predict(row: Published, kernel: ExchangeKernel) -> float:
         element_bytes=row.element_bytes,
         num_experts=EXPERTS,
         max_nodes=row.max_nodes,
-        fabric=fabric_of(load_device(row.device), domain=row.domain),
+        fabric=dataclasses.replace(load_hardware(row.device).fabric, domain=row.domain),
         kernel=kernel,
     )
     return float(time.seconds)
@@ -141,7 +144,7 @@ def fit_between_nodes(phase: Phase, mode: str) -> Table:
     bounds = {"scale_out_efficiency": (0.5, 1.0)}
     if mode == "deepep_low_latency":
         bounds["start_remote"] = (1e-7, 1e-4)
-    kernel, described = _fitted(f"{phase}.{mode}", rows, start, bounds, "within a node from its tables; between nodes")
+    kernel, described = _fitted(rows, start, bounds, "within a node from its tables; between nodes")
     return kernel, {**described, "source": f"{SOURCE}; {described['source']}"}
 
 
@@ -160,7 +163,7 @@ def fit_one_sided(phase: Phase) -> Table:
         forwarded=0.0,
     )
     bounds = {"launch": (1e-6, 2e-4), "efficiency": (0.2, 1.0), "token_rate": (1e10, 1e13)}
-    return _fitted(f"{phase}.one_sided", rows, start, bounds, "GB200 NVL72")
+    return _fitted(rows, start, bounds, "GB200 NVL72")
 
 
 def fit_fused(phase: Phase) -> Table:
@@ -176,20 +179,19 @@ def fit_fused(phase: Phase) -> Table:
     doublings = np.log2([r.ranks for r in rows])
     launch, doubling = np.linalg.lstsq(np.stack([np.ones(len(rows)), doublings], axis=1), rest, rcond=None)[0]
     solved = dataclasses.replace(kernel, launch=float(launch), start_doubling=float(doubling))
-    return _described(f"{phase}.fused", rows, solved, "CloudMatrix384, Unified Bus")
+    return _described(rows, solved, "CloudMatrix384, Unified Bus")
 
 
 def _fitted(
-    name: str, rows: list[Published], start: ExchangeKernel, bounds: Mapping[str, tuple[float, float]], where: str
+    rows: list[Published], start: ExchangeKernel, bounds: Mapping[str, tuple[float, float]], where: str
 ) -> Table:
     measured = np.array([r.seconds for r in rows])
     found = fit(ExchangeKernel, lambda k: np.array([predict(r, k) for r in rows]), measured, start=start, bounds=bounds)
-    return _described(name, rows, found.coefficients, where)
+    return _described(rows, found.coefficients, where)
 
 
-def _described(name: str, rows: list[Published], kernel: ExchangeKernel, where: str) -> Table:
+def _described(rows: list[Published], kernel: ExchangeKernel, where: str) -> Table:
     result = accuracy([predict(r, kernel) for r in rows], [r.seconds for r in rows])
-    print(f"  {name:34s} {result}")
     sources = "; ".join(dict.fromkeys(r.source for r in rows))
     note = f"{where}: {len(rows)} published rows, median {result.median_ape:.1%}, p90 {result.p90_ape:.1%}"
     return kernel, {**provenance(len(rows), result), "source": sources, "note": note}
@@ -207,7 +209,7 @@ def main() -> None:
             own[f"{phase}.{mode}"] = kernel, described
         straight: Any = dataclasses.replace(own[f"{phase}.deepep_low_latency"][0], scale_out_only=1.0, start_remote=0.0)
         rows = [r for r in published_rows() if r.mode == "deepep_low_latency_rdma" and r.phase == phase]
-        own[f"{phase}.deepep_low_latency_rdma"] = _described(f"{phase}.rdma", rows, straight, "pure RDMA, not fitted")
+        own[f"{phase}.deepep_low_latency_rdma"] = _described(rows, straight, "pure RDMA, not fitted")
         own[f"{phase}.one_sided"] = fit_one_sided(phase)
     borrowed = {
         name: (kernel, {**described, "status": "assumption", "note": "never measured here; as on h100-sxm"})
@@ -215,6 +217,8 @@ def main() -> None:
     }
     for phase in PHASES:
         borrowed[f"{phase}.fused"] = fit_fused(phase)
+    for name, (_, described) in {**borrowed, **own}.items():
+        print(f"  {name:34s} {described['note']}")
     if options.write:
         kernels = Path(__file__).parents[2] / "hardware_profiles" / "kernels"
         write_kernels(kernels / "h100-sxm.moe.toml", own)

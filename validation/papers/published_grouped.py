@@ -17,8 +17,9 @@ import numpy as np
 from simulator.arrays import FloatArray
 from simulator.hardware import load_hardware
 from simulator.kernels.moe import MoeKernel, moe_time
+from validation.accuracy import accuracy
 from validation.fit.collectives import provenance
-from validation.fit.fitting import accuracy, fit, write_kernels
+from validation.fit.fitting import fit, write_kernels
 
 DEVICE = "ascend-910b"
 _ROWS = Path(__file__).parent / "published" / "grouped_matmul.csv"

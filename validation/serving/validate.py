@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from simulator.arrays import FloatArray
 from simulator.errors import ScenarioError
-from validation.fit.fitting import accuracy
+from validation.accuracy import accuracy
 from validation.serving.points import METRICS, Named, Point, read_points
 from validation.serving.run import Played, play
 

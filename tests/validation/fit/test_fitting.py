@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from validation.fit.fitting import FitError, accuracy, fit, split, write_kernels
+from validation.accuracy import accuracy
+from validation.fit.fitting import FitError, fit, write_kernels
+from validation.kernels.held_out import split
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

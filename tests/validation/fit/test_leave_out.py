@@ -8,21 +8,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hardware_profiles.loader import load_device
 from simulator.arrays import FloatArray
+from simulator.hardware import load_hardware
 from simulator.kernels.kernel import Silicon
+from validation.accuracy import Accuracy, accuracy
 from validation.fit import moe as fit_moe
-from validation.fit.collectives import fabric_of, fit_direct, predict_all_reduce, solve_all_reduce
+from validation.fit.collectives import fit_direct, solve_all_reduce
 from validation.fit.dense import judge
 from validation.fit.dense_starts import starts_of
-from validation.fit.fitting import Accuracy, accuracy, fit
-from validation.fit.moe import silicon_of
+from validation.fit.fitting import fit
+from validation.kernels.collective_rows import predict_all_reduce
 from validation.kernels.dense_rows import FAMILIES
-from validation.kernels.moe_rows import moe_rows, predict_moe_rows
+from validation.kernels.moe_rows import moe_rows, predict_moe_rows, tables_of
 
 MEASURED = Path(__file__).parents[3].parent / "shared" / "measurements" / "kernels"
 pytestmark = pytest.mark.skipif(not MEASURED.is_dir(), reason="the shared kernel measurements are not here")
-H100, A100 = (silicon_of(load_device(device)) for device in ("h100-sxm", "a100-sxm"))
+H100, A100 = (load_hardware(device).silicon for device in ("h100-sxm", "a100-sxm"))
 
 
 def measured(device: str, op: str, dtype: str = "bfloat16", at_most: int | None = None) -> pd.DataFrame:
@@ -77,7 +78,7 @@ def test_an_a100_from_kernels_that_were_fitted_on_an_h100(op: str, table: str, m
 
 @pytest.mark.parametrize(("device", "median", "p90"), [("h100-sxm", 0.05, 0.15), ("a100-sxm", 0.10, 0.20)])
 def test_an_all_reduce_of_4_gpus_from_2_and_8(device: str, median: float, p90: float) -> None:
-    folder, fabric = MEASURED / device.replace("-", "_"), fabric_of(load_device(device))
+    folder, fabric = MEASURED / device.replace("-", "_"), load_hardware(device).fabric
     rows, library = pd.read_parquet(folder / "custom_allreduce.parquet"), pd.read_parquet(folder / "nccl.parquet")
     assert set(rows["num_gpus"]) == {2, 4, 8}
     library = library[(library["collective"] == "all_reduce") & (library["num_gpus"] != 4)]
@@ -92,7 +93,7 @@ def test_an_all_reduce_of_4_gpus_from_2_and_8(device: str, median: float, p90: f
 def test_experts_on_an_a100_from_kernels_that_were_fitted_on_an_h100() -> None:
     frames = [measured(device, "moe") for device in ("h100_sxm", "a100_sxm")]
     frames = [rows[rows["kernel"].str.startswith("moe_torch_flow")].sample(700, random_state=0) for rows in frames]
-    ((name, train),), ((_, test),) = (fit_moe.tables_of("moe", rows).items() for rows in frames)
+    ((name, train),), ((_, test),) = (tables_of("moe", rows).items() for rows in frames)
     kernel, _, _ = fit_moe.fit_table(name, train, moe_rows(train, layout="fused"), np.arange(len(train)), H100)
     predicted = predict_moe_rows(moe_rows(test, layout="fused"), silicon=A100, kernel=kernel)
     found = accuracy(predicted, seconds_of(test))
@@ -113,7 +114,7 @@ def test_experts_of_a_model_family_that_no_fit_saw(family: str, kernel: str, dty
         rows[names == family].sample(300, random_state=0),
     )
     chosen = pd.concat([inside, outside])
-    ((name, frame),) = fit_moe.tables_of("moe", chosen).items()
+    ((name, frame),) = tables_of("moe", chosen).items()
     loads, seen = moe_rows(frame, layout="fused"), (fit_moe.family(frame) != family).to_numpy()
     fitted, _, _ = fit_moe.fit_table(name, frame, loads, np.flatnonzero(seen), H100)
     unseen = np.flatnonzero(~seen)

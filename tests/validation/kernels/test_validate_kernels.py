@@ -14,13 +14,12 @@ from typer.testing import CliRunner
 from simulator.cli.app import app
 from simulator.errors import OutputError, ProfileError
 from simulator.hardware import load_hardware
-from validation.fit import dense as fit_dense
 from validation.fit import moe as fit_moe
-from validation.fit.fitting import split
 from validation.kernels.dense_rows import FAMILIES
 from validation.kernels.formats import FORMATS, MeasurementError, measured_files, read_measured
 from validation.kernels.grids import grid_frames
-from validation.kernels.held_out import held_out
+from validation.kernels.held_out import DENSE_SEED, held_out, split
+from validation.kernels.moe_rows import backend_of
 from validation.kernels.rows import predict_op
 from validation.kernels.validate import validate_kernels, write_predictions
 
@@ -231,9 +230,7 @@ def test_held_out_rows_are_those_that_the_fits_leave_out() -> None:
     frame = read_measured(MEASUREMENTS / "a100_sxm" / "attention_prefill.parquet")
     (name,) = FAMILIES["attention_prefill"].table(frame).unique()
     assert name == "attention_prefill.flash.bfloat16"
-    assert (
-        np.flatnonzero(held_out("attention_prefill", frame)).tolist() == split(len(frame), fit_dense.SEED)[1].tolist()
-    )
+    assert np.flatnonzero(held_out("attention_prefill", frame)).tolist() == split(len(frame), DENSE_SEED)[1].tolist()
 
 
 @measured_here
@@ -244,7 +241,7 @@ def test_no_held_out_row_of_a_moe_table_is_in_training() -> None:
     assert 0.15 < len(chosen) / len(frame) < 0.25
     for name, (rows, _) in fit_moe.tables(folder).items():
         training = rows.iloc[split(len(rows), 0)[0]]
-        backend = [kernel for kernel in chosen["kernel"].unique() if fit_moe.backend_of(kernel, "fused") in name]
+        backend = [kernel for kernel in chosen["kernel"].unique() if backend_of(kernel, "fused") in name]
         mine = chosen[chosen["kernel"].isin(backend)]
         keys = [c for c in mine.columns if c in training.columns]
         assert len(mine) > 100

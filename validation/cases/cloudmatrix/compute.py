@@ -7,7 +7,7 @@ from pathlib import Path
 
 from validation.papers.papers import Case
 from validation.papers.published_exchange import case_figures
-from validation.serving.steps import system_figures
+from validation.papers.systems import system_figures
 
 
 def figures(case: Case) -> Mapping[str, float]:

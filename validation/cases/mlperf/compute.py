@@ -8,7 +8,7 @@ from typing import Any
 from simulator.api import simulate
 from simulator.scenario import Scenario
 from validation.papers.papers import Case
-from validation.serving.steps import system_figures
+from validation.papers.systems import system_figures
 
 
 def figures(case: Case) -> Mapping[str, float]:

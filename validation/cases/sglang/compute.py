@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from validation.papers.papers import Case
-from validation.serving.steps import system_figures
+from validation.papers.systems import system_figures
 
 
 def figures(case: Case) -> Mapping[str, float]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from hardware_profiles.loader import load_device
+from simulator.hardware import load_hardware
 from simulator.kernels.collectives import AllToAllKernel, all_to_all_time
 from simulator.kernels.kernel import coefficients
-from validation.fit.collectives import fabric_of
 from validation.papers import published_all_to_all as published
 from validation.papers.papers import Case
 
@@ -27,9 +26,9 @@ def figures(case: Case) -> Mapping[str, float]:
 
 def aggregated_seconds(case: Case, gpus: int) -> float:
     """Exchange inside a node of what goes to ``gpus`` ranks; chunks that lie apart are copied one by one [s]."""
-    device = load_device(published.DEVICE)
-    kernel = coefficients(AllToAllKernel, device.main.kernels["all_to_all.nccl"], device.id)
-    fabric = fabric_of(device, domain=published.DOMAIN)
-    time = all_to_all_time(case.inputs["aggregated_bytes"], published.DOMAIN, fabric=fabric, kernel=kernel)
-    scattered = gpus if gpus > published.DOMAIN else 0
+    hardware = load_hardware(published.DEVICE)
+    kernel = coefficients(AllToAllKernel, hardware.kernels["all_to_all.nccl"], hardware.device.id)
+    domain = hardware.fabric.domain
+    time = all_to_all_time(case.inputs["aggregated_bytes"], domain, fabric=hardware.fabric, kernel=kernel)
+    scattered = gpus if gpus > domain else 0
     return float(time.seconds) + scattered * float(case.inputs["chunk_start"])

@@ -11,7 +11,7 @@ from simulator.deployment.deployment import deploy
 from simulator.scenario import Scenario
 from validation.papers.papers import Case, load_case
 from validation.papers.published_grouped import predict, published
-from validation.serving.steps import decode_work, prompt_work, system_figures
+from validation.papers.systems import decode_work, prompt_work, system_figures
 
 SCENARIO: dict[str, Any] = {
     "model": {"name": "qwen3-30b-a3b"},
