@@ -10,10 +10,10 @@ import streamlit as st
 from dashboard.link import Names
 from dashboard.uploads import uploads
 from hardware_profiles import loader
-from simulator.elastic.startup import startup_names
 from simulator.scenario import Scenario
 from simulator.scenario.presets import preset_names, preset_path
 from simulator.stack import stack_names
+from simulator.startup import startup_names
 from workloads.models.library import model_names
 from workloads.samples import FITS, SAMPLES
 

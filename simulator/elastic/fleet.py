@@ -16,7 +16,6 @@ from simulator.deployment.deployment import (
     scenario_model,
 )
 from simulator.elastic.mechanisms import MECHANISMS, Mechanism, ScalingPlan, Setting, Size, plan_scaling
-from simulator.elastic.startup import load_startup
 from simulator.errors import InfeasibleScenario, ProfileError, ScenarioError
 from simulator.hardware import load_hardware
 from simulator.memory import MemoryBudget, require_fit
@@ -26,6 +25,7 @@ from simulator.scenario.features import not_while_scaling
 from simulator.scenario.sections import ElasticChoice, HardwareChoice
 from simulator.serving.plan import PoolPlan
 from simulator.stack import StackProfile, customised
+from simulator.startup import load_startup
 from workloads.models.spec import ModelSpec
 from workloads.requests.trace import RequestTrace
 

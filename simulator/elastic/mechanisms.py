@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from simulator.elastic.moves import Moves, plan_moves
-from simulator.elastic.startup import Startup
 from simulator.hardware import Hardware
 from simulator.memory import MemoryBudget
 from simulator.parallelism import Parallelism
+from simulator.startup import Startup
 from workloads.models.spec import ModelSpec
 
 Mechanism = Literal["cold_restart", "horizontal", "vertical_new", "colocated", "elastic", "ideal"]

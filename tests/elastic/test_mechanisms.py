@@ -10,9 +10,9 @@ import pytest
 from simulator.deployment.inputs import scenario_requests
 from simulator.elastic.fleet import Fleet, build_fleet
 from simulator.elastic.mechanisms import FEATURES, MECHANISMS
-from simulator.elastic.startup import load_startup, startup_names
 from simulator.errors import MoesimError, ProfileError
 from simulator.scenario import Scenario
+from simulator.startup import load_startup, startup_names
 
 
 def fleet(mechanism: str, before: int = 3, after: int = 4, **elastic: Any) -> Fleet:

@@ -97,5 +97,5 @@ def _quantity(table: object, key: str, file: str) -> Quantity:
 
 
 _PROFILES = Catalogue(
-    folder=Path(__file__).parent / "startup", read=_read, unknown="elastic.startup: unknown start-up profile"
+    folder=Path(__file__).parent / "startups", read=_read, unknown="elastic.startup: unknown start-up profile"
 )
