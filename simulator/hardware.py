@@ -70,6 +70,7 @@ def load_hardware(
     folder: Path | None = None,
     *,
     nodes: int | None = None,
+    devices: int | None = None,
     offer: str | None = None,
 ) -> Hardware:
     """Load what a scenario names and check that it fits together.
@@ -85,7 +86,9 @@ def load_hardware(
     folder : Path or None
         The user's profiles.
     nodes : int or None
-        Nodes at hand; where absent, one, or the catalogue size of a cluster that was named.
+        Nodes at hand; where absent, as many as ``devices`` need.
+    devices : int or None
+        Devices that are needed [1]; where absent too, one node, or the catalogue size of a cluster that was named.
     offer : str or None
         Price offer; the device's default where absent.
 
@@ -97,6 +100,8 @@ def load_hardware(
     accelerator = load_device(device, folder)
     joined = load_cluster(cluster, folder) if cluster is not None else None
     home = _choose_node(accelerator, node or (joined.node if joined else None), folder)
+    if nodes is None and devices is not None:
+        nodes = max(-(-devices // home.devices), 1)
     if joined is None and nodes is not None and nodes > 1:
         joined = _cluster_of(home, nodes, folder)
     if joined is not None and joined.node != home.id:

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from simulator.cli.catalogue import CATALOGUES, Row, quantities
-from simulator.elastic.startup import load_startup, startup_names
+from simulator.startup import load_startup, startup_names
 
 #: Kinds of entries, in the order in which they are listed, by what one of them is called in the catalogues.
 _KINDS = {"device": "devices", "node": "nodes", "cluster": "clusters", "stack": "stacks", "model": "models"}

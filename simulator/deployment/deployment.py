@@ -1,46 +1,35 @@
 """A scenario made ready to run: everything it names loaded, checked against each other, and priced.
 
-Priced tables depend on the model, hardware, split, stack and routing but not on the load, so they are kept and
-shared by all scenarios that differ in the load alone.
+Priced tables depend on the model, hardware, split, stack and routing but not on the load, so they are kept under the
+fingerprint of these and shared by all scenarios that differ in the load alone.
 """
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 
 from simulator.cost.model import CostModel
-from simulator.deployment.inputs import scenario_requests, scenario_routing
+from simulator.deployment.fingerprint import fingerprint
+from simulator.deployment.inputs import scenario_hardware, scenario_model, scenario_requests, scenario_routing
 from simulator.deployment.limits import Limits
+from simulator.deployment.prices import PRICES, digest
 from simulator.errors import ScenarioError
-from simulator.hardware import Hardware, load_hardware
+from simulator.hardware import Hardware
 from simulator.memory import MemoryBudget, memory_budget, require_fit
 from simulator.parallelism import Parallelism, require_split
 from simulator.placement import Placement, place
 from simulator.placement.affinity import coactivation
 from simulator.placement.replay import RoutingReplay, replay
 from simulator.scenario import Scenario
-from simulator.scenario.sections import (
-    Disaggregation,
-    ElasticChoice,
-    HardwareChoice,
-    Model,
-    PrefixCache,
-    Requests,
-    Run,
-    Slo,
-    Stack,
-)
+from simulator.scenario.sections import Stack
 from simulator.stack import StackProfile, customised
 from simulator.step.speculation import tokens_per_step
 from simulator.step.tables import StepTables, compile_tables
 from simulator.step.timer import TableTimer
 from simulator.step.totals import RowTotals, row_totals
-from workloads.models.library import load_model, with_dtypes
 from workloads.models.spec import ModelSpec
 from workloads.requests.trace import RequestTrace
 from workloads.routing.stats import expert_load
@@ -71,6 +60,8 @@ class Deployment:
         Longest request that steps are priced for [tokens].
     warnings : tuple of str
         What a reader of the result must know.
+    fingerprint : str
+        Names all that the tables depend on: sections that price, contents of files, and the sizes of the load.
     """
 
     model: ModelSpec
@@ -86,26 +77,11 @@ class Deployment:
     drafts: int
     longest: int
     warnings: tuple[str, ...]
+    fingerprint: str
 
     def timer(self, instance: int = 0, instances: int = 1) -> TableTimer:
         """Return a step timer; instances begin at different places of the routing trace."""
         return TableTimer(self.tables, self.totals, self.routing, self.stack, self.split.pp, instance / instances)
-
-
-def scenario_model(choice: Model) -> ModelSpec:
-    """Load the model that a scenario names, in the dtypes that it asks for."""
-    model = load_model(choice.name)
-    if choice.weights is None and choice.kv_cache is None:
-        return model
-    return with_dtypes(model, weights=cast("Any", choice.weights), kv_cache=cast("Any", choice.kv_cache))
-
-
-def scenario_hardware(choice: HardwareChoice, devices: int) -> Hardware:
-    """Load the hardware that a scenario names, with as many nodes as ``devices`` need."""
-    folder = Path(choice.profiles) if choice.profiles else None
-    alone = load_hardware(choice.device, choice.node, choice.cluster, folder, offer=choice.price)
-    nodes = max(-(-devices // alone.node.devices), 1)
-    return load_hardware(choice.device, choice.node, choice.cluster, folder, nodes=nodes, offer=choice.price)
 
 
 def deploy(scenario: Scenario, requests: RequestTrace | None = None) -> Deployment:
@@ -126,20 +102,9 @@ def deploy(scenario: Scenario, requests: RequestTrace | None = None) -> Deployme
     trace = requests if requests is not None else scenario_requests(scenario.requests, scenario.seed)
     longest = int((trace.input_tokens + trace.output_tokens).max())
     # Tables are sized in powers of two, so that scenarios which differ in their load alone share them.
-    priced = scenario.model_copy(
-        update={
-            "name": "",
-            "requests": Requests(),
-            "disaggregation": Disaggregation(),
-            "prefix_cache": PrefixCache(),
-            "faults": (),
-            "elastic": ElasticChoice(),
-            "slo": Slo(),
-            "run": Run(),
-            "parallelism": scenario.parallelism.model_copy(update={"instances": 1}),
-        }
-    )
-    deployment = _deploy(priced, _power_of_two(longest), _power_of_two(trace.concurrency or 0))
+    pricing, sizes = scenario.pricing(), (_power_of_two(longest), _power_of_two(trace.concurrency or 0))
+    key = digest(fingerprint(pricing), sizes)
+    deployment = PRICES.kept("deployment", key, lambda: _deploy(pricing, *sizes, key))
     require_fit(deployment.budget, deployment.model, deployment.split, longest)
     if longest <= deployment.model.max_context:
         return deployment
@@ -152,8 +117,7 @@ def _power_of_two(count: int) -> int:
     return 1 << (count - 1).bit_length() if count else 0
 
 
-@lru_cache(maxsize=8)
-def _deploy(scenario: Scenario, longest: int, concurrency: int) -> Deployment:
+def _deploy(scenario: Scenario, longest: int, concurrency: int, key: str) -> Deployment:
     model = scenario_model(scenario.model)
     split = Parallelism(**scenario.parallelism.model_dump(include={"tp", "dp", "pp", "ep"}))
     stack = customised(scenario.stack)
@@ -195,6 +159,7 @@ def _deploy(scenario: Scenario, longest: int, concurrency: int) -> Deployment:
         limits=limits,
         longest=longest,
         warnings=_warnings(hardware, cost.used, routing),
+        fingerprint=key,
     )
 
 
@@ -223,7 +188,9 @@ def require_overlap(choice: Stack, model: ModelSpec, split: Parallelism) -> None
 
 
 def repriced(deployment: Deployment, *, cost: CostModel, routing: RoutingReplay | None) -> Deployment:
-    """Price a deployment anew: on other hardware, or with its experts on other ranks."""
+    """Price a deployment anew: on other hardware, or with its experts on other ranks; nothing is kept of the answer."""
+    placed = hashlib.sha256(routing.placement.slot_expert.tobytes()).hexdigest() if routing is not None else ""
+    hardware = None if cost.hardware is deployment.hardware else cost.hardware
     tables = compile_tables(
         cost,
         deployment.model,
@@ -242,6 +209,7 @@ def repriced(deployment: Deployment, *, cost: CostModel, routing: RoutingReplay 
         routing=routing,
         tables=tables,
         totals=row_totals(tables, deployment.stack, deployment.limits.query_tokens),
+        fingerprint=digest(deployment.fingerprint, hardware, placed),
     )
 
 

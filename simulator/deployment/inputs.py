@@ -1,18 +1,27 @@
-"""What a scenario replays: its request trace and its routing trace, read or generated and kept while they stay so."""
+"""What a scenario names: models, hardware, stacks and traces, read or generated, and kept while their files stay so."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hardware_profiles.files import stamp
+from hardware_profiles.loader import FOLDER_VARIABLE, load_device
+from hardware_profiles.residuals import load_residuals, load_transfer
+from simulator.deployment.prices import PRICES, digest
 from simulator.errors import InfeasibleScenario, ScenarioError
-from simulator.scenario.sections import Lengths, Requests, Routing
-from workloads.models.spec import ModelSpec
+from simulator.hardware import Hardware, load_hardware
+from simulator.scenario.sections import HardwareChoice, Lengths, Model, Requests, Routing
+from simulator.stack import StackProfile, load_stack
+from simulator.startup import Startup, load_startup
+from workloads.models.library import load_model, with_dtypes
+from workloads.models.spec import ModelSpec, MoE
 from workloads.requests.files import read_request_trace
 from workloads.requests.generators import generate_requests
 from workloads.requests.trace import RequestTrace, head, repeat, scale_rate
@@ -25,6 +34,68 @@ from workloads.routing.trace import RoutingTrace, check_routing, with_experts
 from workloads.samples import sample_path
 from workloads.streams import stream
 
+T = TypeVar("T")
+
+#: A value, and the digest of all that it says, which stands for it in a fingerprint.
+Digested = tuple[T, str]
+
+
+def read_model(choice: Model) -> Digested[ModelSpec]:
+    """Load the model that a scenario names, in the dtypes that it asks for."""
+
+    def read() -> Digested[ModelSpec]:
+        model = load_model(choice.name)
+        if choice.weights is not None or choice.kv_cache is not None:
+            model = with_dtypes(model, weights=cast("Any", choice.weights), kv_cache=cast("Any", choice.kv_cache))
+        return model, digest(model)
+
+    return PRICES.loaded("model", choice, read)
+
+
+def read_hardware(choice: HardwareChoice, devices: int) -> Digested[Hardware]:
+    """Load the hardware that a scenario names, with as many nodes as ``devices`` need.
+
+    The digest knows besides how far predictions with its kernels, its relatives' among them, are off.
+    """
+    folder = Path(choice.profiles) if choice.profiles else None
+
+    def read() -> Digested[Hardware]:
+        hardware = load_hardware(
+            choice.device, choice.node, choice.cluster, folder, devices=devices, offer=choice.price
+        )
+        owner = hardware.device
+        errors: list[object] = [load_residuals(owner.id, folder)]
+        while owner.main.kernels_from is not None:
+            owner = load_device(owner.main.kernels_from, folder)
+            errors.append({owner.architecture: load_residuals(owner.id, folder)})
+        return hardware, digest(hardware, errors, load_transfer(folder))
+
+    return PRICES.loaded("hardware", (choice, devices, os.environ.get(FOLDER_VARIABLE)), read)
+
+
+def read_stack(name: str) -> Digested[StackProfile]:
+    """Load the stack that a scenario names, as its file states it."""
+    return PRICES.loaded("stack", name, lambda: _digested(load_stack(name)))
+
+
+def read_startup(name: str) -> Digested[Startup]:
+    """Load the start-up profile that a scenario names."""
+    return PRICES.loaded("startup", name, lambda: _digested(load_startup(name)))
+
+
+def _digested(value: T) -> Digested[T]:
+    return value, digest(value)
+
+
+def scenario_model(choice: Model) -> ModelSpec:
+    """Return the model that a scenario names, in the dtypes that it asks for."""
+    return read_model(choice)[0]
+
+
+def scenario_hardware(choice: HardwareChoice, devices: int) -> Hardware:
+    """Return the hardware that a scenario names, with as many nodes as ``devices`` need."""
+    return read_hardware(choice, devices)[0]
+
 
 def scenario_requests(choice: Requests, seed: int) -> RequestTrace:
     """Read or generate the requests of a scenario; kept until the choice or its file changes.
@@ -36,21 +107,19 @@ def scenario_requests(choice: Requests, seed: int) -> RequestTrace:
     WorkloadError
         The trace cannot be read.
     """
-    file = _sample_or_path(choice.trace) if choice.trace else None
-    return _requests(choice, seed, file.stat().st_mtime_ns if file and file.is_file() else 0)
+    return PRICES.loaded("requests", (choice, seed), lambda: _requests(choice, seed))
 
 
-@lru_cache(maxsize=4)
-def _requests(choice: Requests, seed: int, stamp: int) -> RequestTrace:
+def _requests(choice: Requests, seed: int) -> RequestTrace:
     if choice.priorities:
-        trace = _requests(choice.model_copy(update={"priorities": ()}), seed, stamp)
+        trace = _requests(choice.model_copy(update={"priorities": ()}), seed)
         shares = np.asarray(choice.priorities) / sum(choice.priorities)
         classes = stream(seed, "priorities").choice(len(shares), size=len(trace), p=shares)
         return replace(trace, priority=classes.astype(np.int64))
     if choice.kind == "trace":
         if choice.trace is None:
             raise ScenarioError("requests.trace: is required where requests.kind = 'trace'")
-        trace = read_request_trace(_sample_or_path(choice.trace))
+        trace = _read(read_request_trace, choice.trace)
         if choice.count is not None:
             trace = _first(trace, choice.count)
         if choice.rate is not None:
@@ -114,12 +183,19 @@ def _rescaled(trace: RequestTrace, rate: float) -> RequestTrace:
     return scale_rate(trace, rate * span / max(len(trace) - 1, 1))
 
 
-def _sample_or_path(name: str) -> Path:
+def trace_path(name: str) -> Path:
+    """Path of a trace or fit, or of the sample that ``sample:NAME`` names."""
     return sample_path(name.removeprefix("sample:")) if name.startswith("sample:") else Path(name)
 
 
+def _read(read: Callable[[Path], T], name: str) -> T:
+    path = trace_path(name)
+    stamp(path)
+    return read(path)
+
+
 def scenario_routing(choice: Routing, model: ModelSpec, seed: int) -> RoutingTrace | None:
-    """Read or generate the routing trace of a scenario; ``None`` for a dense model.
+    """Read or generate the routing trace of a scenario, kept until something of it changes; ``None`` for a dense model.
 
     Raises
     ------
@@ -134,10 +210,14 @@ def scenario_routing(choice: Routing, model: ModelSpec, seed: int) -> RoutingTra
     if len(set(blocks)) > 1:
         raise InfeasibleScenario(f"{model.name}: MoE layers of {len(set(blocks))} different shapes are not supported")
     moe, layers = blocks[0], len(blocks)
-    experts = moe.num_experts + moe.null_experts
     _check_routing_keys(choice)
+    return PRICES.loaded("routing", (choice, moe, layers, seed), lambda: _routing(choice, moe, layers, seed))
+
+
+def _routing(choice: Routing, moe: MoE, layers: int, seed: int) -> RoutingTrace:
+    experts = moe.num_experts + moe.null_experts
     if choice.kind == "trace":
-        trace = read_routing_trace(_sample_or_path(str(choice.trace)))
+        trace = _read(read_routing_trace, str(choice.trace))
         if trace.num_experts < experts:
             # The last experts may simply never have been chosen.
             trace = with_experts(trace, experts)
@@ -145,9 +225,7 @@ def scenario_routing(choice: Routing, model: ModelSpec, seed: int) -> RoutingTra
     elif choice.kind == "balanced":
         trace = balanced_routing(layers, experts, moe.top_k)
     elif choice.kind == "fitted":
-        file = _sample_or_path(str(choice.fit))
-        stamp = file.stat().st_mtime_ns if file.is_file() else 0
-        trace = _fitted_routing(choice, layers, experts, moe.top_k, seed, stamp)
+        trace = _fitted_routing(choice, layers, experts, moe.top_k, seed)
     else:
         trace = _generated_routing(choice, layers, experts, moe.top_k, seed)
     if choice.capacity_factor is None:
@@ -167,14 +245,13 @@ def _check_routing_keys(choice: Routing) -> None:
         raise ScenarioError(f"routing.{key}: is only read where routing.kind = 'fitted', got {choice.kind!r}")
 
 
-@lru_cache(maxsize=4)
-def _fitted_routing(choice: Routing, layers: int, experts: int, top_k: int, seed: int, _stamp: int) -> RoutingTrace:
+def _fitted_routing(choice: Routing, layers: int, experts: int, top_k: int, seed: int) -> RoutingTrace:
     parameters: dict[str, dict[str, Any]] = {
         "group_limited": {"num_groups": choice.groups, "top_k_groups": choice.top_k_groups},
         "top_p": {"p": choice.top_p, "most": experts},
     }
     return generate_fitted(
-        read_routing_fit(_sample_or_path(str(choice.fit))),
+        _read(read_routing_fit, str(choice.fit)),
         tokens=choice.tokens,
         seed=seed,
         layers=layers,
@@ -185,7 +262,6 @@ def _fitted_routing(choice: Routing, layers: int, experts: int, top_k: int, seed
     )
 
 
-@lru_cache(maxsize=4)
 def _generated_routing(choice: Routing, layers: int, experts: int, top_k: int, seed: int) -> RoutingTrace:
     parameters: dict[str, dict[str, Any]] = {
         "zipf": {"exponent": choice.skew},

@@ -15,6 +15,7 @@ from simulator.deployment.deployment import (
     scenario_hardware,
     scenario_model,
 )
+from simulator.deployment.inputs import scenario_hardware, scenario_model
 from simulator.elastic.mechanisms import MECHANISMS, Mechanism, ScalingPlan, Setting, Size, plan_scaling
 from simulator.errors import InfeasibleScenario, ProfileError, ScenarioError
 from simulator.hardware import load_hardware

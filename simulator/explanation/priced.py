@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from simulator.cost.model import OpTime
 from simulator.cost.uncertainty import family_of, op_spread, step_interval
 from simulator.deployment.deployment import Deployment
+from simulator.deployment.prices import PRICES
 from simulator.step.host import HostRule
 from simulator.step.work import StepWork, step_ops
 from workloads.models.spec import Phase
@@ -78,13 +78,17 @@ class Certainty:
     beyond: tuple[str, ...]
 
 
-@lru_cache(maxsize=64)
 def decode_certainty(deployment: Deployment, sequences: int, length: int, folder: Path | None) -> Certainty:
     """Judge a decode step, which most of a run is made of.
 
     Kernels count with their residuals, errors of one family in full and what borrowing adds in full over all; the
     host gap with the spread of what nobody measured.
     """
+    key = (deployment.fingerprint, sequences, length)
+    return PRICES.kept("certainty", key, lambda: _decode_certainty(deployment, sequences, length, folder))
+
+
+def _decode_certainty(deployment: Deployment, sequences: int, length: int, folder: Path | None) -> Certainty:
     work = asked_step(deployment, "decode", max(sequences, 1), max(length, 1))
     times = [time for time in priced_step(deployment, work) if time.seconds > 0]
     seconds = [float(time.seconds + time.wait) for time in times]

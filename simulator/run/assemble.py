@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from simulator.arrays import FloatArray
 from simulator.closed_form.steady import mean_load, steady_state
 from simulator.deployment.deployment import Deployment
+from simulator.deployment.fingerprint import fingerprint
 from simulator.elastic.report import scaling_report
 from simulator.explanation.priced import Certainty, decode_certainty
 from simulator.placement.replay import expert_spread
@@ -264,6 +265,7 @@ def _provenance(scenario: Scenario, deployment: Deployment, certainty: Certainty
     hardware = deployment.hardware
     return {
         "moesim": moesim,
+        "fingerprint": fingerprint(scenario),
         "python": platform.python_version(),
         "numpy": np.__version__,
         "seed": str(scenario.seed),

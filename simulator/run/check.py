@@ -6,8 +6,13 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from hardware_profiles.units import format_bytes
-from simulator.deployment.deployment import device_budget, require_overlap, scenario_hardware, scenario_model
-from simulator.deployment.inputs import scenario_requests, scenario_routing
+from simulator.deployment.deployment import device_budget, require_overlap
+from simulator.deployment.inputs import (
+    scenario_hardware,
+    scenario_model,
+    scenario_requests,
+    scenario_routing,
+)
 from simulator.elastic.fleet import build_fleet, sized
 from simulator.errors import MoesimError
 from simulator.hardware import Hardware

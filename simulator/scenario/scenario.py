@@ -39,6 +39,9 @@ from simulator.scenario.sections import (
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
+#: The sections, and keys outside of sections, that a price can depend on; a deployment sees no others.
+PRICING = ("seed", "model", "hardware", "parallelism", "placement", "stack", "routing", "speculation")
+
 
 class Scenario(Section):
     """A model on hardware, split and run by a stack, under a load.
@@ -130,11 +133,28 @@ class Scenario(Section):
 
         return tomli_w.dumps(self.to_mapping())
 
+    def pricing(self) -> Scenario:
+        """Return a copy with what prices one instance alone; all else is as if the file did not mention it."""
+        return self.model_copy(
+            update={**_NOT_PRICING, "parallelism": self.parallelism.model_copy(update={"instances": 1})}
+        )
+
     @property
     def hash(self) -> str:
-        """Sixteen hexadecimal digits that change when any value changes."""
+        """Sixteen hexadecimal digits that change when any value changes.
+
+        Files count by their names here; the fingerprint of an answer knows what they say.
+        """
         text = json.dumps(self.model_dump(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+#: Values that leave everything unsaid which does not price; built once, as sections are frozen.
+_NOT_PRICING = {
+    name: field.get_default(call_default_factory=True)
+    for name, field in Scenario.model_fields.items()
+    if name not in PRICING
+}
 
 
 def _anchor_paths(data: dict[str, Any], folder: Path) -> None:

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from simulator.arrays import FloatArray
 from simulator.cost.model import CostModel
-from simulator.deployment.deployment import device_budget, expert_nodes, scenario_hardware, scenario_model
-from simulator.deployment.inputs import scenario_routing
+from simulator.deployment.deployment import device_budget, expert_nodes
+from simulator.deployment.inputs import scenario_hardware, scenario_model, scenario_routing
 from simulator.errors import InfeasibleScenario, ScenarioError
 from simulator.hardware import Hardware
 from simulator.kernels.all_to_all import exchange_time

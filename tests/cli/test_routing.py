@@ -8,8 +8,7 @@ from typer.testing import CliRunner
 
 from simulator import Scenario
 from simulator.cli.app import app
-from simulator.deployment.deployment import scenario_model
-from simulator.deployment.inputs import scenario_routing
+from simulator.deployment.inputs import scenario_model, scenario_routing
 from workloads.routing.files import read_routing_trace
 
 SAMPLE = "sample:routing_4x8_top2.parquet"

@@ -12,7 +12,7 @@ import numpy as np
 
 from hardware_profiles.loader import cluster_names, load_cluster
 from simulator import api
-from simulator.deployment.deployment import scenario_hardware, scenario_model
+from simulator.deployment.inputs import scenario_hardware, scenario_model
 from simulator.errors import MoesimError
 from simulator.hardware import Hardware, load_hardware
 from simulator.ops import Op, StepShape, build_ops
