@@ -12,8 +12,6 @@ from simulator.deployment.deployment import (
     deploy,
     device_budget,
     require_overlap,
-    scenario_hardware,
-    scenario_model,
 )
 from simulator.deployment.inputs import scenario_hardware, scenario_model
 from simulator.elastic.mechanisms import MECHANISMS, Mechanism, ScalingPlan, Setting, Size, plan_scaling
