@@ -124,7 +124,7 @@ def simulate(
 def estimate(
     file: File, overrides: Set = None, device: Device = None, profiles: Profiles = None, as_json: Json = False
 ) -> None:
-    """Estimate the steady state in closed form, in milliseconds."""
+    """Estimate the steady state in closed form, in a second or two."""
     with answering(as_json=as_json):
         from simulator import api
         from simulator.cli.console import console

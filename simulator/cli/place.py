@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from simulator.cli.answer import answering, print_json, say
+from simulator.cli.answer import answering, print_json, say, whole_numbers
 from simulator.cli.scenario_argument import load_scenario
 from simulator.errors import OutputError, ScenarioError, WorkloadError, nearest
 
@@ -81,7 +81,8 @@ def place(
             windows=windows,
         )
         scenario = _scenario(file, routing, model, device, overrides or [], profiles)
-        wanted = [_on_ranks(scenario, ranks, redundant) for ranks in _ranks(ep, scenario)]
+        degrees = [scenario.parallelism.ep] if ep is None else whole_numbers("--ep", ep, 2)
+        wanted = [_on_ranks(scenario, ranks, redundant) for ranks in degrees]
         studies = []
         with progress_bar("placing", enabled=not no_progress and not as_json) as progress:
             for done, each in enumerate(wanted):
@@ -176,18 +177,6 @@ def _models_of(trace: RoutingTrace) -> list[str]:
         experts = blocks[0].num_experts + blocks[0].null_experts
         if experts == trace.num_experts and blocks[0].top_k == trace.top_k:
             found.append(name)
-    return found
-
-
-def _ranks(text: str | None, scenario: Scenario) -> list[int]:
-    if text is None:
-        return [scenario.parallelism.ep]
-    try:
-        found = [int(part) for part in text.split(",")]
-    except ValueError:
-        found = []
-    if not found or min(found) < 2:
-        raise ScenarioError(f"--ep: got {text!r}, expected ranks of at least 2, as in 8 or 4,8,16")
     return found
 
 

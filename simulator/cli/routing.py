@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from simulator.cli.answer import answering, print_json
+from simulator.cli.answer import answering, print_json, whole_numbers
 from simulator.cli.scenario_argument import Json
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of all random draws.")]
 def stats(
     trace: Trace,
     experts: Experts = None,
-    ep: Annotated[list[int] | None, typer.Option(min=2, help="Degree of expert parallelism; may be repeated.")] = None,
-    batch: Annotated[list[int] | None, typer.Option(min=1, help="Tokens of a batch; may be repeated.")] = None,
+    ep: Annotated[str | None, typer.Option(metavar="N,...", help="Degrees of expert parallelism.")] = None,
+    batch: Annotated[str | None, typer.Option(metavar="N,...", help="Tokens of a batch.")] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Sequences decoded side by side.")] = 256,
     token_ids: Annotated[
         Path | None, typer.Option(metavar="FILE", help=".npy with the vocabulary id of every token.")
@@ -58,8 +58,8 @@ def stats(
         found = read_trace(trace, experts)
         report = routing_report(
             found,
-            ranks=tuple(ep or ()),
-            batches=tuple(batch or ()),
+            ranks=() if ep is None else tuple(whole_numbers("--ep", ep, 2)),
+            batches=() if batch is None else tuple(whole_numbers("--batch", batch, 1)),
             concurrency=concurrency,
             token_ids=None if token_ids is None else _token_ids(token_ids),
             seed=seed,

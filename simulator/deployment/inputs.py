@@ -126,7 +126,10 @@ def _requests(choice: Requests, seed: int) -> RequestTrace:
             trace = _rescaled(trace, choice.rate)
         return repeat(trace, choice.repeat) if choice.repeat > 1 else trace
     if choice.trace is not None:
-        raise ScenarioError(f"requests.trace: is only read where requests.kind = 'trace', got {choice.kind!r}")
+        raise ScenarioError(
+            f"requests.trace: is only read where requests.kind = 'trace', got {choice.kind!r}; "
+            "leave it out (--set requests.trace=)"
+        )
     return generate_requests(
         requests=choice.count or _default_count(choice),
         seed=seed,
@@ -239,7 +242,10 @@ def _check_routing_keys(choice: Routing) -> None:
         if choice.kind == kind and value is None:
             raise ScenarioError(f"routing.{key}: is required where routing.kind = {kind!r}")
     if choice.kind != "trace" and choice.trace:
-        raise ScenarioError(f"routing.trace: is only read where routing.kind = 'trace', got {choice.kind!r}")
+        raise ScenarioError(
+            f"routing.trace: is only read where routing.kind = 'trace', got {choice.kind!r}; "
+            "leave it out (--set routing.trace=)"
+        )
     if choice.kind != "fitted" and (choice.fit or choice.router):
         key = "fit" if choice.fit else "router"
         raise ScenarioError(f"routing.{key}: is only read where routing.kind = 'fitted', got {choice.kind!r}")

@@ -86,8 +86,8 @@ def test_a_page_holds_the_picture_and_the_scores(tmp_path: Path) -> None:
     [
         ((), "name a scenario, or give --routing TRACE and --device NAME"),
         ((*SAMPLE, "--policies", "lnear"), "unknown policy 'lnear'; did you mean 'linear'?"),
-        ((*SAMPLE, "--ep", "1"), "expected ranks of at least 2"),
-        ((*SAMPLE, "--ep", "x"), "expected ranks of at least 2"),
+        ((*SAMPLE, "--ep", "1"), "expected whole numbers of at least 2"),
+        ((*SAMPLE, "--ep", "x"), "expected whole numbers of at least 2"),
         ((*SAMPLE,), "placing experts needs at least 2 expert-parallel ranks, got 1"),
         ((*SAMPLE, "--ep", "5"), "3 more redundant slots (placement.redundant_slots) would do"),
         ((*SAMPLE, "--ep", "8", "--model", "deepseek-v3"), "does not fit"),

@@ -28,9 +28,9 @@ def test_stats_show_load_batches_and_what_is_not_known():
 
 def test_stats_as_json_are_one_document(tmp_path):
     np.save(tmp_path / "ids.npy", np.arange(64) % 5)
-    done = run("stats", SAMPLE, "--json", "--ep", 4, "--batch", 16, "--token-ids", tmp_path / "ids.npy")
+    done = run("stats", SAMPLE, "--json", "--ep", "2,4", "--batch", 16, "--token-ids", tmp_path / "ids.npy")
     document = json.loads(done.stdout)
-    assert [(row["ranks"], row["batch"]) for row in document["batches"]] == [(4, 16)]
+    assert sorted((row["ranks"], row["batch"]) for row in document["batches"]) == [(2, 16), (4, 16)]
     assert document["tokens"] == 64
     assert isinstance(document["token_identity"], float)
 
@@ -79,6 +79,7 @@ def test_convert_goes_both_ways(tmp_path):
     [
         (("stats", "nowhere.npz"), "no such file"),
         (("stats", SAMPLE, "--ep", "3"), "ranks: 3 do not divide the 8 experts"),
+        (("stats", SAMPLE, "--ep", "2 4"), "--ep: got '2 4', expected whole numbers of at least 2"),
         (("stats", SAMPLE, "--batch", "65"), "batch: got 65 tokens"),
         (("fit", SAMPLE, "--out", "{}/f.toml"), "got 64 tokens, a fit needs at least 2000"),
         (("fit", SAMPLE, "--out", "{}/f.json"), "a routing fit is saved as .toml"),

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -16,7 +19,12 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 PACKAGES = ("hardware_profiles", "workloads", "simulator", "dashboard", "validation")
+FOLDERS = (*PACKAGES, "benchmarks", "docs", "examples", "tests")
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), ROOT / "benchmarks" / "README.md", *PAGES]
+
+
+#: Documents that say what is, beside the one that says what was.
+STANDING = [document for document in DOCUMENTS if document.name != "CHANGELOG.md"]
 
 
 def nav_entries(nav: list[Any]) -> Iterator[str]:
@@ -34,6 +42,27 @@ def names(paths: list[Path]) -> list[str]:
 
 def without_code(text: str) -> str:
     return re.sub(r"^```.*?^```|`[^`\n]*`", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def without_blocks(text: str) -> str:
+    return re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+@cache
+def resolves(name: str) -> bool:
+    """Whether a dotted name is a module, something in one, or a field of a class there."""
+    *above, last = name.split(".")
+    with suppress(ImportError):
+        import_module(name)
+        return True
+    if not above or not resolves(".".join(above)):
+        return False
+    try:
+        found: Any = import_module(".".join(above))
+    except ImportError:
+        *module, owner = above
+        found = getattr(import_module(".".join(module)), owner)
+    return hasattr(found, last) or last in getattr(found, "__annotations__", {})
 
 
 def anchors(document: Path) -> set[str]:
@@ -95,6 +124,41 @@ def test_nobody_is_told_to_install_moesim_from_an_index() -> None:
     for file in [*DOCUMENTS, *(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))]:
         found += re.findall(r"(?:pip|uv|pipx) \w+ [^`\n]*\bmoesim\b[^`\n]*", file.read_text(encoding="utf-8"))
     assert [line for line in found if not re.search(r"moesim'?s folder", line)] == []
+
+
+@pytest.mark.parametrize("document", STANDING, ids=names(STANDING))
+def test_files_and_names_in_the_code_that_a_document_names_are_there(document: Path) -> None:
+    text = without_blocks(document.read_text(encoding="utf-8"))
+    paths = [name for name in re.findall(r"`([\w.-]+/[\w./-]*)`", text) if name.split("/")[0] in FOLDERS]
+    assert [name for name in paths if not (ROOT / name).exists()] == []
+    for folder, listed in re.findall(r"`([\w/]+/)`\s+\(([^)]*\.py[^)]*)\)", text):
+        files = re.findall(r"`([\w/]+\.py)`", listed)
+        assert [file for file in files if not list((ROOT / folder).rglob(file))] == [], folder
+    files = re.findall(r"`([\w*]+\.py)`", text)
+    assert [file for file in files if not any(list((ROOT / folder).rglob(file)) for folder in FOLDERS)] == []
+    dotted = re.findall(rf"`((?:{'|'.join(PACKAGES)})\.[\w.]+)`", text)
+    assert [name for name in dotted if not resolves(name)] == []
+
+
+MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+
+@pytest.mark.parametrize("module", MODULES, ids=names(MODULES))
+def test_what_a_docstring_refers_to_is_there(module: Path) -> None:
+    text = module.read_text(encoding="utf-8")
+    home = ".".join(module.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    within = [home, *(f"{home}.{name}" for name in re.findall(r"^class (\w+)", text, re.MULTILINE))]
+    missing = []
+    for name in re.findall(r":(?:func|class|mod|meth|data|attr|exc):`~?([\w.]+)`", text):
+        known = [name] if name.split(".")[0] in PACKAGES else [f"{place}.{name}" for place in within]
+        missing += [] if any(map(resolves, known)) else [name]
+    assert missing == []
+
+
+def test_the_readme_counts_the_presets_right() -> None:
+    words = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+    stated = re.findall(r"(\w+) come as presets", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert [word.lower() for word in stated] == [words[len(list((ROOT / "examples").glob("*.toml")))]]
 
 
 def test_readers_of_the_readme_find_the_files_that_it_names() -> None:
