@@ -78,7 +78,7 @@ def test_the_load_of_any_window_is_what_counting_gives(ranks: int, start: int, c
 def test_windows_that_end_where_the_trace_does_are_counted_right(stop: int) -> None:
     for start in (0, 1, TOKENS - 1):
         tokens = np.arange(start, stop) % TOKENS
-        load = cached_replay(4).prompt.load(start, stop - start)
+        load = cached_replay(4).prefill.load(start, stop - start)
         assert load.tolist() == counted(routing(), tokens, 4).tolist()
 
 
@@ -98,7 +98,7 @@ def test_the_recorded_trace_replays_as_counting_gives(ranks: int) -> None:
     trace = real_routing(8_000)
     replayed = on_ranks(trace, ranks, concurrency=64)
     for batch in (1, 32, 900, 8000):
-        loads = np.stack([replayed.prompt.load(start, batch) for start in range(0, 8_000 - batch + 1, batch)])
+        loads = np.stack([replayed.prefill.load(start, batch) for start in range(0, 8_000 - batch + 1, batch)])
         wanted = imbalance_by_batch(trace, ranks, batch)
         np.testing.assert_allclose(loads.max(axis=1) / loads.mean(axis=1), wanted, rtol=1e-12)
     for start, batch in ((7_990, 32), (5, 8_000), (1_234, 17_000)):
@@ -143,7 +143,7 @@ def test_relabelling_experts_changes_no_load(permutation: list[int], ranks: int)
     placement = place("linear", np.ones((LAYERS, EXPERTS)), ranks)
     moved = Placement(slot_expert=names[placement.slot_expert], ranks=ranks, num_experts=EXPERTS)
     before, after = replay(trace, placement, 7), replay(renamed, moved, 7)
-    np.testing.assert_array_equal(before.prompt.sums, after.prompt.sums)
+    np.testing.assert_array_equal(before.prefill.sums, after.prefill.sums)
     np.testing.assert_array_equal(before.slot_ids, after.slot_ids)
 
 
@@ -165,15 +165,15 @@ def test_replicas_take_turns() -> None:
     )
     placement = Placement(slot_expert=np.array([[0, 1, 0, 2, 0, 3]]), ranks=3, num_experts=4)
     replayed = replay(same, placement, 1)
-    assert replayed.prompt.load(0, 90)[:, 0].tolist() == [30 + 90, 30, 30]
-    assert replayed.prompt.load(0, 3)[:, 0].tolist() == [1 + 3, 1, 1]
+    assert replayed.prefill.load(0, 90)[:, 0].tolist() == [30 + 90, 30, 30]
+    assert replayed.prefill.load(0, 3)[:, 0].tolist() == [1 + 3, 1, 1]
 
 
 def test_redundant_slots_and_balance_lower_the_hottest_rank_of_a_skewed_trace() -> None:
     trace = generate_routing("zipf", tokens=4000, layers=2, num_experts=16, top_k=2, seed=3, exponent=1.2)
     load = expert_load(trace).astype(float)
     hottest = [
-        replay(trace, placement, 8).prompt.load(0, 4000).max()
+        replay(trace, placement, 8).prefill.load(0, 4000).max()
         for placement in (
             place("linear", np.ones((2, 16)), 4),
             place("balanced", load, 4),
@@ -188,7 +188,7 @@ def test_null_experts_load_no_rank() -> None:
     ids = np.array([[[0, 4]], [[1, 5]], [[4, 5]], [[2, 3]]])
     trace = RoutingTrace(expert_ids=ids, sequence_start=np.array([0]), num_experts=6, source="two null experts")
     replayed = replay(trace, place("linear", np.ones((1, 4)), 2), 1)
-    assert replayed.prompt.load(0, 4)[:, 0].tolist() == [2, 2]
+    assert replayed.prefill.load(0, 4)[:, 0].tolist() == [2, 2]
     assert replayed.counts("prefill", 4, 1).reshape(-1).tolist() == [1, 1, 1, 1]
 
 
@@ -219,7 +219,7 @@ def test_a_trace_too_long_for_memory_is_cut_and_says_so(monkeypatch: pytest.Monk
     replayed = on_ranks(routing(), 8)
     assert (replayed.tokens, replayed.recorded_tokens) == (200, TOKENS)
     tokens = (150 + np.arange(100)) % 200
-    assert replayed.prompt.load(150, 100).tolist() == counted(routing(), tokens, 8).tolist()
+    assert replayed.prefill.load(150, 100).tolist() == counted(routing(), tokens, 8).tolist()
 
 
 def test_uniform_routing_of_many_tokens_tends_to_balance() -> None:

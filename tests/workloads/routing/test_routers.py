@@ -136,7 +136,7 @@ def test_empty_slots_load_no_expert_and_no_rank():
     assert int(expert_load(dropped).sum()) == kept
     placement = place("linear", expert_load(dropped).astype(float), 4)
     served = replay(dropped, placement, concurrency=2)
-    assert int(served.prompt.load(0, dropped.tokens).sum()) == kept
+    assert int(served.prefill.load(0, dropped.tokens).sum()) == kept
     assert int(served.counts("prefill", dropped.tokens, 1).sum()) == kept
     assert active_experts(dropped, 600).max() <= 16
     assert np.isfinite(imbalance_by_batch(dropped, 4, 50)).all()
@@ -148,7 +148,7 @@ def test_replayed_rank_loads_of_a_dropped_trace_equal_a_direct_count():
     served = replay(dropped, place("linear", expert_load(dropped).astype(float), 4), concurrency=3)
     part = dropped.expert_ids[30:130]
     direct = np.stack([np.bincount(part[:, layer].ravel() // 4, minlength=5)[:4] for layer in range(3)], axis=1)
-    np.testing.assert_array_equal(served.prompt.load(30, 100), direct)
+    np.testing.assert_array_equal(served.prefill.load(30, 100), direct)
 
 
 @pytest.mark.parametrize("name", ["t.npz", "t.parquet"])

@@ -210,7 +210,7 @@ def test_replayed_imbalance_of_the_recorded_trace_equals_a_direct_count(ranks):
     served = replay(trace, place("linear", expert_load(trace).astype(float), ranks), concurrency=64)
     for batch in (8, 64, 512, 4096):
         starts = np.arange(0, trace.tokens - batch + 1, batch)
-        loads = np.stack([served.prompt.load(int(start), batch) for start in starts])
+        loads = np.stack([served.prefill.load(int(start), batch) for start in starts])
         replayed = loads.max(axis=1) / loads.mean(axis=1)
         np.testing.assert_allclose(replayed, imbalance_by_batch(trace, ranks, batch))
 
