@@ -15,13 +15,15 @@ from typing import Any, cast, get_args
 from hardware_profiles.parse import check_keys, parse_choice, parse_quantity
 from hardware_profiles.schema import Quantity
 from simulator.catalogue import Catalogue
-from simulator.errors import ProfileError
-from simulator.scenario.sections import Exchange, Overlap, Scheduler
+from simulator.errors import ProfileError, nearest
+from simulator.exchange import EXCHANGES, Exchange
+from simulator.scenario.sections import Exchange as ExchangeName
+from simulator.scenario.sections import Overlap, Scheduler
 from simulator.scenario.sections import Stack as StackChoice
 from workloads.models.spec import Phase
 
 SCHEDULERS: tuple[Scheduler, ...] = get_args(Scheduler)
-EXCHANGES: tuple[Exchange, ...] = get_args(Exchange)
+EXCHANGE_NAMES: tuple[ExchangeName, ...] = get_args(ExchangeName)
 OVERLAPS: tuple[Overlap, ...] = get_args(Overlap)
 
 #: Dimension of each number of a stack file.
@@ -42,7 +44,7 @@ _DIMENSIONS: Mapping[str, str] = {
     "activation_reserve": "bytes",
 }
 #: Numbers that a stack may leave out.
-_OPTIONAL: Mapping[str, str] = {"two_batch_prompt_tokens": "one", "two_batch_decode_tokens": "one"}
+_OPTIONAL: Mapping[str, str] = {"two_batch_prefill_tokens": "one", "two_batch_decode_tokens": "one"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +58,7 @@ class StackProfile:
     chunked : bool
         Whether a prompt longer than the budget may be split.
     exchange : str
-        How tokens travel to experts under data-parallel attention.
+        How tokens travel to experts under data-parallel attention, a key of :data:`simulator.exchange.EXCHANGES`.
     overlap : {"none", "shared_expert", "two_batch", "auto"}
         What runs beside the exchange of tokens; ``auto`` is whichever ends a step first.
     backends : Mapping of str to tuple of str
@@ -71,7 +73,7 @@ class StackProfile:
     name: str
     scheduler: Scheduler
     chunked: bool
-    exchange: Exchange
+    exchange: ExchangeName
     backends: Mapping[str, tuple[str, ...]]
     fused: frozenset[str]
     numbers: Mapping[str, Quantity]
@@ -81,6 +83,15 @@ class StackProfile:
     def number(self, name: str) -> float:
         """Return one number of the stack in SI."""
         return self.numbers[name].value
+
+    def exchange_for(self, phase: Phase) -> Exchange:
+        """Return how tokens travel to their experts in a phase."""
+        return EXCHANGES[self.exchange].in_phase(phase)
+
+    def expert_backends(self, phase: Phase, *, exchanged: bool) -> tuple[str, ...]:
+        """Return the kernels of routed experts, preferred first: those of a phase where an exchange sorts its tokens."""
+        plain = self.backends.get("moe", ())
+        return (*self.backends.get(f"moe_{phase}", ()), *plain) if exchanged else plain
 
     def two_batch_tokens(self, phase: Phase) -> int:
         """Return the fewest tokens of a rank whose step is cut in two; 2 where the stack has no threshold."""
@@ -125,7 +136,13 @@ def customised(choice: StackChoice) -> StackProfile:
 
 
 def kernel_table(
-    kernels: Mapping[str, Mapping[str, Quantity]], family: str, backends: tuple[str, ...], dtype: str | None, where: str
+    kernels: Mapping[str, Mapping[str, Quantity]],
+    family: str,
+    backends: tuple[str, ...],
+    dtype: str | None,
+    where: str,
+    *,
+    substitutes: bool = True,
 ) -> tuple[str, Mapping[str, Quantity]]:
     """Find the coefficients of a kernel: preferred backends first, then any, the exact dtype before its relatives.
 
@@ -137,6 +154,8 @@ def kernel_table(
         What is wanted.
     where : str
         The device, for the error message.
+    substitutes : bool
+        Whether a backend that is not among the preferred ones will do.
 
     Returns
     -------
@@ -146,14 +165,18 @@ def kernel_table(
     Raises
     ------
     ProfileError
-        The device has no kernel of that family at all.
+        The device has no kernel of that family, or none of these backends where no other will do.
     """
-    others = tuple(dict.fromkeys(name.split(".")[1] for name in kernels if name.split(".")[0] == family))
+    found = dict.fromkeys(name.split(".")[1] for name in kernels if name.split(".")[0] == family)
+    others = tuple(found) if substitutes else ()
     for wanted in _dtype_relatives(dtype):
         for backend in (*backends, *others):
             name = f"{family}.{backend}.{wanted}" if wanted else f"{family}.{backend}"
             if name in kernels:
                 return name, kernels[name]
+    if not substitutes:
+        name = f"{family}.{backends[0]}"
+        raise ProfileError(f"{where}: no coefficients of kernel {name!r}; {nearest(name, kernels)}")
     msg = f"{where}: no coefficients of any {family} kernel" + (f" for {dtype}" if dtype else "")
     raise ProfileError(msg)
 
@@ -188,7 +211,7 @@ def _read(path: Path) -> StackProfile:
         aliases=tuple(data.get("aliases", ())),
         scheduler=parse_choice(data, "scheduler", SCHEDULERS, path.name),
         chunked=bool(data["chunked"]),
-        exchange=parse_choice(data, "exchange", EXCHANGES, path.name),
+        exchange=parse_choice(data, "exchange", EXCHANGE_NAMES, path.name),
         backends={family: tuple(names) for family, names in data["backends"].items()},
         fused=frozenset(data.get("fused", ())),
         overlap=parse_choice(data, "overlap", OVERLAPS, path.name) if "overlap" in data else "none",

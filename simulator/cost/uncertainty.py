@@ -7,7 +7,7 @@ another device are off in one direction together.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from hardware_profiles.schema import Device
 from simulator.arrays import FloatArray
 from simulator.cost.model import OpTime
 from simulator.hardware import Hardware
+from simulator.kernels.families import FAMILIES
 
 #: Name under which the part of errors is added up that all families share.
 _SHARED = "shared by all families"
@@ -41,15 +42,6 @@ BORROWED = 0.3
 SUBSTITUTED = 0.5
 #: How far a shape may lie beyond the measured ones before it counts as extrapolated [1].
 TOLERANCE = 0.02
-#: Tables whose coefficients come from one library and are therefore off together, by the first word of their name.
-FAMILIES: Mapping[str, str] = {
-    "all_gather": "collectives",
-    "all_reduce": "collectives",
-    "all_to_all": "collectives",
-    "reduce_scatter": "collectives",
-    "dispatch": "exchange",
-    "combine": "exchange",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,15 +193,15 @@ def doublings_beyond(residuals: Residuals, axes: Mapping[str, ArrayLike]) -> Flo
 def family_of(table: str) -> str:
     """Name the family whose errors are not independent, from a kernel table's name."""
     first = table.split(".")[0]
-    return FAMILIES.get(first, first)
+    return (FAMILIES[first].off_together or first) if first in FAMILIES else first
 
 
 def op_spread(op_time: OpTime, hardware: Hardware, folder: Path | None = None) -> Spread:
     """Spread of one op of a step."""
     op = op_time.op
     call = (op_time.seconds + op_time.wait) / max(op.repeat, 1e-12)
-    shape = dict(_op_axes(op.shape))
-    kind = "skewed" if op.shape.get("counts") is not None else ""
+    shape = {axis: getattr(op.shape, axis) for axis in FAMILIES[op.kind].axes}
+    kind = "skewed" if getattr(op.shape, "counts", None) is not None else ""
     return table_spread(hardware, op_time.table, call, shape, kind=kind, folder=folder)
 
 
@@ -242,15 +234,6 @@ def step_interval(
     sigmas, shared = [spread.sigma for spread in spreads], [spread.transfer for spread in spreads]
     parts = combine([*times, host], [*sigmas, UNMEASURED], [*families, "host"], [*shared, 0.0])
     return interval(1.0, np.hypot(parts, stack))
-
-
-def _op_axes(shape: Mapping[str, Any]) -> Iterator[tuple[str, ArrayLike]]:
-    """Axes of an op's shape under the names of the measured ranges."""
-    for name, value in shape.items():
-        if isinstance(value, int | float | np.ndarray) and not isinstance(value, bool):
-            yield name, value
-    if "context" in shape and "prefix" in shape:
-        yield "kv_length", np.asarray(shape["context"]) + np.asarray(shape["prefix"])
 
 
 def _by_regime(residuals: Residuals, seconds: FloatArray, kind: str) -> FloatArray:

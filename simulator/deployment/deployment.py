@@ -158,7 +158,7 @@ def _deploy(scenario: Scenario, longest: int, concurrency: int, key: str) -> Dep
         drafts=drafts,
         limits=limits,
         longest=longest,
-        warnings=_warnings(hardware, cost.used, routing),
+        warnings=_warnings(hardware, tables.kernels, routing),
         fingerprint=key,
     )
 

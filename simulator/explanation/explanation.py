@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,32 +15,13 @@ from simulator.deployment.deployment import Deployment, deploy
 from simulator.deployment.inputs import scenario_requests
 from simulator.explanation.priced import asked_step, priced_step, step_gap
 from simulator.explanation.timeline import StepTimeline, draw_step
+from simulator.kernels.families import FAMILIES
 from simulator.results.values import Explanation
 from simulator.scenario import Scenario
 from simulator.scenario.features import left_out_of_one_step
 from simulator.serving.plan import prompt_scenario
 from workloads.models.spec import Phase
 from workloads.requests.trace import RequestTrace
-
-#: How the time of each kind of op is worked out; the theory pages derive them.
-EQUATIONS = {
-    "gemm": "launch + smooth_max(waves * tile work / peak, bytes / bandwidth)",
-    "attention_prefill": "launch + smooth_max(causal FLOPs / peak, KV and query bytes / bandwidth) over waves",
-    "attention_decode": "launch + smooth_max(KV bytes / bandwidth, tile rounds) + combine of splits",
-    "mla_prefill": "launch + smooth_max(causal FLOPs / peak, KV and query bytes / bandwidth) over waves",
-    "mla_decode": "launch + smooth_max(latent bytes / bandwidth, FLOPs / peak) + combine of splits",
-    "gated_delta_net": "sum of kernels: launch + state and vector bytes / bandwidth + chunks in sequence",
-    "mamba2": "sum of kernels: launch + state and vector bytes / bandwidth + chunks in sequence",
-    "moe": "launch + two grouped GEMMs over the experts hit + small-kernel bytes / bandwidth; mean rank",
-    "elementwise": "launch + bytes / bandwidth",
-    "all_reduce": "latency * steps + bytes on the busiest link / bandwidth",
-    "all_gather": "latency * steps + bytes on the busiest link / bandwidth",
-    "reduce_scatter": "latency * steps + bytes on the busiest link / bandwidth",
-    "send": "latency + bytes / bandwidth",
-    "dispatch": "latency + bytes on the busiest link / bandwidth, hottest receiver",
-    "combine": "latency + bytes on the busiest link / bandwidth, hottest receiver",
-}
-
 
 def explain(
     scenario: Scenario,
@@ -206,7 +187,7 @@ def _op_row(deployment: Deployment, time: OpTime, folder: Path | None) -> dict[s
         "bytes": float(op.memory_bytes) * op.repeat,
         "message_bytes": float(op.message_bytes) * op.repeat,
         "kernel": time.table,
-        "equation": EQUATIONS[op.kind],
+        "equation": FAMILIES[op.kind].equation,
         "inputs": _inputs(op.shape),
         "source": "; ".join(sources),
         "evidence": spread.evidence + (", extrapolated" if bool(np.any(spread.extrapolated)) else ""),
@@ -261,14 +242,15 @@ def _blank(name: str, component: str, seconds: float) -> dict[str, Any]:
 def _inputs(shape: Any) -> str:
     """Shorten an op's shape to ``name=value`` pairs; arrays of counts to their sum and maximum."""
     parts = []
-    for key, value in shape.items():
+    for field in fields(shape):
+        value = getattr(shape, field.name)
         array = np.asarray(value) if isinstance(value, (int, float, np.ndarray, np.generic)) else None
         if array is None:
             if isinstance(value, str):
-                parts.append(f"{key}={value}")
+                parts.append(f"{field.name}={value}")
         elif array.size == 1:
-            parts.append(f"{key}={float(array.reshape(-1)[0]):g}")
+            parts.append(f"{field.name}={float(array.reshape(-1)[0]):g}")
         else:
             ranks = array.sum(axis=-1)
-            parts.append(f"{key}: {ranks.mean():.3g} per rank, hottest {ranks.max(axis=-1).mean():.3g}")
+            parts.append(f"{field.name}: {ranks.mean():.3g} per rank, hottest {ranks.max(axis=-1).mean():.3g}")
     return ", ".join(parts)

@@ -7,9 +7,19 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hardware_profiles.errors import ProfileError, nearest
 from simulator.arrays import FloatArray
-from simulator.kernels.kernel import CACHE_SPEED, DTYPE_BYTES, KernelTime, Silicon, found_in_cache, smooth_max
+from simulator.kernels.family import Family
+from simulator.kernels.kernel import (
+    CACHE_SPEED,
+    KernelTime,
+    Machine,
+    Silicon,
+    dtype_bytes,
+    found_in_cache,
+    matrix_peak,
+    smooth_max,
+    throttled,
+)
 
 #: exp() per clock and SM: the special function units of every NVIDIA generation since Volta [1/clock].
 EXPONENTIALS_PER_CLOCK = 16.0
@@ -20,8 +30,6 @@ TILE_HEADS = 128.0
 NARROW_HEAD = 64.0
 #: Share of the best occupancy at which flash attention stops splitting further [1].
 ENOUGH_OCCUPANCY = 0.85
-#: Time after which a busy chip lowers its clock to stay within its power limit [s].
-THROTTLE_TIME = 5e-4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +128,7 @@ class AttentionPrefillKernel:
     order : float
         Exponent of the blend of mean and longest work of an SM: large where long tiles start first [1].
     throttle : float
-        Loss of clock in kernels that run much longer than :data:`THROTTLE_TIME` [1].
+        Loss of clock in kernels that run much longer than :data:`~simulator.kernels.kernel.THROTTLE_TIME` [1].
     sharpness : float
         Exponent of the blend of compute and memory time [1].
     whole_tiles : float
@@ -148,28 +156,6 @@ class AttentionPrefillKernel:
     gather: float = 1.0
     host: float = field(default=0.0, metadata={"unit": "s"})
     whole_tiles: float = 1.0
-
-
-def dtype_bytes(dtype: str) -> float:
-    """Bytes per element of a storage dtype; unknown names are refused with the nearest one."""
-    if dtype not in DTYPE_BYTES:
-        raise ProfileError(f"unknown dtype {dtype!r}; {nearest(dtype, DTYPE_BYTES)}")
-    return DTYPE_BYTES[dtype]
-
-
-def matrix_peak(dtype: str, silicon: Silicon) -> float:
-    """Dense peak [FLOP/s] of the arithmetic that ``dtype`` runs in."""
-    arithmetic = {"fp8_block": "fp8", "nvfp4": "fp4", "mxfp4": "bfloat16", "int4": "bfloat16"}.get(dtype, dtype)
-    if silicon.peak.get(arithmetic, 0.0) <= 0.0:
-        have = ", ".join(sorted(name for name, rate in silicon.peak.items() if rate > 0))
-        raise ProfileError(f"dtype {dtype!r} needs {arithmetic} arithmetic, which the device lacks; it has {have}")
-    return silicon.peak[arithmetic]
-
-
-def throttled(compute: FloatArray, throttle: float, silicon: Silicon) -> FloatArray:
-    """Stretch compute time [s] where it is long enough for the clock to fall."""
-    loss = (1.0 + throttle) / silicon.sustained - 1.0
-    return compute * (1.0 + loss * compute / (compute + THROTTLE_TIME))
 
 
 def full_rounds(rounds: FloatArray, balance: float) -> FloatArray:
@@ -401,3 +387,108 @@ def causal_time(
     launch = kernel.launch + fixed + np.where(splits > 1.0, kernel.combine, 0.0)
     seconds = np.maximum(launch + smooth_max(compute, memory, kernel.sharpness), kernel.host)
     return KernelTime(seconds=seconds, terms={"launch": launch, "compute": compute, "memory": memory})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionPrefillShape:
+    """Causal attention of new tokens: the arguments of :func:`attention_prefill_time`.
+
+    ``dtype`` is that of the arithmetic and ``kv_dtype`` that of the KV cache.
+    """
+
+    batch: ArrayLike
+    context: ArrayLike
+    prefix: ArrayLike
+    num_heads: ArrayLike
+    num_kv_heads: ArrayLike
+    head_dim: ArrayLike
+    window: ArrayLike | None = None
+    dtype: str
+    kv_dtype: str
+
+    @property
+    def kv_length(self) -> FloatArray:
+        """Keys that the last new token attends to, windows aside [tokens]."""
+        return np.asarray(self.context, dtype=np.float64) + np.asarray(self.prefix, dtype=np.float64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionDecodeShape:
+    """Attention of one token per sequence: the arguments of :func:`attention_decode_time`.
+
+    ``dtype`` is that of the arithmetic and ``kv_dtype`` that of the KV cache.
+    """
+
+    batch: ArrayLike
+    kv_length: ArrayLike
+    num_heads: ArrayLike
+    num_kv_heads: ArrayLike
+    head_dim: ArrayLike
+    window: ArrayLike | None = None
+    dtype: str
+    kv_dtype: str
+
+
+def _prefill_time(shape: AttentionPrefillShape, machine: Machine, kernel: AttentionPrefillKernel) -> KernelTime:
+    return attention_prefill_time(
+        np.maximum(shape.batch, 1.0),
+        np.maximum(shape.context, 1.0),
+        shape.prefix,
+        shape.num_heads,
+        shape.num_kv_heads,
+        shape.head_dim,
+        window=shape.window,
+        dtype=shape.dtype,
+        kv_dtype=shape.kv_dtype,
+        silicon=machine.silicon,
+        kernel=kernel,
+    )
+
+
+def _decode_time(shape: AttentionDecodeShape, machine: Machine, kernel: AttentionDecodeKernel) -> KernelTime:
+    return attention_decode_time(
+        np.maximum(shape.batch, 1.0),
+        np.maximum(shape.kv_length, 1.0),
+        shape.num_heads,
+        shape.num_kv_heads,
+        shape.head_dim,
+        window=shape.window,
+        dtype=shape.dtype,
+        kv_dtype=shape.kv_dtype,
+        silicon=machine.silicon,
+        kernel=kernel,
+    )
+
+
+ATTENTION_PREFILL = Family(
+    kinds=("attention_prefill",),
+    shape=AttentionPrefillShape,
+    coefficients=AttentionPrefillKernel,
+    time=_prefill_time,
+    axes=("batch", "context", "num_heads", "num_kv_heads", "head_dim", "kv_length"),
+    table_dtype="dtype",
+    equation="max(host, launch + smooth_max(compute, memory)); compute = smooth_max(spread, critical) of blocks of "
+    "block + hypot(matrix, softmax), memory = bytes of queries, keys and values / bandwidth",
+    validity="heads of 64 and 128 elements, up to 16384 new tokens; sliding windows were not measured",
+    references=(
+        "T. Dao, FlashAttention-2, ICLR 2024, arXiv:2307.08691",
+        "J. Shah et al., FlashAttention-3, NeurIPS 2024, arXiv:2407.08608",
+    ),
+    theory="attention.md",
+)
+ATTENTION_DECODE = Family(
+    kinds=("attention_decode",),
+    shape=AttentionDecodeShape,
+    coefficients=AttentionDecodeKernel,
+    time=_decode_time,
+    axes=("batch", "num_heads", "num_kv_heads", "head_dim", "kv_length"),
+    table_dtype="kv_dtype",
+    equation="max(host, launch + smooth_max(stream, memory + tile + first)); "
+    "stream = rounds * (tile + first + (part - 1) * later), memory = KV and query bytes / bandwidth",
+    validity="heads of 64 and 128 elements, up to 131072 keys and 2048 sequences; all sequences of one length",
+    references=(
+        "T. Dao, D. Haziza, F. Massa, G. Sizov, Flash-Decoding, 2023 (splits of the keys)",
+        "W. Kwon et al., PagedAttention, SOSP 2023, arXiv:2309.06180 (pages)",
+    ),
+    theory="attention.md",
+)

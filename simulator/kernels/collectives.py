@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike
 
 from simulator.arrays import FloatArray
 from simulator.errors import ScenarioError
-from simulator.kernels.kernel import Fabric, KernelTime, smooth_max
+from simulator.kernels.family import Family
+from simulator.kernels.kernel import Fabric, KernelTime, Machine, smooth_max
 
 _S, _B, _HZ = {"unit": "s"}, {"unit": "B"}, {"unit": "Hz"}
 
@@ -51,10 +52,6 @@ class CollectiveKernel:
     scale_out_efficiency: float = 0.85
     clock: float = field(default=0.0, metadata=_HZ)
 
-
-AllGatherKernel = CollectiveKernel
-ReduceScatterKernel = CollectiveKernel
-AllToAllKernel = CollectiveKernel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,3 +234,144 @@ def _settle(seconds: FloatArray, terms: dict[str, FloatArray], ranks: FloatArray
     """Set the times of a single rank, which has nothing to exchange, to zero."""
     together = np.where(ranks > 1, 1.0, 0.0)
     return KernelTime(seconds=together * seconds, terms={name: together * term for name, term in terms.items()})
+
+
+def send_time(message_bytes: ArrayLike, ranks: ArrayLike, *, fabric: Fabric) -> KernelTime:
+    """Time a message from one rank to another: the next pipeline stage, outside the domain where the ranks fill it.
+
+    Parameters
+    ----------
+    message_bytes : array_like
+        What is sent [bytes].
+    ranks : array_like
+        Ranks of the instance [1]: links of the domain are used where they all fit in.
+    fabric : Fabric
+        The links.
+
+    Returns
+    -------
+    KernelTime
+        Terms: ``link``, ``latency``.
+
+    Notes
+    -----
+    ``latency + message_bytes / bandwidth`` at the datasheet's bandwidth.
+
+    References
+    ----------
+    .. [1] R. W. Hockney, "The communication challenge for MPP", Parallel Computing 20(3), 1994.
+
+    Examples
+    --------
+    >>> links = Fabric(domain=8, scale_up_bandwidth=450e9, scale_up_latency=1e-6,
+    ...                scale_out_bandwidth=50e9, scale_out_latency=5e-6)
+    >>> float(send_time(45e6, 8, fabric=links).seconds), float(send_time(45e6, 16, fabric=links).seconds)
+    (0.000101, 0.000905)
+    """
+    inside = np.asarray(ranks) <= fabric.domain
+    latency = np.where(inside, fabric.scale_up_latency, fabric.scale_out_latency)
+    bandwidth = np.where(inside, fabric.scale_up_bandwidth, fabric.scale_out_bandwidth)
+    link = np.asarray(message_bytes, dtype=np.float64) / bandwidth
+    return KernelTime(seconds=latency + link, terms={"link": link, "latency": latency + 0.0 * link})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectiveShape:
+    """A message [bytes], counted as the collective counts it, and the ranks among which it travels [1]."""
+
+    message_bytes: ArrayLike
+    ranks: ArrayLike
+
+
+_AXES = ("message_bytes", "ranks")
+_VALIDITY = "2 to 8 ranks of one domain were measured, 512 B to 512 MiB; nothing across domains"
+_REFERENCES = (
+    "R. Thakur, R. Rabenseifner, W. Gropp, Optimization of Collective Communication Operations in MPICH, "
+    "IJHPCA 19(1), 2005, doi:10.1177/1094342005051521",
+    "Z. Hu et al., Demystifying NCCL, 2025, arXiv:2507.04786",
+)
+_RING = "latency + link (+ scale_out across domains); latency = launch, hops and ramp of V, link = V / bandwidth"
+
+
+def _all_gather(shape: CollectiveShape, machine: Machine, kernel: CollectiveKernel) -> KernelTime:
+    return all_gather_time(shape.message_bytes, shape.ranks, fabric=machine.fabric, kernel=kernel)
+
+
+def _reduce_scatter(shape: CollectiveShape, machine: Machine, kernel: CollectiveKernel) -> KernelTime:
+    return reduce_scatter_time(shape.message_bytes, shape.ranks, fabric=machine.fabric, kernel=kernel)
+
+
+def _all_to_all(shape: CollectiveShape, machine: Machine, kernel: CollectiveKernel) -> KernelTime:
+    return all_to_all_time(shape.message_bytes, shape.ranks, fabric=machine.fabric, kernel=kernel)
+
+
+def _all_reduce(shape: CollectiveShape, machine: Machine, kernel: AllReduceKernel) -> KernelTime:
+    return all_reduce_time(shape.message_bytes, shape.ranks, fabric=machine.fabric, kernel=kernel)
+
+
+def _send(shape: CollectiveShape, machine: Machine, kernel: None) -> KernelTime:
+    return send_time(shape.message_bytes, shape.ranks, fabric=machine.fabric)
+
+
+ALL_GATHER = Family(
+    kinds=("all_gather",),
+    shape=CollectiveShape,
+    coefficients=CollectiveKernel,
+    time=_all_gather,
+    axes=_AXES,
+    equation=f"{_RING}; V = message * (n - 1) / n",
+    validity=_VALIDITY,
+    references=_REFERENCES,
+    theory="collectives.md",
+    off_together="collectives",
+)
+REDUCE_SCATTER = Family(
+    kinds=("reduce_scatter",),
+    shape=CollectiveShape,
+    coefficients=CollectiveKernel,
+    time=_reduce_scatter,
+    axes=_AXES,
+    equation=f"{_RING}; V = message * (n - 1) / n",
+    validity=_VALIDITY,
+    references=_REFERENCES,
+    theory="collectives.md",
+    off_together="collectives",
+)
+ALL_TO_ALL = Family(
+    kinds=("all_to_all",),
+    shape=CollectiveShape,
+    coefficients=CollectiveKernel,
+    time=_all_to_all,
+    axes=_AXES,
+    equation=f"{_RING}, beside the parts for other domains; V = message * (n - 1) / n",
+    validity=_VALIDITY,
+    references=_REFERENCES,
+    theory="collectives.md",
+    off_together="collectives",
+)
+ALL_REDUCE = Family(
+    kinds=("all_reduce",),
+    shape=CollectiveShape,
+    coefficients=AllReduceKernel,
+    time=_all_reduce,
+    axes=_AXES,
+    equation="least over the stack's backends of the least of ring (V = 2 S (n - 1) / n) and switch (V = S (1 + 1 / n)) "
+    "with the copy outside a graph, or of one shot (V = S (n - 1)) or two shots (V = 2 S (n - 1) / n) up to "
+    "direct_bytes; each latency + V / bandwidth, + scale_out across domains, no less than host",
+    validity=_VALIDITY,
+    references=(*_REFERENCES, "B. Klenk et al., In-Network Reduction, ISCA 2020, doi:10.1109/ISCA45697.2020.00085"),
+    theory="collectives.md",
+    off_together="collectives",
+    fastest=True,
+)
+SEND = Family(
+    kinds=("send",),
+    shape=CollectiveShape,
+    coefficients=None,
+    time=_send,
+    axes=_AXES,
+    equation="latency + message_bytes / bandwidth of the link to the next stage",
+    validity="a lone message at the datasheet's bandwidth; not measured",
+    references=("R. W. Hockney, The communication challenge for MPP, Parallel Computing 20(3), 1994",),
+    theory="collectives.md",
+)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike
 
-from simulator.kernels.kernel import KernelTime, Silicon
+from simulator.kernels.family import Family
+from simulator.kernels.kernel import KernelTime, Machine, Silicon
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,3 +48,27 @@ def elementwise_time(bytes_moved: ArrayLike, *, silicon: Silicon, kernel: Elemen
     """
     memory = np.asarray(bytes_moved, dtype=np.float64) / (silicon.memory_bandwidth * kernel.memory)
     return KernelTime(seconds=kernel.launch + memory, terms={"launch": kernel.launch + 0.0 * memory, "memory": memory})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ElementwiseShape:
+    """Bytes read plus bytes written [bytes]."""
+
+    bytes_moved: ArrayLike
+
+
+def _time(shape: ElementwiseShape, machine: Machine, kernel: ElementwiseKernel) -> KernelTime:
+    return elementwise_time(shape.bytes_moved, silicon=machine.silicon, kernel=kernel)
+
+
+ELEMENTWISE = Family(
+    kinds=("elementwise",),
+    shape=ElementwiseShape,
+    coefficients=ElementwiseKernel,
+    time=_time,
+    axes=("bytes_moved",),
+    equation="launch + bytes_moved / (memory_bandwidth * memory)",
+    validity="operands in memory: those that lie in the last-level cache come faster",
+    references=("S. Williams, A. Waterman, D. Patterson, Roofline, CACM 52(4), 2009, doi:10.1145/1498765.1498785",),
+    theory="elementwise.md",
+)

@@ -16,7 +16,8 @@ from numpy.typing import ArrayLike
 
 from simulator.arrays import FloatArray
 from simulator.errors import ScenarioError
-from simulator.kernels.kernel import Fabric, KernelTime, smooth_max
+from simulator.kernels.family import Family
+from simulator.kernels.kernel import Fabric, KernelTime, Machine, smooth_max
 
 _S = {"unit": "s"}
 
@@ -351,3 +352,52 @@ def _scale_up(n: FloatArray, d: FloatArray, fabric: Fabric) -> FloatArray:
         return np.asarray(fabric.scale_up_bandwidth + 0.0 * n, dtype=np.float64)
     reach = np.minimum((d - 1.0) / max(fabric.domain - 1.0, 1.0), 1.0)
     return np.asarray(fabric.scale_up_bandwidth * np.maximum(reach, 1e-12), dtype=np.float64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExchangeShape:
+    """Tokens on their way to experts or back: the arguments of :func:`dispatch_time`."""
+
+    tokens: ArrayLike
+    hidden: float
+    top_k: float
+    ranks: int
+    element_bytes: float
+    num_experts: int
+    max_nodes: int | None = None
+    max_rank_share: ArrayLike = 1.0
+    slices: int = 1
+
+
+def _time(shape: ExchangeShape, machine: Machine, kernel: ExchangeKernel) -> KernelTime:
+    return dispatch_time(
+        np.maximum(shape.tokens, 1.0),
+        hidden=shape.hidden,
+        top_k=shape.top_k,
+        ranks=shape.ranks,
+        element_bytes=shape.element_bytes,
+        num_experts=shape.num_experts,
+        max_nodes=shape.max_nodes,
+        max_rank_share=shape.max_rank_share,
+        slices=shape.slices,
+        fabric=machine.fabric,
+        kernel=kernel,
+    )
+
+
+EXCHANGE = Family(
+    kinds=("dispatch", "combine"),
+    shape=ExchangeShape,
+    coefficients=ExchangeKernel,
+    time=_time,
+    axes=("tokens", "hidden", "top_k", "num_experts", "ranks"),
+    equation="launch + smooth_max(start, smooth_max(smooth_max(scale_up, scale_out), units)) of the rank that receives "
+    "most; scale_up and scale_out = copies * hidden * element_bytes / rate of the link",
+    validity="one node of H100 was measured; what leaves the node follows published figures and the links' datasheets",
+    references=(
+        "DeepSeek-AI, DeepSeek-V3, 2024, arXiv:2412.19437 (forwarded and low-latency exchanges)",
+        "C. Hwang et al., Tutel, MLSys 2023, arXiv:2206.03382 (two-level all-to-all)",
+    ),
+    theory="expert-exchange.md",
+    off_together="exchange",
+)

@@ -8,9 +8,20 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from simulator.arrays import FloatArray
-from simulator.kernels.attention import dtype_bytes, full_rounds, matrix_peak, throttled
+from simulator.kernels.attention import full_rounds
 from simulator.kernels.elementwise import ElementwiseKernel, elementwise_time
-from simulator.kernels.kernel import CACHE_SPEED, KernelTime, Silicon, found_in_cache, smooth_max
+from simulator.kernels.family import Family
+from simulator.kernels.kernel import (
+    CACHE_SPEED,
+    KernelTime,
+    Machine,
+    Silicon,
+    dtype_bytes,
+    found_in_cache,
+    matrix_peak,
+    smooth_max,
+    throttled,
+)
 
 #: Tile candidates, rows x columns of C.
 TILES = ((64, 32), (64, 64), (64, 128), (128, 128), (64, 256), (128, 256), (256, 128))
@@ -228,3 +239,36 @@ def _fastest_tile(
         time = np.where(allowed, time, np.inf)
     fastest = np.argmin(time, axis=0)[None]
     return np.take_along_axis(time, fastest, 0)[0], np.take_along_axis(compute, fastest, 0)[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GemmShape:
+    """Shape of ``C[m, n] = A[m, k] B[k, n]`` [1] with weights B stored as ``dtype``."""
+
+    m: ArrayLike
+    n: ArrayLike
+    k: ArrayLike
+    dtype: str
+
+
+def _time(shape: GemmShape, machine: Machine, kernel: GemmKernel) -> KernelTime:
+    m, n, k = (np.maximum(side, 1.0) for side in (shape.m, shape.n, shape.k))
+    return gemm_time(m, n, k, dtype=shape.dtype, silicon=machine.silicon, kernel=kernel)
+
+
+GEMM = Family(
+    kinds=("gemm",),
+    shape=GemmShape,
+    coefficients=GemmKernel,
+    time=_time,
+    axes=("m", "n", "k"),
+    table_dtype="dtype",
+    equation="launch + min over tiles of (smooth_max(compute, memory) + exposed + split) + ragged + quantise; "
+    "compute = max(rounds * part, served), memory = bytes of A, B and C / bandwidth",
+    validity="m to 32768, n and k from 32 to 65536 on H100 and A100; a library's choice of tiles by name is not known",
+    references=(
+        "NVIDIA, Matrix Multiplication Background User's Guide (tile and wave quantisation)",
+        "M. Osama et al., Stream-K, PPoPP 2023, arXiv:2301.03598 (splitting the k axis)",
+    ),
+    theory="gemm.md",
+)

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hardware_profiles.errors import ProfileError
+from hardware_profiles.errors import ProfileError, nearest
 from hardware_profiles.schema import Quantity
 from simulator.arrays import FloatArray
 from workloads.models.dtypes import DTYPE_BYTES as DTYPE_BYTES
@@ -25,6 +25,11 @@ CACHE_SPEED = 1.8
 #: Working set, in cache sizes, below which data that was just used is found again, and above which none of it
 #: is: the cache is two partitions, and a scan that does not fit evicts what it will need next.
 CACHE_HOLDS = (0.67, 0.85)
+#: Time after which a busy chip lowers its clock to stay within its power limit [s].
+THROTTLE_TIME = 5e-4
+#: Arithmetic in which a storage dtype is multiplied where it is not of the same name: block scales change no
+#: arithmetic, and weight-only formats are widened to 16 bits first.
+ARITHMETIC: Mapping[str, str] = {"fp8_block": "fp8", "nvfp4": "fp4", "mxfp4": "bfloat16", "int4": "bfloat16"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,15 +72,25 @@ class Fabric:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What a kernel has under it: the processor that runs it, and the links over which its rank reaches others."""
+
+    silicon: Silicon
+    fabric: Fabric
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KernelTime:
     """Predicted time of a kernel [s] and the terms that it was made of [s], by name.
 
     Terms are what each bound alone would take (``compute``, ``memory``, ``launch``, ``link``, ``latency``); they
-    explain the time and need not add up to it.
+    explain the time and need not add up to it. ``imbalance_wait`` is what the slowest rank adds where ``seconds`` is
+    the time of the mean rank [s].
     """
 
     seconds: FloatArray
     terms: Mapping[str, FloatArray]
+    imbalance_wait: FloatArray | float = 0.0
 
 
 T = TypeVar("T")
@@ -122,3 +137,38 @@ def found_in_cache(size: FloatArray, silicon: Silicon) -> FloatArray:
     """Share [1] of a working set of ``size`` [bytes] that stays in the cache from one call to the next."""
     low, high = (share * silicon.cache for share in CACHE_HOLDS)
     return np.clip((high - size) / max(high - low, 1.0), 0.0, 1.0)
+
+
+def dtype_bytes(dtype: str) -> float:
+    """Bytes per element of a storage dtype [bytes]; unknown names are refused with the nearest one."""
+    if dtype not in DTYPE_BYTES:
+        raise ProfileError(f"unknown dtype {dtype!r}; {nearest(dtype, DTYPE_BYTES)}")
+    return DTYPE_BYTES[dtype]
+
+
+def matrix_peak(dtype: str, silicon: Silicon) -> float:
+    """Dense peak [FLOP/s] of the arithmetic that operands stored as ``dtype`` are multiplied in.
+
+    Raises
+    ------
+    ProfileError
+        The dtype is unknown, or the processor has no such arithmetic.
+
+    Examples
+    --------
+    >>> chip = Silicon(units=132, clock=1.8e9, peak={"bfloat16": 1e15, "fp8": 2e15}, memory_bandwidth=3e12, cache=5e7)
+    >>> matrix_peak("fp8_block", chip), matrix_peak("mxfp4", chip)
+    (2000000000000000.0, 1000000000000000.0)
+    """
+    dtype_bytes(dtype)
+    arithmetic = ARITHMETIC.get(dtype, dtype)
+    if silicon.peak.get(arithmetic, 0.0) <= 0.0:
+        have = ", ".join(sorted(name for name, rate in silicon.peak.items() if rate > 0))
+        raise ProfileError(f"dtype {dtype!r} needs {arithmetic} arithmetic, which the processor lacks; it has {have}")
+    return silicon.peak[arithmetic]
+
+
+def throttled(compute: FloatArray, throttle: float, silicon: Silicon) -> FloatArray:
+    """Stretch compute time [s] where it is long enough for the clock to fall."""
+    loss = (1.0 + throttle) / silicon.sustained - 1.0
+    return compute * (1.0 + loss * compute / (compute + THROTTLE_TIME))

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from hardware_profiles.errors import ProfileError, nearest
-from hardware_profiles.schema import Quantity
 from simulator.arrays import FloatArray
-from simulator.kernels.kernel import KernelTime, Silicon, coefficients, found_in_cache
-from workloads.models.spec import GatedDeltaNet, Mamba2
+from simulator.kernels.family import Family
+from simulator.kernels.kernel import KernelTime, Machine, Silicon, found_in_cache
 
 #: Tokens of one chunk of the chunked scans [1].
 CHUNK = 64.0
@@ -258,74 +256,84 @@ def mamba2_time(
     return scan_time(batch, seq_len, n_groups, nheads, d_state, head_dim, silicon=silicon, kernel=kernel, cached=cached)
 
 
-def linear_attention_time(
-    shape: Mapping[str, Any], kind: str, silicon: Silicon, kernels: Mapping[str, Mapping[str, Quantity]]
-) -> tuple[KernelTime, str, Mapping[str, Quantity]]:
-    """Time of the convolution and the scan of one linear-attention layer and phase.
-
-    Parameters
-    ----------
-    shape : Mapping
-        ``phase`` (``prefill`` or ``decode``), ``tokens``, ``batch`` [1], ``attention`` (the layer's
-        :class:`GatedDeltaNet` or :class:`Mamba2`) and ``tp``, the ranks that share its heads [1].
-    kind : str
-        ``gated_delta_net`` or ``mamba2``: the family of kernel tables.
-    silicon : Silicon
-        The processor.
-    kernels : Mapping
-        All kernel tables of the device.
-
-    Returns
-    -------
-    tuple
-        Time, name of the scan's kernel table, and its coefficients.
-    """
-    batch = np.maximum(np.asarray(shape["batch"], dtype=np.float64), 1.0)
-    seq_len = np.maximum(np.asarray(shape["tokens"], dtype=np.float64) / batch, 1.0)
-    prefill, layer, tp = shape["phase"] == "prefill", shape["attention"], float(shape["tp"])
-    if isinstance(layer, GatedDeltaNet):
-        keys, values = layer.num_key_heads / tp, layer.num_value_heads / tp
-        dims = (layer.key_head_dim, layer.value_head_dim)
-        scan = "chunk_gated_delta_rule" if prefill else "fused_recurrent_gated_delta_rule"
-        channels = 2.0 * keys * dims[0] + values * dims[1]
-    elif isinstance(layer, Mamba2):
-        keys, values = layer.num_groups / tp, layer.num_heads / tp
-        dims = (layer.state_size, layer.head_dim)
-        scan = "chunk_scan" if prefill else "state_update"
-        channels = values * dims[1] + 2.0 * keys * dims[0]
-    else:
-        raise ProfileError(f"linear attention of kind {type(layer).__name__}; allowed: GatedDeltaNet, Mamba2")
-    name, table = _table(f"{kind}.{scan}", kernels)
-    kernel = coefficients(ScanKernel, table, name)
-    time = scan_time(batch, seq_len, keys, values, *dims, silicon=silicon, kernel=kernel)
-    if layer.conv_kernel == 0:
-        return time, name, table
-    convolution, quantities = _table(f"{kind}.{'causal_conv1d_fn' if prefill else 'causal_conv1d_update'}", kernels)
-    mixed = causal_convolution_time(
-        batch,
-        seq_len,
-        channels,
-        width=layer.conv_kernel,
-        silicon=silicon,
-        kernel=coefficients(ConvolutionKernel, quantities, convolution),
-    )
-    terms = {"convolution": mixed.seconds, **time.terms}
-    return KernelTime(seconds=time.seconds + mixed.seconds, terms=terms), name, table
-
-
 def _moving(moved: FloatArray, silicon: Silicon, share: float, *, cached: bool) -> FloatArray:
     """Time to move bytes at a share of the bandwidth [s], faster for the part that the cache holds."""
     memory = moved / (silicon.memory_bandwidth * share)
     return memory * (1.0 - (1.0 - 1.0 / CACHE_SPEED) * found_in_cache(moved, silicon)) if cached else memory
 
 
-def _table(name: str, kernels: Mapping[str, Mapping[str, Quantity]]) -> tuple[str, Mapping[str, Quantity]]:
-    if name not in kernels:
-        raise ProfileError(f"the device has no coefficients of kernel {name!r}; {nearest(name, kernels)}")
-    return name, kernels[name]
-
-
 def _kernel(operation: str, kernels: Mapping[str, ConvolutionKernel | ScanKernel]) -> ConvolutionKernel | ScanKernel:
     if operation not in kernels:
         raise ProfileError(f"unknown linear-attention kernel {operation!r}; {nearest(operation, kernels)}")
     return kernels[operation]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConvolutionShape:
+    """A causal depthwise convolution: the arguments of :func:`causal_convolution_time`."""
+
+    batch: ArrayLike
+    seq_len: ArrayLike
+    channels: ArrayLike
+    width: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScanShape:
+    """A scan over matrix-valued states: the arguments of :func:`scan_time`."""
+
+    batch: ArrayLike
+    seq_len: ArrayLike
+    key_heads: ArrayLike
+    value_heads: ArrayLike
+    key_dim: ArrayLike
+    value_dim: ArrayLike
+
+
+def _convolution(shape: ConvolutionShape, machine: Machine, kernel: ConvolutionKernel) -> KernelTime:
+    return causal_convolution_time(
+        shape.batch, shape.seq_len, shape.channels, width=shape.width, silicon=machine.silicon, kernel=kernel
+    )
+
+
+def _scan(shape: ScanShape, machine: Machine, kernel: ScanKernel) -> KernelTime:
+    return scan_time(
+        shape.batch,
+        shape.seq_len,
+        shape.key_heads,
+        shape.value_heads,
+        shape.key_dim,
+        shape.value_dim,
+        silicon=machine.silicon,
+        kernel=kernel,
+    )
+
+
+_REFERENCES = (
+    "T. Dao, A. Gu, Transformers are SSMs (Mamba-2), ICML 2024, arXiv:2405.21060",
+    "S. Yang, J. Kautz, A. Hatamizadeh, Gated Delta Networks, ICLR 2025, arXiv:2412.06464",
+)
+CAUSAL_CONVOLUTION = Family(
+    kinds=("causal_convolution",),
+    shape=ConvolutionShape,
+    coefficients=ConvolutionKernel,
+    time=_convolution,
+    axes=("batch", "seq_len"),
+    equation="launch + batch * channels * (2 max(seq_len, sequence) + 2 width) * 2 bytes / bandwidth",
+    validity="up to 64 sequences of 32768 tokens, or one token of 1024; filters of four taps",
+    references=_REFERENCES,
+    theory="linear-attention.md",
+    substitutes=False,
+)
+SCAN = Family(
+    kinds=("gated_delta_net", "mamba2"),
+    shape=ScanShape,
+    coefficients=ScanKernel,
+    time=_scan,
+    axes=("batch", "seq_len"),
+    equation="launch + (vectors + snapshots + batch * states * state) / bandwidth + chunk * (chunks - 1)",
+    validity="up to 64 sequences of 32768 tokens, or one token of 1024; the scans of Mamba2 were not measured",
+    references=_REFERENCES,
+    theory="linear-attention.md",
+    substitutes=False,
+)

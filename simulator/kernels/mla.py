@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike
 
+from simulator.arrays import FloatArray
 from simulator.kernels.attention import (
     AttentionDecodeKernel,
     AttentionPrefillKernel,
     causal_time,
-    dtype_bytes,
-    matrix_peak,
     streaming_time,
 )
-from simulator.kernels.kernel import KernelTime, Silicon
+from simulator.kernels.family import Family
+from simulator.kernels.kernel import KernelTime, Machine, Silicon, dtype_bytes, matrix_peak
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,3 +180,106 @@ def mla_decode_time(
         cached=cached,
         key_time=key_time,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MlaPrefillShape:
+    """Causal latent attention of new tokens: the arguments of :func:`mla_prefill_time`.
+
+    ``dtype`` is that of the arithmetic and ``kv_dtype`` that of the latent cache.
+    """
+
+    batch: ArrayLike
+    context: ArrayLike
+    prefix: ArrayLike
+    num_heads: ArrayLike
+    kv_lora_rank: float
+    rope_dim: float
+    nope_dim: float
+    v_dim: float
+    dtype: str
+    kv_dtype: str
+
+    @property
+    def kv_length(self) -> FloatArray:
+        """Keys that the last new token attends to [tokens]."""
+        return np.asarray(self.context, dtype=np.float64) + np.asarray(self.prefix, dtype=np.float64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MlaDecodeShape:
+    """Latent attention of one token per sequence: the arguments of :func:`mla_decode_time`.
+
+    ``dtype`` is that of the arithmetic and ``kv_dtype`` that of the latent cache.
+    """
+
+    batch: ArrayLike
+    kv_length: ArrayLike
+    num_heads: ArrayLike
+    kv_lora_rank: float
+    rope_dim: float
+    dtype: str
+    kv_dtype: str
+
+
+def _prefill_time(shape: MlaPrefillShape, machine: Machine, kernel: MlaPrefillKernel) -> KernelTime:
+    return mla_prefill_time(
+        np.maximum(shape.batch, 1.0),
+        np.maximum(shape.context, 1.0),
+        shape.prefix,
+        shape.num_heads,
+        kv_lora_rank=shape.kv_lora_rank,
+        rope_dim=shape.rope_dim,
+        nope_dim=shape.nope_dim,
+        v_dim=shape.v_dim,
+        dtype=shape.dtype,
+        kv_dtype=shape.kv_dtype,
+        silicon=machine.silicon,
+        kernel=kernel,
+    )
+
+
+def _decode_time(shape: MlaDecodeShape, machine: Machine, kernel: MlaDecodeKernel) -> KernelTime:
+    return mla_decode_time(
+        np.maximum(shape.batch, 1.0),
+        np.maximum(shape.kv_length, 1.0),
+        shape.num_heads,
+        kv_lora_rank=shape.kv_lora_rank,
+        rope_dim=shape.rope_dim,
+        dtype=shape.dtype,
+        kv_dtype=shape.kv_dtype,
+        silicon=machine.silicon,
+        kernel=kernel,
+    )
+
+
+_REFERENCES = (
+    "DeepSeek-AI, DeepSeek-V2, 2024, arXiv:2405.04434 (latent attention and its absorbed form)",
+    "T. Dao, FlashAttention-2, ICLR 2024, arXiv:2307.08691",
+)
+MLA_PREFILL = Family(
+    kinds=("mla_prefill",),
+    shape=MlaPrefillShape,
+    coefficients=MlaPrefillKernel,
+    time=_prefill_time,
+    axes=("batch", "context", "num_heads", "kv_length"),
+    table_dtype="dtype",
+    equation="max(host, launch + smooth_max(compute, memory)); compute = smooth_max(spread, critical) of blocks of "
+    "block + hypot(matrix, softmax), memory = bytes of queries and of latent or expanded keys / bandwidth",
+    validity="up to 32768 tokens in the absorbed form; the expanded one takes the coefficients of grouped-query attention",
+    references=_REFERENCES,
+    theory="attention.md",
+)
+MLA_DECODE = Family(
+    kinds=("mla_decode",),
+    shape=MlaDecodeShape,
+    coefficients=MlaDecodeKernel,
+    time=_decode_time,
+    axes=("batch", "num_heads", "kv_length"),
+    table_dtype="kv_dtype",
+    equation="max(host, launch + smooth_max(stream, memory + tile + first)); stream = rounds * (tile + first + "
+    "(part - 1) * max(later, key_time)), memory = latent and query bytes / bandwidth, launch with the cast of the cache",
+    validity="latents of 512 + 64 elements, 1 to 128 heads; all sequences of one length",
+    references=_REFERENCES,
+    theory="attention.md",
+)

@@ -8,33 +8,23 @@ rows on the hottest rank cost time, fewer distinct experts touched save weight t
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hardware_profiles.errors import ProfileError, nearest
 from simulator.arrays import FloatArray
 from simulator.errors import ScenarioError
-from simulator.kernels.attention import throttled
 from simulator.kernels.expert_counts import balanced_counts as balanced_counts
 from simulator.kernels.expert_counts import power_law_counts as power_law_counts
-from simulator.kernels.kernel import DTYPE_BYTES, KernelTime, Silicon, smooth_max
+from simulator.kernels.expert_exchange import distinct
+from simulator.kernels.family import Family
+from simulator.kernels.kernel import DTYPE_BYTES, KernelTime, Machine, Silicon, matrix_peak, smooth_max, throttled
 
 #: Row tiles that grouped GEMM kernels are built with [rows].
 ROW_TILES = (16, 32, 64, 128)
 #: Bytes of an activation that no quantisation has touched (bfloat16) [bytes].
 ACTIVATION_BYTES = 2.0
-#: Arithmetic that a weight dtype is multiplied in; weight-only formats are multiplied in bfloat16.
-ARITHMETIC = {
-    "float32": "float32",
-    "bfloat16": "bfloat16",
-    "fp8": "fp8",
-    "fp8_block": "fp8",
-    "int8": "int8",
-    "mxfp4": "bfloat16",
-    "nvfp4": "fp4",
-    "int4": "bfloat16",
-}
 #: Inner extents that are no multiple of this many elements defeat vectorised loads.
 ALIGNMENT = 16
 
@@ -313,7 +303,7 @@ def _grouped_gemm(
     taken = kernel.whole_tiles * np.asarray(tile, dtype=np.float64) + (1.0 - kernel.whole_tiles) * filled
     rows = np.maximum(taken, kernel.minimum_rows * _intake(dtype, silicon, kernel))
     blocks = load.tiles * np.ceil(columns / kernel.tile_columns)
-    rate = peak_rate(dtype, silicon) * kernel.compute_efficiency
+    rate = matrix_peak(dtype, silicon) * kernel.compute_efficiency
     full = blocks / silicon.units
     waves = kernel.tail * np.ceil(full) + (1.0 - kernel.tail) * np.where(blocks > 0, np.maximum(full, 1.0), 0.0)
     compute = waves * 2.0 * rows * kernel.tile_columns * (depth + kernel.fill_depth) * silicon.units / rate
@@ -337,21 +327,97 @@ def _intake(dtype: str, silicon: Silicon, kernel: MoeKernel) -> float:
     """
     if kernel.unit_rate <= 0.0:
         return 1.0
-    return min(peak_rate(dtype, silicon) / (silicon.units * silicon.clock) / kernel.unit_rate, 1.0)
+    return min(matrix_peak(dtype, silicon) / (silicon.units * silicon.clock) / kernel.unit_rate, 1.0)
 
 
-def peak_rate(dtype: str, silicon: Silicon) -> float:
-    """Dense peak [FLOP/s] of the arithmetic that weights of ``dtype`` are multiplied in.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertsShape:
+    """The routed experts of a layer on every rank that shares them.
 
-    Raises
-    ------
-    ProfileError
-        The dtype is unknown, or the silicon has no such arithmetic.
+    Attributes
+    ----------
+    counts : array, shape (..., samples, ranks, local experts), or None
+        Tokens per expert slot [tokens]; ``None`` spreads them evenly.
+    num_tokens : array, shape (...)
+        Tokens over all ranks [tokens].
+    top_k, num_experts, ep : float, int, int
+        Experts per token that have weights, logical experts and ranks that share them [1].
+    hidden, intermediate, matrices : float
+        As for :func:`moe_time` [1].
+    exchanged : bool
+        Whether a rank finds in its input only the tokens that an exchange brought, or all of them.
+    dtype : str
+        Dtype of the expert weights.
     """
-    if dtype not in ARITHMETIC:
-        raise ProfileError(f"moe: unknown dtype {dtype!r}; {nearest(dtype, ARITHMETIC)}")
-    arithmetic = ARITHMETIC[dtype]
-    if arithmetic not in silicon.peak:
-        has = ", ".join(sorted(silicon.peak))
-        raise ProfileError(f"moe: weights of dtype {dtype!r} need {arithmetic} arithmetic; this processor has {has}")
-    return silicon.peak[arithmetic]
+
+    counts: FloatArray | None
+    num_tokens: FloatArray
+    top_k: float
+    num_experts: int
+    ep: int
+    hidden: float
+    intermediate: float
+    matrices: float
+    exchanged: bool
+    dtype: str
+
+    @property
+    def local_experts(self) -> int:
+        """Slots of a rank, redundant ones included where ranks are no divisor of the experts [1]."""
+        return -(-self.num_experts // self.ep)
+
+
+def rank_times(shape: ExpertsShape, machine: Machine, kernel: MoeKernel) -> KernelTime:
+    """Time the routed experts on every rank: seconds of shape (..., samples, ranks)."""
+    tokens, counts = np.maximum(shape.num_tokens, 1.0), shape.counts
+    if counts is None:
+        local = shape.local_experts
+        even = tokens * shape.top_k / (shape.ep * local)
+        counts = np.broadcast_to(even[..., None, None, None], (*even.shape, 1, 1, local))
+    received = counts.sum(axis=-1) * _ranks_needed(shape.top_k, shape.ep, shape.num_experts) if shape.exchanged else None
+    return moe_time(
+        counts,
+        num_tokens=tokens[..., None, None],
+        top_k=shape.top_k,
+        num_experts=shape.num_experts,
+        hidden=shape.hidden,
+        intermediate=shape.intermediate,
+        matrices=shape.matrices,
+        presented_tokens=received,
+        dtype=shape.dtype,
+        silicon=machine.silicon,
+        kernel=kernel,
+    )
+
+
+@lru_cache(maxsize=64)
+def _ranks_needed(top_k: float, ranks: int, experts: int) -> float:
+    """Ranks that a token needs, over its assignments [1]."""
+    return float(distinct(top_k, ranks, experts) / top_k)
+
+
+def _time(shape: ExpertsShape, machine: Machine, kernel: MoeKernel) -> KernelTime:
+    """Time the mean rank; the layer ends when the slowest rank does, and the others wait."""
+    time = rank_times(shape, machine, kernel)
+    mean = time.seconds.mean(axis=(-1, -2))
+    terms = {term: np.broadcast_to(v, time.seconds.shape).mean(axis=(-1, -2)) for term, v in time.terms.items()}
+    slowest = time.seconds.max(axis=-1).mean(axis=-1)
+    return KernelTime(seconds=mean, terms=terms, imbalance_wait=slowest - mean)
+
+
+MOE = Family(
+    kinds=("moe",),
+    shape=ExpertsShape,
+    coefficients=MoeKernel,
+    time=_time,
+    axes=("num_tokens", "hidden", "intermediate", "top_k", "num_experts", "ep"),
+    table_dtype="dtype",
+    equation="launch + smooth_max(compute_1, memory_1) + smooth_max(compute_2, memory_2) + passes of the mean rank; "
+    "compute = waves * row tiles / rate, memory = weights of the experts hit and rows / bandwidth",
+    validity="hidden 2048 to 7168, 8 to 512 experts, 1 to 16384 tokens, even to power-law routing; other libraries' heuristics are not known",
+    references=(
+        "T. Gale, D. Narayanan, C. Young, M. Zaharia, MegaBlocks, MLSys 2023, arXiv:2211.15841 (grouped products)",
+        "S. Williams, A. Waterman, D. Patterson, Roofline, CACM 52(4), 2009, doi:10.1145/1498765.1498785",
+    ),
+    theory="moe-kernels.md",
+)

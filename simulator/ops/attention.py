@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
 from simulator.arrays import FloatArray
-from simulator.ops.ir import Driver, Op, StepContext, all_reduce, collective, dtype_bytes, gemm, residual_norm, small
-from workloads.models.spec import Attention, GatedDeltaNet, GroupedQueryAttention, LatentAttention, Mamba2
+from simulator.kernels.attention import AttentionDecodeShape, AttentionPrefillShape
+from simulator.kernels.kernel import dtype_bytes
+from simulator.kernels.linear_attention import ConvolutionShape, ScanShape
+from simulator.kernels.mla import MlaDecodeShape, MlaPrefillShape
+from simulator.ops.ir import Op, StepContext, all_reduce, collective, gemm, residual_norm, small
+from workloads.models.spec import Attention, GatedDeltaNet, GroupedQueryAttention, LatentAttention, Mamba2, Phase
 
 
 def attention_ops(c: StepContext, attention: Attention, count: int) -> Iterator[Op]:
@@ -35,8 +40,6 @@ def _grouped_query_ops(c: StepContext, a: GroupedQueryAttention, count: int) -> 
         sums = c.tokens * 2 * dtype_bytes("float32")
         yield collective("qk_norm_all_reduce", "all_reduce", "all_reduce", count, sums, tp)
     yield small("rope_and_cache", count * passes, c.tokens, c.tokens * width * 2 * 2)
-    shape = {"num_heads": heads, "num_kv_heads": kv_heads, "head_dim": a.head_dim}
-    options = {"window": a.window, "kv_dtype": dtypes.kv_cache}
     new = c.prompt_length
     pairs = c.sequences * _causal_pairs(new, c.prefix, a.window)
     kv_row = 2 * kv_heads * a.head_dim * dtype_bytes(dtypes.kv_cache)
@@ -50,7 +53,17 @@ def _grouped_query_ops(c: StepContext, a: GroupedQueryAttention, count: int) -> 
         dtype=dtypes.activation,
         repeat=count,
         rows=c.prefill,
-        shape={"batch": c.sequences, "context": new, "prefix": c.prefix, **shape, **options},
+        shape=AttentionPrefillShape(
+            batch=c.sequences,
+            context=new,
+            prefix=c.prefix,
+            num_heads=heads,
+            num_kv_heads=kv_heads,
+            head_dim=a.head_dim,
+            window=a.window,
+            dtype=dtypes.activation,
+            kv_dtype=dtypes.kv_cache,
+        ),
         flops=4.0 * pairs * heads * a.head_dim,
         memory_bytes=c.prefill * width * 2 + c.sequences * (c.prefix + new) * kv_row,
     )
@@ -60,17 +73,20 @@ def _grouped_query_ops(c: StepContext, a: GroupedQueryAttention, count: int) -> 
         component="attention",
         driver="decode",
         family="attention_decode",
-        dtype=dtypes.kv_cache,
+        dtype=dtypes.activation,
         repeat=count,
         rows=c.decode,
         # Queries of one sequence share its keys and values as the heads of one group do.
-        shape={
-            "batch": c.decode_sequences,
-            "kv_length": c.context,
-            **shape,
-            "num_heads": heads * c.query_tokens,
-            **options,
-        },
+        shape=AttentionDecodeShape(
+            batch=c.decode_sequences,
+            kv_length=c.context,
+            num_heads=heads * c.query_tokens,
+            num_kv_heads=kv_heads,
+            head_dim=a.head_dim,
+            window=a.window,
+            dtype=dtypes.activation,
+            kv_dtype=dtypes.kv_cache,
+        ),
         flops=4.0 * c.decode * reach * heads * a.head_dim,
         memory_bytes=c.decode_sequences * reach * kv_row + c.decode * heads * a.head_dim * 4,
     )
@@ -134,17 +150,18 @@ def _latent_prefill(c: StepContext, a: LatentAttention, count: int, heads: float
         dtype=dtypes.activation,
         repeat=count,
         rows=c.prefill,
-        shape={
-            "batch": c.sequences,
-            "context": new,
-            "prefix": prefix,
-            "num_heads": heads,
-            "kv_lora_rank": a.kv_lora_rank,
-            "rope_dim": a.qk_rope_head_dim,
-            "nope_dim": a.qk_nope_head_dim,
-            "v_dim": a.v_head_dim,
-            "kv_dtype": dtypes.kv_cache,
-        },
+        shape=MlaPrefillShape(
+            batch=c.sequences,
+            context=new,
+            prefix=prefix,
+            num_heads=heads,
+            kv_lora_rank=a.kv_lora_rank,
+            rope_dim=a.qk_rope_head_dim,
+            nope_dim=a.qk_nope_head_dim,
+            v_dim=a.v_head_dim,
+            dtype=dtypes.activation,
+            kv_dtype=dtypes.kv_cache,
+        ),
         flops=2.0 * pairs * heads * (query + a.v_head_dim),
         memory_bytes=(c.prefill * (query + a.v_head_dim) + expanded * (query + a.v_head_dim)) * heads * 2,
     )
@@ -161,17 +178,18 @@ def _latent_decode(c: StepContext, a: LatentAttention, count: int, heads: float)
         component="attention",
         driver="decode",
         family="mla_decode",
-        dtype=dtypes.kv_cache,
+        dtype=dtypes.activation,
         repeat=count,
         rows=c.decode,
-        shape={
-            "batch": c.decode_sequences,
-            "kv_length": reach,
-            "num_heads": heads * c.query_tokens,
-            "kv_lora_rank": a.kv_lora_rank,
-            "rope_dim": a.qk_rope_head_dim,
-            "kv_dtype": dtypes.kv_cache,
-        },
+        shape=MlaDecodeShape(
+            batch=c.decode_sequences,
+            kv_length=reach,
+            num_heads=heads * c.query_tokens,
+            kv_lora_rank=a.kv_lora_rank,
+            rope_dim=a.qk_rope_head_dim,
+            dtype=dtypes.activation,
+            kv_dtype=dtypes.kv_cache,
+        ),
         flops=2.0 * c.decode * reach * heads * (latent + a.kv_lora_rank),
         memory_bytes=c.decode_sequences * reach * latent * dtype_bytes(dtypes.kv_cache) + c.decode * heads * latent * 4,
     )
@@ -179,37 +197,108 @@ def _latent_decode(c: StepContext, a: LatentAttention, count: int, heads: float)
 
 
 def _linear_attention_ops(c: StepContext, a: GatedDeltaNet | Mamba2, count: int) -> Iterator[Op]:
-    tp, hidden, dtypes = c.split.tp, c.model.hidden, c.model.dtypes
-    if isinstance(a, GatedDeltaNet):
-        keys = a.num_key_heads * a.key_head_dim / tp
-        inner = a.num_value_heads * a.value_head_dim / tp
-        width, conv = 2 * keys + 2 * inner + 2 * a.num_value_heads / tp, 2 * keys + inner
-        state = a.num_value_heads / tp * a.key_head_dim * a.value_head_dim
-    else:
-        inner = a.num_heads * a.head_dim / tp
-        conv = inner + 2 * a.num_groups * a.state_size / tp
-        width = inner + conv + a.num_heads / tp
-        state = inner * a.state_size
-    kind = "gated_delta_net" if isinstance(a, GatedDeltaNet) else "mamba2"
-    yield gemm("in_proj", count, c.tokens, width, hidden, dtypes.attention)
-    state_bytes = state * dtype_bytes(dtypes.state)
-    phases: tuple[tuple[str, Driver, FloatArray, FloatArray], ...] = (
-        ("prefill", "prefill", c.prefill, c.sequences),
-        ("decode", "decode", c.decode, c.decode_sequences),
-    )
-    for phase, driver, rows, sequences in phases:
-        yield Op(
-            name=f"{kind}_{phase}",
+    hidden, dtypes, layer = c.model.hidden, c.model.dtypes, _LinearLayer.of(a, c.split.tp)
+    yield gemm("in_proj", count, c.tokens, layer.width, hidden, dtypes.attention)
+    yield from _scan_ops(c, layer, count, "prefill", c.prefill, c.sequences)
+    yield from _scan_ops(c, layer, count, "decode", c.decode, c.decode_sequences)
+    yield small("gated_norm", count, c.tokens, c.tokens * layer.inner * 2 * 3)
+    yield gemm("out_proj", count, c.tokens, hidden, layer.inner, dtypes.attention)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _LinearLayer:
+    """What a rank holds of a linear-attention layer.
+
+    ``width`` columns of the input projection, ``inner`` elements of its output, ``channels`` and ``taps`` of the
+    convolution [1]; ``scan`` has the heads and their sizes, ``scans`` and ``convolutions`` name the kernels by phase.
+    """
+
+    kind: str
+    width: float
+    inner: float
+    channels: float
+    taps: int
+    keys: float
+    values: float
+    key_dim: int
+    value_dim: int
+    scans: Mapping[Phase, str]
+
+    @classmethod
+    def of(cls, a: GatedDeltaNet | Mamba2, tp: int) -> _LinearLayer:
+        if isinstance(a, GatedDeltaNet):
+            keys, values, dims = a.num_key_heads / tp, a.num_value_heads / tp, (a.key_head_dim, a.value_head_dim)
+            queries, inner = keys * a.key_head_dim, values * a.value_head_dim
+            width, kind = 2 * queries + 2 * inner + 2 * values, "gated_delta_net"
+            scans: Mapping[Phase, str] = {
+                "prefill": "chunk_gated_delta_rule",
+                "decode": "fused_recurrent_gated_delta_rule",
+            }
+        else:
+            keys, values, dims = a.num_groups / tp, a.num_heads / tp, (a.state_size, a.head_dim)
+            queries, inner = keys * a.state_size, values * a.head_dim
+            width, kind = 2 * inner + 2 * queries + values, "mamba2"
+            scans = {"prefill": "chunk_scan", "decode": "state_update"}
+        return cls(
             kind=kind,
+            width=width,
+            inner=inner,
+            channels=2 * queries + inner,
+            taps=a.conv_kernel,
+            keys=keys,
+            values=values,
+            key_dim=dims[0],
+            value_dim=dims[1],
+            scans=scans,
+        )
+
+
+_CONVOLUTIONS: Mapping[Phase, str] = {"prefill": "causal_conv1d_fn", "decode": "causal_conv1d_update"}
+
+
+def _scan_ops(
+    c: StepContext, layer: _LinearLayer, count: int, phase: Phase, rows: FloatArray, sequences: FloatArray
+) -> Iterator[Op]:
+    """Convolve and scan the tokens of one phase."""
+    batch = np.maximum(sequences, 1.0)
+    seq_len = np.maximum(rows / batch, 1.0)
+    states = layer.values * layer.key_dim * layer.value_dim
+    mixed = rows * layer.channels * 2 * 2
+    if layer.taps:
+        yield Op(
+            name=f"{layer.kind}_convolution_{phase}",
+            kind="causal_convolution",
             component="attention",
-            driver=driver,
-            family=kind,
-            dtype=dtypes.activation,
+            driver=phase,
+            family=layer.kind,
+            dtype=c.model.dtypes.activation,
+            backends=(_CONVOLUTIONS[phase],),
             repeat=count,
             rows=rows,
-            shape={"phase": phase, "tokens": rows, "batch": sequences, "hidden": hidden, "attention": a, "tp": tp},
-            flops=rows * (6.0 * state + 2.0 * a.conv_kernel * conv),
-            memory_bytes=rows * (conv + 2 * inner) * 2 * 2 + 2 * sequences * state_bytes,
+            shape=ConvolutionShape(batch=batch, seq_len=seq_len, channels=layer.channels, width=layer.taps),
+            flops=rows * 2.0 * layer.taps * layer.channels,
+            memory_bytes=mixed,
         )
-    yield small("gated_norm", count, c.tokens, c.tokens * inner * 2 * 3)
-    yield gemm("out_proj", count, c.tokens, hidden, inner, dtypes.attention)
+    yield Op(
+        name=f"{layer.kind}_{phase}",
+        kind=layer.kind,
+        component="attention",
+        driver=phase,
+        family=layer.kind,
+        dtype=c.model.dtypes.activation,
+        backends=(layer.scans[phase],),
+        repeat=count,
+        rows=rows,
+        shape=ScanShape(
+            batch=batch,
+            seq_len=seq_len,
+            key_heads=layer.keys,
+            value_heads=layer.values,
+            key_dim=layer.key_dim,
+            value_dim=layer.value_dim,
+        ),
+        flops=rows * 6.0 * states,
+        memory_bytes=rows * layer.inner * 2 * 2 * 2
+        + 2 * sequences * states * dtype_bytes(c.model.dtypes.state)
+        + (0.0 if layer.taps else mixed),
+    )

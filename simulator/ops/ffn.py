@@ -8,7 +8,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from simulator.arrays import FloatArray
-from simulator.ops.ir import Op, StepContext, all_reduce, collective, dtype_bytes, gemm, in_block, residual_norm, small
+from simulator.exchange import Way, dispatched_format
+from simulator.kernels.expert_exchange import ExchangeShape
+from simulator.kernels.kernel import dtype_bytes
+from simulator.kernels.moe import ExpertsShape
+from simulator.ops.ir import Op, StepContext, all_reduce, collective, gemm, in_block, residual_norm, small
 from workloads.models.dtypes import BLOCK_ELEMENTS
 from workloads.models.spec import DenseFFN, MoE
 
@@ -52,6 +56,7 @@ def routed_experts(c: StepContext, moe: MoE, count: int, expert_counts: FloatArr
     width = math.ceil(moe.intermediate / split.etp / block) * block
     weights = moe.matrices * hidden * width * dtype_bytes(dtypes.experts)
     touched = (moe.num_experts / split.ep) * (1 - (1 - active / moe.num_experts) ** c.group_tokens)
+    exchanged = split.exchanges_tokens and not c.stack.exchange_for(c.phase).gathers
     return Op(
         name="routed_experts",
         kind="moe",
@@ -59,20 +64,21 @@ def routed_experts(c: StepContext, moe: MoE, count: int, expert_counts: FloatArr
         driver="experts",
         family="moe",
         dtype=dtypes.experts,
+        backends=c.stack.expert_backends(c.phase, exchanged=exchanged),
         repeat=count,
         rows=c.group_tokens,
-        shape={
-            "counts": expert_counts,
-            "num_tokens": c.group_tokens,
-            "top_k": active,
-            "num_experts": moe.num_experts,
-            "ep": split.ep,
-            "hidden": hidden,
-            "intermediate": width,
-            "matrices": moe.matrices,
-            "exchanged": split.exchanges_tokens and c.stack.exchange != "all_gather",
-            "prefill": c.prefill > 0,
-        },
+        shape=ExpertsShape(
+            counts=expert_counts,
+            num_tokens=c.group_tokens,
+            top_k=active,
+            num_experts=moe.num_experts,
+            ep=split.ep,
+            hidden=hidden,
+            intermediate=width,
+            matrices=moe.matrices,
+            exchanged=exchanged,
+            dtype=dtypes.experts,
+        ),
         flops=2.0 * assignments * moe.matrices * hidden * width,
         memory_bytes=touched * weights + assignments * (2 * hidden + moe.matrices * width) * 2,
         block="experts",
@@ -86,44 +92,43 @@ def _router_ops(c: StepContext, moe: MoE, count: int) -> Iterator[Op]:
     yield small("top_k", count, c.tokens, c.tokens * choices * 4 * 2)
 
 
-def _exchange(c: StepContext, moe: MoE, count: int, direction: str) -> Iterator[Op]:
+def _exchange(c: StepContext, moe: MoE, count: int, way: Way) -> Iterator[Op]:
     """Tokens to their experts and back, where data-parallel ranks hold different tokens."""
     split, hidden = c.split, c.model.hidden
     if not split.exchanges_tokens:
         return
-    quantised = direction == "dispatch" and c.model.dtypes.experts in {"fp8", "fp8_block"}
-    element = 1.0 + 4.0 / 128 if quantised and c.stack.exchange != "all_gather" else 2.0
-    if c.stack.exchange == "all_gather":
-        kind = "all_gather" if direction == "dispatch" else "reduce_scatter"
+    exchange = c.stack.exchange_for(c.phase)
+    element = exchange.element_bytes(way, dispatched_format(c.model.dtypes.experts))
+    if exchange.gathers:
+        kind = "all_gather" if way == "dispatch" else "reduce_scatter"
         message = c.tokens * split.dp * hidden * element
-        yield collective(f"moe_{direction}", kind, direction, count, message, split.group)
+        yield collective(f"moe_{way}", kind, way, count, message, split.group)
         return
     # Each tensor-parallel peer holds the same tokens and sends its share of them, to every shard of an expert; where
     # the exchange is coordinated, to its counterpart among the shards, which then gather.
-    coordinated = c.stack.exchange == "coordinated"
-    tokens = c.tokens / split.tp * (1 if coordinated else split.etp)
+    tokens = c.tokens / split.tp * (1 if exchange.coordinated else split.etp)
     message = tokens * min(moe.top_k, split.ep) * hidden * element
     yield Op(
-        name=f"moe_{direction}",
-        kind=direction,
-        component=direction,
+        name=f"moe_{way}",
+        kind=way,
+        component=way,
         driver="tokens",
-        family=direction,
+        family=way,
         dtype=c.model.dtypes.experts,
+        backends=(exchange.name,),
         repeat=count,
         rows=tokens,
-        shape={
-            "tokens": tokens,
-            "hidden": hidden,
-            "top_k": moe.top_k,
-            "ranks": split.group,
-            "element_bytes": element,
-            "num_experts": moe.num_experts,
-            "max_nodes": moe.top_k_groups if moe.num_groups > 1 else None,
-            "max_rank_share": c.max_rank_share,
-            "slices": split.etp,
-            "prefill": c.prefill > 0,
-        },
+        shape=ExchangeShape(
+            tokens=tokens,
+            hidden=hidden,
+            top_k=moe.top_k,
+            ranks=split.group,
+            element_bytes=element,
+            num_experts=moe.num_experts,
+            max_nodes=moe.top_k_groups if moe.num_groups > 1 else None,
+            max_rank_share=c.max_rank_share,
+            slices=split.etp,
+        ),
         flops=np.zeros_like(tokens),
         memory_bytes=2 * message,
         message_bytes=message,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -10,10 +10,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from simulator.arrays import FloatArray
+from simulator.kernels.collectives import CollectiveShape
+from simulator.kernels.elementwise import ElementwiseShape
+from simulator.kernels.gemm import GemmShape
+from simulator.kernels.kernel import dtype_bytes
 from simulator.parallelism import Parallelism
 from simulator.stack import StackProfile
-from workloads.models.dtypes import DTYPE_BYTES
-from workloads.models.spec import ModelSpec
+from workloads.models.spec import ModelSpec, Phase
 
 Driver = Literal["tokens", "prefill", "decode", "logits", "experts"]
 Block = Literal["ends", "attention", "dense", "router", "dispatch", "experts", "shared", "combine"]
@@ -55,14 +58,18 @@ class Op:
         LM head, or the tokens of all ranks and where they go.
     block : {"ends", "attention", "dense", "router", "dispatch", "experts", "shared", "combine"}
         Which part of a layer it belongs to, or the ends of the model; what a schedule moves as one.
-    family, dtype : str
-        Kernel family and arithmetic dtype, from which the stack and the device choose coefficients.
+    family : str
+        First word of the kernel tables that it is priced from.
+    dtype : str
+        Arithmetic dtype: the format of the operands that it multiplies, or of what it moves.
+    backends : tuple of str
+        Kernel backends that run it, preferred first; those that the stack names for the family where empty.
     repeat : float
         Times per step on this rank [1].
     rows : array
         Tokens, sequences or bytes that it works on; where zero it does not run.
-    shape : Mapping of str to Any
-        Arguments of its kernel model.
+    shape : dataclass
+        Typed shape of its kernel family, see :mod:`simulator.kernels.families`.
     flops, memory_bytes, message_bytes : array
         Work [FLOP], device-memory traffic [bytes] and bytes sent per rank [bytes], of one repeat.
     """
@@ -75,11 +82,12 @@ class Op:
     dtype: str
     repeat: float
     rows: FloatArray
-    shape: Mapping[str, Any]
+    shape: Any
     flops: FloatArray
     memory_bytes: FloatArray
     message_bytes: FloatArray = field(default_factory=lambda: np.zeros(()))
     block: Block = "ends"
+    backends: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +113,11 @@ class StepContext:
         return self.decode_sequences * self.query_tokens
 
     @property
+    def phase(self) -> Phase:
+        """Phase whose kernels run it: that of prompts where every step has some."""
+        return "prefill" if np.all(self.prefill > 0) else "decode"
+
+    @property
     def prompt_length(self) -> FloatArray:
         """Mean new tokens of a prompt chunk; 0 where there is none [tokens]."""
         return np.divide(self.prefill, self.sequences, out=np.zeros_like(self.prefill), where=self.sequences > 0)
@@ -113,10 +126,6 @@ class StepContext:
 def in_block(block: Block, ops: Iterable[Op]) -> Iterator[Op]:
     """Say which part of a layer ops belong to."""
     return (replace(op, block=block) for op in ops)
-
-
-def dtype_bytes(dtype: str) -> float:
-    return DTYPE_BYTES[dtype]
 
 
 def gemm(name: str, repeat: float, m: FloatArray, n: float, k: float, dtype: str, driver: Driver = "tokens") -> Op:
@@ -130,7 +139,7 @@ def gemm(name: str, repeat: float, m: FloatArray, n: float, k: float, dtype: str
         dtype=dtype,
         repeat=repeat,
         rows=m,
-        shape={"m": m, "n": n, "k": k},
+        shape=GemmShape(m=m, n=n, k=k, dtype=dtype),
         flops=2.0 * m * n * k,
         memory_bytes=n * k * dtype_bytes(dtype) + 2.0 * m * (n + k),
     )
@@ -147,7 +156,7 @@ def small(name: str, repeat: float, rows: FloatArray, moved: FloatArray, driver:
         dtype="bfloat16",
         repeat=repeat,
         rows=rows,
-        shape={"bytes_moved": moved},
+        shape=ElementwiseShape(bytes_moved=moved),
         flops=np.zeros_like(rows),
         memory_bytes=moved,
     )
@@ -165,7 +174,7 @@ def collective(
         dtype="bfloat16",
         repeat=repeat,
         rows=message,
-        shape={"message_bytes": message, "ranks": ranks},
+        shape=CollectiveShape(message_bytes=message, ranks=ranks),
         flops=np.zeros_like(message),
         memory_bytes=2.0 * message,
         message_bytes=message,

@@ -145,6 +145,8 @@ class StepTables:
         What lies between the first and the last MoE layer.
     launches : float
         Kernels of a step [1].
+    kernels : frozenset of str
+        Kernel tables that the times were taken from.
     """
 
     tokens: FloatArray
@@ -161,6 +163,7 @@ class StepTables:
     blocks: dict[Phase, BlockTable]
     inside: Inside
     launches: float
+    kernels: frozenset[str]
 
     @property
     def exchanges(self) -> bool:
@@ -222,6 +225,7 @@ def compile_tables(
             for op in build_ops(model, split, cost.stack, StepShape(decode_sequences=1.0, decode_context=1.0))
             if op.rows > 0
         ),
+        kernels=_kernels(cost, model, split),
     )
 
 
@@ -301,6 +305,16 @@ def _token_tables(price: _Pricer, shape: StepShape, grid: FloatArray, where: Ins
     )
 
 
+def _kernels(cost: CostModel, model: ModelSpec, split: Parallelism) -> frozenset[str]:
+    """Name the kernel tables behind steps with and without prompts; one that the device lacks is told here."""
+    shapes = (
+        StepShape(decode_sequences=1.0, decode_context=1.0),
+        StepShape(prefill_tokens=1.0, prefill_sequences=1.0),
+    )
+    times = [time for shape in shapes for time in cost.times(build_ops(model, split, cost.stack, shape))]
+    return frozenset(table for time in times for table in time.compared if time.coefficients)
+
+
 def _token_grid(most: int) -> FloatArray:
     """Every count to 128, every eighth to 1024, and every sixty-fourth with the next: where tiles and waves step."""
     edges = np.arange(128, most, 64)
@@ -355,10 +369,6 @@ class ExpertTables(dict[Phase, ExpertLines]):
         super().__init__()
         self._parts = cost, model, split, routing
         self._most = most
-        # One token of each kind at once: a kernel that is missing is told now, and those in use are known.
-        orders: tuple[Phase, Phase] = ("prefill", "decode")
-        for order in orders:
-            _expert_lines(*self._parts, order, np.ones(1, dtype=np.int64))
 
     def __missing__(self, order: Phase) -> ExpertLines:
         """Price the lines of an order."""
@@ -423,7 +433,7 @@ def expert_seconds(
     """
     flat = counts.reshape(-1, *counts.shape[2:])
     op = build_experts(model, split, cost.stack, _experts_shape(split, tokens, prompt=prompt), flat)
-    return np.asarray(expert_times(cost, op)[0].seconds).reshape(counts.shape[:3])
+    return np.asarray(expert_times(cost, op).seconds).reshape(counts.shape[:3])
 
 
 def _experts_shape(split: Parallelism, tokens: float, *, prompt: bool) -> StepShape:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from simulator.arrays import FloatArray
 from simulator.errors import ScenarioError, nearest
+from simulator.exchange import EXCHANGES, WIRE_BYTES, Exchange, Way
 from simulator.hardware import Hardware
 from simulator.kernels.all_to_all import (
     exchange_stages,
@@ -19,7 +20,7 @@ from simulator.kernels.all_to_all import (
     reversed_stages,
     slowest,
 )
-from simulator.kernels.collectives import AllGatherKernel, CollectiveKernel, ReduceScatterKernel
+from simulator.kernels.collectives import CollectiveKernel
 from simulator.kernels.expert_exchange import ExchangeKernel, crowding, distinct, scale_out_peers
 from simulator.kernels.kernel import Fabric, KernelTime, coefficients, smooth_max
 from simulator.kernels.traffic import (
@@ -35,26 +36,10 @@ from simulator.schedule.flow import run_stages
 from simulator.stack import kernel_table
 from simulator.topology import CompiledTopology, build_topology, compile_topology, scale_out_alone
 
-Direction = Literal["dispatch", "combine"]
 Fidelity = Literal["closed", "flow"]
 GATHER = "all_gather"
-#: Algorithms in the order in which they are shown.
-ALGORITHMS = (
-    "all_to_all",
-    "all_to_all_2d",
-    "coordinated",
-    GATHER,
-    "deepep_normal",
-    "deepep_low_latency",
-    "deepep_low_latency_rdma",
-    "one_sided",
-    "fused",
-)
-#: Bytes per element of a dispatched token by format, scales included [bytes]: one float32 scale per 128 elements (fp8),
-#: one byte per 32 (mxfp8) or per 16 (nvfp4), one float32 per token (int8, negligible).
-WIRE_BYTES = {"bfloat16": 2.0, "fp8": 1.0 + 4 / 128, "mxfp8": 1.0 + 1 / 32, "nvfp4": 0.5 + 1 / 16, "int8": 1.0}
-#: Bytes per element of a combined result [bytes].
-COMBINE_BYTES = 2.0
+#: Algorithms in the order in which they are shown: exchanges that are one and the same in every phase.
+ALGORITHMS: Mapping[str, Exchange] = {name: exchange for name, exchange in EXCHANGES.items() if not exchange.modes}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +61,7 @@ class Exchanged:
     """
 
     algorithm: str
-    phase: Direction
+    phase: Way
     closed: float
     flow: float | None
     terms: dict[str, float]
@@ -168,16 +153,13 @@ def expected_traffic(
 
 def available(hardware: Hardware, ranks: int, slices: int = 1) -> tuple[str, ...]:
     """Algorithms that the device has a kernel for and that so many ranks can use."""
-    several = domains_of(ranks, hardware.fabric.domain) > 1
-    fitting = {
-        "all_to_all_2d": several,
-        "coordinated": slices > 1,
-        "one_sided": not several,
-        "fused": not several,
-        "deepep_low_latency_rdma": hardware.cluster is not None,
-    }
-    found = [name for name in ALGORITHMS if name == GATHER or f"dispatch.{name}" in hardware.kernels]
-    return tuple(name for name in found if fitting.get(name, True))
+    domains, cluster = domains_of(ranks, hardware.fabric.domain), hardware.cluster is not None
+    return tuple(
+        name
+        for name, exchange in ALGORITHMS.items()
+        if (exchange.gathers or f"dispatch.{name}" in hardware.kernels)
+        and exchange.usable(domains=domains, cluster=cluster, expert_shards=slices)
+    )
 
 
 def compare_exchanges(
@@ -205,7 +187,7 @@ def compare_exchanges(
     algorithms : sequence of str
         Which; all that are :func:`available` if none is named.
     dispatch_dtype : str
-        Format of dispatched tokens, a key of :data:`WIRE_BYTES`.
+        Format of dispatched tokens, a key of :data:`~simulator.exchange.WIRE_BYTES`.
     slices : int
         Ranks that share each expert [1].
     fidelity : {"closed", "flow"}
@@ -234,9 +216,11 @@ def compare_exchanges(
     rows: list[Exchanged] = []
     wanted = tuple(algorithms) or possible
     for done, name in enumerate(wanted):
-        sent = traffic(True) if name == "coordinated" else plain
-        for phase in ("dispatch", "combine"):
-            element = WIRE_BYTES[dispatch_dtype] if phase == "dispatch" and name != GATHER else COMBINE_BYTES
+        exchange = ALGORITHMS[name]
+        sent = traffic(True) if exchange.coordinated else plain
+        ways: tuple[Way, Way] = ("dispatch", "combine")
+        for phase in ways:
+            element = exchange.element_bytes(phase, dispatch_dtype)
             rows.append(_timed(hardware, layer, sent, name, phase, element, slices, network))
         if progress is not None:
             progress((done + 1) / len(wanted))
@@ -266,7 +250,7 @@ def _timed(
     layer: Layer,
     traffic: Traffic,
     name: str,
-    phase: Direction,
+    phase: Way,
     element: float,
     slices: int,
     network: _Networks | None,
@@ -317,7 +301,7 @@ def _overlap(closed: KernelTime, kernel: ExchangeKernel) -> float:
 def _links(
     network: _Networks,
     stages: tuple[FloatArray, ...],
-    phase: Direction,
+    phase: Way,
     kernel: ExchangeKernel,
     traffic: Traffic,
     payload: float,
@@ -343,12 +327,11 @@ def _links(
 
 
 def _gathered(
-    hardware: Hardware, layer: Layer, traffic: Traffic, phase: Direction, element: float, network: _Networks | None
+    hardware: Hardware, layer: Layer, traffic: Traffic, phase: Way, element: float, network: _Networks | None
 ) -> Exchanged:
     family = "all_gather" if phase == "dispatch" else "reduce_scatter"
-    kind = AllGatherKernel if phase == "dispatch" else ReduceScatterKernel
     table, values = kernel_table(hardware.kernels, family, ("nccl",), None, hardware.device.id)
-    kernel: CollectiveKernel = coefficients(kind, values, f"{hardware.device.id}: {table}")
+    kernel = coefficients(CollectiveKernel, values, f"{hardware.device.id}: {table}")
     time = gather_exchange_time(
         traffic, hidden=layer.hidden, element_bytes=element, fabric=hardware.fabric, kernel=kernel
     )

@@ -21,7 +21,7 @@ from simulator.deployment.inputs import scenario_hardware, scenario_model, scena
 from simulator.errors import InfeasibleScenario, ScenarioError
 from simulator.hardware import Hardware
 from simulator.kernels.all_to_all import exchange_time
-from simulator.kernels.expert_exchange import ExchangeKernel
+from simulator.kernels.expert_exchange import ExchangeKernel, ExchangeShape
 from simulator.kernels.traffic import Traffic, contiguous_homes, sliced_destinations, traffic_of
 from simulator.memory import require_fit
 from simulator.ops import Op, StepShape, build_ops
@@ -345,7 +345,7 @@ def _exchange(bench: _Bench, routing: ServedTokens, ops: Sequence[Op]) -> tuple[
     homes = home_ranks(routing.decode_order, split.group)
     windows = routing.window_tokens(bench.order, bench.tokens, bench.options.windows)
     layers = np.unique(np.linspace(0, routing.layers - 1, min(_EXCHANGE_LAYERS, routing.layers)).astype(np.int64))
-    kernels = [(op, _exchange_kernel(bench, op)) for op in ops]
+    kernels = [(op, bench.cost.lookups(op)[0].kernel) for op in ops]
     found, reached = [], []
     for tokens in windows:
         home = homes[tokens] if bench.order == "decode" else contiguous_homes(len(tokens), split.group)
@@ -379,21 +379,14 @@ def _far(traffic: Traffic) -> float:
     return float(away.sum())
 
 
-def _exchange_kernel(bench: _Bench, op: Op) -> ExchangeKernel:
-    mode = str(bench.stack.exchange)
-    if mode == "deepep":
-        mode = "deepep_normal" if bench.options.phase == "prefill" else "deepep_low_latency"
-    kernel: ExchangeKernel = bench.cost.kernel(ExchangeKernel, op.kind, None, (mode,))[0]
-    return kernel
-
-
 def _exchange_seconds(bench: _Bench, op: Op, kernel: ExchangeKernel, traffic: Traffic) -> float:
+    shape: ExchangeShape = op.shape
     time = exchange_time(
         traffic,
-        hidden=op.shape["hidden"],
-        element_bytes=op.shape["element_bytes"],
+        hidden=shape.hidden,
+        element_bytes=shape.element_bytes,
         fabric=bench.hardware.fabric,
         kernel=kernel,
-        num_experts=op.shape["num_experts"],
+        num_experts=shape.num_experts,
     )
     return float(np.max(time.seconds)) * op.repeat

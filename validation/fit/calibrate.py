@@ -24,7 +24,7 @@ from hardware_profiles.schema import Device, Quantity
 from simulator.cost.uncertainty import REGIMES, regime_numbers
 from simulator.errors import ProfileError
 from simulator.hardware import Hardware, load_hardware
-from simulator.kernels.attention import matrix_peak
+from simulator.kernels.kernel import matrix_peak
 from validation.accuracy import Accuracy, accuracy
 from validation.fit.fitting import FitError, write_kernels
 from validation.fit.residuals import residuals_of, write_residuals

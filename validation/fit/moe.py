@@ -16,8 +16,8 @@ import numpy as np
 
 from simulator.arrays import FloatArray, IntArray
 from simulator.hardware import load_hardware
-from simulator.kernels.kernel import Silicon
-from simulator.kernels.moe import MoeKernel, peak_rate
+from simulator.kernels.kernel import Silicon, matrix_peak
+from simulator.kernels.moe import MoeKernel
 from validation.accuracy import accuracy
 from validation.fit.fitting import fit, write_kernels
 from validation.kernels.held_out import SEED, split
@@ -118,7 +118,7 @@ def fit_table(
     """Fit one kernel to the chosen rows; return it, the coefficients at a bound and the share of anomalous rows."""
     _, backend, dtype = name.split(".")
     start, bounds = plan(backend, dtype, str(frame["version"].iloc[0]))
-    unit_rate = peak_rate(dtype, silicon) / (silicon.units * silicon.clock)
+    unit_rate = matrix_peak(dtype, silicon) / (silicon.units * silicon.clock)
     start = dataclasses.replace(start, clock=silicon.clock, unit_rate=unit_rate)
     measured = frame["latency_us"].to_numpy(dtype=np.float64) * 1e-6
     anomalous = 0.0

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from simulator.hardware import load_hardware
-from simulator.kernels.collectives import AllToAllKernel, all_to_all_time
+from simulator.kernels.collectives import CollectiveKernel, all_to_all_time
 from simulator.kernels.kernel import coefficients
 from validation.papers import published_all_to_all as published
 from validation.papers.papers import Case
@@ -27,7 +27,7 @@ def figures(case: Case) -> Mapping[str, float]:
 def aggregated_seconds(case: Case, gpus: int) -> float:
     """Exchange inside a node of what goes to ``gpus`` ranks; chunks that lie apart are copied one by one [s]."""
     hardware = load_hardware(published.DEVICE)
-    kernel = coefficients(AllToAllKernel, hardware.kernels["all_to_all.nccl"], hardware.device.id)
+    kernel = coefficients(CollectiveKernel, hardware.kernels["all_to_all.nccl"], hardware.device.id)
     domain = hardware.fabric.domain
     time = all_to_all_time(case.inputs["aggregated_bytes"], domain, fabric=hardware.fabric, kernel=kernel)
     scattered = gpus if gpus > domain else 0
