@@ -89,7 +89,7 @@ class StackProfile:
         return EXCHANGES[self.exchange].in_phase(phase)
 
     def expert_backends(self, phase: Phase, *, exchanged: bool) -> tuple[str, ...]:
-        """Return the kernels of routed experts, preferred first: those of a phase where an exchange sorts its tokens."""
+        """Return the kernels of routed experts, preferred first; an exchange that sorts tokens has kernels by phase."""
         plain = self.backends.get("moe", ())
         return (*self.backends.get(f"moe_{phase}", ()), *plain) if exchanged else plain
 

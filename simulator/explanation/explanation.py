@@ -23,6 +23,7 @@ from simulator.serving.plan import prompt_scenario
 from workloads.models.spec import Phase
 from workloads.requests.trace import RequestTrace
 
+
 def explain(
     scenario: Scenario,
     *,

@@ -53,7 +53,6 @@ class CollectiveKernel:
     clock: float = field(default=0.0, metadata=_HZ)
 
 
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AllReduceKernel(CollectiveKernel):
     """What belongs to an all-reduce: a ring, a reduction in the switch, and the direct kernels of serving engines.
@@ -309,7 +308,7 @@ def _all_reduce(shape: CollectiveShape, machine: Machine, kernel: AllReduceKerne
     return all_reduce_time(shape.message_bytes, shape.ranks, fabric=machine.fabric, kernel=kernel)
 
 
-def _send(shape: CollectiveShape, machine: Machine, kernel: None) -> KernelTime:
+def _send(shape: CollectiveShape, machine: Machine, _: None) -> KernelTime:
     return send_time(shape.message_bytes, shape.ranks, fabric=machine.fabric)
 
 
@@ -355,9 +354,9 @@ ALL_REDUCE = Family(
     coefficients=AllReduceKernel,
     time=_all_reduce,
     axes=_AXES,
-    equation="least over the stack's backends of the least of ring (V = 2 S (n - 1) / n) and switch (V = S (1 + 1 / n)) "
-    "with the copy outside a graph, or of one shot (V = S (n - 1)) or two shots (V = 2 S (n - 1) / n) up to "
-    "direct_bytes; each latency + V / bandwidth, + scale_out across domains, no less than host",
+    equation="fastest backend of the stack, each latency + V / bandwidth: the lesser of ring (V = 2 S (n - 1) / n) and "
+    "switch (V = S (1 + 1 / n)) with the copy outside a graph, or up to direct_bytes one shot (V = S (n - 1)) or two "
+    "(V = 2 S (n - 1) / n); + scale_out across domains, no less than host",
     validity=_VALIDITY,
     references=(*_REFERENCES, "B. Klenk et al., In-Network Reduction, ISCA 2020, doi:10.1109/ISCA45697.2020.00085"),
     theory="collectives.md",

@@ -266,7 +266,7 @@ MLA_PREFILL = Family(
     table_dtype="dtype",
     equation="max(host, launch + smooth_max(compute, memory)); compute = smooth_max(spread, critical) of blocks of "
     "block + hypot(matrix, softmax), memory = bytes of queries and of latent or expanded keys / bandwidth",
-    validity="up to 32768 tokens in the absorbed form; the expanded one takes the coefficients of grouped-query attention",
+    validity="absorbed: up to 32768 tokens; expanded: not measured, the coefficients of grouped-query attention",
     references=_REFERENCES,
     theory="attention.md",
 )
@@ -278,7 +278,7 @@ MLA_DECODE = Family(
     axes=("batch", "num_heads", "kv_length"),
     table_dtype="kv_dtype",
     equation="max(host, launch + smooth_max(stream, memory + tile + first)); stream = rounds * (tile + first + "
-    "(part - 1) * max(later, key_time)), memory = latent and query bytes / bandwidth, launch with the cast of the cache",
+    "(part - 1) * max(later, key_time)), memory = latent and query bytes / bandwidth, launch with the cast of it",
     validity="latents of 512 + 64 elements, 1 to 128 heads; all sequences of one length",
     references=_REFERENCES,
     theory="attention.md",

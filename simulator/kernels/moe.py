@@ -374,7 +374,7 @@ def rank_times(shape: ExpertsShape, machine: Machine, kernel: MoeKernel) -> Kern
         local = shape.local_experts
         even = tokens * shape.top_k / (shape.ep * local)
         counts = np.broadcast_to(even[..., None, None, None], (*even.shape, 1, 1, local))
-    received = counts.sum(axis=-1) * _ranks_needed(shape.top_k, shape.ep, shape.num_experts) if shape.exchanged else None
+    needed = _ranks_needed(shape.top_k, shape.ep, shape.num_experts)
     return moe_time(
         counts,
         num_tokens=tokens[..., None, None],
@@ -383,7 +383,7 @@ def rank_times(shape: ExpertsShape, machine: Machine, kernel: MoeKernel) -> Kern
         hidden=shape.hidden,
         intermediate=shape.intermediate,
         matrices=shape.matrices,
-        presented_tokens=received,
+        presented_tokens=counts.sum(axis=-1) * needed if shape.exchanged else None,
         dtype=shape.dtype,
         silicon=machine.silicon,
         kernel=kernel,
@@ -414,7 +414,7 @@ MOE = Family(
     table_dtype="dtype",
     equation="launch + smooth_max(compute_1, memory_1) + smooth_max(compute_2, memory_2) + passes of the mean rank; "
     "compute = waves * row tiles / rate, memory = weights of the experts hit and rows / bandwidth",
-    validity="hidden 2048 to 7168, 8 to 512 experts, 1 to 16384 tokens, even to power-law routing; other libraries' heuristics are not known",
+    validity="hidden 2048 to 7168, 8 to 512 experts, 1 to 16384 tokens, even to power-law routing",
     references=(
         "T. Gale, D. Narayanan, C. Young, M. Zaharia, MegaBlocks, MLSys 2023, arXiv:2211.15841 (grouped products)",
         "S. Williams, A. Waterman, D. Patterson, Roofline, CACM 52(4), 2009, doi:10.1145/1498765.1498785",

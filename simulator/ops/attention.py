@@ -30,8 +30,7 @@ def attention_ops(c: StepContext, attention: Attention, count: int) -> Iterator[
 def _grouped_query_ops(c: StepContext, a: GroupedQueryAttention, count: int) -> Iterator[Op]:
     tp, hidden, dtypes = c.split.tp, c.model.hidden, c.model.dtypes
     heads, kv_heads = a.num_heads / tp, max(a.num_kv_heads / tp, 1.0)
-    query = heads * a.head_dim * (2 if a.output_gate else 1)
-    width = query + 2 * kv_heads * a.head_dim
+    width = _projected(a, heads, kv_heads)
     yield gemm("qkv_proj", count, c.tokens, width, hidden, dtypes.attention)
     # A norm over all heads needs the sum of squares of every device before it can scale: no kernel fuses that.
     over_heads = a.qk_norm and a.qk_norm_per_head
@@ -40,7 +39,22 @@ def _grouped_query_ops(c: StepContext, a: GroupedQueryAttention, count: int) -> 
         sums = c.tokens * 2 * dtype_bytes("float32")
         yield collective("qk_norm_all_reduce", "all_reduce", "all_reduce", count, sums, tp)
     yield small("rope_and_cache", count * passes, c.tokens, c.tokens * width * 2 * 2)
-    new = c.prompt_length
+    yield from _grouped_query_attention(c, a, count, heads, kv_heads)
+    if a.output_gate:
+        yield small("output_gate", count, c.tokens, c.tokens * heads * a.head_dim * 2 * 3)
+    yield gemm("o_proj", count, c.tokens, hidden, heads * a.head_dim, dtypes.attention)
+
+
+def _projected(a: GroupedQueryAttention, heads: float, kv_heads: float) -> float:
+    """Elements per token that the input projection makes of so many heads: queries, their gate, keys and values [1]."""
+    return heads * a.head_dim * (2 if a.output_gate else 1) + 2 * kv_heads * a.head_dim
+
+
+def _grouped_query_attention(
+    c: StepContext, a: GroupedQueryAttention, count: int, heads: float, kv_heads: float
+) -> Iterator[Op]:
+    """Attend, prompts and decoded tokens apart, with so many query and KV heads on this rank."""
+    dtypes, new = c.model.dtypes, c.prompt_length
     pairs = c.sequences * _causal_pairs(new, c.prefix, a.window)
     kv_row = 2 * kv_heads * a.head_dim * dtype_bytes(dtypes.kv_cache)
     reach = np.minimum(c.context, a.window) if a.window else c.context
@@ -65,7 +79,7 @@ def _grouped_query_ops(c: StepContext, a: GroupedQueryAttention, count: int) -> 
             kv_dtype=dtypes.kv_cache,
         ),
         flops=4.0 * pairs * heads * a.head_dim,
-        memory_bytes=c.prefill * width * 2 + c.sequences * (c.prefix + new) * kv_row,
+        memory_bytes=c.prefill * _projected(a, heads, kv_heads) * 2 + c.sequences * (c.prefix + new) * kv_row,
     )
     yield Op(
         name="attention_decode",
@@ -90,9 +104,6 @@ def _grouped_query_ops(c: StepContext, a: GroupedQueryAttention, count: int) -> 
         flops=4.0 * c.decode * reach * heads * a.head_dim,
         memory_bytes=c.decode_sequences * reach * kv_row + c.decode * heads * a.head_dim * 4,
     )
-    if a.output_gate:
-        yield small("output_gate", count, c.tokens, c.tokens * heads * a.head_dim * 2 * 3)
-    yield gemm("o_proj", count, c.tokens, hidden, heads * a.head_dim, dtypes.attention)
 
 
 def _causal_pairs(new: FloatArray, prefix: FloatArray, window: int | None) -> FloatArray:

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from simulator.arrays import FloatArray
+from simulator.kernels.kernel import dtype_bytes
 from simulator.ops.attention import attention_ops
 from simulator.ops.ffn import dense_ffn_ops, moe_ops, routed_experts
-from simulator.kernels.kernel import dtype_bytes
 from simulator.ops.ir import Op, StepContext, StepShape, collective, gemm, in_block, residual_norm, small
 from simulator.parallelism import Parallelism
 from simulator.stack import StackProfile

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from simulator.cost.model import CostModel
+from simulator.exchange import EXCHANGES
 from simulator.hardware import load_hardware
 from simulator.ops import StepShape, build_ops
 from simulator.parallelism import Parallelism
-from simulator.stack import EXCHANGES, load_stack
+from simulator.stack import load_stack
 from workloads.models.library import load_model
 
 MODEL = load_model("deepseek-v3")

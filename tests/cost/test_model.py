@@ -233,9 +233,11 @@ def test_a_kernel_that_no_table_describes_is_named() -> None:
         bare.time(next(op for op in ops if op.kind == "gemm"))
 
 
-def test_the_tables_that_were_used_are_known() -> None:
-    cost = model_of("gpt-oss-20b")
-    assert not cost.used
-    cost.times(build_ops(load_model("gpt-oss-20b"), Parallelism(), cost.stack, shape_of("decode", 4, 100)))
-    assert {name.split(".")[0] for name in cost.used} >= {"gemm", "moe", "attention_decode", "elementwise"}
-    assert cost.used <= cost.hardware.kernels.keys()
+def test_a_price_names_the_tables_that_it_compared() -> None:
+    cost = model_of("llama-3.1-8b")
+    split, shape = CASES["llama-3.1-8b"][1], shape_of("decode", 4, 100)
+    times = cost.times(build_ops(load_model("llama-3.1-8b"), split, cost.stack, shape))
+    reduced = next(time for time in times if time.op.kind == "all_reduce")
+    assert set(reduced.compared) == {f"all_reduce.{backend}" for backend in cost.stack.backends["all_reduce"]}
+    assert all(time.table in time.compared for time in times)
+    assert {table for time in times for table in time.compared} <= cost.hardware.kernels.keys()

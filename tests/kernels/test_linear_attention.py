@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -9,26 +10,27 @@ import numpy as np
 import pytest
 
 from hardware_profiles.errors import ProfileError
+from simulator.cost.model import CostModel, OpTime
 from simulator.hardware import load_hardware
 from simulator.kernels.kernel import coefficients
 from simulator.kernels.linear_attention import (
     ConvolutionKernel,
     ScanKernel,
     gated_delta_net_time,
-    linear_attention_time,
     mamba2_time,
     scan_time,
 )
+from simulator.ops import StepShape, build_ops
+from simulator.parallelism import Parallelism
+from simulator.stack import load_stack
 from validation.fit.dense import judge, tables_of
 from validation.kernels.dense_rows import FAMILIES
-from workloads.models.spec import GatedDeltaNet, Mamba2
+from workloads.models.library import load_model
 
 KERNELS = Path(__file__).parents[2].parent / "shared" / "measurements" / "kernels"
 measured = pytest.mark.skipif(not KERNELS.is_dir(), reason="the shared kernel measurements are not here")
 HARDWARE = load_hardware("h100-sxm")
 H100 = HARDWARE.silicon
-LAYER = GatedDeltaNet(num_key_heads=16, num_value_heads=32, key_head_dim=128, value_head_dim=128, conv_kernel=4)
-MAMBA = Mamba2(num_heads=128, head_dim=64, state_size=128, num_groups=8, conv_kernel=4)
 
 
 def kernel_of(name: str) -> ConvolutionKernel | ScanKernel:
@@ -72,20 +74,29 @@ def test_mamba2_convolves_its_groups_matrices_too() -> None:
     assert many / few == pytest.approx(1 + 2 * 8 * 128 / (64 * 64), rel=0.01)
 
 
-@pytest.mark.parametrize(("layer", "kind"), [(LAYER, "gated_delta_net"), (MAMBA, "mamba2")])
+@pytest.mark.parametrize("name", ["qwen3.5-397b", "nemotron-3-nano"])
 @pytest.mark.parametrize("phase", ["prefill", "decode"])
-def test_a_layer_costs_its_convolution_and_its_scan(layer: GatedDeltaNet | Mamba2, kind: str, phase: str) -> None:
-    tokens = np.array([64.0, 512.0]) * (1024 if phase == "prefill" else 1)
-    shape = {"phase": phase, "tokens": tokens, "batch": np.array([64.0, 512.0]), "attention": layer, "tp": 1}
-    time, name, table = linear_attention_time(shape, kind, H100, HARDWARE.kernels)
-    assert name in HARDWARE.kernels
-    assert table is HARDWARE.kernels[name]
-    assert np.all(time.seconds > time.terms["convolution"])
-    assert np.all(
-        time.seconds < time.terms["convolution"] + sum(v for k, v in time.terms.items() if k != "convolution") * 1.01
+def test_a_layer_costs_its_convolution_and_its_scan(name: str, phase: str) -> None:
+    tokens = np.array([64.0, 512.0])
+    shape = (
+        StepShape(decode_sequences=tokens, decode_context=500.0)
+        if phase == "decode"
+        else StepShape(prefill_tokens=tokens * 1024, prefill_sequences=tokens)
     )
-    half, _, _ = linear_attention_time({**shape, "tp": 2}, kind, H100, HARDWARE.kernels)
-    assert np.all(half.seconds < time.seconds)
+    cost = CostModel(hardware=HARDWARE, stack=load_stack("vllm"))
+
+    def mixers(tp: int) -> list[OpTime]:
+        ops = build_ops(load_model(name), Parallelism(tp=tp), cost.stack, shape)
+        found = [op for op in ops if op.kind in {"causal_convolution", "gated_delta_net", "mamba2"}]
+        return [cost.time(op) for op in found if np.all(op.rows > 0)]
+
+    convolution, scan = mixers(1)
+    assert convolution.table == f"{scan.op.kind}.causal_conv1d_{'update' if phase == 'decode' else 'fn'}"
+    assert scan.table.startswith(f"{scan.op.kind}.")
+    assert np.all(convolution.op.flops < scan.op.flops)
+    for whole, half in zip((convolution, scan), mixers(2), strict=True):
+        assert np.all(half.seconds < whole.seconds)
+        assert half.op.memory_bytes == pytest.approx(whole.op.memory_bytes / 2)
 
 
 def test_an_unknown_operation_names_the_nearest_one() -> None:
@@ -95,10 +106,14 @@ def test_an_unknown_operation_names_the_nearest_one() -> None:
         )
 
 
-def test_a_device_without_the_kernel_says_which_it_lacks() -> None:
-    shape = {"phase": "decode", "tokens": 1, "batch": 1, "attention": LAYER, "tp": 1}
+def test_a_device_without_the_kernel_says_which_it_lacks_though_it_has_others_of_the_family() -> None:
+    kept = {name: table for name, table in HARDWARE.kernels.items() if "fused_recurrent" not in name}
+    cost = CostModel(hardware=dataclasses.replace(HARDWARE, kernels=kept), stack=load_stack("vllm"))
+    ops = build_ops(
+        load_model("qwen3.5-397b"), Parallelism(), cost.stack, StepShape(decode_sequences=1.0, decode_context=1.0)
+    )
     with pytest.raises(ProfileError, match=r"no coefficients of kernel 'gated_delta_net\.fused_recurrent"):
-        linear_attention_time(shape, "gated_delta_net", H100, {})
+        cost.times(ops)
 
 
 @measured

@@ -139,7 +139,7 @@ def test_unknown_dtype_names_the_nearest_one() -> None:
 
 def test_missing_arithmetic_is_named() -> None:
     a100 = load_hardware("a100-sxm").silicon
-    with pytest.raises(ProfileError, match="'fp8_block' need fp8 arithmetic"):
+    with pytest.raises(ProfileError, match="'fp8_block' needs fp8 arithmetic"):
         seconds([1], 1, silicon=a100, dtype="fp8_block")
 
 

@@ -110,7 +110,7 @@ def test_every_copy_that_is_dispatched_is_combined(exchange: str, split: Paralle
     tokens = np.array([1.0, 64.0, 4000.0])
     ops = {op.name: op for op in ops_of(DEEPSEEK, StepShape(decode_sequences=tokens), split, exchange)}
     there, back = ops["moe_dispatch"], ops["moe_combine"]
-    element = there.shape.get("element_bytes", 2.0)
+    element = getattr(there.shape, "element_bytes", 2.0)
     np.testing.assert_allclose(there.message_bytes / element, back.message_bytes / 2.0, rtol=1e-12)
     assert there.repeat == back.repeat == len(DEEPSEEK.moe_layers)
     assert (there.message_bytes > 0).all()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from simulator.arrays import FloatArray
+from simulator.exchange import PLAIN_BYTES, WIRE_BYTES
 from simulator.hardware import Hardware
 from simulator.kernels.collectives import (
     AllReduceKernel,
@@ -29,7 +30,7 @@ NODE = 8
 #: Bytes per element of the NCCL tables' dtypes [bytes].
 ELEMENT = {"half": 2.0, "int8": 1.0, "bfloat16": 2.0}
 #: Bytes per element of a dispatched fp8 activation with one float32 scale per 128, and of a combined one [bytes].
-PAYLOAD = {"dispatch": 1.0 + 4.0 / 128.0, "combine": 2.0}
+PAYLOAD = {"dispatch": WIRE_BYTES["fp8"], "combine": PLAIN_BYTES}
 #: Collectives that go around a ring or in pairs, as the rows name them: their kernel family and its model.
 RINGS: Mapping[str, tuple[str, Callable[..., KernelTime]]] = {
     "all_gather": ("all_gather", all_gather_time),

@@ -184,7 +184,7 @@ def broken(rows: pd.DataFrame, how: str) -> pd.DataFrame:
         ("empty", "empty table"),
         ("nan", "row 3: latency_us is nan"),
         ("negative", "row 3: latency_us is -2"),
-        ("dtype", "dtype 'int4x' needs int4x arithmetic, which the device lacks"),
+        ("dtype", "unknown dtype 'int4x'; did you mean 'int4'"),
     ],
 )
 def test_a_bad_table_is_one_message_and_exit_code_2(tmp_path: Path, how: str, told: str) -> None:
