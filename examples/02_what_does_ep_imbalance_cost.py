@@ -35,7 +35,7 @@ for name, overrides in CASES.items():
     busy = sum(seconds for part, seconds in result.breakdown.items() if part != "idle")
     print(
         f"{name:27}"
-        f"{result.summary.imbalance_mean:9.3g}"
+        f"{result.summary.rank_imbalance_mean:9.3g}"
         f"{result.breakdown['imbalance_wait'] / busy:10.1%}"
         f"{result.summary.output_tokens_per_s_per_gpu:22.4g}"
     )

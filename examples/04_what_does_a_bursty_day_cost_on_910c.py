@@ -11,7 +11,7 @@ from simulator.errors import MoesimError
 DAY = Scenario.load(Path(__file__).with_name("elastic-day-ascend-910c.toml"))
 WAYS = {
     "cold restart": ("elastic.mechanism=cold_restart",),
-    "replicas": ("elastic.mechanism=horizontal",),
+    "more instances": ("elastic.mechanism=horizontal",),
     "new devices": ("elastic.mechanism=vertical_new",),
     "same devices": ("elastic.mechanism=colocated",),
     "elastic": ("elastic.mechanism=elastic",),

@@ -119,4 +119,4 @@ with tempfile.TemporaryDirectory() as folder:
     )
     for name, changed in (("captured", scenario), ("uniform", scenario.override("routing.kind=uniform"))):
         result = simulate(changed)
-        print(f"{name:9} routing: imbalance over 4 ranks {result.summary.imbalance_mean:.2f}")
+        print(f"{name:9} routing: imbalance over 4 ranks {result.summary.rank_imbalance_mean:.2f}")

@@ -85,8 +85,8 @@ def _state(s: Summary) -> list[tuple[str, str]]:
         ("utilisation", (s.mfu, percent, "of peak FLOP/s (MFU)"), (s.mbu, percent, "of memory bandwidth (MBU)")),
         (
             "rank imbalance",
-            (s.imbalance_mean, number, "on average"),
-            (s.imbalance_p99, number, "at p99 (most loaded rank over mean)"),
+            (s.rank_imbalance_mean, number, "on average"),
+            (s.rank_imbalance_p99, number, "at p99 (most loaded rank over mean)"),
         ),
         (
             "expert imbalance",

@@ -16,6 +16,7 @@ from simulator.errors import InfeasibleScenario, MoesimError, ScenarioError
 from simulator.export.files import check_output_folder
 from simulator.results.values import Result, Scaling
 from simulator.scenario import Scenario
+from simulator.scenario.features import asks
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,7 +50,7 @@ def answer_scale(scenario: Scenario, *, compare: bool, out: Path | None, as_json
             raise ScenarioError("--out: one result goes into a folder; leave out --compare")
         _answer_comparison(scenario, as_json=as_json, progress=progress)
         return
-    if scenario.elastic.mechanism == "none":
+    if not asks(scenario, "elastic"):
         raise ScenarioError(
             f"{scenario.name}: elastic.mechanism: nothing scales; choose one of {', '.join(MECHANISMS)}, "
             "as in --set elastic.mechanism=elastic, or --compare"

@@ -358,8 +358,8 @@ def _summary(
         preemptions=0,
         mfu=work.flops * scale / capacity.peak,
         mbu=work.memory_bytes * scale / capacity.memory_bandwidth,
-        imbalance_mean=float(state.steps["imbalance"][0]),
-        imbalance_p99=_NAN,
+        rank_imbalance_mean=float(state.steps["imbalance"][0]),
+        rank_imbalance_p99=_NAN,
         expert_imbalance_mean=spread[0],
         active_experts_mean=spread[1],
     )

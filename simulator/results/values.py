@@ -72,8 +72,8 @@ class Summary:
     preemptions: int
     mfu: float
     mbu: float
-    imbalance_mean: float
-    imbalance_p99: float
+    rank_imbalance_mean: float
+    rank_imbalance_p99: float
     expert_imbalance_mean: float = float("nan")
     active_experts_mean: float = float("nan")
     prefix_hits: float = float("nan")

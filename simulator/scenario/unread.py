@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from simulator.scenario import Scenario
+from simulator.scenario.features import asks
 
 _SKEWED = ("zipf", "power_law", "domain", "sticky", "drifting")
 _GENERATED = (*_SKEWED, "uniform", "dirichlet", "fitted")
@@ -84,14 +85,14 @@ def _of_routing(scenario: Scenario) -> Iterator[tuple[str, str]]:
 
 def _of_serving(scenario: Scenario) -> Iterator[tuple[str, str]]:
     split, placement, apart = scenario.parallelism, scenario.placement, scenario.disaggregation
-    if not apart.enabled:
+    if not asks(scenario, "disaggregation"):
         yield "disaggregation", "disaggregation.enabled is false"
     if scenario.prefix_cache.kind != "shared":
         yield "prefix_cache.store", "only prefix_cache.kind = 'shared' has a pool"
-    if not scenario.speculation.draft_tokens:
+    if not asks(scenario, "speculation"):
         yield "speculation", "speculation.draft_tokens is 0"
     entries = apart.prefill.instances if apart.enabled else split.instances
-    if scenario.elastic.mechanism == "none":
+    if not asks(scenario, "elastic"):
         if max(split.dp, apart.prefill.dp if apart.enabled else 1) == 1:
             yield "stack.exchange", "no tokens travel to experts with parallelism.dp = 1"
         if entries == 1:
@@ -100,10 +101,10 @@ def _of_serving(scenario: Scenario) -> Iterator[tuple[str, str]]:
             yield "placement.replica_routing", "no expert has a replica (placement.redundant_slots)"
         if max(split.ep, apart.prefill.ep if apart.enabled else 1) == 1:
             yield "placement.policy", "every rank holds all experts (parallelism.ep = 1)"
-    if scenario.prefix_cache.kind == "none" and scenario.stack.balancer == "cache_aware":
+    if not asks(scenario, "prefix_cache") and scenario.stack.balancer == "cache_aware":
         yield "stack.balancer", "without a prefix cache, cache_aware is least_loaded"
     rebalance = placement.rebalance
-    if not rebalance.active:
+    if not asks(scenario, "rebalance"):
         yield "placement.rebalance", "without a time or steps between two (every, every_steps) nothing moves"
     elif rebalance.policy is not None:
         yield "placement.policy", "placement.rebalance begins with linear and goes on with a policy of its own"
@@ -113,7 +114,7 @@ def _of_serving(scenario: Scenario) -> Iterator[tuple[str, str]]:
 
 def _of_elastic(scenario: Scenario) -> Iterator[tuple[str, str]]:
     elastic = scenario.elastic
-    if elastic.mechanism == "none":
+    if not asks(scenario, "elastic"):
         yield "elastic", "elastic.mechanism is 'none'; 'moesim scale --compare' plays all of them"
         return
     if elastic.mechanism != "elastic":

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from simulator.deployment.deployment import Deployment, deploy
 from simulator.errors import ScenarioError
 from simulator.scenario import Scenario
+from simulator.scenario.features import asks
 from simulator.serving.engine import Pool, PrefixCaching
 from simulator.serving.kv_link import KVLink
 from simulator.serving.state import Role
@@ -55,7 +56,7 @@ def plan_pools(scenario: Scenario, trace: RequestTrace) -> tuple[PoolPlan, ...]:
     """
     count = scenario.parallelism.instances
     whole = deploy(scenario, trace)
-    if not scenario.disaggregation.enabled:
+    if not asks(scenario, "disaggregation"):
         return (PoolPlan(role="both", deployment=whole, instances=count),)
     prompts, instances = deploy(prompt_scenario(scenario), trace), scenario.disaggregation.prefill.instances
     return (
@@ -110,7 +111,7 @@ def prefix_caching(scenario: Scenario, trace: RequestTrace, plans: tuple[PoolPla
         The trace has no hash blocks.
     """
     choice = scenario.prefix_cache
-    if choice.kind == "none":
+    if not asks(scenario, "prefix_cache"):
         return None
     if trace.block_hashes is None:
         raise ScenarioError(

@@ -69,8 +69,8 @@ def summary() -> Summary:
         preemptions=0,
         mfu=0.1,
         mbu=0.6,
-        imbalance_mean=1.1,
-        imbalance_p99=1.3,
+        rank_imbalance_mean=1.1,
+        rank_imbalance_p99=1.3,
     )
 
 

@@ -63,8 +63,8 @@ def _summary(scale: float = 1.0, *, means_only: bool = False) -> Summary:
         preemptions=0,
         mfu=0.1,
         mbu=0.6,
-        imbalance_mean=1.2,
-        imbalance_p99=1.5,
+        rank_imbalance_mean=1.2,
+        rank_imbalance_p99=1.5,
         interval_80=(0.9, 1.15),
     )
 

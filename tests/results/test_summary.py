@@ -209,7 +209,7 @@ def test_means_of_the_run_are_weighted_by_time() -> None:
     summary = summary_of(array(0, 1, 2), array(5, 6, 10))
     assert summary.batch_size_mean == pytest.approx((2 * 3 + 4 * 3) / 6)
     assert (summary.kv_use_mean, summary.kv_use_max) == (pytest.approx(0.3), 0.5)
-    assert summary.imbalance_mean == pytest.approx(1.3)
+    assert summary.rank_imbalance_mean == pytest.approx(1.3)
     assert summary.preemptions == 3
     assert summary.engine_steps == 4
 

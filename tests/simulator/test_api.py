@@ -153,8 +153,8 @@ def test_skewed_routing_waits_for_its_hottest_rank_and_balance_shortens_the_wait
     skewed = "routing.skew=1.5"
     linear, balanced = run(skewed), run(skewed, "placement.policy=balanced")
     assert balanced.breakdown["imbalance_wait"] < linear.breakdown["imbalance_wait"]
-    assert balanced.summary.imbalance_mean < linear.summary.imbalance_mean
-    assert run("routing.kind=balanced").summary.imbalance_mean < balanced.summary.imbalance_mean
+    assert balanced.summary.rank_imbalance_mean < linear.summary.rank_imbalance_mean
+    assert run("routing.kind=balanced").summary.rank_imbalance_mean < balanced.summary.rank_imbalance_mean
 
 
 def test_preempted_requests_end_with_all_their_tokens() -> None:
@@ -269,7 +269,7 @@ def test_a_recorded_routing_trace_is_replayed_over_the_recorded_requests(name: s
         )
     )
     assert len(replayed.requests) == 40
-    assert replayed.summary.imbalance_mean > 1.0
+    assert replayed.summary.rank_imbalance_mean > 1.0
     assert int(replayed.provenance["routing_tokens"]) > 0
 
 
