@@ -59,7 +59,15 @@ def load_scenario(
 
 
 def again(command: str, file: str, overrides: list[str] | None, device: str | None, profiles: Path | None) -> str:
-    """Phrase another command on the same scenario."""
+    """Phrase another command on the same scenario.
+
+    Parameters
+    ----------
+    command : str
+        The command to run next.
+    file, overrides, device, profiles
+        As they were given; see :func:`load_scenario`.
+    """
     words = ["moesim", command, file]
     for override in overrides or ():
         words += ["--set", override]

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from simulator import Scenario, check, simulate
+from simulator.cli.app import app
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
 PRESETS = sorted((ROOT / "examples").glob("*.toml"))
 NUMBER = re.compile(r"\d+(?:\.(\d+))?(?:e[+-]\d+)?")
+#: Pages that show what their commands print, and what they show of runs that no command of theirs asks for.
+SHOWING = [ROOT / "docs" / f"{name}.md" for name in ("tutorial", "how-to-place-experts", "how-to-read-an-explanation")]
+UNASKED = "rebalancing:"
 RENEW = "if the change of numbers is meant: .venv/bin/python examples/NAME.py > examples/NAME.out"
 
 
@@ -37,6 +45,51 @@ def test_an_example_prints_what_stands_beside_it(script: Path) -> None:
     assert words(done.stdout) == words(wanted), RENEW
     pairs = zip(NUMBER.finditer(done.stdout), NUMBER.finditer(wanted), strict=True)
     assert [(found[0], number[0]) for found, number in pairs if not agree(found, number)] == [], RENEW
+
+
+def shown_outputs(page: Path) -> Iterator[tuple[str, list[str]]]:
+    """Outputs that a page shows, each with the commands that it has shown so far, the last first."""
+    commands: list[str] = []
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    for language, block in blocks:
+        if language == "console":
+            commands = [*reversed([line for line in block.splitlines() if line.startswith("moesim ")]), *commands]
+        elif language in {"", "text"} and not block.startswith(UNASKED):
+            yield block, commands
+
+
+@cache
+def output_of(command: str) -> str:
+    """What a command prints, in one line."""
+    done = CliRunner().invoke(app, shlex.split(command)[1:], env={"COLUMNS": "150"})
+    return " ".join(done.output.split())
+
+
+def disagreements(shown: str, printed: str) -> list[tuple[str, str]] | None:
+    """Numbers of a text that are printed otherwise; None where the words are not printed at all."""
+    pattern = re.escape(words(" ".join(shown.split()))).replace(re.escape("#"), rf"({NUMBER.pattern})")
+    found = re.search(pattern, printed)
+    if found is None:
+        return None
+    pairs = zip(NUMBER.finditer(shown), NUMBER.finditer(found[0]), strict=True)
+    return [(number[0], other[0]) for number, other in pairs if not agree(other, number)]
+
+
+SHOWN = [(page, shown, commands) for page in SHOWING for shown, commands in shown_outputs(page)]
+
+
+@pytest.mark.parametrize(
+    ("page", "shown", "commands"), SHOWN, ids=[f"{page.stem}-{number}" for number, (page, *_) in enumerate(SHOWN)]
+)
+def test_a_page_shows_what_is_printed(
+    page: Path, shown: str, commands: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    # Tables are shown in part, line by line; sentences run over lines.
+    parts = [shown] if shown.rstrip().endswith(")") else [line for line in shown.splitlines() if line.strip()]
+    for part in parts:
+        found = (disagreements(part, output_of(command)) for command in commands if "mine.toml" not in command)
+        assert next((numbers for numbers in found if numbers is not None), "not printed") == [], (page.name, part)
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
