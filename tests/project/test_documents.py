@@ -15,6 +15,8 @@ from urllib.parse import unquote
 import pytest
 import yaml
 
+from simulator.step.components import COMPONENTS
+
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
@@ -153,6 +155,11 @@ def test_what_a_docstring_refers_to_is_there(module: Path) -> None:
         known = [name] if name.split(".")[0] in PACKAGES else [f"{place}.{name}" for place in within]
         missing += [] if any(map(resolves, known)) else [name]
     assert missing == []
+
+
+def test_the_nomenclature_lists_the_components_of_a_step() -> None:
+    section = (DOCS / "nomenclature.md").read_text(encoding="utf-8").split("## Parts of a step")[1].split("##")[0]
+    assert re.findall(r"`(\w+)`", section) == list(COMPONENTS)
 
 
 def test_the_readme_counts_the_presets_right() -> None:
