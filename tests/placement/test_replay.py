@@ -86,7 +86,7 @@ def test_windows_that_end_where_the_trace_does_are_counted_right(stop: int) -> N
 @pytest.mark.parametrize("batch", [1, 7, 64, 250, 500])
 def test_imbalance_of_batches_is_what_counting_gives(ranks: int, batch: int) -> None:
     trace = routing()
-    sums = on_ranks(trace, ranks).prompt
+    sums = on_ranks(trace, ranks).prefill
     loads = np.stack([sums.load(start, batch) for start in range(0, TOKENS - batch + 1, batch)])
     wanted = imbalance_by_batch(trace, ranks, batch)
     np.testing.assert_allclose(loads.max(axis=1) / loads.mean(axis=1), wanted, rtol=1e-12)
@@ -224,7 +224,7 @@ def test_a_trace_too_long_for_memory_is_cut_and_says_so(monkeypatch: pytest.Monk
 
 def test_uniform_routing_of_many_tokens_tends_to_balance() -> None:
     trace = generate_routing("uniform", tokens=16_384, layers=2, num_experts=64, top_k=8, seed=5)
-    sums = on_ranks(trace, 8).prompt
+    sums = on_ranks(trace, 8).prefill
     excess = []
     for batch in (16, 256, 4096):
         loads = np.stack([sums.load(start, batch) for start in range(0, 16_384, batch)])
