@@ -27,15 +27,16 @@ def coactivation(trace: RoutingTrace, most_tokens: int = COUNTED_TOKENS) -> Floa
     Returns
     -------
     float64 array, shape (layers, experts, experts)
-        Share of the tokens that chose both; symmetric, zero on the diagonal [1].
+        Share of the tokens that chose both; symmetric, zero on the diagonal; empty slots chose nothing [1].
     """
     taken = np.linspace(0, trace.tokens - 1, min(trace.tokens, most_tokens)).astype(np.int64)
-    experts = trace.num_experts
+    # Empty slots hold the number of experts.
+    experts, wide = trace.num_experts, trace.num_experts + 1
     found = np.empty((trace.layers, experts, experts))
     for layer in range(trace.layers):
         ids = trace.expert_ids[taken, layer].astype(np.int64)
-        pair = ids[:, :, None] * experts + ids[:, None, :]
-        found[layer] = np.bincount(pair.ravel(), minlength=experts**2).reshape(experts, experts)
+        pair = ids[:, :, None] * wide + ids[:, None, :]
+        found[layer] = np.bincount(pair.ravel(), minlength=wide**2).reshape(wide, wide)[:experts, :experts]
     found[:, np.arange(experts), np.arange(experts)] = 0.0
     return found / len(taken)
 

@@ -43,14 +43,20 @@ class RankSums:
         """Tokens of the order."""
         return len(self.sums) - 1
 
-    def load(self, start: int, count: int) -> NDArray[np.uint32]:
-        """Assignments of ``count`` tokens from ``start`` on, around the end; shape (ranks, layers) [1]."""
+    def load(self, start: int, count: int) -> NDArray[np.unsignedinteger]:
+        """Assignments of ``count`` tokens from ``start`` on, around the end; shape (ranks, layers) [1].
+
+        ``start`` lies within the order, its end included. Counts have 32 bits, 64 where they could need more.
+        """
         sums, stop = self.sums, start + count
         if stop < len(sums):
-            difference: NDArray[np.uint32] = sums[stop] - sums[start]
+            difference: NDArray[np.unsignedinteger] = sums[stop] - sums[start]
             return difference
         turns, rest = divmod(stop, self.tokens)
-        total: NDArray[np.uint32] = self.sums[-1] * np.uint32(turns) + self.sums[rest] - self.sums[start]
+        every: NDArray[np.unsignedinteger] = sums[-1]
+        if (turns + 1) * int(every.max(initial=0)) >= 2**32:
+            every = every.astype(np.uint64)
+        total: NDArray[np.unsignedinteger] = every * every.dtype.type(turns) + sums[rest] - sums[start]
         return total
 
 
@@ -136,6 +142,58 @@ class ServedTokens:
             taken = index.shape[1]
             counts = found.reshape(windows, layers, slots + 1)[..., :slots].reshape(windows, *shape)
             yield np.asarray(counts * (tokens / taken))
+
+    def slot_counts(self, phase: Phase, start: int, count: int) -> NDArray[np.int64]:
+        """Count the tokens that every expert slot serves in one window: what a step asks of single experts.
+
+        Parameters
+        ----------
+        phase : {"prefill", "decode"}
+            Which order the window is cut from.
+        start, count : int
+            First token of the window in that order, and its tokens, around the end of the trace [tokens].
+
+        Returns
+        -------
+        int64 array, shape (layers, ranks, slots per rank)
+            Their sum over the slots of a rank is what :meth:`RankSums.load` tells of the same window.
+
+        Notes
+        -----
+        Nothing is prepared: the assignments of the window are counted one by one. Time: some 10 us, and 2 to 8 ns for
+        each of ``count * layers * top_k``; a decode step of 64 tokens of DeepSeek-V3 takes 70 us, one of 4096 takes
+        15 ms, and the rank loads of either 1 us. Beyond one turn of the trace it takes as long as the whole trace.
+        Memory: ``8 bytes * layers * slots`` for the array, and 16 bytes per assignment while it is counted.
+        """
+        turns, rest = divmod(count, self.tokens)
+        counted = self._counted(phase, start, rest)
+        if turns:
+            counted += turns * self._counted(phase, 0, self.tokens)
+        return counted.reshape(self.layers, self.placement.ranks, self.placement.slots_per_rank)
+
+    def expert_counts(self, phase: Phase, start: int, count: int) -> NDArray[np.int64]:
+        """Count the tokens of every expert in one window, its replicas together.
+
+        Parameters and cost are those of :meth:`slot_counts`, with 20 ns more per slot of each layer.
+
+        Returns
+        -------
+        int64 array, shape (layers, experts)
+        """
+        slots = self.slot_counts(phase, start, count).reshape(self.layers, -1)
+        found = np.zeros((self.layers, self.placement.num_experts), dtype=np.int64)
+        np.add.at(found, (np.arange(self.layers)[:, None], self.placement.slot_expert), slots)
+        return found
+
+    def _counted(self, phase: Phase, start: int, count: int) -> NDArray[np.int64]:
+        """Tokens of every slot of every layer in a window of at most one turn; shape (layers, slots)."""
+        index = (start + np.arange(count)) % self.tokens
+        wide = self.placement.slots + 1
+        flat = self.slot_ids[self.decode_order[index] if phase == "decode" else index].astype(np.int64)
+        flat += np.arange(self.layers)[:, None] * wide
+        counted = np.bincount(flat.reshape(-1), minlength=self.layers * wide)
+        # The last slot of a layer stands for null experts and empty slots, which are on no rank.
+        return counted.reshape(self.layers, wide)[:, :-1]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

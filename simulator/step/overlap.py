@@ -137,7 +137,7 @@ class Overlapper:
             if decode:
                 first = first + routing.decode.load(window.decode_at, decode)
         # NOTE: one array for both, because every call on an array costs a microsecond.
-        loads = np.empty((2, *first.shape), dtype=first.dtype)
+        loads = np.empty((2, *first.shape), dtype=window.load.dtype)
         loads[0] = first
         np.subtract(window.load, first, out=loads[1])
         return self._layers(work, step, loads, (prompt + decode, window.prompt + window.decode - prompt - decode))

@@ -18,7 +18,7 @@ from simulator.schedule import Overlap
 from simulator.stack import StackProfile
 from workloads.models.spec import ModelSpec, Phase
 
-LoadArray = NDArray[np.uint32]
+LoadArray = NDArray[np.unsignedinteger]
 
 
 @dataclass(slots=True)
