@@ -92,6 +92,7 @@ def _context(model: ModelSpec, split: Parallelism, stack: StackProfile, shape: S
         tokens=tokens,
         group_tokens=group,
         max_rank_share=np.asarray(shape.max_rank_share, dtype=np.float64),
+        touched_slots=None if shape.touched_slots is None else np.asarray(shape.touched_slots, dtype=np.float64),
     )
 
 

@@ -55,7 +55,13 @@ def routed_experts(c: StepContext, moe: MoE, count: int, expert_counts: FloatArr
     block = BLOCK_ELEMENTS.get(dtypes.experts, 1)
     width = math.ceil(moe.intermediate / split.etp / block) * block
     weights = moe.matrices * hidden * width * dtype_bytes(dtypes.experts)
-    touched = (moe.num_experts / split.ep) * (1 - (1 - active / moe.num_experts) ** c.group_tokens)
+    if expert_counts is not None:
+        assignments = expert_counts.sum(axis=-1).mean(axis=(-2, -1))
+        touched = (expert_counts > 0).sum(axis=-1).mean(axis=(-2, -1))
+    elif c.touched_slots is not None:
+        touched = c.touched_slots
+    else:
+        touched = (moe.num_experts / split.ep) * (1 - (1 - active / moe.num_experts) ** c.group_tokens)
     exchanged = split.exchanges_tokens and not c.stack.exchange_for(c.phase).gathers
     return Op(
         name="routed_experts",

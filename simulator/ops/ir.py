@@ -31,7 +31,8 @@ class StepShape:
     step, more than one where drafts are verified. ``tokens`` counts what ops compute that all
     tokens drive, where that is more than prefill and decode tokens, as in padded CUDA graphs. ``group_tokens`` counts
     the tokens of all data-parallel ranks (dp times this rank's where absent). ``max_rank_share`` is what the busiest
-    expert rank receives, in multiples of the mean.
+    expert rank receives, in multiples of the mean, ``touched_slots`` the expert slots of the mean rank that receive any
+    token (those of evenly drawn experts where absent).
     """
 
     prefill_tokens: ArrayLike = 0.0
@@ -43,6 +44,7 @@ class StepShape:
     tokens: ArrayLike | None = None
     group_tokens: ArrayLike | None = None
     max_rank_share: ArrayLike = 1.0
+    touched_slots: ArrayLike | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +108,7 @@ class StepContext:
     tokens: FloatArray
     group_tokens: FloatArray
     max_rank_share: FloatArray
+    touched_slots: FloatArray | None
 
     @property
     def decode(self) -> FloatArray:

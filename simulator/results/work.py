@@ -15,6 +15,8 @@ from simulator.step.components import STEP_PARTS
 from workloads.models.spec import ModelSpec, Phase
 from workloads.models.work import flops_per_token
 
+_PHASES: tuple[Phase, ...] = ("prefill", "decode")
+
 
 def step_work(deployment: Deployment, steps: dict[str, FloatArray], weights: FloatArray | None = None) -> Work:
     """Total the arithmetic and the memory traffic of recorded steps over the devices of their instance.
@@ -22,10 +24,10 @@ def step_work(deployment: Deployment, steps: dict[str, FloatArray], weights: Flo
     Each step counts ``weights`` times, once where absent.
 
     Arithmetic is that of the model, per token at the mean context of its phase, so padding and replication do not
-    count as useful. Traffic is what the ops of every step read and write: weights that are touched, KV cache and
-    activations.
+    count as useful. Traffic is what the ops of every step read and write: weights, those of the experts that the
+    routing trace touches among them, KV cache and activations.
     """
-    model, split, limits = deployment.model, deployment.split, deployment.limits
+    model, limits = deployment.model, deployment.limits
     counted = np.ones(len(steps["duration_s"])) if weights is None else weights
     decoded, prompted = float(counted @ steps["decode_total"]), float(counted @ steps["prompt_total"])
     attended = float(counted @ steps["context_total"])
@@ -33,17 +35,42 @@ def step_work(deployment: Deployment, steps: dict[str, FloatArray], weights: Flo
     sequences = decoded / limits.query_tokens
     flops = sequences * limits.accepted_per_step * _flops(model, "decode", attended / max(sequences, 1e-9))
     if prompted:
-        prompts = float(counted @ ((steps["prompt_total"] > 0) * (steps["logits"] - steps["decode_rows"])))
+        logits = steps["logits"] - steps["decode_rows"] * limits.query_tokens
+        prompts = float(counted @ ((steps["prompt_total"] > 0) * logits))
         flops += prompted * _flops(model, "prefill", prompted / max(prompts, 1e-9))
-    sizes, where = np.unique(np.rint(steps["prompt_total"] + steps["decode_total"]), return_inverse=True)
-    repeats = np.bincount(where, counted)
-    shape = StepShape(decode_sequences=sizes / split.dp, decode_context=1.0, group_tokens=sizes)
-    traffic = sum(
-        float((np.where(op.rows > 0, op.memory_bytes, 0.0) * op.repeat * repeats).sum())
-        for op in build_ops(model, split, deployment.stack, shape)
+    return Work(flops=flops, memory_bytes=sum(_traffic(deployment, steps, counted, phase) for phase in _PHASES))
+
+
+def _traffic(deployment: Deployment, steps: dict[str, FloatArray], counted: FloatArray, phase: Phase) -> float:
+    """Memory traffic of the steps of one phase, over the devices of the instance [bytes].
+
+    Steps of as many tokens are priced together, at the mean of what they decode and of how far it looks back.
+    """
+    split, query_tokens = deployment.split, deployment.limits.query_tokens
+    chosen = ((steps["prompt_total"] > 0) == (phase == "prefill")) & (counted > 0)
+    if not chosen.any():
+        return 0.0
+    weights, decoded, attended = (each[chosen] for each in (counted, steps["decode_total"], steps["context_total"]))
+    sizes, where = np.unique(np.rint(steps["prompt_total"][chosen] + decoded), return_inverse=True)
+    repeats = np.bincount(where, weights)
+    decode = np.bincount(where, weights * decoded) / repeats
+    context = np.bincount(where, weights * attended) / repeats / np.maximum(decode / query_tokens, 1e-9)
+    # Every stage of a pipeline runs its part of the batch in flight as often as there are stages.
+    ranks, stage = split.dp * split.pp, sizes / split.pp
+    shape = StepShape(
+        prefill_tokens=np.maximum(sizes - decode, 0.0) / ranks,
+        prefill_sequences=1.0,
+        decode_sequences=decode / query_tokens / ranks,
+        decode_context=context,
+        decode_query_tokens=float(query_tokens),
+        group_tokens=stage,
+        touched_slots=deployment.tables.experts[phase].touched(stage) if deployment.routing is not None else None,
     )
-    cache = attended / split.dp * deployment.budget.kv_per_token
-    return Work(flops=flops, memory_bytes=(traffic + cache) * split.group)
+    each = sum(
+        np.where(op.rows > 0, op.memory_bytes, 0.0) * op.repeat
+        for op in build_ops(deployment.model, split, deployment.stack, shape)
+    )
+    return float(repeats @ np.broadcast_to(each, sizes.shape)) * split.pp * split.group
 
 
 @lru_cache(maxsize=64)

@@ -44,13 +44,15 @@ class ExpertLines:
         Tokens over all ranks, ascending [tokens].
     base, slope : array, shape (points, layers)
         The lines [s], [s per assignment].
+    touched : array, shape (points,)
+        Expert slots of the mean rank and layer that any of these tokens goes to [1].
     """
 
-    __slots__ = ("_base", "_known", "_slope", "_tokens")
+    __slots__ = ("_base", "_known", "_slope", "_tokens", "_touched")
 
-    def __init__(self, tokens: FloatArray, base: FloatArray, slope: FloatArray) -> None:
+    def __init__(self, tokens: FloatArray, base: FloatArray, slope: FloatArray, touched: FloatArray) -> None:
         self._tokens: list[float] = tokens.tolist()
-        self._base, self._slope = base, slope
+        self._base, self._slope, self._touched = base, slope, touched
         self._known: dict[int, ExpertLine] = {}
 
     def at(self, tokens: int) -> ExpertLine:
@@ -61,6 +63,10 @@ class ExpertLines:
                 self._known.clear()
             line = self._known[tokens] = self._between(tokens)
         return line
+
+    def touched(self, tokens: FloatArray) -> FloatArray:
+        """Expert slots of the mean rank that steps of so many tokens over all ranks touch [1]."""
+        return np.interp(np.log(np.maximum(tokens, 1.0)), np.log(self._tokens), self._touched)
 
     def _between(self, tokens: int) -> ExpertLine:
         points = self._tokens
@@ -400,17 +406,17 @@ def _expert_lines(
     points: NDArray[np.int64],
 ) -> ExpertLines:
     base = np.zeros((len(points), routing.layers))
-    slope = np.zeros_like(base)
+    slope, touched = np.zeros_like(base), np.zeros(len(points))
     sizes = [(tokens, int(np.clip(2048 // tokens, 1, 8))) for tokens in points.tolist()]
     for index, counts in enumerate(routing.growing_counts(order, sizes)):
         tokens = sizes[index][0]
         seconds = expert_seconds(cost, model, split, counts, tokens, prompt=order == "prefill")
-        load = counts.sum(axis=-1)
+        load, touched[index] = counts.sum(axis=-1), (counts > 0).sum(axis=-1).mean()
         rise = load.max(axis=-1) - load.mean(axis=-1)
         wait = seconds.max(axis=-1) - seconds.mean(axis=-1)
         slope[index] = np.divide(wait.sum(0), rise.sum(0), out=np.zeros(routing.layers), where=rise.sum(0) > 0)
         base[index] = seconds.mean(axis=(0, 2)) - slope[index] * load.mean(axis=(0, 2))
-    return ExpertLines(points.astype(np.float64), base, slope)
+    return ExpertLines(points.astype(np.float64), base, slope, touched)
 
 
 def expert_seconds(
