@@ -18,7 +18,7 @@ MISSING = "n/a"
 _PLAIN = 1e-4
 
 #: Counts and spans that only a simulation has; an estimate carries zeros for them.
-_OF_A_RUN = ("requests_completed", "engine_steps", "simulated_s", "wall_s", "preemptions")
+_OF_A_RUN = ("requests_completed", "engine_steps", "simulated_s", "wall_s", "preemptions", "retries")
 
 Verdict = Literal["better", "worse", "same"]
 
@@ -177,11 +177,15 @@ ALL_QUANTITIES = (
     Quantity(label="Memory bandwidth use (MBU)", key="mbu", unit="%", better="higher"),
     Quantity(label="Rank imbalance, mean", key="rank_imbalance_mean", better="lower"),
     Quantity(label="Rank imbalance, p99", key="rank_imbalance_p99", better="lower"),
+    Quantity(label="Expert imbalance, mean", key="expert_imbalance_mean", better="lower"),
+    Quantity(label="Experts touched by a decode step", key="active_experts_mean", unit="%"),
+    Quantity(label="Prompt tokens cached", key="prefix_hits", unit="%", better="higher"),
     Quantity(label="Batch size, mean", key="batch_size_mean", unit="requests"),
     Quantity(label="Queue length, mean", key="queue_length_mean", unit="requests", better="lower"),
     Quantity(label="KV use, mean", key="kv_use_mean", unit="%"),
     Quantity(label="KV use, max", key="kv_use_max", unit="%"),
     Quantity(label="Preemptions", key="preemptions", better="lower"),
+    Quantity(label="Requests sent in again", key="retries", better="lower"),
     Quantity(label="Requests completed", key="requests_completed"),
     Quantity(label="Engine steps", key="engine_steps"),
     Quantity(label="Simulated time", key="simulated_s", unit="s"),

@@ -30,7 +30,7 @@ _COLUMNS = {
     "Value": "stated",
     "Unit": "unit",
     "Status": "status",
-    "Error, 1 sigma [%]": "error",
+    "Error": "error",
     "Source": "source",
     "Note": "note",
 }
@@ -42,11 +42,12 @@ def catalogue_numbers() -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        A row per number; values are in the unit that their file states.
+        A row per number; values are in the unit that their file states, errors are relative, 1 sigma.
     """
     frame = pd.DataFrame(_rows())[list(_COLUMNS.values())].set_axis(list(_COLUMNS), axis=1)
     return frame.assign(
-        Unit=frame["Unit"].replace("1", ""), **{"Error, 1 sigma [%]": 100 * frame["Error, 1 sigma [%]"].astype(float)}
+        Unit=frame["Unit"].replace("1", ""),
+        Error=["" if pd.isna(error) else f"±{100 * error:.0f} %" for error in frame["Error"]],
     )
 
 

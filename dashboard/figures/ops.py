@@ -16,6 +16,8 @@ def ops_chart(explanation: Explanation, most: int = 12) -> Chart:
     ops = explanation.ops.sort_values("time_s", ascending=False)
     top = ops.head(most)
     factor, unit = seconds_scale(float(ops["time_s"].max()) if len(ops) else 0.0)
+    # Names repeat where layers are of several kinds: bars of one name lie on one line.
+    names = top.groupby("name")["time_s"].sum().sort_values().index
     figure = go.Figure()
     for component in COMPONENTS:
         rows = top[top["component"] == component]
@@ -31,13 +33,12 @@ def ops_chart(explanation: Explanation, most: int = 12) -> Chart:
             hovertemplate=f"%{{y}}: %{{x:.3g}} {unit}, bound by %{{customdata[0]}}<extra></extra>",
         )
     figure.update_layout(
-        # Names repeat where layers are of several kinds: bars of one name lie on one line.
         barmode="stack",
-        height=150 + 26 * top["name"].nunique(),
+        height=150 + 26 * len(names),
         margin={**MARGIN, "b": 100},
-        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"},
+        legend={"orientation": "h", "traceorder": "normal", "yref": "container", "y": 0, "yanchor": "bottom"},
         xaxis={"title": f"Time in one step [{unit}]"},
-        yaxis={"categoryorder": "array", "categoryarray": top["name"].unique()[::-1]},
+        yaxis={"categoryorder": "array", "categoryarray": names},
     )
     return Chart(figure=figure, alt=_ops_alt(explanation, ops), table=_ops_table(ops))
 

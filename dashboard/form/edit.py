@@ -37,7 +37,8 @@ def edit(scenario: Scenario, preset: Scenario, catalogue: Catalogue) -> Scenario
     with st.expander("Model and hardware", expanded=True):
         _model_and_hardware(fields, catalogue)
     with st.expander("Parallelism", expanded=True):
-        _parallelism(fields, catalogue)
+        form_serving.split(fields, "parallelism")
+        counted = st.container()
     with st.expander("Load", expanded=True):
         _load(fields, catalogue)
     with st.expander("Expert routing", expanded=scenario.routing != preset.routing):
@@ -48,6 +49,8 @@ def edit(scenario: Scenario, preset: Scenario, catalogue: Catalogue) -> Scenario
         _stack(fields, catalogue)
     with st.expander("Prefill and decode pools", expanded=asks(scenario, "disaggregation")):
         form_serving.pools(fields)
+    with counted:  # below the split, but of all pools
+        _count_devices(fields, catalogue)
     with st.expander("Prefix cache", expanded=asks(scenario, "prefix_cache")):
         form_serving.prefix_cache(fields)
     with st.expander("Speculative decoding", expanded=asks(scenario, "speculation")):
@@ -88,8 +91,7 @@ def _model_and_hardware(fields: Fields, catalogue: Catalogue) -> None:
     fields.choice("hardware.cluster", "Cluster", clusters, absent="none: one node", keep=keep)
 
 
-def _parallelism(fields: Fields, catalogue: Catalogue) -> None:
-    form_serving.split(fields, "parallelism")
+def _count_devices(fields: Fields, catalogue: Catalogue) -> None:
     per_instance = _devices(fields, "parallelism")
     total = per_instance * fields.get("parallelism.instances")
     node, cluster = fields.get("hardware.node"), fields.get("hardware.cluster")

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import fields
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dashboard.display import HEADLINE, Change, change, duration, in_unit, interval_text, significant, summary_table
-from simulator.results.values import Summary
+from dashboard.display import (
+    ALL_QUANTITIES,
+    HEADLINE,
+    Change,
+    change,
+    duration,
+    in_unit,
+    interval_text,
+    significant,
+    summary_table,
+)
+from simulator.results.values import Distribution, Summary
 
 
 @given(st.floats(min_value=1e-6, max_value=1e9))
@@ -68,3 +79,20 @@ def test_the_headline_reads_the_summary(make_summary: Callable[..., Summary]) ->
 def test_the_interval_is_phrased_in_percent_or_not_at_all() -> None:
     assert interval_text((0.9, 1.15)) == "80 % interval of times: -10 % to +15 %"
     assert interval_text((math.nan, math.nan)) is None
+
+
+def test_every_number_of_a_summary_is_in_the_table_under_a_name_of_its_own() -> None:
+    shown = {(quantity.key, quantity.part) for quantity in ALL_QUANTITIES}
+    summed = [field.name for field in fields(Summary) if field.name != "interval_80"]
+    parts = [field.name for field in fields(Distribution)]
+    latencies = ("ttft_s", "tpot_s", "itl_s", "e2el_s")
+    wanted = {(name, part) for name in summed for part in (parts if name in latencies else [""])}
+    assert shown == wanted
+    assert len({quantity.label for quantity in ALL_QUANTITIES}) == len(ALL_QUANTITIES)
+
+
+def test_imbalance_of_ranks_and_of_experts_are_told_apart() -> None:
+    labels = {quantity.key: quantity.label for quantity in ALL_QUANTITIES}
+    assert labels["rank_imbalance_mean"].startswith("Rank")
+    assert labels["rank_imbalance_p99"].startswith("Rank")
+    assert labels["expert_imbalance_mean"].startswith("Expert")

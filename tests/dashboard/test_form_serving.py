@@ -203,3 +203,20 @@ def test_a_broken_trace_is_refused_with_its_row(quick: None, open_page: Open) ->
     assert page.error[0].value.startswith("mine.csv")
     assert "output_tokens" in page.error[0].value.replace("\\", "")
     assert page.selectbox(key="form.requests.trace").value == "sample:azure_like.csv"
+
+
+def test_a_value_that_may_be_left_empty_says_in_its_place_what_that_means(quick: None, open_page: Open) -> None:
+    faults = "[{at = '1 s'}, {at = '2 s', slowdown = 2.0}]"
+    page = open_page(**{**RANKS, "disaggregation.enabled": "true", "faults": faults, "requests.count": ""})
+    empty = [each for each in page.number_input if each.value is None]
+    assert len(empty) > 8
+    assert [each.label for each in empty if not each.proto.placeholder] == []
+    assert page.number_input(key="form.stack.token_budget").proto.placeholder == "the stack's default"
+
+
+def test_devices_of_all_pools_are_counted(quick: None, open_page: Open) -> None:
+    pools = {"disaggregation.enabled": "true", "parallelism.instances": "2", "disaggregation.prefill.tp": "8"}
+    page = open_page(preset="deepseek-v3-h200", **pools)
+    assert "8 devices per instance, 16 in all and 8 more for prefill: 24." in texts(page)
+    page.checkbox(key="form.disaggregation.enabled").set_value(False).run()
+    assert "8 devices per instance, 16 in all. Nodes of 8" in texts(page)
