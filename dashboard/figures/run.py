@@ -225,7 +225,11 @@ def steps_chart(steps: pd.DataFrame) -> Chart:
     table = pd.DataFrame(
         [
             [title, *(significant(factor * value) for value in _spread(steps[key]))]
-            for key, title, factor in (*panels, ("duration_s", "Step time [ms]", 1e3), ("imbalance", "Imbalance", 1.0))
+            for key, title, factor in (
+                *panels,
+                ("duration_s", "Step time [ms]", 1e3),
+                ("imbalance", "Rank imbalance", 1.0),
+            )
         ],
         columns=["Per step", "Mean", "p50", "p99", "Max"],
     )
