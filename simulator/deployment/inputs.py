@@ -231,6 +231,8 @@ def _routing(choice: Routing, moe: MoE, layers: int, seed: int) -> RoutingTrace:
         trace = _fitted_routing(choice, layers, experts, moe.top_k, seed)
     else:
         trace = _generated_routing(choice, layers, experts, moe.top_k, seed)
+    if not (trace.expert_ids < moe.num_experts).any():
+        raise InfeasibleScenario(f"routing trace {trace.source}: no token chooses any expert that computes")
     if choice.capacity_factor is None:
         return trace
     return drop_trace(trace, choice.capacity_factor, min(choice.capacity_batch, trace.tokens))

@@ -13,6 +13,8 @@ from hardware_profiles.loader import device_names
 from simulator import MoesimError, Scenario, ScenarioError, check, simulate
 from simulator.scenario.presets import preset_names, preset_path
 from workloads.models.library import model_names
+from workloads.routing.files import save_routing_trace
+from workloads.routing.trace import RoutingTrace
 
 
 def scenario(*overrides: str) -> Scenario:
@@ -201,6 +203,33 @@ def test_what_checks_out_runs_and_what_does_not_is_refused(seed: int) -> None:
 def test_arithmetic_that_a_device_lacks_is_found_before_a_run(model: str, override: str, device: str) -> None:
     asked = scenario(f"model.name={model}", f"hardware.device={device}", "parallelism.tp=8", "parallelism.ep=8")
     found = errors(asked.override(override))
-    assert [message for _, message in found if "needs fp8 arithmetic, which the device lacks" in message]
+    assert [message for _, message in found if "needs fp8 arithmetic" in message]
     plain = asked.override("model.weights=int8")
     assert not [message for _, message in errors(plain) if "arithmetic" in message]
+
+
+def test_a_trace_in_which_no_token_reaches_an_expert_is_refused(tmp_path: Path) -> None:
+    """Its steps would have no load to be uneven about."""
+    nobody = RoutingTrace(
+        expert_ids=np.full((64, 32, 2), 8, dtype=np.uint16),
+        sequence_start=np.zeros(1, dtype=np.int64),
+        num_experts=8,
+        source="nobody",
+        padded=True,
+    )
+    save_routing_trace(nobody, tmp_path / "nobody.npz")
+    asked = scenario("routing.kind=trace", f"routing.trace={tmp_path / 'nobody.npz'}", "routing.tokens=8192")
+    assert [where for where, message in errors(asked) if "no token chooses any expert" in message] == ["routing"]
+
+
+SMALLEST = ("requests.lengths.output=1", "requests.count=1", "requests.concurrency=1", "routing.tokens=1")
+
+
+@pytest.mark.parametrize("router", ["softmax_top_k", "sigmoid_with_bias", "group_limited", "top_p"])
+@pytest.mark.parametrize("extreme", [(), ("routing.top_p=5e-324",), ("routing.top_p=1.0",), SMALLEST])
+def test_every_router_runs_at_the_ends_of_what_its_keys_allow(router: str, extreme: tuple[str, ...]) -> None:
+    asked = scenario("model.name=gpt-oss-20b", "hardware.device=h100-sxm", "routing.kind=fitted").override(
+        "routing.fit=sample:fit_gpt_oss_20b.toml", f"routing.router={router}", "routing.tokens=64", *extreme
+    )
+    assert errors(asked) == []
+    assert simulate(asked).requests["finish_s"].notna().all()

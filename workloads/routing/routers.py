@@ -121,8 +121,10 @@ def top_p(logits: FloatArray, *, p: Any, most: Any = None) -> IntArray:
     ids = _largest(logits, width)
     probability = np.take_along_axis(_softmax(logits), ids, axis=1)
     before = np.cumsum(probability, axis=1) - probability
-    # Rounding must not ask for an expert more than the sum needs.
-    return _trim(np.where(before < share - 1e-9, ids, experts), experts)
+    # Rounding must not ask for an expert more than the sum needs; the first is needed by any.
+    chosen = before < share - 1e-9
+    chosen[:, 0] = True
+    return _trim(np.where(chosen, ids, experts), experts)
 
 
 def null_experts(logits: FloatArray, *, top_k: Any, num_null: Any, null_logit: Any = 0.0) -> IntArray:

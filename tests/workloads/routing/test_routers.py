@@ -81,6 +81,11 @@ def test_a_group_limited_token_uses_no_more_groups_than_it_may(seed):
     assert max(len(set(row)) for row in (ids // 8).tolist()) <= 4
 
 
+@pytest.mark.parametrize("p", [5e-324, 1e-12, 1e-9, 1e-3])
+def test_top_p_takes_the_likeliest_expert_however_little_is_to_be_covered(p: float):
+    assert top_p(np.log([[0.2, 0.5, 0.3], [0.4, 0.35, 0.25]]), p=p).tolist() == [[1], [0]]
+
+
 def test_top_p_takes_as_few_experts_as_cover_it():
     shares = np.array([[0.6, 0.3, 0.1], [0.4, 0.35, 0.25]])
     assert top_p(np.log(shares), p=0.6).tolist() == [[0, 3], [0, 1]]
