@@ -46,6 +46,9 @@ _DIMENSIONS: Mapping[str, str] = {
 #: Numbers that a stack may leave out.
 _OPTIONAL: Mapping[str, str] = {"two_batch_prefill_tokens": "one", "two_batch_decode_tokens": "one"}
 
+#: All numbers of a stack file.
+STACK_NUMBERS: tuple[str, ...] = (*_DIMENSIONS, *_OPTIONAL)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StackProfile:

@@ -15,6 +15,7 @@ from urllib.parse import unquote
 import pytest
 import yaml
 
+from simulator.stack import EXCHANGE_NAMES, STACK_NUMBERS
 from simulator.step.components import COMPONENTS
 
 ROOT = Path(__file__).parents[2]
@@ -160,6 +161,15 @@ def test_what_a_docstring_refers_to_is_there(module: Path) -> None:
 def test_the_nomenclature_lists_the_components_of_a_step() -> None:
     section = (DOCS / "nomenclature.md").read_text(encoding="utf-8").split("## Parts of a step")[1].split("##")[0]
     assert re.findall(r"`(\w+)`", section) == list(COMPONENTS)
+
+
+def test_the_page_of_stacks_lists_every_number_and_every_exchange_of_a_stack_file() -> None:
+    text = (DOCS / "formats" / "stacks.md").read_text(encoding="utf-8")
+    numbers = text.split("| number | unit | meaning |")[1].split("\n\n")[0]
+    first_cells = re.findall(r"^\| (`[^|]+`) \|", numbers, re.MULTILINE)
+    assert sorted(name for cell in first_cells for name in re.findall(r"`(\w+)`", cell)) == sorted(STACK_NUMBERS)
+    exchanges = re.findall(r"^\| `exchange` \|(.*)\|$", text, re.MULTILINE)[0]
+    assert sorted(re.findall(r"`(\w+)`", exchanges)) == sorted(EXCHANGE_NAMES)
 
 
 def test_the_readme_counts_the_presets_right() -> None:
