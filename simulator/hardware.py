@@ -6,7 +6,7 @@ Profiles keep provenance; :class:`Silicon` and :class:`Fabric` are the same fact
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hardware_profiles.loader import (
@@ -19,8 +19,27 @@ from hardware_profiles.loader import (
     resolve_kernels,
 )
 from hardware_profiles.schema import Cluster, Device, LinkName, Node, Processor, Quantity
+from hardware_profiles.units import format_rate
 from simulator.errors import ProfileError, nearest
 from simulator.kernels.kernel import Fabric, Silicon
+
+#: Resources that every device has: the processor that runs what no policy sends elsewhere, and its links.
+MAIN, LINK = "main", "link"
+#: Resource that is the processor of the node's host.
+HOST = "host"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resource:
+    """What an op can run on: a processor as floats, and the kernels that it has or borrows.
+
+    ``silicon`` is the processor; ``kernels`` are its coefficients by kernel, relatives' included; ``evidence`` says
+    whose they are.
+    """
+
+    silicon: Silicon
+    kernels: Mapping[str, Mapping[str, Quantity]]
+    evidence: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +64,8 @@ class Hardware:
         Coefficients by kernel, relatives' included.
     evidence : str
         Whose kernels they are: ``own`` or ``relative's kernels: <id>``.
+    further : Mapping of str to Resource
+        The device's other processors by name, and the ``host`` of its node.
     """
 
     device: Device
@@ -56,6 +77,22 @@ class Hardware:
     price: Quantity | None
     kernels: Mapping[str, Mapping[str, Quantity]]
     evidence: str
+    further: Mapping[str, Resource] = field(default_factory=dict)
+
+    def resource(self, name: str) -> Resource:
+        """Return what an op runs on: ``main``, ``link`` (which kernels of the main processor drive), or another.
+
+        Raises
+        ------
+        ProfileError
+            The device has no such processor.
+        """
+        if name in {MAIN, LINK, self.device.main.name}:
+            return Resource(silicon=self.silicon, kernels=self.kernels, evidence=self.evidence)
+        if name not in self.further:
+            names = (MAIN, LINK, *self.device.processors, *self.further)
+            raise ProfileError(f"{self.device.id} has no processor {name!r}; {nearest(name, names)}")
+        return self.further[name]
 
     @property
     def devices(self) -> int:
@@ -117,6 +154,29 @@ def load_hardware(
         price=_price(accelerator, offer, folder),
         kernels=kernels,
         evidence=evidence,
+        further=_further(accelerator, home, folder),
+    )
+
+
+def _further(device: Device, node: Node, folder: Path | None) -> Mapping[str, Resource]:
+    """Resources beside the main processor."""
+    processors = {name: processor for name, processor in device.processors.items() if name != device.main.name}
+    if node.host is not None:
+        processors[HOST] = load_device(node.host, folder).main
+    found = {}
+    for name, processor in processors.items():
+        kernels, evidence = resolve_kernels(processor, folder)
+        found[name] = Resource(silicon=silicon_of(processor), kernels=kernels, evidence=evidence)
+    return found
+
+
+def unused_processors(device: Device) -> tuple[str, ...]:
+    """Say which processors of a device serve nothing: no key of a scenario sends ops to another than the main one."""
+    return tuple(
+        f"the {other.name} processor of {device.id} ({format_rate(other.memory_bandwidth.value)}) is not used by "
+        "serving scenarios: the answer is that of its main processor"
+        for other in device.processors.values()
+        if other.name != device.main.name
     )
 
 

@@ -50,14 +50,14 @@ class Lookup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostModel:
-    """Kernels of a device as a stack uses them."""
+    """Kernels of a device as a stack uses them, each op on the processor that it names."""
 
     hardware: Hardware
     stack: StackProfile
 
     def time(self, op: Op) -> OpTime:
         """Price one op; zero where it has no rows."""
-        family, machine = FAMILIES[op.kind], self.machine
+        family, machine = FAMILIES[op.kind], self.machine(op)
         found = self.lookups(op)
         times = [family.time(op.shape, machine, lookup.kernel) for lookup in found]
         # Of several kernels, the one that is fastest on the mean of the shapes is named; each shape takes its fastest.
@@ -78,10 +78,9 @@ class CostModel:
         """Price a step op by op."""
         return tuple(self.time(op) for op in ops)
 
-    @property
-    def machine(self) -> Machine:
-        """What runs the ops."""
-        return Machine(silicon=self.hardware.silicon, fabric=self.hardware.fabric)
+    def machine(self, op: Op) -> Machine:
+        """Return what an op runs on: the processor that it names, and the links of its device."""
+        return Machine(silicon=self.hardware.resource(op.resource).silicon, fabric=self.hardware.fabric)
 
     def lookups(self, op: Op) -> tuple[Lookup, ...]:
         """Return the kernel that runs an op, or all among which the fastest does.
@@ -97,12 +96,13 @@ class CostModel:
         wanted = op.backends or self.stack.backends.get(op.family, ())
         dtype = None if family.table_dtype == "none" else str(getattr(op.shape, family.table_dtype))
         choices = tuple((backend,) for backend in wanted) if family.fastest and wanted else (wanted,)
-        device, found = self.hardware.device.id, []
+        resource, found = self.hardware.resource(op.resource), []
+        where = self.hardware.device.id + (f" {op.resource}" if op.resource in self.hardware.further else "")
         for backends in choices:
             name, table = kernel_table(
-                self.hardware.kernels, op.family, backends, dtype, device, substitutes=family.substitutes
+                resource.kernels, op.family, backends, dtype, where, substitutes=family.substitutes
             )
-            kernel = coefficients(family.coefficients, table, f"{device}: {name}")
+            kernel = coefficients(family.coefficients, table, f"{where}: {name}")
             found.append(Lookup(table=name, kernel=kernel, quantities=table))
         return tuple(found)
 
@@ -110,7 +110,7 @@ class CostModel:
 def expert_times(model: CostModel, op: Op) -> KernelTime:
     """Price the routed experts of every rank: seconds of shape (..., samples, ranks) for one repeat."""
     shape: ExpertsShape = op.shape
-    return rank_times(shape, model.machine, model.lookups(op)[0].kernel)
+    return rank_times(shape, model.machine(op), model.lookups(op)[0].kernel)
 
 
 def expert_tile_changes(model: CostModel, op: Op) -> FloatArray:

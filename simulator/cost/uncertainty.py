@@ -20,7 +20,7 @@ from hardware_profiles.residuals import Residuals, load_residuals, load_transfer
 from hardware_profiles.schema import Device
 from simulator.arrays import FloatArray
 from simulator.cost.model import OpTime
-from simulator.hardware import Hardware
+from simulator.hardware import HOST, MAIN, Hardware
 from simulator.kernels.families import FAMILIES
 
 #: Name under which the part of errors is added up that all families share.
@@ -126,6 +126,7 @@ def table_spread(
     *,
     kind: str = "",
     substituted: bool = False,
+    resource: str = MAIN,
     folder: Path | None = None,
 ) -> Spread:
     """Spread of predictions that were made with one kernel table.
@@ -144,10 +145,12 @@ def table_spread(
         Kind of shape that the residuals tell apart: ``skewed`` for uneven routing.
     substituted : bool
         Whether the kernel stands for one of another library, of which the device has none.
+    resource : str
+        What of the device runs it, as in :class:`~simulator.ops.Op`.
     folder : Path, optional
         The user's profiles.
     """
-    origin, borrowed = _origin(hardware.device, table, folder)
+    origin, borrowed = _origin(hardware.device, table, resource, folder)
     residuals = load_residuals(origin.id, folder).get(table) if origin is not None else None
     times = np.asarray(seconds, dtype=np.float64)
     if residuals is None:
@@ -202,7 +205,7 @@ def op_spread(op_time: OpTime, hardware: Hardware, folder: Path | None = None) -
     call = (op_time.seconds + op_time.wait) / max(op.repeat, 1e-12)
     shape = {axis: getattr(op.shape, axis) for axis in FAMILIES[op.kind].axes}
     kind = "skewed" if getattr(op.shape, "counts", None) is not None else ""
-    return table_spread(hardware, op_time.table, call, shape, kind=kind, folder=folder)
+    return table_spread(hardware, op_time.table, call, shape, kind=kind, resource=op.resource, folder=folder)
 
 
 def step_interval(
@@ -243,13 +246,16 @@ def _by_regime(residuals: Residuals, seconds: FloatArray, kind: str) -> FloatArr
     return np.asarray(by_number[regime_numbers(seconds)], dtype=np.float64)
 
 
-def _origin(device: Device, table: str, folder: Path | None) -> tuple[Device | None, bool]:
+def _origin(device: Device, table: str, resource: str, folder: Path | None) -> tuple[Device | None, bool]:
     """Return the device that a kernel table belongs to, and whether this device borrows it."""
-    owner, borrowed = device, False
-    while table not in owner.main.kernels:
-        if owner.main.kernels_from is None:
+    if resource == HOST:
+        return None, True
+    owner, borrowed, processor = device, False, device.processors.get(resource, device.main)
+    while table not in processor.kernels:
+        if processor.kernels_from is None:
             return None, True
-        owner, borrowed = load_device(owner.main.kernels_from, folder), True
+        owner, borrowed = load_device(processor.kernels_from, folder), True
+        processor = owner.main
     return owner, borrowed
 
 

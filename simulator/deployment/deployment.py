@@ -17,7 +17,7 @@ from simulator.deployment.inputs import scenario_hardware, scenario_model, scena
 from simulator.deployment.limits import Limits
 from simulator.deployment.prices import PRICES, digest
 from simulator.errors import ScenarioError
-from simulator.hardware import Hardware
+from simulator.hardware import Hardware, unused_processors
 from simulator.memory import MemoryBudget, memory_budget, require_fit
 from simulator.parallelism import Parallelism, require_split
 from simulator.placement import Placement, place
@@ -291,7 +291,7 @@ def expert_nodes(split: Parallelism, hardware: Hardware) -> int:
 
 
 def _warnings(hardware: Hardware, used: frozenset[str], routing: RoutingReplay | None) -> tuple[str, ...]:
-    found = []
+    found = [*unused_processors(hardware.device)]
     if borrowed := sorted({name.split(".")[0] for name in used if name not in hardware.device.main.kernels}):
         found.append(f"extrapolated: {hardware.device.id} takes {', '.join(borrowed)} from {hardware.evidence}")
     if routing is not None and routing.tokens < routing.recorded_tokens:

@@ -122,6 +122,7 @@ def _exchange(c: StepContext, moe: MoE, count: int, way: Way) -> Iterator[Op]:
         family=way,
         dtype=c.model.dtypes.experts,
         backends=(exchange.name,),
+        resource="link",
         repeat=count,
         rows=tokens,
         shape=ExchangeShape(

@@ -66,6 +66,9 @@ class Op:
         Arithmetic dtype: the format of the operands that it multiplies, or of what it moves.
     backends : tuple of str
         Kernel backends that run it, preferred first; those that the stack names for the family where empty.
+    resource : str
+        What runs it: ``main``, the device's first processor, ``link`` where it waits for links, another processor of
+        the device by name, or the ``host`` of its node.
     repeat : float
         Times per step on this rank [1].
     rows : array
@@ -90,6 +93,7 @@ class Op:
     message_bytes: FloatArray = field(default_factory=lambda: np.zeros(()))
     block: Block = "ends"
     backends: tuple[str, ...] = ()
+    resource: str = "main"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +182,7 @@ def collective(
         repeat=repeat,
         rows=message,
         shape=CollectiveShape(message_bytes=message, ranks=ranks),
+        resource="link",
         flops=np.zeros_like(message),
         memory_bytes=2.0 * message,
         message_bytes=message,

@@ -15,7 +15,7 @@ from simulator.deployment.inputs import (
 )
 from simulator.elastic.fleet import build_fleet, sized
 from simulator.errors import MoesimError
-from simulator.hardware import Hardware
+from simulator.hardware import Hardware, unused_processors
 from simulator.memory import require_fit
 from simulator.parallelism import Parallelism, parallelism_problems
 from simulator.results.values import Finding
@@ -132,6 +132,8 @@ def _evidence(hardware: Hardware, split: Parallelism) -> Iterator[Finding]:
             message=f"{hardware.device.id} was never measured here: it runs on {hardware.evidence}",
             remedy="calibrate on the device to replace them",
         )
+    for message in unused_processors(hardware.device):
+        yield Finding(level="warning", where="hardware.device", message=message)
     if hardware.price is None:
         yield Finding(level="note", where="hardware.price", message=f"no price is known for {hardware.device.id}")
     if split.group > hardware.fabric.domain:
