@@ -9,7 +9,7 @@ from simulator.errors import InfeasibleScenario
 from simulator.parallelism import Parallelism
 from workloads.models.dtypes import DTYPE_BYTES
 from workloads.models.sizes import weight_bytes
-from workloads.models.spec import GroupedQueryAttention, Layer, ModelSpec
+from workloads.models.spec import ModelSpec
 from workloads.models.work import kv_bytes_per_token_by_layer, state_bytes_per_sequence
 
 #: Elements of temporary storage per token in units of the hidden size: the residual stream, attention inputs and
@@ -71,20 +71,15 @@ def kv_geometry(model: ModelSpec, split: Parallelism) -> tuple[float, float]:
     """
     per_token = per_sequence = 0.0
     for layer, size in zip(model.layers, kv_bytes_per_token_by_layer(model), strict=True):
-        share = size * _kv_share(layer, split.tp)
-        window = layer.attention.window if isinstance(layer.attention, GroupedQueryAttention) else None
-        if window:
-            per_sequence += share * window
+        if layer.attention is None:
+            continue
+        share = size * layer.attention.kv_share(split.tp)
+        if layer.attention.window:
+            per_sequence += share * layer.attention.window
         else:
             per_token += share
     per_sequence += state_bytes_per_sequence(model) / split.tp
     return per_token / split.pp, per_sequence / split.pp
-
-
-def _kv_share(layer: Layer, tp: int) -> float:
-    if isinstance(layer.attention, GroupedQueryAttention):
-        return max(1.0 / tp, 1.0 / layer.attention.num_kv_heads)
-    return 1.0
 
 
 def memory_budget(

@@ -5,14 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from simulator.errors import InfeasibleScenario
-from workloads.models.spec import (
-    DenseFFN,
-    GatedDeltaNet,
-    GroupedQueryAttention,
-    LatentAttention,
-    Mamba2,
-    ModelSpec,
-)
+from workloads.models.spec import DenseFFN, ModelSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +60,7 @@ def parallelism_problems(model: ModelSpec, parallelism: Parallelism, expert_slot
     if p.pp > len(model.layers):
         found.append(f"pp={p.pp} exceeds the {len(model.layers)} layers")
     for layer in model.layers:
-        found.extend(_attention_problems(layer.attention, p.tp))
+        found.extend(layer.attention.split_problems(p.tp) if layer.attention is not None else ())
         if isinstance(layer.ffn, DenseFFN) and layer.ffn.intermediate % p.tp:
             found.append(f"tp={p.tp} must divide the dense FFN width {layer.ffn.intermediate}")
     for moe in model.moe_layers:
@@ -82,21 +75,6 @@ def parallelism_problems(model: ModelSpec, parallelism: Parallelism, expert_slot
     if not model.moe_layers and p.ep > 1:
         found.append(f"ep={p.ep}, but {model.name} has no experts; use ep=1")
     return list(dict.fromkeys(found))
-
-
-def _attention_problems(attention: object, tp: int) -> list[str]:
-    if isinstance(attention, GroupedQueryAttention):
-        found = [] if attention.num_heads % tp == 0 else [f"tp={tp} must divide the {attention.num_heads} heads"]
-        if attention.num_kv_heads % tp and tp % attention.num_kv_heads:
-            found.append(f"tp={tp} must divide, or be a multiple of, the {attention.num_kv_heads} KV heads")
-        return found
-    if isinstance(attention, LatentAttention) and attention.num_heads % tp:
-        return [f"tp={tp} must divide the {attention.num_heads} heads"]
-    if isinstance(attention, Mamba2) and attention.num_heads % tp:
-        return [f"tp={tp} must divide the {attention.num_heads} Mamba heads"]
-    if isinstance(attention, GatedDeltaNet) and attention.num_value_heads % tp:
-        return [f"tp={tp} must divide the {attention.num_value_heads} linear-attention heads"]
-    return []
 
 
 def require_split(model: ModelSpec, parallelism: Parallelism, expert_slots: int | None = None) -> None:

@@ -13,7 +13,8 @@ from simulator.kernels.kernel import dtype_bytes
 from simulator.kernels.linear_attention import ConvolutionShape, ScanShape
 from simulator.kernels.mla import MlaDecodeShape, MlaPrefillShape
 from simulator.ops.ir import Op, StepContext, all_reduce, collective, gemm, residual_norm, small
-from workloads.models.spec import Attention, GatedDeltaNet, GroupedQueryAttention, LatentAttention, Mamba2, Phase
+from workloads.models.mixers import Attention, GatedDeltaNet, GroupedQueryAttention, LatentAttention, Mamba2
+from workloads.models.spec import Phase
 
 
 def attention_ops(c: StepContext, attention: Attention, count: int) -> Iterator[Op]:

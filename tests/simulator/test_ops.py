@@ -10,8 +10,9 @@ from simulator.parallelism import Parallelism
 from simulator.scenario.sections import Stack
 from simulator.stack import customised, load_stack
 from workloads.models.library import load_model, model_names
+from workloads.models.mixers import LatentAttention
 from workloads.models.sizes import weight_bytes
-from workloads.models.spec import LatentAttention, ModelSpec
+from workloads.models.spec import ModelSpec
 from workloads.models.work import flops_per_token, kv_bytes_per_token_by_layer
 
 STACK = load_stack("sglang")

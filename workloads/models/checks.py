@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hardware_profiles.errors import nearest
 from workloads.errors import ModelError
 from workloads.models.dtypes import DTYPE_BYTES
-from workloads.models.spec import GroupedQueryAttention, LatentAttention, Layer, Mamba2, ModelSpec, MoE
+from workloads.models.spec import Layer, ModelSpec, MoE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,15 +77,7 @@ def _layer_problems(layer: Layer) -> Iterator[str]:
         yield "has neither attention nor ffn; expected one or both"
     if layer.attention is not None:
         yield from _integer_problems(layer.attention, "attention.")
-    match layer.attention:
-        case GroupedQueryAttention(num_heads=heads, num_kv_heads=kv_heads) if kv_heads > 0 and heads % kv_heads:
-            yield f"attention.num_heads = {heads} is not a multiple of num_kv_heads = {kv_heads}"
-        case LatentAttention(index_heads=heads, index_head_dim=width, index_top_k=top_k) if (
-            len({heads > 0, width > 0, top_k > 0}) > 1
-        ):
-            yield "attention.index_heads, index_head_dim and index_top_k; expected all or none of them above 0"
-        case Mamba2(num_heads=heads, num_groups=groups) if groups > 0 and heads % groups:
-            yield f"attention.num_heads = {heads} is not a multiple of num_groups = {groups}"
+        yield from layer.attention.problems()
     if layer.ffn is not None:
         yield from _integer_problems(layer.ffn, "ffn.")
         if layer.ffn.matrices not in (2, 3):

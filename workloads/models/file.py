@@ -11,17 +11,13 @@ from hardware_profiles.errors import nearest
 from hardware_profiles.files import stamp
 from workloads.errors import ModelError
 from workloads.models.checks import checked
+from workloads.models.mixers import MIXERS, Attention
 from workloads.models.spec import (
     FFN,
     ActiveConvention,
-    Attention,
     DenseFFN,
     DTypes,
-    GatedDeltaNet,
-    GroupedQueryAttention,
-    LatentAttention,
     Layer,
-    Mamba2,
     ModelSpec,
     MoE,
 )
@@ -29,12 +25,6 @@ from workloads.models.spec import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-_ATTENTION: Mapping[str, type[Attention]] = {
-    "grouped_query": GroupedQueryAttention,
-    "latent": LatentAttention,
-    "gated_delta_net": GatedDeltaNet,
-    "mamba2": Mamba2,
-}
 _FFN: Mapping[str, type[FFN]] = {"dense": DenseFFN, "moe": MoE}
 _NONE = "none"
 _LAYER_KEYS = ("count", "attention", "ffn", "norms")
@@ -84,7 +74,7 @@ def spec_from_table(table: Mapping[str, Any], where: str) -> ModelSpec:
 
 
 def _layers(table: Mapping[str, Any], where: str) -> tuple[Layer, ...]:
-    attentions = _kinds(table, "attention", _ATTENTION, where)
+    attentions = _kinds(table, "attention", MIXERS, where)
     ffns = _kinds(table, "ffn", _FFN, where)
     runs = table.get("layers", [])
     if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
@@ -201,9 +191,9 @@ def spec_to_table(spec: ModelSpec) -> dict[str, Any]:
         table["published"] = published
     if dtypes := _given(spec.dtypes):
         table["dtypes"] = dtypes
-    mixers: dict[Attention | None, str] = _names([layer.attention for layer in spec.layers], _ATTENTION)
+    mixers: dict[Attention | None, str] = _names([layer.attention for layer in spec.layers], MIXERS)
     blocks: dict[FFN | None, str] = _names([layer.ffn for layer in spec.layers], _FFN)
-    table["attention"] = {name: _describe(mixer, _ATTENTION) for mixer, name in mixers.items() if mixer is not None}
+    table["attention"] = {name: _describe(mixer, MIXERS) for mixer, name in mixers.items() if mixer is not None}
     table["ffn"] = {name: _describe(block, _FFN) for block, name in blocks.items() if block is not None}
     table["layers"] = []
     for count, pattern in _runs(spec.layers):

@@ -6,20 +6,16 @@ layers are left out unless asked for. Equations: docs/theory/model-sizes.md.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from workloads.models.dtypes import DTYPE_BYTES
+from workloads.models.mixers import Count
 from workloads.models.spec import (
     FFN,
-    Attention,
     DenseFFN,
     DType,
     DTypes,
-    GatedDeltaNet,
-    GroupedQueryAttention,
-    LatentAttention,
     Layer,
-    Mamba2,
     ModelSpec,
     MoE,
 )
@@ -39,79 +35,6 @@ PARTS = (
     "lm_head",
     "mtp",
 )
-
-
-class Count(NamedTuple):
-    """Parameters of one part: those in matrices (multiplied by every token) and those in vectors (norms, biases)."""
-
-    matrices: float
-    vectors: float = 0.0
-
-
-def attention_parameters(attention: Attention, hidden: int) -> Count:
-    """Count the parameters of one token mixer.
-
-    Parameters
-    ----------
-    attention : Attention
-        The mixer's shapes.
-    hidden : int
-        Model width [elements].
-
-    Returns
-    -------
-    Count
-        Projections and convolutions; and norms, biases, sinks and decays.
-    """
-    match attention:
-        case GroupedQueryAttention():
-            return _grouped_query_parameters(attention, hidden)
-        case LatentAttention():
-            return _latent_parameters(attention, hidden)
-        case GatedDeltaNet():
-            keys = attention.num_key_heads * attention.key_head_dim
-            values = attention.num_value_heads * attention.value_head_dim
-            gates = 2 * attention.num_value_heads * attention.learned_decay
-            matrices = hidden * (2 * keys + 2 * values + gates) + values * hidden
-            convolution = attention.conv_kernel * (2 * keys + values)
-            # The output norm is shared by the heads where the decay is learned, and spans them where it is not.
-            vectors = attention.value_head_dim + gates if attention.learned_decay else values
-            return Count(matrices + convolution, vectors)
-        case Mamba2():
-            inner = attention.num_heads * attention.head_dim
-            channels = inner + 2 * attention.num_groups * attention.state_size
-            matrices = hidden * (inner + channels + attention.num_heads) + inner * hidden
-            return Count(matrices + attention.conv_kernel * channels, channels + 3 * attention.num_heads + inner)
-
-
-def _grouped_query_parameters(attention: GroupedQueryAttention, hidden: int) -> Count:
-    queries = attention.num_heads * attention.head_dim
-    keys = attention.num_kv_heads * attention.head_dim
-    matrices = hidden * (2 * queries + 2 * keys + queries * attention.output_gate)
-    vectors = attention.num_heads * attention.sinks + hidden * attention.output_bias
-    vectors += (queries + 2 * keys) * attention.bias
-    if attention.qk_norm:
-        vectors += queries + keys if attention.qk_norm_per_head else 2 * attention.head_dim
-    return Count(matrices, vectors)
-
-
-def _latent_parameters(attention: LatentAttention, hidden: int) -> Count:
-    heads, rank = attention.num_heads, attention.kv_lora_rank
-    queries = heads * (attention.qk_nope_head_dim + attention.qk_rope_head_dim)
-    if attention.q_lora_rank is None:
-        matrices, vectors = hidden * queries, rank
-    else:
-        matrices = attention.q_lora_rank * (hidden + queries)
-        vectors = rank + attention.q_lora_rank
-    matrices += hidden * (rank + attention.qk_rope_head_dim)
-    matrices += rank * heads * (attention.qk_nope_head_dim + attention.v_head_dim)
-    matrices += heads * attention.v_head_dim * hidden
-    if attention.index_heads:
-        source = attention.q_lora_rank or hidden
-        matrices += source * attention.index_heads * attention.index_head_dim
-        matrices += hidden * (attention.index_head_dim + attention.index_heads)
-        vectors += 2 * attention.index_head_dim
-    return Count(matrices, vectors)
 
 
 def expert_parameters(moe: MoE, hidden: int) -> Count:
@@ -149,7 +72,7 @@ def layer_parameters(layer: Layer, hidden: int, *, active: bool = False) -> dict
     """Count the parameters of one layer by part; with ``active``, only those that a token meets."""
     parts = {"norms": Count(0.0, layer.norms * hidden)}
     if layer.attention is not None:
-        parts["attention"] = attention_parameters(layer.attention, hidden)
+        parts["attention"] = layer.attention.parameters(hidden)
     if layer.ffn is not None:
         parts |= ffn_parameters(layer.ffn, hidden, active=active)
     return parts

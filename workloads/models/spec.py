@@ -8,74 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from workloads.models.mixers import Attention
+from workloads.models.mixers import Phase as Phase
+
 DType = Literal["float32", "bfloat16", "fp8", "fp8_block", "int8", "mxfp4", "nvfp4", "int4"]
-#: Whether a step computes prompts or decodes.
-Phase = Literal["prefill", "decode"]
 ActiveConvention = Literal["all", "without_embedding", "without_embedding_and_head"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GroupedQueryAttention:
-    """Softmax attention with ``num_kv_heads`` shared by ``num_heads`` queries (MHA when equal, MQA when 1).
-
-    ``window`` limits attention to the last so many tokens; ``output_gate`` adds a gate projection as wide as the
-    queries; ``qk_norm`` and ``bias`` (of queries, keys and values) add their small parameters, as does
-    ``output_bias``; ``sinks`` adds one learned logit per head. Norm weights of queries and keys are shared by the
-    heads unless ``qk_norm_per_head``.
-    """
-
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    window: int | None = None
-    output_gate: bool = False
-    qk_norm: bool = False
-    bias: bool = False
-    sinks: bool = False
-    output_bias: bool = False
-    qk_norm_per_head: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LatentAttention:
-    """Multi-head latent attention (DeepSeek-V2); ``index_*`` describe DeepSeek sparse attention's indexer."""
-
-    num_heads: int
-    q_lora_rank: int | None
-    kv_lora_rank: int
-    qk_nope_head_dim: int
-    qk_rope_head_dim: int
-    v_head_dim: int
-    index_heads: int = 0
-    index_head_dim: int = 0
-    index_top_k: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GatedDeltaNet:
-    """Linear attention with a gated delta rule (Qwen3-Next); state of key_head_dim x value_head_dim per value head.
-
-    With ``learned_decay`` false and ``conv_kernel`` 0 it is lightning attention (MiniMax-01): the same output gate and
-    state, a decay fixed per head, and no delta rule.
-    """
-
-    num_key_heads: int
-    num_value_heads: int
-    key_head_dim: int
-    value_head_dim: int
-    conv_kernel: int
-    learned_decay: bool = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mamba2:
-    """State-space mixer; inner width is num_heads x head_dim."""
-
-    num_heads: int
-    head_dim: int
-    state_size: int
-    num_groups: int
-    conv_kernel: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +45,6 @@ class MoE:
     router_bias: bool = False
 
 
-Attention = GroupedQueryAttention | LatentAttention | GatedDeltaNet | Mamba2
 FFN = DenseFFN | MoE
 
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from workloads.errors import ModelError
 from workloads.models.hf.config import FAMILIES, from_hf_config
+from workloads.models.mixers import GatedDeltaNet, GroupedQueryAttention, LatentAttention, Mamba2
 from workloads.models.sizes import parameters, quoted_active_parameters, total_parameters
-from workloads.models.spec import DenseFFN, DTypes, GatedDeltaNet, GroupedQueryAttention, LatentAttention, Mamba2, MoE
+from workloads.models.spec import DenseFFN, DTypes, MoE
 
 SHARED = Path(__file__).parents[3].parent / "shared" / "models"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the published configurations are not at hand")

@@ -16,16 +16,8 @@ from workloads.models.checks import check
 from workloads.models.file import read_toml, spec_from_table, spec_to_table
 from workloads.models.hf.config import FAMILIES, from_hf_config
 from workloads.models.library import load_model, model_names, save_model, with_dtypes
-from workloads.models.spec import (
-    DenseFFN,
-    DTypes,
-    GroupedQueryAttention,
-    LatentAttention,
-    Layer,
-    Mamba2,
-    ModelSpec,
-    MoE,
-)
+from workloads.models.mixers import GroupedQueryAttention, LatentAttention, Mamba2
+from workloads.models.spec import DenseFFN, DTypes, Layer, ModelSpec, MoE
 
 EXPECTED = {
     "deepseek-r1",

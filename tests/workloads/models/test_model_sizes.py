@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -10,11 +11,11 @@ from hypothesis import strategies as st
 
 from workloads.models.dtypes import DTYPE_BYTES
 from workloads.models.library import load_model, model_names, with_dtypes
+from workloads.models.mixers import MIXERS, Attention, GatedDeltaNet, GroupedQueryAttention, LatentAttention, Mamba2
 from workloads.models.sizes import (
     PARTS,
     Count,
     active_parameters,
-    attention_parameters,
     expert_parameters,
     experts_per_token,
     ffn_parameters,
@@ -25,17 +26,7 @@ from workloads.models.sizes import (
     total_parameters,
     weight_bytes,
 )
-from workloads.models.spec import (
-    DenseFFN,
-    DTypes,
-    GatedDeltaNet,
-    GroupedQueryAttention,
-    LatentAttention,
-    Layer,
-    Mamba2,
-    ModelSpec,
-    MoE,
-)
+from workloads.models.spec import DenseFFN, DTypes, Layer, ModelSpec, MoE
 
 # Published figures and how far the model may be from them: 1%, or one unit in the last digit that the publisher gives.
 PUBLISHED = {
@@ -121,10 +112,14 @@ def test_total_parameters_equal_the_checkpoint_to_the_last_one(name: str, exact:
     assert total_parameters(load_model(name)) == exact
 
 
+def test_every_token_mixer_has_a_name_in_model_files() -> None:
+    assert set(MIXERS.values()) == set(get_args(Attention))
+
+
 def test_latent_attention_of_deepseek_v3_counts_each_projection() -> None:
     mla = load_model("deepseek-v3").layers[0].attention
     assert isinstance(mla, LatentAttention)
-    matrices, vectors = attention_parameters(mla, 7168)
+    matrices, vectors = mla.parameters(7168)
     q_a, q_b = 7168 * 1536, 1536 * 128 * 192
     kv_a, kv_b, out = 7168 * 576, 512 * 128 * 256, 128 * 128 * 7168
     assert matrices == q_a + q_b + kv_a + kv_b + out
@@ -134,18 +129,18 @@ def test_latent_attention_of_deepseek_v3_counts_each_projection() -> None:
 def test_grouped_query_attention_counts_gate_biases_norms_and_sinks() -> None:
     plain = GroupedQueryAttention(num_heads=8, num_kv_heads=2, head_dim=16)
     everything = dataclasses.replace(plain, output_gate=True, bias=True, output_bias=True, qk_norm=True, sinks=True)
-    assert attention_parameters(plain, 64) == Count(64 * (128 + 32 + 32) + 128 * 64)
-    matrices, vectors = attention_parameters(everything, 64)
-    assert matrices == attention_parameters(plain, 64).matrices + 64 * 128
+    assert plain.parameters(64) == Count(64 * (128 + 32 + 32) + 128 * 64)
+    matrices, vectors = everything.parameters(64)
+    assert matrices == plain.parameters(64).matrices + 64 * 128
     assert vectors == (128 + 32 + 32) + 64 + 2 * 16 + 8
     wide_norm = dataclasses.replace(plain, qk_norm=True, qk_norm_per_head=True)
-    assert attention_parameters(wide_norm, 64).vectors == 128 + 32
+    assert wide_norm.parameters(64).vectors == 128 + 32
 
 
 def test_mamba2_counts_input_convolution_state_and_output() -> None:
     mamba = Mamba2(num_heads=4, head_dim=8, state_size=16, num_groups=2, conv_kernel=4)
     inner, channels = 32, 32 + 2 * 2 * 16
-    matrices, vectors = attention_parameters(mamba, 64)
+    matrices, vectors = mamba.parameters(64)
     assert matrices == 64 * (inner + channels + 4) + 4 * channels + inner * 64
     assert vectors == channels + 3 * 4 + inner
 
@@ -154,7 +149,7 @@ def test_lightning_attention_has_four_input_projections_and_an_output() -> None:
     lightning = GatedDeltaNet(
         num_key_heads=4, num_value_heads=4, key_head_dim=8, value_head_dim=8, conv_kernel=0, learned_decay=False
     )
-    assert attention_parameters(lightning, 64) == Count(64 * 4 * 32 + 32 * 64, 32)
+    assert lightning.parameters(64) == Count(64 * 4 * 32 + 32 * 64, 32)
 
 
 def test_moe_counts_router_experts_and_gated_shared_expert() -> None:

@@ -9,12 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workloads.models.library import load_model, with_dtypes
+from workloads.models.mixers import GatedDeltaNet, LatentAttention, Mamba2, attended_tokens
 from workloads.models.sizes import active_parameters, parameters
-from workloads.models.spec import GatedDeltaNet, LatentAttention, Mamba2, ModelSpec
+from workloads.models.spec import ModelSpec
 from workloads.models.work import (
-    attended_tokens,
-    attention_kv_bytes,
-    attention_score_flops,
     flops_per_token,
     kv_bytes,
     kv_bytes_per_token,
@@ -52,26 +50,24 @@ def test_deepseekmoe_16b_needs_the_published_flops_for_4096_tokens() -> None:
 def test_latent_attention_prefers_expanded_keys_in_prefill_and_latents_in_decode() -> None:
     mla = load_model("deepseek-v3").layers[0].attention
     assert isinstance(mla, LatentAttention)
-    assert attention_score_flops(mla, "prefill", 1) == 2 * 128 * (128 + 64 + 128)
-    assert attention_score_flops(mla, "decode", 100) == 2 * 128 * (512 + 64 + 512) * 100
+    assert mla.score_flops("prefill", 1) == 2 * 128 * (128 + 64 + 128)
+    assert mla.score_flops("decode", 100) == 2 * 128 * (512 + 64 + 512) * 100
 
 
 def test_sparse_attention_stops_growing_at_its_top_k_but_for_the_indexer() -> None:
     sparse = load_model("deepseek-v3.2").layers[0].attention
     assert isinstance(sparse, LatentAttention)
-    growth = attention_score_flops(sparse, "decode", 100_000) - attention_score_flops(sparse, "decode", 50_000)
+    growth = sparse.score_flops("decode", 100_000) - sparse.score_flops("decode", 50_000)
     assert growth == 2 * 64 * 128 * 50_000
 
 
 def test_linear_mixers_cost_the_same_at_any_context() -> None:
     delta = GatedDeltaNet(num_key_heads=2, num_value_heads=4, key_head_dim=8, value_head_dim=16, conv_kernel=4)
     mamba = Mamba2(num_heads=4, head_dim=8, state_size=16, num_groups=1, conv_kernel=4)
-    assert (
-        attention_score_flops(delta, "decode", 10) == attention_score_flops(delta, "prefill", 10_000) == 6 * 4 * 8 * 16
-    )
-    assert attention_score_flops(mamba, "decode", 10) == 4 * 4 * 8 * 16
+    assert delta.score_flops("decode", 10) == delta.score_flops("prefill", 10_000) == 6 * 4 * 8 * 16
+    assert mamba.score_flops("decode", 10) == 4 * 4 * 8 * 16
     lightning = dataclasses.replace(delta, conv_kernel=0, learned_decay=False)
-    assert attention_score_flops(lightning, "decode", 1) == 4 * 4 * 8 * 16
+    assert lightning.score_flops("decode", 1) == 4 * 4 * 8 * 16
 
 
 @given(contexts)
@@ -124,7 +120,11 @@ def test_a_fp8_cache_halves_the_kv_bytes() -> None:
 
 
 def test_a_lone_ffn_keeps_nothing() -> None:
-    assert attention_kv_bytes(None, load_model("nemotron-3-nano").dtypes) == 0.0
+    spec = load_model("nemotron-3-nano")
+    kept = kv_bytes_per_token_by_layer(spec)
+    lone = [layer.attention is None for layer in spec.layers]
+    assert any(lone)
+    assert all(size == 0.0 for size, alone in zip(kept, lone, strict=True) if alone)
 
 
 def test_state_is_constant_and_sized_by_heads_state_and_convolution() -> None:

@@ -26,15 +26,8 @@ from workloads.models.hf.parts import (
     with_mixers,
 )
 from workloads.models.hf.reader import HfConfig
-from workloads.models.spec import (
-    Attention,
-    DenseFFN,
-    GatedDeltaNet,
-    GroupedQueryAttention,
-    Layer,
-    Mamba2,
-    MoE,
-)
+from workloads.models.mixers import Attention, GatedDeltaNet, GroupedQueryAttention, Mamba2
+from workloads.models.spec import DenseFFN, Layer, MoE
 
 Family = Callable[[HfConfig], Layers]
 

@@ -6,7 +6,8 @@ import dataclasses
 from typing import TYPE_CHECKING, Literal
 
 from workloads.errors import ModelError
-from workloads.models.spec import FFN, Attention, DenseFFN, GroupedQueryAttention, LatentAttention, Layer, MoE
+from workloads.models.mixers import Attention, GroupedQueryAttention, LatentAttention
+from workloads.models.spec import FFN, DenseFFN, Layer, MoE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
