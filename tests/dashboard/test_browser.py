@@ -10,7 +10,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlencode
 
 import pytest
@@ -19,7 +19,7 @@ from dashboard.panels.tabs import TABS
 from simulator.cli.serve import dashboard_command
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Locator, Page
+    from playwright.sync_api import Browser, Locator, Page
 
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = (
@@ -76,18 +76,29 @@ def _wait_until_healthy(server: subprocess.Popen[bytes], port: int, log: Path) -
 
 
 @pytest.fixture(scope="module")
-def page() -> Iterator[Page]:
-    """Open a tab of Debian's chromium."""
+def browser() -> Iterator[Browser]:
+    """Start Debian's chromium."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if not CHROMIUM.exists() and shutil.which("chromium") is None:
         pytest.skip("chromium is not installed: apt-get install chromium")
     with playwright.sync_playwright() as driver:
         executable = str(CHROMIUM) if CHROMIUM.exists() else shutil.which("chromium")
-        browser = driver.chromium.launch(executable_path=executable, args=list(FLAGS))
-        tab = browser.new_page(viewport={"width": 1500, "height": 1000})
-        tab.set_default_timeout(1000 * PATIENCE_S)
-        yield tab
-        browser.close()
+        started = driver.chromium.launch(executable_path=executable, args=list(FLAGS))
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def page(browser: Browser) -> Page:
+    """Open a tab."""
+    return opened(browser, "light")
+
+
+def opened(browser: Browser, scheme: Literal["light", "dark"], width: int = 1500) -> Page:
+    """Open a tab of a browser whose user prefers light or dark pages, with nothing remembered."""
+    tab = browser.new_context(viewport={"width": width, "height": 1000}, color_scheme=scheme).new_page()
+    tab.set_default_timeout(1000 * PATIENCE_S)
+    return tab
 
 
 def metric(page: Page, label: str) -> Locator:
@@ -180,3 +191,88 @@ def test_axe_finds_nothing_new_on_any_tab(link: dict[str, str], absent: set[str]
         if new:
             found[tab.name] = new
     assert found == {}
+
+
+#: Contrast of small text against what lies behind it that WCAG 2.2 asks for at level AA.
+LEGIBLE = 4.5
+CHART_TEXT = """
+() => [...document.querySelectorAll(".js-plotly-plot text")]
+    .filter(text => text.textContent.trim() && text.getBoundingClientRect().width > 0)
+    .map(text => [text.textContent, getComputedStyle(text).fill])
+"""
+BACKGROUND = "() => getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor"
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of ``rgb(r, g, b)``, by WCAG's definition."""
+    parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def contrast(one: str, other: str) -> float:
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_is_as_the_browser_is_and_chart_text_is_legible_at_once(
+    scheme: Literal["light", "dark"], address: str, browser: Browser
+) -> None:
+    page = opened(browser, scheme)
+    for tab in ("breakdown", "why"):
+        page.goto(f"{address}/?preset=gpt-oss-20b-h100&requests.count=12&tab={tab}")
+        page.wait_for_selector(".js-plotly-plot .xtick text")
+        settled(page)
+        background = page.evaluate(BACKGROUND)
+        texts = page.evaluate(CHART_TEXT)
+        assert (luminance(background) < 0.2) == (scheme == "dark")
+        assert len(texts) > 5
+        assert [text for text, fill in texts if contrast(fill, background) < LEGIBLE] == []
+    page.context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_new_on_any_page_in_either_scheme(
+    scheme: Literal["light", "dark"], address: str, browser: Browser
+) -> None:
+    page = opened(browser, scheme)
+    found = {}
+    for link in ("catalogue?search=h100+bandwidth", "?preset=gpt-oss-20b-h100&tab=why", "?preset=deepseek-v3-h200"):
+        page.goto(f"{address}/{link}")
+        page.get_by_role("heading", level=1).wait_for()
+        page.wait_for_timeout(500)
+        settled(page)
+        new = {rule: nodes for rule, nodes in faults(page).items() if rule not in KNOWN_FAULTS}
+        if new:
+            found[link] = new
+    page.context.close()
+    assert found == {}
+
+
+@pytest.mark.parametrize("width", [420, 1280])
+def test_nothing_is_wider_than_the_window(width: int, address: str, browser: Browser) -> None:
+    page = opened(browser, "light", width)
+    for link in ("catalogue", "?preset=gpt-oss-20b-h100&requests.count=12&tab=why"):
+        page.goto(f"{address}/{link}")
+        page.get_by_role("heading", level=1).wait_for()
+        settled(page)
+        assert page.evaluate("() => document.documentElement.scrollWidth") <= width
+    page.context.close()
+
+
+def test_the_navigation_leads_to_the_catalogue_and_back_to_the_page_as_it_was(address: str, page: Page) -> None:
+    page.goto(f"{address}/?preset=gpt-oss-20b-h100&requests.count=14&tab=numbers")
+    settled(page)
+    shown = page.url
+    page.get_by_role("link", name="Catalogue").click()
+    page.wait_for_url(re.compile(r"/catalogue"))
+    page.get_by_role("heading", name="What the answers rest on").wait_for()
+    page.get_by_role("textbox", name="Search").fill("mixtral-8x7b hidden")
+    page.get_by_role("textbox", name="Search").press("Enter")
+    page.wait_for_url(re.compile(r"search=mixtral"))
+    page.get_by_role("link", name="What-if").click()
+    page.wait_for_url(shown)
+    settled(page)
+    assert page.get_by_label("Requests", exact=True).input_value() == "14"
+    assert page.get_by_role("tab", selected=True).inner_text() == "All numbers"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
 from streamlit.util import calc_hash
 
+from dashboard import app
 from dashboard.app import PAGES
 from dashboard.panels.tabs import TABS, open_tabs
 from dashboard.state import FIRST_TAB
@@ -79,3 +81,7 @@ def test_a_tab_is_there_where_its_feature_is_asked_for(asked: str, tab: str) -> 
 def test_what_the_closed_form_refuses_has_a_tab_or_is_on_one() -> None:
     refused = {feature.name for feature in FEATURES if feature.closed_form == "refused"}
     assert refused <= {"disaggregation", "prefix_cache", "speculation", "faults", "elastic", "rebalance"}
+
+
+def test_no_folder_beside_the_router_is_taken_by_streamlit_for_its_own() -> None:
+    assert not Path(app.__file__).with_name("pages").exists()
