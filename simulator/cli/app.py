@@ -165,7 +165,7 @@ def explain(
     device: Device = None,
     profiles: Profiles = None,
     phase: Annotated[Phases, typer.Option(help="Which kind of step.")] = Phases.DECODE,
-    batch: Annotated[int | None, typer.Option(min=1, help="Sequences in the step on each rank.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Sequences in the step over all ranks.")] = None,
     context: Annotated[int | None, typer.Option(min=1, help="Tokens of each sequence.")] = None,
     as_json: Json = False,
 ) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from simulator.arrays import FloatArray
 from simulator.deployment.deployment import Deployment
+from simulator.deployment.limits import Limits
 from simulator.placement.replay import expert_spread
 from simulator.results.summary import Capacity, Work
 from simulator.results.values import Distribution, Summary
@@ -156,7 +157,7 @@ def _at(deployment: Deployment, load: Load, running: float, most: float, windows
     others = max(running - 1.0, 0.0) if closed else running
     batch = max(running, 1.0) if closed else running / -math.expm1(-running)
     ends = batch / decodes
-    decode, decode_row = _mean_step(timer, limits.dp, batch, load, 0.0, 0.0, windows)
+    decode, decode_row = _mean_step(timer, limits, batch, load, 0.0, 0.0, windows)
     budget = max(limits.token_budget - (batch / limits.dp if mixed else 0.0), 1.0)
     chunks = float(np.ceil(np.asarray(load.prompts) / budget).mean()) if limits.chunked else 1.0
     entry = frontend = deployment.stack.number("frontend")
@@ -167,13 +168,14 @@ def _at(deployment: Deployment, load: Load, running: float, most: float, windows
     if mixed:
         share = min(share, 1.0)
     tokens = ends * load.inputs / share
-    own = min(max(own / chunks, tokens / limits.dp), tokens)
-    if limits.chunked:
-        own = min(own, budget)
-    prompt, prompt_row = _mean_step(timer, limits.dp, others if mixed else 0.0, load, tokens, own, windows)
+    # No step is larger than the engine's largest: its budget, or one prompt that is longer and cannot be split.
+    largest = budget if limits.chunked else max(budget, *load.prompts)
+    tokens = min(tokens, limits.dp * largest)
+    own = min(max(own / chunks, tokens / limits.dp), tokens, largest)
+    prompt, prompt_row = _mean_step(timer, limits, others if mixed else 0.0, load, tokens, own, windows)
     pure, met = (1.0 - share if mixed else 1.0), share * others / batch
     period = pure * decode + share * prompt
-    felt = decode if closed else _mean_step(timer, limits.dp, min(running + 1.0, most), load, 0.0, 0.0, windows)[0]
+    felt = decode if closed else _mean_step(timer, limits, min(running + 1.0, most), load, 0.0, 0.0, windows)[0]
     gap = (1.0 - met if mixed else 1.0) * felt + met * prompt
     if frontend > 0.0 or not closed:
         # Who comes at any time waits for the rest of a step; the next of a closed loop comes as one ends.
@@ -235,14 +237,15 @@ def busiest_prompts(load: Load, dp: int, ends: float) -> float:
 
 
 def _mean_step(
-    timer: TableTimer, dp: int, running: float, load: Load, tokens: float, own: float, windows: int
+    timer: TableTimer, limits: Limits, running: float, load: Load, tokens: float, own: float, windows: int
 ) -> tuple[float, dict[str, float]]:
     """Average a step over windows of the routing trace, between the whole batch sizes around ``running``.
 
     Of the prompt ``tokens`` of the step, the busiest rank computes its ``own``.
     """
     # Fewer requests than ranks: the busiest rank holds one as soon as there is one.
-    each = running / dp if running >= dp else min(running, 1.0)
+    dp = limits.dp
+    each = min(running / dp, limits.max_running) if running >= dp else min(running, 1.0)
     low = math.floor(each)
     sizes = {low: 1.0 - (each - low), low + 1: each - low}
     row = dict.fromkeys(STEP_COLUMNS, 0.0)
@@ -251,14 +254,14 @@ def _mean_step(
         if weight <= 0.0 or (size == 0 and tokens <= 0.0):
             continue
         for _ in range(windows):
-            work = _work(size, total, load, tokens, own)
+            work = _work(size, total, load, tokens, own, limits.query_tokens)
             _accumulate(row, work, timer.time(work), weight / windows)
     return row["duration_s"], row
 
 
-def _work(size: int, total: int, load: Load, tokens: float, own: float) -> StepWork:
+def _work(size: int, total: int, load: Load, tokens: float, own: float, query_tokens: int) -> StepWork:
     """One step: ``size`` decoding and ``own`` prompt tokens on the busiest rank."""
-    work = StepWork()
+    work = StepWork(query_tokens=query_tokens)
     if size:
         work.set_decode(running=total, most=size, sequences=size, context=load.context)
     if tokens:

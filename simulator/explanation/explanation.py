@@ -42,7 +42,8 @@ def explain(
     batch : int, optional
         Sequences in the step over all data-parallel ranks; the steady state's where absent (prefill: 1) [1].
     context : int, optional
-        KV length (decode) or prompt length (prefill); the load's mean where absent [tokens].
+        KV length (decode) or prompt length (prefill); the load's mean where absent, of a prompt no more than a step may
+        hold where the stack splits prompts [tokens].
 
     Raises
     ------
@@ -166,7 +167,8 @@ def _defaults(
     instances: int,
 ) -> tuple[int, int]:
     if phase == "prefill":
-        return batch or 1, context or round(float(trace.input_tokens.mean()))
+        mean, limits = round(float(trace.input_tokens.mean())), deployment.limits
+        return batch or 1, context or (min(mean, limits.token_budget) if limits.chunked else mean)
     running, length = occupancy(deployment, trace, instances)
     return batch or max(round(running), 1), context or round(length)
 
