@@ -70,23 +70,29 @@ class Fleet:
         """One instance at the start."""
         return self.deployment(self.scenario.parallelism.dp)
 
-    def deployment(self, size: int) -> Deployment:
-        """Return one instance at a size [ranks], priced when first asked for.
+    def instance(self, size: int) -> Scenario:
+        """Return the scenario of one instance at a size [ranks]; that of the start where all instances are alike."""
+        ranks = self.scenario.parallelism.dp if self.whole_instances else size
+        return sized(self.scenario, ranks, self.setting.model)
 
-        Its KV pool is what the mechanism leaves; where whole instances come and go, all are of the size at the start.
-        """
-        size = self.scenario.parallelism.dp if self.whole_instances else size
-        if size not in self._sizes:
-            deployment = deploy(sized(self.scenario, size, self.setting.model), self.trace)
-            limits = replace(deployment.limits, pool=self.pool(size))
-            self._sizes[size] = replace(deployment, limits=limits)
-        return self._sizes[size]
+    def deployment(self, size: int) -> Deployment:
+        """Return one instance at a size [ranks], priced when asked for; its KV pool is what the mechanism leaves."""
+        asked = self.instance(size)
+        ranks = asked.parallelism.dp
+        if ranks not in self._sizes:
+            deployment = deploy(asked, self.trace)
+            self._sizes[ranks] = replace(deployment, limits=replace(deployment.limits, pool=self.pool(size)))
+        return self._sizes[ranks]
 
     def split(self, size: int) -> Parallelism:
         """How one instance is split at a size [ranks]."""
-        size = self.scenario.parallelism.dp if self.whole_instances else size
-        choice = sized(self.scenario, size, self.setting.model).parallelism
+        choice = self.instance(size).parallelism
         return Parallelism(tp=choice.tp, dp=choice.dp, pp=choice.pp, ep=choice.ep)
+
+    def slots(self, size: int) -> int | None:
+        """Expert slots per layer at a size [ranks], redundant ones included [1]; ``None`` for a dense model."""
+        layers = self.setting.model.moe_layers
+        return layers[0].num_experts + self.instance(size).placement.redundant_slots if layers else None
 
     @property
     def sizes(self) -> range:
@@ -138,10 +144,7 @@ class Fleet:
 
     def budget(self, size: int) -> MemoryBudget:
         """Memory of a device at a size."""
-        size = self.scenario.parallelism.dp if self.whole_instances else size
-        model, placement = self.setting.model, sized(self.scenario, size, self.setting.model).placement
-        slots = model.moe_layers[0].num_experts + placement.redundant_slots if model.moe_layers else None
-        return device_budget(model, self.split(size), self.stack, self.setting.hardware, slots)
+        return device_budget(self.setting.model, self.split(size), self.stack, self.setting.hardware, self.slots(size))
 
 
 def sized(scenario: Scenario, ranks: int, model: ModelSpec) -> Scenario:
@@ -304,11 +307,7 @@ def _check_splits(fleet: Fleet) -> None:
     """Every size that may be reached must be a valid split, with something to overlap where that is asked."""
     model = fleet.setting.model
     for size in fleet.sizes:
-        slots = None
-        if model.moe_layers:
-            placement = sized(fleet.scenario, size, model).placement
-            slots = model.moe_layers[0].num_experts + placement.redundant_slots
-        require_split(model, fleet.split(size), slots)
+        require_split(model, fleet.split(size), fleet.slots(size))
         require_overlap(fleet.scenario.stack, model, fleet.split(size))
 
 
