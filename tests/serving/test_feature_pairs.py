@@ -113,13 +113,17 @@ def test_urgent_requests_overtake_where_there_is_a_queue() -> None:
     assert not alike.equals(ranked)
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
-    features=st.sets(st.sampled_from(sorted(set(FEATURES) - {"scaling", "store", "slow_rank"})), max_size=6),
+    features=st.sets(st.sampled_from(sorted(set(FEATURES) - {"store", "slow_rank"})), max_size=6),
     seed=st.integers(0, 1),
 )
 def test_any_set_of_features_is_conserved_and_deterministic(features: set[str], seed: int) -> None:
     asked = tuple(sorted(features))
+    if (key := refused_for(asked)) is not None:
+        with pytest.raises(InfeasibleScenario, match=key):
+            simulate(scenario(*asked, seed=seed))
+        return
     first, second = simulate(scenario(*asked, seed=seed)), simulate(scenario(*asked, seed=seed))
     assert_conserved(first, asked)
     pd.testing.assert_frame_equal(first.requests, second.requests)
@@ -142,3 +146,18 @@ def test_an_estimate_refuses_what_it_does_not_know(feature: str) -> None:
 def test_an_explanation_says_what_it_leaves_out(feature: str) -> None:
     assert any(text.startswith("this step leaves out ") for text in explain(scenario(feature)).warnings)
     assert not [text for text in explain(scenario("overlap")).warnings if "leaves out" in text]
+
+
+@pytest.mark.parametrize("mechanism", ["cold_restart", "horizontal", "vertical_new", "colocated", "elastic", "ideal"])
+@pytest.mark.parametrize("beside", ["drafts", "cache", "store", "priorities", "overlap", "swap"])
+def test_every_mechanism_plays_what_goes_with_scaling(mechanism: str, beside: str) -> None:
+    """Growing, and shrinking again, while requests are in flight."""
+    events = "[{at='0.2 s', size=8}, {at='0.5 s', size=4}]"
+    asked = scenario(beside).override(
+        f"elastic.mechanism={mechanism}", f"elastic.events={events}", "hardware.cluster=hgx-h100-ib"
+    )
+    assert [finding for finding in check(asked) if finding.level == "error"] == []
+    result = simulate(asked)
+    assert_conserved(result, (beside,))
+    assert result.scaling is not None
+    assert len(result.scaling.changes) >= 1
