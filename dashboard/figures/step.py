@@ -139,9 +139,9 @@ def _step_alt(drawn: StepTimeline) -> str:
         f"{duration(drawn.step_s)} on the slowest rank. {how}{saved}."
     )
     if drawn.exchanged_s <= 0:
-        return f"{head} No tokens travel between ranks."
+        return f"{head} Nothing travels between ranks."
     hidden = 1 - drawn.exposed_s / drawn.exchanged_s
-    return f"{head} Exchanges take {duration(drawn.exchanged_s)}, {in_unit(hidden, '%')} of them beside computing."
+    return f"{head} Communication takes {duration(drawn.exchanged_s)}, {in_unit(hidden, '%')} of it beside computing."
 
 
 def hidden_table(rows: list[dict[str, object]]) -> pd.DataFrame:

@@ -53,7 +53,7 @@ def streams(view: View) -> None:
     drawn = answers.timeline_of(view.scenario, phase)
     chart(step_chart(drawn, whole=whole), "step")
     if drawn.exchanged_s > 0:
-        st.header("What runs beside the exchanges")
+        st.header("What runs beside communication")
         table(hidden_table(hidden_rows(drawn)))
 
 

@@ -27,7 +27,10 @@ def print_timeline(out: Console, scenario: Scenario, drawn: StepTimeline) -> Non
         rows.append(("effect", overlap_effect(drawn)))
     for stream in dict.fromkeys(task.stream for task in drawn.schedule.tasks):
         busy = drawn.schedule.busy(stream)
-        rows.append((f"{stream} busy", f"{seconds(busy)}, {percent(busy / drawn.step_s)}"))
+        rows.append((f"{stream} stream busy", f"{seconds(busy)}, {percent(busy / drawn.step_s)}"))
+    if drawn.exchanged_s > 0.0:
+        exposed = f"{seconds(drawn.exposed_s)} of it exposed"
+        rows.append(("communication", f"{seconds(drawn.exchanged_s)}, {exposed}"))
     if drawn.rank_experts.shape[2]:
         experts = drawn.rank_experts.sum(axis=(0, 1))
         rows.append(("experts, mean rank", seconds(float(experts.mean()))))
@@ -35,15 +38,14 @@ def print_timeline(out: Console, scenario: Scenario, drawn: StepTimeline) -> Non
         rows.append(("experts, slowest rank of each layer", seconds(slowest)))
     out.print(pairs(rows))
     if drawn.exchanged_s > 0.0:
-        out.print(f"communication {seconds(drawn.exchanged_s)}, {seconds(drawn.exposed_s)} of it exposed")
         print_hidden(out, hidden_rows(drawn))
 
 
 def overlap_effect(drawn: StepTimeline) -> str:
-    """Say how much shorter or longer overlap makes the step."""
-    how = "shorter" if drawn.saved_s >= 0.0 else "longer"
-    apart = drawn.step_s + drawn.saved_s
-    return f"{seconds(abs(drawn.saved_s))} {how} ({seconds(apart)} -> {seconds(drawn.step_s)})"
+    """Say how much faster or slower overlap makes the step."""
+    how = "faster" if drawn.saved_s >= 0.0 else "slower"
+    apart = seconds(drawn.step_s + drawn.saved_s)
+    return f"makes this step {seconds(abs(drawn.saved_s))} {how} ({apart} -> {seconds(drawn.step_s)})"
 
 
 def timeline_document(scenario: Scenario, drawn: StepTimeline, written: Path | None) -> dict[str, Any]:

@@ -219,14 +219,14 @@ def test_a_step_is_drawn_stream_by_stream_and_zoomed_to_its_middle() -> None:
     low, high = chart.figure.layout.xaxis.range
     assert 0.0 < low < high < 19.0
     assert tuple(step_chart(drawn, whole=True).figure.layout.xaxis.range) == pytest.approx((0.0, 19.0))
-    assert "Exchanges take 18.0 ms, 50.0 % of them beside computing" in chart.alt
+    assert "Communication takes 18.0 ms, 50.0 % of it beside computing" in chart.alt
     assert "which saves 1.00 ms" in chart.alt
     assert set(bars["attention"].text) == {"0", "1"}
 
 
 def test_a_step_without_exchanges_or_layers_is_drawn_whole() -> None:
     chart = step_chart(drawn_step("none", 0, {}))
-    assert "No tokens travel between ranks" in chart.alt
+    assert "Nothing travels between ranks" in chart.alt
     assert chart.figure.layout.xaxis.range[0] == 0.0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 
 from simulator import Scenario, simulate
 from simulator.cli.app import app
+from simulator.cli.timeline_text import overlap_effect
 from simulator.deployment.deployment import deploy
 from simulator.deployment.inputs import scenario_requests
 from simulator.errors import ScenarioError
@@ -146,3 +148,40 @@ def test_the_command_writes_a_trace_and_says_what_is_hidden(tmp_path: Path) -> N
     document = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
     assert document["exposed_s"] < document["exchanged_s"]
     assert document["file"] is None
+
+
+def test_a_loss_is_called_a_loss() -> None:
+    """Two batches make a small step slower: every weight is read twice."""
+    small = timeline(scenario(overlap="two_batch"), batch=64, context=10)
+    assert small.saved_s < 0.0
+    apart = timeline(scenario(overlap="none"), batch=64, context=10)
+    assert small.step_s + small.saved_s == pytest.approx(apart.step_s)
+    assert re.fullmatch(r"makes this step [\d.]+ ms slower \([\d.]+ ms -> [\d.]+ ms\)", overlap_effect(small))
+    assert "faster" in overlap_effect(drawn())
+    row = explain(scenario(overlap="two_batch"), batch=64, context=10).ops.set_index("component").loc["overlap"]
+    assert row["time_s"] == pytest.approx(-small.saved_s)
+    assert row["bound"] == "lost"
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [({"tp": 4}, "all-reduce"), ({"tp": 2, "pp": 2}, "all-reduce"), ({"dp": 4, "ep": 4}, "dispatch")],
+)
+def test_communication_is_reported_under_every_split(split: dict[str, int], message: str) -> None:
+    """All-reduces run on the stream of the kernels: all of them is exposed, and explain tells as much of them."""
+    chosen = Scenario.from_mapping(
+        {
+            "model": {"name": "qwen3-30b-a3b"},
+            "hardware": {"device": "h100-sxm"},
+            "parallelism": split,
+            "requests": {"concurrency": 64},
+            "routing": {"kind": "balanced", "tokens": 256},
+        }
+    )
+    step = timeline(chosen, batch=64, context=1000)
+    assert (message, "nothing") in step.beside
+    ops = explain(chosen, batch=64, context=1000).ops
+    sent = ops[ops["component"].isin(["all_reduce", "dispatch", "combine"])]["time_s"].sum()
+    assert step.exchanged_s == pytest.approx(sent, rel=0.02)
+    assert step.exposed_s == pytest.approx(step.exchanged_s)
+    assert 0.03 < step.exchanged_s / step.step_s < 0.6
