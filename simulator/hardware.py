@@ -99,6 +99,12 @@ class Hardware:
         """Devices at hand over all nodes [1]."""
         return self.node.devices * self.nodes
 
+    @property
+    def host_bandwidth(self) -> float:
+        """Bandwidth of a device to its host [bytes/s]: of its host link, else of its share of the scale-out links."""
+        link = self.device.links.get("host")
+        return link.bandwidth.value if link is not None else self.fabric.scale_out_bandwidth
+
 
 def load_hardware(
     device: str,

@@ -8,7 +8,7 @@ from hardware_profiles.units import format_bytes
 from simulator.errors import InfeasibleScenario
 from simulator.parallelism import Parallelism
 from workloads.models.dtypes import DTYPE_BYTES
-from workloads.models.sizes import weight_bytes
+from workloads.models.sizes import expert_bytes, weight_bytes
 from workloads.models.spec import ModelSpec
 from workloads.models.work import kv_bytes_per_token_by_layer, state_bytes_per_sequence
 
@@ -51,8 +51,8 @@ def weight_bytes_per_device(model: ModelSpec, split: Parallelism, expert_slots: 
     """
     parts = weight_bytes(model)
     slots = 1.0
-    if expert_slots and model.moe_layers:
-        slots = expert_slots / model.moe_layers[0].num_experts
+    if expert_slots and model.moe is not None:
+        slots = expert_slots / model.moe.num_experts
     layers = (
         (parts["attention"] + parts["dense_ffn"] + parts["shared_experts"]) / split.tp
         + parts["routed_experts"] * slots / split.group
@@ -169,8 +169,9 @@ def require_fit(
 
 def _fewer_slots(budget: MemoryBudget, model: ModelSpec, split: Parallelism, redundant_slots: int) -> str:
     """Say how many redundant slots would fit; nothing where it does not fit without any."""
-    experts = model.moe_layers[0].num_experts
-    each = weight_bytes(model)["routed_experts"] / experts / split.group / split.pp
+    if model.moe is None:
+        return ""
+    each = expert_bytes(model) * len(model.moe_layers) / split.group / split.pp
     fits = redundant_slots - int(-budget.pool / each) - 1
-    fits -= (experts + fits) % split.ep
+    fits -= (model.moe.num_experts + fits) % split.ep
     return f"; {fits} redundant slots (placement.redundant_slots) instead of {redundant_slots} fit" if fits >= 0 else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from simulator.errors import InfeasibleScenario
+from simulator.scenario.sections import ParallelismChoice, PlacementChoice
 from workloads.models.spec import DenseFFN, ModelSpec
 
 
@@ -20,6 +21,11 @@ class Parallelism:
     dp: int = 1
     pp: int = 1
     ep: int = 1
+
+    @classmethod
+    def of(cls, choice: ParallelismChoice) -> Parallelism:
+        """Split one instance as a scenario asks."""
+        return cls(tp=choice.tp, dp=choice.dp, pp=choice.pp, ep=choice.ep)
 
     @property
     def group(self) -> int:
@@ -40,6 +46,11 @@ class Parallelism:
     def exchanges_tokens(self) -> bool:
         """Whether tokens travel to their experts: only where ranks hold different tokens."""
         return self.dp > 1 and self.group > 1
+
+
+def expert_slots(model: ModelSpec, choice: PlacementChoice) -> int | None:
+    """Slots for experts per layer over all ranks, redundant ones included [1]; ``None`` for a dense model."""
+    return None if model.moe is None else model.moe.num_experts + choice.redundant_slots
 
 
 def parallelism_problems(model: ModelSpec, parallelism: Parallelism, expert_slots: int | None = None) -> list[str]:

@@ -179,7 +179,7 @@ def _cluster_row(name: str, profiles: Path | None) -> Row:
 
 def _model_row(name: str, _profiles: Path | None) -> Row:
     model = load_model(name)
-    moe = model.moe_layers[0] if model.moe_layers else None
+    moe = next(iter(model.moe_layers), None)
     return {
         "name": name,
         "parameters": total_parameters(model),

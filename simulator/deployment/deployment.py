@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from simulator.cost.model import CostModel
 from simulator.deployment.fingerprint import fingerprint
 from simulator.deployment.inputs import scenario_hardware, scenario_model, scenario_requests, scenario_routing
@@ -19,9 +17,8 @@ from simulator.deployment.prices import PRICES, digest
 from simulator.errors import ScenarioError
 from simulator.hardware import Hardware, unused_processors
 from simulator.memory import MemoryBudget, memory_budget, require_fit
-from simulator.parallelism import Parallelism, require_split
-from simulator.placement import Placement, place
-from simulator.placement.affinity import coactivation
+from simulator.parallelism import Parallelism, expert_slots, require_split
+from simulator.placement import place_experts
 from simulator.placement.replay import RoutingReplay, replay
 from simulator.scenario import Scenario
 from simulator.scenario.sections import Stack
@@ -32,7 +29,6 @@ from simulator.step.timer import TableTimer
 from simulator.step.totals import RowTotals, row_totals
 from workloads.models.spec import ModelSpec
 from workloads.requests.trace import RequestTrace
-from workloads.routing.stats import expert_load
 from workloads.routing.trace import RoutingTrace
 
 
@@ -119,10 +115,10 @@ def _power_of_two(count: int) -> int:
 
 def _deploy(scenario: Scenario, longest: int, concurrency: int, key: str) -> Deployment:
     model = scenario_model(scenario.model)
-    split = Parallelism(**scenario.parallelism.model_dump(include={"tp", "dp", "pp", "ep"}))
+    split = Parallelism.of(scenario.parallelism)
     stack = customised(scenario.stack)
     hardware = scenario_hardware(scenario.hardware, split.devices)
-    slots = model.moe_layers[0].num_experts + scenario.placement.redundant_slots if model.moe_layers else None
+    slots = expert_slots(model, scenario.placement)
     require_split(model, split, slots)
     require_overlap(scenario.stack, model, split)
     budget = device_budget(model, split, stack, hardware, slots)
@@ -173,13 +169,14 @@ def require_overlap(choice: Stack, model: ModelSpec, split: Parallelism) -> None
     """
     if choice.overlap in (None, "none"):
         return
-    if not (model.moe_layers and split.exchanges_tokens):
+    moe = model.moe
+    if moe is None or not split.exchanges_tokens:
         msg = (
             f"stack.overlap: got {choice.overlap!r}, but no tokens travel to experts with tp={split.tp} and "
             f"dp={split.dp}, so nothing can be hidden; use 'none', or dp > 1 on a model with routed experts"
         )
         raise ScenarioError(msg)
-    if choice.overlap == "shared_expert" and not model.moe_layers[0].shared_intermediate:
+    if choice.overlap == "shared_expert" and not moe.shared_intermediate:
         msg = (
             f"stack.overlap: got 'shared_expert', but {model.name} has no shared experts that could run beside the "
             "exchange; use 'none', 'two_batch' or 'auto'"
@@ -235,7 +232,6 @@ def _limits(
     budget: MemoryBudget,
     concurrency: int,
 ) -> Limits:
-    host = hardware.device.links.get("host")
     most = int(stack.number("max_running"))
     if budget.kv_per_sequence > 0:
         most = min(most, max(int(budget.pool / budget.sequence_bytes(1)), 1))
@@ -255,7 +251,7 @@ def _limits(
         preemption=scenario.stack.preemption,
         query_tokens=1 + scenario.speculation.draft_tokens,
         accepted_per_step=tokens_per_step(scenario.speculation),
-        swap_rate=host.bandwidth.value if host else hardware.fabric.scale_out_bandwidth,
+        swap_rate=hardware.host_bandwidth,
     )
 
 
@@ -267,20 +263,10 @@ def _place(
     hardware: Hardware,
     concurrency: int,
 ) -> RoutingReplay:
-    moe, choice = model.moe_layers[0], scenario.placement
-    load = expert_load(trace)[:, : moe.num_experts].astype(np.float64)
-    nodes = expert_nodes(split, hardware)
-    placement: Placement = place(
-        # With rebalancing nothing is known of the load at first.
-        "linear" if choice.rebalance.active else choice.policy,
-        load,
-        split.ep,
-        choice.redundant_slots,
-        nodes=nodes,
-        groups=moe.num_groups,
-        seed=scenario.seed,
-        together=coactivation(trace)[:, : moe.num_experts, : moe.num_experts] if choice.policy == "affinity" else None,
-    )
+    choice, nodes = scenario.placement, expert_nodes(split, hardware)
+    # With rebalancing nothing is known of the load at first.
+    policy = "linear" if choice.rebalance.active else choice.policy
+    placement = place_experts(policy, trace, model, split.ep, choice.redundant_slots, nodes=nodes, seed=scenario.seed)
     return replay(trace, placement, concurrency, replica_routing=choice.replica_routing, nodes=nodes)
 
 

@@ -15,7 +15,7 @@ from hardware_profiles.files import stamp
 from hardware_profiles.loader import FOLDER_VARIABLE, load_device
 from hardware_profiles.residuals import load_residuals, load_transfer
 from simulator.deployment.prices import PRICES, digest
-from simulator.errors import InfeasibleScenario, ScenarioError
+from simulator.errors import ScenarioError
 from simulator.hardware import Hardware, load_hardware
 from simulator.scenario.sections import HardwareChoice, Lengths, Model, Requests, Routing
 from simulator.stack import StackProfile, load_stack
@@ -202,17 +202,12 @@ def scenario_routing(choice: Routing, model: ModelSpec, seed: int) -> RoutingTra
 
     Raises
     ------
-    InfeasibleScenario
-        The model has MoE blocks of several shapes.
     WorkloadError
-        The trace cannot be read or does not match the model.
+        The trace cannot be read or does not match the model, or the model has MoE blocks of several shapes.
     """
-    blocks = model.moe_layers
-    if not blocks:
+    moe, layers = model.moe, len(model.moe_layers)
+    if moe is None:
         return None
-    if len(set(blocks)) > 1:
-        raise InfeasibleScenario(f"{model.name}: MoE layers of {len(set(blocks))} different shapes are not supported")
-    moe, layers = blocks[0], len(blocks)
     _check_routing_keys(choice)
     return PRICES.loaded("routing", (choice, moe, layers, seed), lambda: _routing(choice, moe, layers, seed))
 

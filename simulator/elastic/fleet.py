@@ -18,7 +18,7 @@ from simulator.elastic.mechanisms import MECHANISMS, Mechanism, ScalingPlan, Set
 from simulator.errors import InfeasibleScenario, ProfileError, ScenarioError
 from simulator.hardware import load_hardware
 from simulator.memory import MemoryBudget, require_fit
-from simulator.parallelism import Parallelism, require_split
+from simulator.parallelism import Parallelism, expert_slots, require_split
 from simulator.scenario import Scenario
 from simulator.scenario.features import not_while_scaling
 from simulator.scenario.sections import ElasticChoice, HardwareChoice
@@ -86,13 +86,11 @@ class Fleet:
 
     def split(self, size: int) -> Parallelism:
         """How one instance is split at a size [ranks]."""
-        choice = self.instance(size).parallelism
-        return Parallelism(tp=choice.tp, dp=choice.dp, pp=choice.pp, ep=choice.ep)
+        return Parallelism.of(self.instance(size).parallelism)
 
     def slots(self, size: int) -> int | None:
         """Expert slots per layer at a size [ranks], redundant ones included [1]; ``None`` for a dense model."""
-        layers = self.setting.model.moe_layers
-        return layers[0].num_experts + self.instance(size).placement.redundant_slots if layers else None
+        return expert_slots(self.setting.model, self.instance(size).placement)
 
     @property
     def sizes(self) -> range:
@@ -154,12 +152,12 @@ def sized(scenario: Scenario, ranks: int, model: ModelSpec) -> Scenario:
     over the ranks, redundant slots fill the last ones, as the fullest rank of an uneven spread decides anyway.
     """
     choice = scenario.parallelism
-    spread = model.moe_layers and choice.ep > 1
+    moe = model.moe if choice.ep > 1 else None
     shards = max(choice.tp * choice.dp // choice.ep, 1)
-    ep = choice.tp * ranks // shards if spread else choice.ep
+    ep = choice.tp * ranks // shards if moe is not None else choice.ep
     redundant = scenario.placement.redundant_slots
-    if spread:
-        experts = model.moe_layers[0].num_experts
+    if moe is not None:
+        experts = moe.num_experts
         # What the file pads at the start is padding for its own size only.
         wanted = redundant if (experts + redundant) % ep == 0 and ranks == choice.dp else 0
         redundant = wanted + -(experts + wanted) % ep

@@ -13,7 +13,7 @@ import numpy as np
 from simulator.arrays import FloatArray, IntArray
 from simulator.kernels.kernel import Fabric
 from simulator.parallelism import Parallelism
-from workloads.models.sizes import weight_bytes
+from workloads.models.sizes import expert_bytes, weight_bytes
 from workloads.models.spec import ModelSpec
 
 
@@ -164,11 +164,9 @@ def _stage_moves(
         messages[device] += layer_tensors * len(model.layers)
     held_before = np.where(np.arange(devices) < held, common, 0.0)
     held_after = np.where(np.arange(devices) < wanted, common, 0.0)
-    layers = len(model.moe_layers)
-    if layers:
-        experts = model.moe_layers[0].num_experts
-        each = parts["routed_experts"] / (layers * experts) / before.etp
-        flow = expert_flow(experts, before.ep, after.ep) * layers
+    if model.moe is not None:
+        each = expert_bytes(model) / before.etp
+        flow = expert_flow(model.moe.num_experts, before.ep, after.ep) * len(model.moe_layers)
         owned = np.kron(flow, np.eye(before.etp))[:devices, :devices]
         held_before, held_after = held_before + owned.sum(axis=1) * each, held_after + owned.sum(axis=0) * each
         moved = owned - np.diag(np.diag(owned))

@@ -9,12 +9,15 @@ import numpy as np
 
 from simulator.arrays import FloatArray, IntArray
 from simulator.errors import ScenarioError, nearest
-from simulator.placement.affinity import gather
+from simulator.placement.affinity import coactivation, gather
 from simulator.placement.bounds import lower_bound
 from simulator.placement.packing import pack, replica_weights, replicate, replicate_coarsely
 from simulator.placement.refinement import refine
 from simulator.placement.replica_search import search_replicas
 from simulator.placement.slots import Placement, slot_count
+from workloads.models.spec import ModelSpec
+from workloads.routing.stats import expert_load
+from workloads.routing.trace import RoutingTrace
 
 #: Layers whose heaviest rank is this far above the lower bound are placed in another way [1].
 FAR = 1.005
@@ -166,6 +169,57 @@ POLICIES: Mapping[str, Callable[[PlacementTask], IntArray]] = {
     "refined": refined,
     "affinity": affinity,
 }
+
+
+def placed_load(trace: RoutingTrace, num_experts: int) -> FloatArray:
+    """Load of the experts that are placed, null experts and empty slots left out; shape (layers, experts) [tokens]."""
+    return expert_load(trace)[:, :num_experts].astype(np.float64)
+
+
+def place_experts(
+    policy: str,
+    trace: RoutingTrace,
+    model: ModelSpec,
+    ranks: int,
+    redundant_slots: int = 0,
+    *,
+    nodes: int = 1,
+    seed: int = 0,
+) -> Placement:
+    """Place the experts of a model by the load, and where the policy asks for it the co-activation, of a trace.
+
+    Parameters
+    ----------
+    policy : str
+        A key of ``POLICIES``.
+    trace : RoutingTrace
+        What is known of the routing; it may have null experts beyond the model's, and empty slots.
+    model : ModelSpec
+        With routed experts.
+    ranks, redundant_slots, nodes, seed
+        As for :func:`place`.
+
+    Raises
+    ------
+    ScenarioError
+        No policy has this name, or the model has no experts.
+    InfeasibleScenario
+        The slots do not divide over the ranks.
+    """
+    moe = model.moe
+    if moe is None:
+        raise ScenarioError(f"placement.policy: {model.name} has no experts to place")
+    experts = moe.num_experts
+    return place(
+        policy,
+        placed_load(trace, experts),
+        ranks,
+        redundant_slots,
+        nodes=nodes,
+        groups=moe.num_groups,
+        seed=seed,
+        together=coactivation(trace)[:, :experts, :experts] if policy == "affinity" else None,
+    )
 
 
 def place(

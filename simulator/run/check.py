@@ -17,11 +17,12 @@ from simulator.elastic.fleet import build_fleet, sized
 from simulator.errors import MoesimError
 from simulator.hardware import Hardware, unused_processors
 from simulator.memory import require_fit
-from simulator.parallelism import Parallelism, parallelism_problems
+from simulator.parallelism import Parallelism, expert_slots, parallelism_problems
 from simulator.results.values import Finding
 from simulator.run.plan import plan_start
 from simulator.scenario import Scenario
 from simulator.scenario.features import asks
+from simulator.scenario.sections import PlacementChoice
 from simulator.scenario.unread import unread_keys
 from simulator.serving.controls.faults import fault_controls
 from simulator.serving.controls.rebalance import rebalance_controls
@@ -44,7 +45,7 @@ def check(scenario: Scenario) -> tuple[Finding, ...]:
         leave nobody to answer.
     """
     findings: list[Finding] = []
-    split = Parallelism(**scenario.parallelism.model_dump(include={"tp", "dp", "pp", "ep"}))
+    split = Parallelism.of(scenario.parallelism)
     model = _try(findings, "model", lambda: scenario_model(scenario.model))
     hardware = _try(findings, "hardware", lambda: scenario_hardware(scenario.hardware, split.devices))
     stack = _try(findings, "stack", lambda: customised(scenario.stack))
@@ -52,8 +53,7 @@ def check(scenario: Scenario) -> tuple[Finding, ...]:
     if model is not None:
         _try(findings, "routing", lambda: scenario_routing(scenario.routing, model, scenario.seed))
         scales = asks(scenario, "elastic")
-        placement = (sized(scenario, split.dp, model) if scales else scenario).placement
-        slots = model.moe_layers[0].num_experts + placement.redundant_slots if model.moe_layers else None
+        slots = _try(findings, "model", lambda: expert_slots(model, _placed(scenario, model)))
         if scales and requests is not None:
             _try(findings, "elastic", lambda: build_fleet(scenario, requests))
         findings.extend(
@@ -74,6 +74,12 @@ def check(scenario: Scenario) -> tuple[Finding, ...]:
         findings.append(Finding(level="warning", where=key, message=rest, remedy="leave it out, or set what reads it"))
     order = {"error": 0, "warning": 1, "note": 2}
     return tuple(sorted(findings, key=lambda finding: order[finding.level]))
+
+
+def _placed(scenario: Scenario, model: ModelSpec) -> PlacementChoice:
+    """Return the slots that the scenario begins with, padded where it scales."""
+    start = sized(scenario, scenario.parallelism.dp, model) if asks(scenario, "elastic") else scenario
+    return start.placement
 
 
 def _run(scenario: Scenario, requests: RequestTrace) -> list[Finding]:
@@ -109,7 +115,7 @@ def _memory(
     budget = device_budget(model, split, stack, hardware, slots)
     longest = int((requests.input_tokens + requests.output_tokens).max()) if requests is not None else 1
     try:
-        require_fit(budget, model, split, longest, (slots - model.moe_layers[0].num_experts) if slots else 0)
+        require_fit(budget, model, split, longest, slots - model.moe.num_experts if slots and model.moe else 0)
     except MoesimError as error:
         yield Finding(level="error", where="memory", message=str(error))
         return

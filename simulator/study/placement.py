@@ -8,7 +8,7 @@ to whom, everything else as in any other step.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -25,16 +25,14 @@ from simulator.kernels.expert_exchange import ExchangeKernel, ExchangeShape
 from simulator.kernels.traffic import Traffic, contiguous_homes, sliced_destinations, traffic_of
 from simulator.memory import require_fit
 from simulator.ops import Op, StepShape, build_ops
-from simulator.parallelism import Parallelism, require_split
-from simulator.placement import Placement, imbalance, lower_bound, place
-from simulator.placement.affinity import coactivation
+from simulator.parallelism import Parallelism, expert_slots, require_split
+from simulator.placement import Placement, imbalance, lower_bound, place_experts, placed_load
 from simulator.placement.replay import ServedTokens, serve_tokens
 from simulator.placement.replica_routing import home_ranks
 from simulator.scenario import Scenario
 from simulator.stack import StackProfile, customised
 from simulator.step.tables import expert_seconds
 from workloads.models.spec import ModelSpec, Phase
-from workloads.routing.stats import expert_load
 from workloads.routing.trace import RoutingTrace
 
 #: The placement that has seen the very tokens it is judged on: what no forecast can be sure to reach.
@@ -141,6 +139,7 @@ class _Bench:
     """What all placements of a study share."""
 
     model: ModelSpec
+    num_experts: int
     hardware: Hardware
     stack: StackProfile
     split: Parallelism
@@ -199,23 +198,14 @@ def study_placements(
     """
     bench = _bench(scenario, options)
     past, later = bench.parts
-    experts = bench.model.moe_layers[0].num_experts
-    load, load_later = (expert_load(part)[:, :experts].astype(np.float64) for part in (past, later))
+    experts = bench.num_experts
+    load, load_later = (placed_load(part, experts) for part in (past, later))
     redundant, ranks = scenario.placement.redundant_slots, bench.split.ep
     bound = lower_bound(load_later, ranks, redundant) / np.maximum(load_later.mean(axis=1) * experts / ranks, 1e-300)
     scores = []
-    wanted = [*((policy, policy, past, load) for policy in options.policies), (ORACLE, "refined", later, load_later)]
-    for done, (name, policy, known, known_load) in enumerate(wanted):
-        placement = place(
-            policy,
-            known_load,
-            ranks,
-            redundant,
-            nodes=bench.nodes,
-            groups=bench.model.moe_layers[0].num_groups,
-            seed=scenario.seed,
-            together=coactivation(known)[:, :experts, :experts] if policy == "affinity" else None,
-        )
+    wanted = [*((policy, policy, past) for policy in options.policies), (ORACLE, "refined", later)]
+    for done, (name, policy, known) in enumerate(wanted):
+        placement = place_experts(policy, known, bench.model, ranks, redundant, nodes=bench.nodes, seed=scenario.seed)
         scores.append(_judge(bench, name, placement, load, load_later, float(bound.mean())))
         if progress is not None:
             progress((done + 1) / len(wanted))
@@ -264,23 +254,23 @@ def split_trace(trace: RoutingTrace, share: float, *, mixed: bool = False) -> tu
 def _sequences(trace: RoutingTrace, chosen: NDArray[np.bool_], which: str) -> RoutingTrace:
     lengths = np.diff(trace.sequence_start, append=trace.tokens)
     ends = np.cumsum(lengths[chosen])
-    return RoutingTrace(
+    return replace(
+        trace,
         expert_ids=trace.expert_ids[np.repeat(chosen, lengths)],
         sequence_start=ends - lengths[chosen],
-        num_experts=trace.num_experts,
         source=f"{trace.source} ({which})",
     )
 
 
 def _bench(scenario: Scenario, options: StudyOptions) -> _Bench:
     model, stack = scenario_model(scenario.model), customised(scenario.stack)
-    split = Parallelism(**scenario.parallelism.model_dump(include={"tp", "dp", "pp", "ep"}))
-    if not model.moe_layers:
+    split = Parallelism.of(scenario.parallelism)
+    if model.moe is None:
         raise InfeasibleScenario(f"{model.name} has no experts to place")
     if split.ep < 2:
         raise InfeasibleScenario("parallelism.ep: placing experts needs at least 2 expert-parallel ranks, got 1")
     hardware = scenario_hardware(scenario.hardware, split.devices)
-    slots = model.moe_layers[0].num_experts + scenario.placement.redundant_slots
+    slots = expert_slots(model, scenario.placement)
     require_split(model, split, slots)
     budget = device_budget(model, split, stack, hardware, slots)
     require_fit(budget, model, split, 1, scenario.placement.redundant_slots)
@@ -288,7 +278,14 @@ def _bench(scenario: Scenario, options: StudyOptions) -> _Bench:
     if trace is None:
         raise InfeasibleScenario(f"{model.name} has no experts to place")
     return _Bench(
-        model=model, hardware=hardware, stack=stack, split=split, scenario=scenario, trace=trace, options=options
+        model=model,
+        num_experts=model.moe.num_experts,
+        hardware=hardware,
+        stack=stack,
+        split=split,
+        scenario=scenario,
+        trace=trace,
+        options=options,
     )
 
 

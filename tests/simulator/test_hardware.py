@@ -123,3 +123,17 @@ def test_a_missing_link_is_named() -> None:
 
 def test_a_processor_without_a_cache_has_none_to_hit() -> None:
     assert silicon_of(load_device("duplex").processors["pim"]).cache == 0.0
+
+
+def test_a_device_reaches_its_host_over_its_host_link_or_else_over_its_share_of_the_scale_out_links() -> None:
+    linked = load_hardware("h100-sxm")
+    assert linked.host_bandwidth == linked.device.links["host"].bandwidth.value
+    links = {name: link for name, link in linked.device.links.items() if name != "host"}
+    alone = dataclasses.replace(linked, device=dataclasses.replace(linked.device, links=links))
+    assert alone.host_bandwidth == linked.fabric.scale_out_bandwidth
+
+
+@pytest.mark.parametrize(("devices", "nodes"), [(1, 1), (8, 1), (9, 2), (24, 3)])
+def test_so_many_devices_take_the_nodes_that_hold_them(devices: int, nodes: int) -> None:
+    assert load_hardware("h100-sxm", devices=devices).nodes == nodes
+    assert load_hardware("h100-sxm", devices=devices, nodes=4).nodes == 4

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from simulator.errors import InfeasibleScenario
-from simulator.parallelism import Parallelism, parallelism_problems, require_split
+from simulator.parallelism import Parallelism, expert_slots, parallelism_problems, require_split
+from simulator.scenario.sections import ParallelismChoice, PlacementChoice
 from workloads.models.library import load_model, model_names
 
 DEEPSEEK, MIXTRAL, DENSE = load_model("deepseek-v3"), load_model("mixtral-8x7b"), load_model("llama-3.1-8b")
@@ -73,3 +76,12 @@ def test_a_split_that_can_be_is_let_through() -> None:
     for split in (Parallelism(tp=8, ep=8), Parallelism(dp=32, ep=32), Parallelism(tp=8, pp=2)):
         require_split(DEEPSEEK, split)
         assert parallelism_problems(DEEPSEEK, split) == []
+
+
+def test_a_split_and_its_expert_slots_are_those_that_a_scenario_asks_for() -> None:
+    choice = ParallelismChoice(tp=2, dp=4, pp=3, ep=8, instances=5)
+    assert Parallelism.of(choice) == Parallelism(tp=2, dp=4, pp=3, ep=8)
+    model = load_model("mixtral-8x7b")
+    dense = replace(model, layers=tuple(replace(layer, ffn=None) for layer in model.layers))
+    assert expert_slots(model, PlacementChoice(redundant_slots=3)) == 11
+    assert expert_slots(dense, PlacementChoice(redundant_slots=3)) is None

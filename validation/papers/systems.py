@@ -21,7 +21,8 @@ import numpy as np
 
 from simulator.api import estimate, simulate
 from simulator.deployment.deployment import Deployment, deploy, expert_nodes, repriced
-from simulator.placement import place
+from simulator.errors import ScenarioError
+from simulator.placement import place_experts
 from simulator.placement.replay import replay
 from simulator.results.values import Summary
 from simulator.scenario import Scenario
@@ -31,7 +32,6 @@ from simulator.study.placement import split_trace
 from validation.papers.papers import Case
 from workloads.models.spec import ModelSpec
 from workloads.routing.generators import generate_routing
-from workloads.routing.stats import expert_load
 from workloads.routing.trace import RoutingTrace
 
 #: Steps that are averaged, each with the next tokens of the routing trace [1].
@@ -140,14 +140,9 @@ def _deployment(scenario: Scenario, text: Text | None, policy: PlacementPolicy) 
         return deployment
     seen, served = _halves(text, deployment.model, scenario.seed)
     nodes = expert_nodes(deployment.split, deployment.hardware)
-    placement = place(
-        policy,
-        expert_load(seen).astype(np.float64),
-        deployment.split.ep,
-        scenario.placement.redundant_slots,
-        nodes=nodes,
-        groups=deployment.model.moe_layers[0].num_groups,
-        seed=scenario.seed,
+    redundant = scenario.placement.redundant_slots
+    placement = place_experts(
+        policy, seen, deployment.model, deployment.split.ep, redundant, nodes=nodes, seed=scenario.seed
     )
     lanes = deployment.limits.max_running * deployment.split.dp
     routing = replay(served, placement, lanes, replica_routing=scenario.placement.replica_routing, nodes=nodes)
@@ -156,7 +151,9 @@ def _deployment(scenario: Scenario, text: Text | None, policy: PlacementPolicy) 
 
 @lru_cache(maxsize=2)
 def _halves(text: Text, model: ModelSpec, seed: int) -> tuple[RoutingTrace, RoutingTrace]:
-    moe = model.moe_layers[0]
+    moe = model.moe
+    if moe is None:
+        raise ScenarioError(f"{model.name}: a text needs a model with experts")
     trace = generate_routing(
         "domain",
         tokens=text.tokens,

@@ -183,7 +183,7 @@ def step_ops(
     scenario: Scenario, sequences: float, context: float, prompt: float = 0.0
 ) -> tuple[tuple[Op, ...], Hardware]:
     """List the ops that a step runs on a rank, routing even, and the hardware; arguments as :func:`step_floor`."""
-    split = Parallelism(**scenario.parallelism.model_dump(include={"tp", "dp", "pp", "ep"}))
+    split = Parallelism.of(scenario.parallelism)
     shape = StepShape(
         prefill_tokens=prompt,
         prefill_sequences=1.0 if prompt else 0.0,

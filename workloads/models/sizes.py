@@ -205,3 +205,9 @@ def weight_bytes(spec: ModelSpec, *, mtp: bool = False) -> dict[str, float]:
     if mtp:
         sizes["mtp"] = spec.mtp_layers * sum(_bytes(_mtp_parts(spec, active=False), spec.dtypes).values())
     return sizes
+
+
+def expert_bytes(spec: ModelSpec) -> float:
+    """Weights of one routed expert of one layer [bytes]; 0 for a dense model."""
+    moe = spec.moe
+    return 0.0 if moe is None else weight_bytes(spec)["routed_experts"] / (len(spec.moe_layers) * moe.num_experts)

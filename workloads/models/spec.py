@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from workloads.errors import ModelError
 from workloads.models.mixers import Attention
 from workloads.models.mixers import Phase as Phase
 
@@ -100,3 +101,17 @@ class ModelSpec:
     def moe_layers(self) -> tuple[MoE, ...]:
         """The MoE blocks in layer order."""
         return tuple(layer.ffn for layer in self.layers if isinstance(layer.ffn, MoE))
+
+    @property
+    def moe(self) -> MoE | None:
+        """The one shape of all MoE blocks; ``None`` for a dense model.
+
+        Raises
+        ------
+        ModelError
+            The blocks have several shapes, which nothing that prices or places experts supports.
+        """
+        shapes = set(self.moe_layers)
+        if len(shapes) > 1:
+            raise ModelError(f"{self.name}: MoE layers of {len(shapes)} different shapes are not supported")
+        return next(iter(shapes), None)

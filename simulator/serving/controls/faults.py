@@ -21,7 +21,7 @@ from simulator.serving.instance import Instance
 from simulator.serving.plan import PoolPlan
 from simulator.serving.server import Control, Server
 from simulator.step.timer import StepTimer
-from workloads.models.sizes import weight_bytes
+from workloads.models.sizes import expert_bytes
 
 if TYPE_CHECKING:
     import simpy
@@ -243,12 +243,9 @@ def refuge(scenario: Scenario, deployment: Deployment, ranks: Sequence[int]) -> 
     if surviving is None:
         return None
     placement, loaded = surviving
-    link = deployment.hardware.device.links.get("host")
-    rate = link.bandwidth.value if link else deployment.hardware.fabric.scale_out_bandwidth
-    moe, trace = deployment.model.moe_layers, scenario_routing(scenario.routing, deployment.model, scenario.seed)
+    trace = scenario_routing(scenario.routing, deployment.model, scenario.seed)
     if trace is None:
         return None
-    weight = weight_bytes(deployment.model)["routed_experts"] / (len(moe) * moe[0].num_experts)
     there = replay(
         trace,
         placement,
@@ -256,7 +253,8 @@ def refuge(scenario: Scenario, deployment: Deployment, ranks: Sequence[int]) -> 
         replica_routing=scenario.placement.replica_routing,
     )
     fewer = replace(deployment, split=Parallelism(dp=len(stays), ep=len(stays)))
-    return Refuge(deployment=repriced(fewer, cost=deployment.cost, routing=there), reload=loaded * weight / rate)
+    reload = loaded * expert_bytes(deployment.model) / deployment.hardware.host_bandwidth
+    return Refuge(deployment=repriced(fewer, cost=deployment.cost, routing=there), reload=reload)
 
 
 def without_ranks(placement: Placement, stays: np.ndarray) -> tuple[Placement, int] | None:

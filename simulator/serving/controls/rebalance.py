@@ -18,8 +18,7 @@ from simulator.arrays import FloatArray
 from simulator.deployment.deployment import Deployment, expert_nodes
 from simulator.deployment.inputs import scenario_routing
 from simulator.errors import ScenarioError
-from simulator.placement import Placement, place
-from simulator.placement.affinity import coactivation
+from simulator.placement import Placement, place_experts, placed_load
 from simulator.placement.migration import Migration, aligned, migration, moves
 from simulator.placement.replay import RoutingReplay, replay
 from simulator.scenario import Scenario
@@ -28,8 +27,7 @@ from simulator.serving.server import Control, Server
 from simulator.step.components import OP_COMPONENTS
 from simulator.step.timer import TableTimer
 from simulator.step.work import StepTime, StepWork
-from workloads.models.sizes import weight_bytes
-from workloads.routing.stats import expert_load
+from workloads.models.sizes import expert_bytes
 from workloads.routing.trace import RoutingTrace
 
 if TYPE_CHECKING:
@@ -198,25 +196,22 @@ class Rebalancing:
         Placement or None
             ``None`` where the heaviest ranks would not be lighter by ``least_gain`` on those tokens.
         """
-        choice, moe = self.scenario.placement, self.deployment.model.moe_layers[0]
-        past = RoutingTrace(
+        choice = self.scenario.placement
+        past = replace(
+            self.trace,
             expert_ids=self._past(routing, places, served),
             sequence_start=np.zeros(1, dtype=np.int64),
-            num_experts=self.trace.num_experts,
-            source=self.trace.source,
         )
-        policy = choice.rebalance.policy or choice.policy
-        load = expert_load(past)[:, : moe.num_experts].astype(np.float64)
-        new = place(
-            policy,
-            load,
+        new = place_experts(
+            choice.rebalance.policy or choice.policy,
+            past,
+            self.deployment.model,
             routing.placement.ranks,
             choice.redundant_slots,
             nodes=self.nodes,
-            groups=moe.num_groups,
             seed=self.scenario.seed,
-            together=coactivation(past)[:, : moe.num_experts, : moe.num_experts] if policy == "affinity" else None,
         )
+        load = placed_load(past, new.num_experts)
         now, then = (float(each.rank_load(load).max(axis=1).sum()) for each in (routing.placement, new))
         if then > now * (1.0 - choice.rebalance.least_gain):
             return None
@@ -239,11 +234,9 @@ class Rebalancing:
     def move(self, new: Placement, old: Placement) -> Migration:
         """Time the way from one placement to another."""
         model, fabric = self.deployment.model, self.deployment.hardware.fabric
-        blocks = model.moe_layers
-        per_expert = weight_bytes(model)["routed_experts"] / (len(blocks) * blocks[0].num_experts)
         return migration(
             moves(new, old, self.nodes),
-            per_expert / self.deployment.split.etp,
+            expert_bytes(model) / self.deployment.split.etp,
             ranks=old.ranks,
             nodes=self.nodes,
             near_bandwidth=fabric.scale_up_bandwidth,

@@ -16,7 +16,7 @@ def figures(case: Case) -> Mapping[str, float]:
     parts = flops_per_token(spec, phase="decode", context=given["sequence"])
     forward = sum(parts.values()) - parts["router"]
     projections = len(spec.layers) * 2.0 * 2.0 * share * spec.hidden**2
-    moe = spec.moe_layers[0]
+    (moe,) = set(spec.moe_layers)
     payload = tokens * moe.top_k * spec.hidden * given["element_bytes"]
     remote = 1.0 - 1.0 / given["expert_parallel"]
     volume = payload * len(spec.moe_layers) * given["exchanges"] * remote
