@@ -15,7 +15,7 @@ from hardware_profiles.files import stamp
 from hardware_profiles.loader import FOLDER_VARIABLE, load_device
 from hardware_profiles.residuals import load_residuals, load_transfer
 from simulator.deployment.prices import PRICES, digest
-from simulator.errors import ScenarioError
+from simulator.errors import InfeasibleScenario, ScenarioError
 from simulator.hardware import Hardware, load_hardware
 from simulator.scenario.sections import HardwareChoice, Lengths, Model, Requests, Routing
 from simulator.stack import StackProfile, load_stack
