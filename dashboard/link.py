@@ -33,6 +33,7 @@ from hardware_profiles.units import parse_quantity_text
 from simulator.errors import MoesimError, nearest
 from simulator.results.values import Finding
 from simulator.scenario import Scenario
+from simulator.scenario.scenario import served
 
 _OWN = (PRESET, BASELINE, SIMULATED, TAB, LATENCY, PHASE)
 
@@ -50,30 +51,6 @@ _NAMED = (
     "elastic.startup",
 )
 
-#: Largest values that the page takes, so that a link cannot exhaust the machine; the command line takes more.
-_MOST = {
-    "requests.count": 1_000_000,
-    "requests.concurrency": 1_000_000,
-    "requests.repeat": 1_000,
-    "requests.lengths.input": 10_000_000,
-    "requests.lengths.output": 10_000_000,
-    "routing.tokens": 1_000_000,
-    "placement.redundant_slots": 100_000,
-    "run.traced_steps": 10_000,
-    "placement.rebalance.window": 10_000_000,
-    "routing.capacity_batch": 1_000_000,
-    "elastic.min_size": 100_000,
-    "elastic.max_size": 100_000,
-    "elastic.events": 100_000,
-    "faults": 100_000,
-    **{
-        f"{section}.{key}": 100_000
-        for section in ("parallelism", "disaggregation.prefill")
-        for key in ("tp", "dp", "pp", "ep", "instances")
-    },
-}
-#: Shortest times that the page takes, because something happens each time [s].
-_LEAST_SECONDS = {"elastic.interval": 0.1, "placement.rebalance.every": 0.1, "requests.period": 0.1}
 #: Whole numbers beyond this are not exact in a browser.
 _MOST_EXACT = 2**53 - 1
 
@@ -95,13 +72,7 @@ class Names:
 
 def most(key: str) -> int:
     """Return the largest value that the page takes for a key, or for the table that it is of."""
-    table = next((name for name in ("faults", "elastic.events") if key.startswith(f"{name}.")), key)
-    return _MOST.get(table, _MOST_EXACT)
-
-
-def least_seconds(key: str) -> float:
-    """Return the shortest time that the page takes for a key [s]."""
-    return _LEAST_SECONDS.get(key, 0.0)
+    return int(min(served(key).most, _MOST_EXACT))
 
 
 def to_params(state: PageState, names: Names) -> dict[str, str]:
@@ -186,8 +157,9 @@ def _why_refused(key: str, text: str, own: Mapping[str, Any], names: Names) -> s
         return f"got {len(value)} rows; at most {MOST_ROWS} here, the command line takes more"
     if any(number > most(key) for number in _numbers(value)):
         return f"got {text}; at most {most(key):,} here, the command line takes more"
-    if key in _LEAST_SECONDS and _too_short(text, least_seconds(key)):
-        return f"got {text}; at least {least_seconds(key):g} s here, the command line takes less"
+    least = served(key).least
+    if _too_short(text, least):
+        return f"got {text}; at least {least:g} s here, the command line takes less"
     allowed = names.by_key.get(key, ())
     if key in _NAMED and text not in allowed:
         return f"a link may not name {text!r}; {nearest(text, allowed)}" if allowed else "a link may not set it"
@@ -205,6 +177,8 @@ def _numbers(value: object) -> Iterator[float]:
 
 def _too_short(text: str, least: float) -> bool:
     """Tell whether a duration is below the least; what is no duration is said where it is read."""
+    if not least:
+        return False
     try:
         return parse_quantity_text(text, "time", "duration") < least
     except MoesimError:

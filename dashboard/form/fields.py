@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import streamlit as st
 
-from dashboard.link import MOST_ROWS, least_seconds, most
+from dashboard.link import MOST_ROWS, most
 from dashboard.session import form_key
 from simulator.errors import ScenarioError
+from simulator.scenario.scenario import served
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -201,7 +202,7 @@ class Fields:
         """Offer an amount in a unit of ``scale`` per SI unit; the scenario gets it with its unit."""
         value = self.before(key)
         current = None if value is None else value * scale
-        least = 0.0 if zero else max(_LEAST, least_seconds(self._prefix + key) * scale)
+        least = 0.0 if zero else max(_LEAST, served(self._prefix + key).least * scale)
         low = least if current is None else min(least, current)
         shown = self._draw(key, current, default, self._real(key, label, low, None, 1.0, empty))
         if key in self._changed and shown is not None:

@@ -13,7 +13,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -31,12 +31,14 @@ from simulator.scenario.sections import (
     Routing,
     Run,
     Section,
+    Served,
     Slo,
     Speculation,
     Stack,
 )
 
 if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
     from pydantic_core import ErrorDetails
 
 #: The sections, and keys outside of sections, that a price can depend on; a deployment sees no others.
@@ -67,7 +69,7 @@ class Scenario(Section):
     disaggregation: Disaggregation = Field(default_factory=Disaggregation)
     prefix_cache: PrefixCache = Field(default_factory=PrefixCache)
     speculation: Speculation = Field(default_factory=Speculation)
-    faults: tuple[Fault, ...] = Field((), description="what breaks and when")
+    faults: Annotated[tuple[Fault, ...], Served(most=100_000)] = Field((), description="what breaks and when")
     elastic: ElasticChoice = Field(default_factory=ElasticChoice)
     run: Run = Field(default_factory=Run)
 
@@ -243,14 +245,35 @@ def _given(data: Mapping[str, Any], path: Sequence[str]) -> str:
 
 def _keys(path: Sequence[str]) -> list[str]:
     """List the keys that the section at ``path`` allows."""
-    section: type[BaseModel] = Scenario
+    section: type[BaseModel] | None = Scenario
     for part in path:
-        if part.isdigit():
+        if section is not None and not part.isdigit():
+            section = _section(section.model_fields[part])
+    return [] if section is None else list(section.model_fields)
+
+
+def _section(field: FieldInfo) -> type[BaseModel] | None:
+    """Return the section that a key holds, alone or as the rows of a table."""
+    inner = [each for each in (field.annotation, *get_args(field.annotation)) if isinstance(each, type)]
+    return next((each for each in inner if issubclass(each, BaseModel)), None)
+
+
+def served(key: str) -> Served:
+    """Return what a server takes of a key; of a row, what it takes of any number of the table.
+
+    Examples
+    --------
+    >>> served("requests.count").most, served("parallelism.tp").most, served("faults.0.rank").most
+    (1000000.0, 16384, 100000)
+    """
+    section: type[BaseModel] | None = Scenario
+    most, least = math.inf, 0.0
+    for part in key.split("."):
+        if section is None or part.isdigit():
             continue
-        annotation = section.model_fields[part].annotation
-        inner = [each for each in (annotation, *get_args(annotation)) if isinstance(each, type)]
-        found = [each for each in inner if issubclass(each, BaseModel)]
-        if not found:
-            return []
-        section = found[0]
-    return list(section.model_fields)
+        field = section.model_fields[part]
+        for bound in field.metadata:
+            most = min(most, getattr(bound, "most", math.inf), getattr(bound, "le", math.inf))
+            least = max(least, getattr(bound, "least", 0.0))
+        section = _section(field)
+    return Served(most=most, least=least)

@@ -5,6 +5,8 @@ Durations carry their unit (``"50 ms"``), amounts of memory too; everything else
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Literal
 
@@ -54,6 +56,22 @@ Bytes = Annotated[
     Field(gt=0, allow_inf_nan=False, json_schema_extra={"quantity": "size"}),
     PlainSerializer(lambda value: f"{value!r} B", return_type=str),
 ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """What a server takes of a key from whoever sends it a link, so that none exhausts it; the command line takes more.
+
+    Attributes
+    ----------
+    most, least : float
+        Largest and smallest value, in SI units.
+    """
+
+    most: float = math.inf
+    least: float = 0.0
+
+
 Count = Annotated[int, Field(ge=1, strict=True)]
 #: Ranks and instances are held one by one: far more than anybody has would fill the memory instead of being answered.
 Ranks = Annotated[int, Field(ge=1, le=16_384, strict=True)]
@@ -119,9 +137,11 @@ PlacementPolicy = Literal["linear", "random", "balanced", "lpt", "eplb", "eplb_g
 class Rebalance(Section):
     """Placing experts anew while serving: how often, from what, and what moving them disturbs."""
 
-    every: Seconds | None = Field(None, description="time between two rebalances; none without a time or steps")
+    every: Annotated[Seconds | None, Served(least=0.1)] = Field(
+        None, description="time between two rebalances; none without a time or steps"
+    )
     every_steps: Count | None = Field(None, description="engine steps between two rebalances, instead of a time")
-    window: Count = Field(32_768, description="last tokens served whose load decides")
+    window: Annotated[Count, Served(most=1e7)] = Field(32_768, description="last tokens served whose load decides")
     policy: PlacementPolicy | None = Field(None, description="policy of new placements; placement.policy if absent")
     least_gain: float = Field(
         0.0, ge=0, lt=1, allow_inf_nan=False, description="least by which the heaviest ranks must get lighter"
@@ -141,7 +161,9 @@ class PlacementChoice(Section):
     """Which expert sits on which rank."""
 
     policy: PlacementPolicy = Field("linear", description="expert placement policy")
-    redundant_slots: int = Field(0, ge=0, strict=True, description="extra expert slots per layer over all ranks")
+    redundant_slots: Annotated[int, Served(most=100_000)] = Field(
+        0, ge=0, strict=True, description="extra expert slots per layer over all ranks"
+    )
     replica_routing: Literal["round_robin", "local", "least_loaded"] = Field(
         "round_robin", description="which replica of an expert serves a token"
     )
@@ -221,8 +243,10 @@ class Lengths(Section):
     """Prompt and answer lengths of generated requests."""
 
     kind: Literal["fixed", "uniform", "lognormal"] = Field("fixed", description="distribution")
-    input: Count = Field(1024, description="prompt tokens: the value, the largest (uniform) or the mean (lognormal)")
-    output: Count = Field(1024, description="answer tokens, likewise")
+    input: Annotated[Count, Served(most=1e7)] = Field(
+        1024, description="prompt tokens: the value, the largest (uniform) or the mean (lognormal)"
+    )
+    output: Annotated[Count, Served(most=1e7)] = Field(1024, description="answer tokens, likewise")
     range_ratio: Share = Field(1.0, description="uniform: the smallest length over the largest")
     cv: Positive = Field(1.0, description="lognormal: standard deviation over mean")
 
@@ -234,14 +258,14 @@ class Requests(Section):
         "closed_loop", description="how requests arrive"
     )
     trace: str | None = Field(None, description="trace file (kind = trace), or 'sample:NAME' of those that ship")
-    concurrency: Count | None = Field(None, description="closed loop: requests in flight")
+    concurrency: Annotated[Count | None, Served(most=1e6)] = Field(None, description="closed loop: requests in flight")
     rate: Positive | None = Field(None, description="open loop: requests per second; a trace is rescaled to it")
     cv: Positive = Field(1.0, description="gamma: coefficient of variation of the gaps")
-    period: Seconds | None = Field(None, description="diurnal: length of a day")
+    period: Annotated[Seconds | None, Served(least=0.1)] = Field(None, description="diurnal: length of a day")
     amplitude: float = Field(0.5, ge=0, lt=1, description="diurnal: swing of the rate over its mean")
     profile: tuple[float, ...] = Field((), description="diurnal: relative rates of equal parts of the day instead")
-    count: Count | None = Field(None, description="requests; all of a trace where absent")
-    repeat: Count = Field(1, description="times a trace is played")
+    count: Annotated[Count | None, Served(most=1e6)] = Field(None, description="requests; all of a trace where absent")
+    repeat: Annotated[Count, Served(most=1000)] = Field(1, description="times a trace is played")
     lengths: Lengths = Field(default_factory=Lengths, description="lengths of generated requests")
     priorities: tuple[Positive, ...] = Field(
         (), description="shares of the requests by priority, the most urgent first; all alike where absent"
@@ -256,7 +280,7 @@ class Routing(Section):
     ] = Field("zipf", description="recorded trace or generator; balanced = every expert the same")
     trace: str | None = Field(None, description="routing trace file (kind = trace), or 'sample:NAME'")
     fit: str | None = Field(None, description="fit that 'moesim routing fit' wrote (kind = fitted), or 'sample:NAME'")
-    tokens: Count = Field(8192, description="tokens to generate; replay repeats them")
+    tokens: Annotated[Count, Served(most=1e6)] = Field(8192, description="tokens to generate; replay repeats them")
     skew: float = Field(0.5, ge=0, allow_inf_nan=False, description="zipf and power law: exponent")
     alpha: Positive = Field(1.0, description="dirichlet: concentration")
     router: Literal["softmax_top_k", "sigmoid_with_bias", "group_limited", "top_p"] | None = Field(
@@ -268,7 +292,7 @@ class Routing(Section):
     capacity_factor: Positive | None = Field(
         None, description="drop what an expert gets above so many times the mean; dropless where absent"
     )
-    capacity_batch: Count = Field(4096, description="tokens that share a capacity")
+    capacity_batch: Annotated[Count, Served(most=1e6)] = Field(4096, description="tokens that share a capacity")
 
 
 class Slo(Section):
@@ -303,11 +327,17 @@ class ElasticChoice(Section):
     policy: Literal["schedule", "queue", "slo", "utilisation", "predictive"] = Field(
         "schedule", description="when to change"
     )
-    events: tuple[ScalingEvent, ...] = Field((), description="schedule: what to change when")
-    min_size: Count | None = Field(None, description="smallest size; that of the start where absent")
-    max_size: Count | None = Field(None, description="largest size; that of the start where absent")
+    events: Annotated[tuple[ScalingEvent, ...], Served(most=100_000)] = Field(
+        (), description="schedule: what to change when"
+    )
+    min_size: Annotated[Count | None, Served(most=100_000)] = Field(
+        None, description="smallest size; that of the start where absent"
+    )
+    max_size: Annotated[Count | None, Served(most=100_000)] = Field(
+        None, description="largest size; that of the start where absent"
+    )
     step: Count = Field(1, description="ranks by which a size may differ from another; horizontal: whole instances")
-    interval: Seconds = Field(5.0, description="between two looks at the load")
+    interval: Annotated[Seconds, Served(least=0.1)] = Field(5.0, description="between two looks at the load")
     window: Seconds = Field(30.0, description="span over which attainment and load are judged")
     up: Positive | None = Field(
         None, description="grow above this many waiting per rank (queue, 4), below this attainment (slo, 0.9)"
@@ -325,4 +355,6 @@ class Run(Section):
 
     warmup_requests: int = Field(0, ge=0, strict=True, description="first requests that metrics leave out")
     drain: bool = Field(True, description="count the tail after the last arrival; false = steady state only")
-    traced_steps: int = Field(50, ge=0, strict=True, description="steps drawn in the Perfetto trace")
+    traced_steps: Annotated[int, Served(most=10_000)] = Field(
+        50, ge=0, strict=True, description="steps drawn in the Perfetto trace"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from urllib.parse import parse_qsl, urlencode
 
@@ -12,8 +13,11 @@ from hypothesis import strategies as st
 from dashboard.link import Names, from_params, to_params
 from dashboard.panels.tabs import open_tabs
 from dashboard.state import PageState, apply, differences
+from simulator.cli.keys import scenario_keys
 from simulator.errors import ScenarioError
 from simulator.scenario import Scenario
+from simulator.scenario.scenario import served
+from simulator.scenario.sections import Served
 
 BASE = Scenario.from_mapping(
     {
@@ -177,6 +181,22 @@ def test_a_link_cannot_exhaust_the_machine(change: dict[str, str]) -> None:
     state, findings = from_params({"preset": "base", **change}, NAMES)
     assert state.scenario == BASE
     assert "at most" in findings[0].message
+
+
+BOUNDED = [(key.name, served(key.name)) for key in scenario_keys() if served(key.name) != Served()]
+
+
+@pytest.mark.parametrize(("key", "bound"), BOUNDED, ids=[key for key, _ in BOUNDED])
+def test_a_link_may_ask_for_no_more_and_no_less_than_the_schema_says_that_a_server_takes(
+    key: str, bound: Served
+) -> None:
+    rows = key in ("faults", "elastic.events")
+    for text in [f"{bound.most + 1:.0f}"] * math.isfinite(bound.most) + [f"{bound.least / 2} s"] * (bound.least > 0):
+        state, findings = from_params({"preset": "base", key: f"[{{at = {text}}}]" if rows else text}, NAMES)
+        assert state.scenario == BASE
+        assert findings[0].message.endswith(
+            "the command line takes more" if math.isfinite(bound.most) else "takes less"
+        )
 
 
 def test_an_unknown_preset_falls_back_and_names_the_nearest() -> None:
