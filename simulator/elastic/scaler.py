@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.arrays import FloatArray
-from simulator.closed_form.steady import mean_load, solve
+from simulator.closed_form.load import mean_load
+from simulator.closed_form.steady import solve
 from simulator.deployment.deployment import Deployment
 from simulator.elastic.fleet import Fleet
 from simulator.elastic.mechanisms import ScalingPlan
@@ -302,6 +303,8 @@ def rank_capacity(deployment: Deployment, trace: RequestTrace) -> float:
         load,
         concurrency=float(limits.max_running * limits.dp),
         rate=0.0,
-        outputs=1.0 + (load.outputs - 1.0) / limits.accepted_per_step,
+        outputs=1.0 + load.decodes / limits.accepted_per_step,
+        # Requests come as they do; only where nobody decodes do those of a full instance keep step.
+        equal_outputs=load.decodes <= 0.0,
     )
     return solve(deployment, full).rate / limits.dp

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.arrays import FloatArray
-from simulator.closed_form.steady import mean_load, steady_state
+from simulator.closed_form.load import mean_load
+from simulator.closed_form.steady import approximations, steady_state
 from simulator.deployment.deployment import Deployment
 from simulator.deployment.fingerprint import fingerprint
 from simulator.elastic.report import scaling_report
@@ -109,8 +110,8 @@ def assemble_estimate(scenario: Scenario, trace: RequestTrace, deployment: Deplo
     summary, breakdown = steady_state(
         deployment, trace, instances, scenario.slo, _capacity(deployment, instances * deployment.split.devices)
     )
-    context = round(mean_load(trace, instances).context)
-    certainty = _certainty(scenario, deployment, round(summary.batch_size_mean), context)
+    load = mean_load(trace, instances)
+    certainty = _certainty(scenario, deployment, round(summary.batch_size_mean), round(load.context))
     return Estimate(
         scenario=scenario,
         summary=replace(summary, interval_80=certainty.interval_80),
@@ -120,6 +121,7 @@ def assemble_estimate(scenario: Scenario, trace: RequestTrace, deployment: Deplo
             *unread_keys(scenario),
             *unreachable([(deployment, deployment)], trace, scenario.slo),
             *left_out_of_closed_form(scenario),
+            *approximations(deployment, load),
         ),
         provenance=_provenance(scenario, deployment, certainty),
     )

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from hardware_profiles.units import format_seconds
-from simulator.closed_form.steady import mean_load, solve
+from simulator.closed_form.load import mean_load
+from simulator.closed_form.steady import solve
 from simulator.deployment.deployment import Deployment
 from simulator.run.plan import RunPlan
 from simulator.scenario.features import asked_features

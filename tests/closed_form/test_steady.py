@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from simulator import Scenario, estimate, simulate
-from simulator.closed_form.steady import busiest_prompts, mean_load, solve
+from simulator.closed_form.load import busiest_prompts, mean_load
+from simulator.closed_form.steady import solve
 from simulator.deployment.deployment import deploy
 from simulator.deployment.inputs import scenario_requests
 from simulator.results.values import Estimate, Result

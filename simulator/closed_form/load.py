@@ -1,0 +1,86 @@
+"""What one instance is asked on average, and how prompts that come at random fall on its ranks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from workloads.requests.trace import RequestTrace
+
+#: Quantiles of prompt lengths that are kept, and cells of the distribution of prompt tokens on a rank [1].
+QUANTILES = 64
+_CELLS = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What one instance is asked on average.
+
+    ``inputs`` and ``outputs`` are mean lengths [tokens], ``prompts`` evenly spaced quantiles of the prompt lengths
+    [tokens], ``context`` the mean KV length that a decoded token sees [tokens], ``concurrency`` the requests in flight
+    of a closed loop and ``rate`` the arrivals of an open one [1/s]; one of the two is 0. ``equal_outputs`` tells that
+    all answers have the same length.
+    """
+
+    inputs: float
+    prompts: tuple[float, ...]
+    outputs: float
+    context: float
+    concurrency: float
+    rate: float
+    equal_outputs: bool = False
+
+    @property
+    def decodes(self) -> float:
+        """Decode steps of a mean answer, whose first token its prompt yields [1]."""
+        return self.outputs - 1.0
+
+    @property
+    def in_lock_step(self) -> bool:
+        """Whether requests keep to the rounds in which they started: a closed loop whose answers take equally long."""
+        return self.concurrency > 0 and self.equal_outputs
+
+
+def mean_load(trace: RequestTrace, instances: int) -> Load:
+    """Reduce a request trace to what one instance sees on average."""
+    inputs, outputs = trace.input_tokens.astype(np.float64), trace.output_tokens.astype(np.float64)
+    context = float((outputs * inputs + outputs**2 / 2).sum() / outputs.sum())
+    span = float(trace.arrival[-1] - trace.arrival[0]) if len(trace) > 1 else 0.0
+    return Load(
+        inputs=float(inputs.mean()),
+        prompts=tuple(np.quantile(inputs, (np.arange(QUANTILES) + 0.5) / QUANTILES).tolist()),
+        outputs=float(outputs.mean()),
+        context=context,
+        concurrency=(trace.concurrency or 0) / instances,
+        rate=0.0 if trace.concurrency else (len(trace) - 1) / max(span, 1e-9) / instances,
+        equal_outputs=bool(outputs.min() == outputs.max()),
+    )
+
+
+def busiest_prompts(load: Load, dp: int, ends: float) -> float:
+    """Prompt tokens on the rank with most of them, in a step that computes the prompts of one step [tokens].
+
+    Parameters
+    ----------
+    load : Load
+        Its prompt lengths.
+    dp : int
+        Ranks that prompts come to at random [1].
+    ends : float
+        Prompts that come in per step, over all ranks [1].
+
+    Notes
+    -----
+    Each rank gets a compound Poisson load, whose distribution is the inverse transform of exp(rate (phi - 1)) for
+    prompt lengths of transform phi; the expected largest of ``dp`` such loads is the sum of 1 - F^dp, divided by the
+    probability that any prompt comes in.
+    """
+    rate = ends / dp
+    cell = max(load.prompts) * (2.0 + rate + 6.0 * math.sqrt(rate)) / _CELLS
+    places = np.maximum(np.rint(np.asarray(load.prompts) / cell).astype(np.int64), 1)
+    lengths = np.bincount(places, minlength=_CELLS) / len(load.prompts)
+    chance = np.fft.irfft(np.exp(rate * (np.fft.rfft(lengths) - 1.0)), _CELLS)
+    below = np.clip(np.cumsum(chance), 0.0, 1.0)
+    return float((1.0 - below**dp).sum() * cell / -math.expm1(-ends))
