@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Literal, TypeVar, cast, get_args
 
 from hardware_profiles.errors import ProfileError, nearest
@@ -114,8 +115,9 @@ def parse_device(table: Table, file: str) -> Device:
 def parse_kernels(table: Table, where: str) -> Kernels:
     """Read kernel coefficient tables.
 
-    A coefficient is a quantity. ``_provenance`` in a kernel's table, or beside the kernels for all of them, fills
-    the source, status, date and note of quantities that omit them.
+    A coefficient is a quantity; one of unit ``flag`` is true or false, one of unit ``choice`` a word. ``_provenance``
+    in a kernel's table, or beside the kernels for all of them, fills the source, status, date and note of quantities
+    that omit them.
     """
     shared = _provenance(table, {}, where)
     kernels: Kernels = {}
@@ -309,7 +311,16 @@ def _link(entry: object, where: str) -> Link:
 def _coefficient(entry: object, defaults: Table, kernel: str, where: str) -> Quantity:
     if isinstance(entry, Mapping) and "value" not in entry and any(isinstance(v, Mapping) for v in entry.values()):
         raise ProfileError(f'{where}: a kernel name with dots needs quotes, as in ["{kernel}.name"]')
-    return parse_quantity(entry, None, where, zero_allowed=True, defaults=defaults)
+    unit = entry.get("unit") if isinstance(entry, Mapping) else None
+    if not isinstance(entry, Mapping) or unit not in ("flag", "choice"):
+        return parse_quantity(entry, None, where, zero_allowed=True, defaults=defaults)
+    value, kind = entry.get("value"), bool if unit == "flag" else str
+    if not isinstance(value, kind) or value == "":
+        raise ProfileError(f"{where}: {value!r} is no {unit}; expected {'true or false' if kind is bool else 'a word'}")
+    number = parse_quantity(
+        {**entry, "value": float(value is True), "unit": "1"}, "one", where, zero_allowed=True, defaults=defaults
+    )
+    return replace(number, unit=str(unit), text=value if isinstance(value, str) else "")
 
 
 def _provenance(table: Table, outer: Table, where: str) -> dict[str, object]:

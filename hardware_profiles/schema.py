@@ -36,6 +36,9 @@ class Quantity:
         Relative error of a fitted or measured value [1], where known.
     date : str
         When it was published, measured or fitted, where that matters: ``2026-07``.
+    text : str
+        What the file states where that is a choice of words (unit ``choice``), else ``""``; the value of a flag (unit
+        ``flag``) is 1 or 0.
     """
 
     value: float
@@ -46,6 +49,14 @@ class Quantity:
     note: str = ""
     error: float | None = None
     date: str = ""
+    text: str = ""
+
+    @property
+    def written(self) -> float | bool | str:
+        """What the file states: a number in its unit, true or false, or a word."""
+        if self.unit == "flag":
+            return bool(self.stated)
+        return self.text if self.unit == "choice" else self.stated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

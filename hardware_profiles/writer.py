@@ -88,7 +88,7 @@ def _link_table(link: Link) -> dict[str, object]:
 def _quantity_table(quantity: Quantity) -> dict[str, object]:
     """Give the quantity as it was stated; keys at their defaults are left out."""
     table: dict[str, object] = {
-        "value": quantity.stated,
+        "value": quantity.written,
         "unit": quantity.unit,
         "source": quantity.source,
         "status": quantity.status,

@@ -98,7 +98,7 @@ def quantities(value: object, prefix: str = "") -> Iterator[Row]:
     if isinstance(value, Quantity):
         yield {
             "key": prefix,
-            "stated": value.stated,
+            "stated": value.written,
             "unit": value.unit,
             "value_si": value.value,
             "status": value.status,

@@ -72,9 +72,10 @@ def _print_quantities(out: Console, rows: list[Row]) -> None:
     result = table("quantity", "value", "status", "source", right=["value"])
     for row in rows:
         error = "" if row["error"] is None else f" ±{100 * row['error']:.0f} %"
-        unit = "" if row["unit"] == "1" else f" {row['unit']}"
+        unit = "" if row["unit"] in {"1", "flag", "choice"} else f" {row['unit']}"
         source = f"{row['source']}; {row['note']}" if row["note"] else row["source"]
-        result.add_row(row["key"], f"{row['stated']:.6g}{unit}{error}", row["status"], source)
+        stated = f"{row['stated']:.6g}" if row["unit"] not in {"flag", "choice"} else str(row["stated"]).lower()
+        result.add_row(row["key"], f"{stated}{unit}{error}", row["status"], source)
     out.print(result)
 
 

@@ -41,14 +41,14 @@ def exchange_stages(traffic: Traffic, kernel: ExchangeKernel, *, slices: int = 1
     -----
     A forwarding kernel passes copies on while others arrive: both hops are one stage.
     """
-    copies = traffic.ranks if kernel.merged >= 0.5 else traffic.experts
-    if kernel.scale_out_only >= 0.5:
+    copies = traffic.ranks if kernel.merged else traffic.experts
+    if kernel.scale_out_only:
         return (copies,)
-    if kernel.forwarded >= 0.5:
+    if kernel.forwarded:
         return (_forwarded(traffic, copies),)
-    if kernel.staged >= 0.5:
+    if kernel.staged:
         return _staged(traffic, copies)
-    if kernel.coordinated >= 0.5 and slices > 1:
+    if kernel.coordinated and slices > 1:
         return copies, _gathered(copies, slices)
     return (copies,)
 
@@ -94,12 +94,12 @@ def exchange_time(
         raise ScenarioError(
             f"expert exchange: traffic counted for domains of {traffic.domain} ranks on a fabric of {fabric.domain}"
         )
-    copies = traffic.ranks if kernel.merged >= 0.5 else traffic.experts
+    copies = traffic.ranks if kernel.merged else traffic.experts
     node = np.arange(traffic.size) // domain
     same, other = node[:, None] == node, ~np.eye(traffic.size, dtype=bool)
     up = out = peers = np.zeros(traffic.size)
     for stage in exchange_stages(traffic, kernel, slices=slices):
-        inside = np.zeros_like(stage) if kernel.scale_out_only >= 0.5 else np.where(same & other, stage, 0.0)
+        inside = np.zeros_like(stage) if kernel.scale_out_only else np.where(same & other, stage, 0.0)
         outside = np.where(other, stage, 0.0) - inside
         up, out = up + _fuller(inside), out + _fuller(outside)
         peers = peers + _fuller((outside > 0).astype(np.float64))

@@ -11,6 +11,7 @@ from simulator.arrays import FloatArray
 from simulator.kernels.family import Family
 from simulator.kernels.kernel import (
     CACHE_SPEED,
+    FLAG,
     KernelTime,
     Machine,
     Silicon,
@@ -121,8 +122,8 @@ class AttentionPrefillKernel:
         Query rows of a tile, for heads of more than 64 elements and for narrower ones [1].
     max_splits : float
         Largest number of splits of one tile's keys; 1 where the kernel never splits [1].
-    packs : float
-        1 where the query heads of one KV head share tiles, 0 where each has its own (single tokens always share) [1].
+    packs : bool
+        Whether the query heads of one KV head share tiles, or each has its own (single tokens always share).
     balance : float
         Weight of the last, partly filled round of tiles: 0 spreads it evenly, 1 waits for a full round [1].
     order : float
@@ -148,7 +149,7 @@ class AttentionPrefillKernel:
     tile_rows: float
     narrow_tile_rows: float
     max_splits: float
-    packs: float
+    packs: bool = field(metadata=FLAG)
     balance: float
     order: float
     throttle: float
@@ -312,7 +313,7 @@ def attention_prefill_time(
     keys = prefix + context if window is None else np.minimum(prefix + context, context + np.asarray(window))
     gathered = kernel.gather * kv_heads * keys * kv_element
     traffic = batch * head_dim * 2.0 * (heads * context * element + gathered)
-    packed = (kernel.packs > 0.5) | (context == 1)
+    packed = kernel.packs | (context == 1)
     return causal_time(
         batch * np.where(packed, kv_heads, heads),
         context * np.where(packed, groups, 1.0),

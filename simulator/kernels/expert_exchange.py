@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from simulator.arrays import FloatArray
 from simulator.errors import ScenarioError
 from simulator.kernels.family import Family
-from simulator.kernels.kernel import Fabric, KernelTime, Machine, smooth_max
+from simulator.kernels.kernel import FLAG, Fabric, KernelTime, Machine, smooth_max
 
 _S = {"unit": "s"}
 
@@ -49,17 +49,17 @@ class ExchangeKernel:
         Share of the scale-up and of the scale-out bandwidth that large exchanges reach [1].
     sharpness, link_sharpness : float
         Overlap of the start with the rest, and of units and links: 1 none, large perfect [1].
-    merged : float
-        1: a token crosses once per rank that it needs; 0: once per expert [1].
-    forwarded : float
-        1: a token crosses once per remote domain and is passed on inside it; 0: straight to its rank [1].
-    scale_out_only : float
-        1: all copies take the scale-out link, even inside the domain [1].
-    staged : float
-        1: copies first gather, inside the domain, at the rank whose place they go to in the other domains, and cross
-        in one message per domain (two-level all-to-all); 0: straight [1].
-    coordinated : float
-        1: tensor-parallel peers send only to their counterparts, which then gather what their peers received [1].
+    merged : bool
+        Whether a token crosses once per rank that it needs, or once per expert.
+    forwarded : bool
+        Whether a token crosses once per remote domain and is passed on inside it, or goes straight to its rank.
+    scale_out_only : bool
+        Whether all copies take the scale-out link, even inside the domain.
+    staged : bool
+        Whether copies first gather, inside the domain, at the rank whose place they go to in the other domains, and
+        cross in one message per domain (two-level all-to-all), or go straight.
+    coordinated : bool
+        Whether tensor-parallel peers send only to their counterparts, which then gather what their peers received.
     peer : float
         Start of each message to another rank over the scale-out link, one after the other [s].
     peers_half : float
@@ -82,11 +82,11 @@ class ExchangeKernel:
     scale_out_efficiency: float
     sharpness: float
     link_sharpness: float = 4.0
-    merged: float
-    forwarded: float
-    scale_out_only: float = 0.0
-    staged: float = 0.0
-    coordinated: float = 0.0
+    merged: bool = field(metadata=FLAG)
+    forwarded: bool = field(metadata=FLAG)
+    scale_out_only: bool = field(default=False, metadata=FLAG)
+    staged: bool = field(default=False, metadata=FLAG)
+    coordinated: bool = field(default=False, metadata=FLAG)
     peer: float = field(default=0.0, metadata=_S)
     peers_half: float = 0.0
     connection_rate: float = field(default=1e15, metadata={"unit": "B/s"})
@@ -202,7 +202,7 @@ def dispatch_time(
         raise ScenarioError("expert exchange: ranks must be at least 1")
     d = np.minimum(n, float(fabric.domain))
     m = np.ceil(n / d)
-    shared = np.asarray(slices if kernel.coordinated >= 0.5 else 1.0, dtype=np.float64)
+    shared = np.asarray(slices if kernel.coordinated else 1.0, dtype=np.float64)
     reached_ranks, reached_nodes = _copies(top_k, n / shared, m, num_experts, max_nodes, kernel)
     if rank_copies is not None:
         reached_ranks = np.asarray(rank_copies, dtype=np.float64)
@@ -264,7 +264,7 @@ def load_time(
     scale_out = (out * payload / rate + kernel.peer * peers) * crowding(peers, kernel)
     busy = np.asarray(kernel.units if units is None else units, dtype=np.float64)
     experts = 0.0 if num_experts is None else np.asarray(num_experts, dtype=np.float64)
-    if num_experts is not None and kernel.merged < 0.5:
+    if num_experts is not None and not kernel.merged:
         busy = np.minimum(busy, experts)
     work = np.asarray(load.tokens, dtype=np.float64) * (kernel.unit_token + payload / kernel.token_rate)
     work = work + np.asarray(load.copies, dtype=np.float64) * (kernel.unit_copy + payload / kernel.unit_rate)
@@ -298,9 +298,9 @@ def scale_out_peers(
 ) -> FloatArray:
     """Ranks that each of ``n`` ranks in ``m`` domains of ``d`` sends to over its scale-out link [1]."""
     n, d, m = (np.asarray(value, dtype=np.float64) for value in (n, d, m))
-    if kernel.scale_out_only >= 0.5:
+    if kernel.scale_out_only:
         return np.asarray(n - 1.0, dtype=np.float64)
-    if kernel.forwarded >= 0.5 or kernel.staged >= 0.5:
+    if kernel.forwarded or kernel.staged:
         return np.asarray(m - 1.0, dtype=np.float64)
     return np.asarray((n - d) / np.asarray(slices, dtype=np.float64), dtype=np.float64)
 
@@ -322,7 +322,7 @@ def _copies(
     allowed = m if max_nodes is None else np.minimum(np.asarray(max_nodes, dtype=np.float64), m)
     items = None if num_experts is None else np.asarray(num_experts, dtype=np.float64) * allowed / m
     nodes = distinct(k, allowed, items)
-    if kernel.merged < 0.5:
+    if not kernel.merged:
         return np.asarray(k + 0.0 * n, dtype=np.float64), nodes
     return distinct(k, n * allowed / m, items), nodes
 
@@ -337,11 +337,11 @@ def _crossings(
     slices: FloatArray,
 ) -> tuple[FloatArray, FloatArray]:
     """Copies of a token that cross scale-up and scale-out links."""
-    if kernel.scale_out_only >= 0.5:
+    if kernel.scale_out_only:
         return 0.0 * ranks, ranks * (n - 1.0) / n
-    if kernel.forwarded >= 0.5:
+    if kernel.forwarded:
         return ranks * (d - 1.0) / d, nodes * (m - 1.0) / m
-    if kernel.staged >= 0.5:
+    if kernel.staged:
         return ranks * (d - 1.0) / d, ranks * (m - 1.0) / m
     return ranks * ((d - slices) / n + slices - 1.0), ranks * (n - d) / n
 

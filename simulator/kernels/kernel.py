@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from hardware_profiles.errors import ProfileError, nearest
-from hardware_profiles.schema import Quantity
+from hardware_profiles.schema import Quantity, Status
 from simulator.arrays import FloatArray
 from workloads.models.dtypes import DTYPE_BYTES as DTYPE_BYTES
 
@@ -30,6 +30,15 @@ THROTTLE_TIME = 5e-4
 #: Arithmetic in which a storage dtype is multiplied where it is not of the same name: block scales change no
 #: arithmetic, and weight-only formats are widened to 16 bits first.
 ARITHMETIC: Mapping[str, str] = {"fp8_block": "fp8", "nvfp4": "fp4", "mxfp4": "bfloat16", "int4": "bfloat16"}
+
+
+#: Metadata of a coefficient that is true or false.
+FLAG: Mapping[str, Any] = {"unit": "flag"}
+
+
+def choice_of(words: tuple[str, ...]) -> Mapping[str, Any]:
+    """Return the metadata of a coefficient that is one of a few words."""
+    return {"unit": "choice", "choices": words}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +111,7 @@ def coefficients(kind: type[T], table: Mapping[str, Quantity], where: str) -> T:
     Parameters
     ----------
     kind : type
-        A dataclass whose fields are floats.
+        A dataclass of floats, flags (metadata :data:`FLAG`) and choices (:func:`choice_of`).
     table : Mapping of str to Quantity
         The profile's coefficients of this kernel.
     where : str
@@ -111,7 +120,7 @@ def coefficients(kind: type[T], table: Mapping[str, Quantity], where: str) -> T:
     Raises
     ------
     ProfileError
-        A coefficient is missing or unknown.
+        A coefficient is missing or unknown, or is not of its field's kind.
     """
     fields: dict[str, Any] = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     required = {n for n, f in fields.items() if f.default is dataclasses.MISSING}
@@ -119,7 +128,33 @@ def coefficients(kind: type[T], table: Mapping[str, Quantity], where: str) -> T:
         raise ProfileError(f"{where}: missing coefficient {', '.join(missing)}")
     if unknown := sorted(table.keys() - fields.keys()):
         raise ProfileError(f"{where}: unknown coefficient {', '.join(unknown)}; allowed: {', '.join(sorted(fields))}")
-    return kind(**{name: quantity.value for name, quantity in table.items()})
+    return kind(**{name: _value(fields[name], quantity, f"{where}: {name}") for name, quantity in table.items()})
+
+
+def quantities(kernel: Any, *, source: str, status: Status) -> dict[str, Quantity]:
+    """Turn a coefficient dataclass back into a profile's table; the inverse of :func:`coefficients`."""
+    found = {}
+    for field in dataclasses.fields(kernel):
+        value, unit = getattr(kernel, field.name), field.metadata.get("unit", "1")
+        number, text = (0.0, value) if unit == "choice" else (float(value), "")
+        found[field.name] = Quantity(value=number, unit=unit, stated=number, source=source, status=status, text=text)
+    return found
+
+
+def _value(field: dataclasses.Field[Any], quantity: Quantity, where: str) -> float | bool | str:
+    """Take a coefficient as its field wants it."""
+    wanted = field.metadata.get("unit", "1")
+    found = quantity.unit if quantity.unit in {"flag", "choice"} else "number"
+    expected = wanted if wanted in {"flag", "choice"} else "number"
+    if found != expected:
+        example = {"flag": 'value = true, unit = "flag"', "choice": 'value = "word", unit = "choice"'}
+        raise ProfileError(f"{where} is a {expected}, not a {found}; write {{ {example.get(expected, 'a quantity')} }}")
+    if expected == "choice":
+        choices = field.metadata["choices"]
+        if quantity.text not in choices:
+            raise ProfileError(f"{where}: unknown choice {quantity.text!r}; {nearest(quantity.text, choices)}")
+        return quantity.text
+    return bool(quantity.value) if expected == "flag" else quantity.value
 
 
 def smooth_max(a: ArrayLike, b: ArrayLike, sharpness: ArrayLike) -> FloatArray:

@@ -15,7 +15,7 @@ from simulator.kernels.attention import (
     streaming_time,
 )
 from simulator.kernels.family import Family
-from simulator.kernels.kernel import KernelTime, Machine, Silicon, dtype_bytes, matrix_peak
+from simulator.kernels.kernel import FLAG, KernelTime, Machine, Silicon, dtype_bytes, matrix_peak
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,12 +48,12 @@ class MlaPrefillKernel(AttentionPrefillKernel):
 
     Attributes
     ----------
-    absorbed : float
-        1 where the kernel works on the latent vectors (all heads share one key of latent + rope elements), 0 where
-        keys and values were expanded per head first [1].
+    absorbed : bool
+        Whether the kernel works on the latent vectors (all heads share one key of latent + rope elements), or keys and
+        values were expanded per head first.
     """
 
-    absorbed: float = field(metadata={"unit": "1"})
+    absorbed: bool = field(metadata=FLAG)
 
 
 def mla_prefill_time(
@@ -96,7 +96,7 @@ def mla_prefill_time(
     the last sequence come late.
     """
     batch, context, prefix, heads = (np.asarray(x, dtype=np.float64) for x in (batch, context, prefix, num_heads))
-    absorbed = kernel.absorbed > 0.5
+    absorbed = kernel.absorbed
     key_dim = kv_lora_rank + rope_dim if absorbed else nope_dim + rope_dim
     value_dim = kv_lora_rank if absorbed else v_dim
     element, kv_element = dtype_bytes(dtype), dtype_bytes(kv_dtype)

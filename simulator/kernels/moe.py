@@ -7,8 +7,10 @@ rows on the hottest rank cost time, fewer distinct experts touched save weight t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,8 +21,19 @@ from simulator.kernels.expert_counts import balanced_counts as balanced_counts
 from simulator.kernels.expert_counts import power_law_counts as power_law_counts
 from simulator.kernels.expert_exchange import distinct
 from simulator.kernels.family import Family
-from simulator.kernels.kernel import DTYPE_BYTES, KernelTime, Machine, Silicon, matrix_peak, smooth_max, throttled
+from simulator.kernels.kernel import (
+    DTYPE_BYTES,
+    KernelTime,
+    Machine,
+    Silicon,
+    choice_of,
+    matrix_peak,
+    smooth_max,
+    throttled,
+)
 
+#: What a kernel picks its row tile from.
+TileDensity = Literal["tokens", "rows_per_expert", "tokens_per_expert"]
 #: Row tiles that grouped GEMM kernels are built with [rows].
 ROW_TILES = (16, 32, 64, 128)
 #: Bytes of an activation that no quantisation has touched (bfloat16) [bytes].
@@ -72,9 +85,9 @@ class MoeKernel:
         Columns of an output tile [1].
     tile_16, tile_32, tile_64 : float
         Largest load that is given 16, 32 and 64 row tiles; above the last 128 rows are taken [1].
-    tile_density : float
-        What that load is: 0 tokens presented, 1 rows per expert if the router were even, 2 tokens presented per local
-        expert [1].
+    tile_density : {"tokens", "rows_per_expert", "tokens_per_expert"}
+        What that load is: tokens presented, rows per expert if the router were even, or tokens presented per local
+        expert.
     padding : float
         Multiple to which each expert's rows are padded in memory [1].
     host : float
@@ -107,7 +120,7 @@ class MoeKernel:
     tile_16: float = 16.0
     tile_32: float = 32.0
     tile_64: float = 64.0
-    tile_density: float = 1.0
+    tile_density: TileDensity = field(default="rows_per_expert", metadata=choice_of(get_args(TileDensity)))
     padding: float = 1.0
     host: float = field(default=0.0, metadata={"unit": "s"})
     whole_tiles: float = 1.0
@@ -139,10 +152,12 @@ def row_tile(
 ) -> FloatArray:
     """Pick the row tile [rows] of the grouped GEMM from the load, as kernel heuristics and autotuners do."""
     tokens = np.asarray(num_tokens, dtype=np.float64)
-    per_expert = tokens * np.asarray(top_k) / np.asarray(num_experts)
-    per_local = tokens / np.asarray(local_experts)
-    shape = np.broadcast_shapes(per_expert.shape, per_local.shape)
-    load = np.broadcast_to((tokens, per_expert, per_local)[round(kernel.tile_density)], shape)
+    loads: Mapping[TileDensity, FloatArray] = {
+        "tokens": tokens,
+        "rows_per_expert": tokens * np.asarray(top_k) / np.asarray(num_experts),
+        "tokens_per_expert": tokens / np.asarray(local_experts),
+    }
+    load = np.broadcast_to(loads[kernel.tile_density], np.broadcast_shapes(*(each.shape for each in loads.values())))
     limits = np.array([kernel.tile_16, kernel.tile_32, kernel.tile_64])
     picked: FloatArray = np.asarray(ROW_TILES, dtype=np.float64)[np.searchsorted(limits, load, side="left")]
     return picked
@@ -150,8 +165,12 @@ def row_tile(
 
 def tile_changes(kernel: MoeKernel, top_k: float, num_experts: float, local_experts: float) -> FloatArray:
     """Return the tokens over all ranks up to which each row tile but the largest is taken, shape (3,) [tokens]."""
-    tokens_per_load = (1.0, num_experts / top_k, local_experts)[round(kernel.tile_density)]
-    return np.array([kernel.tile_16, kernel.tile_32, kernel.tile_64]) * tokens_per_load
+    tokens_per_load: Mapping[TileDensity, float] = {
+        "tokens": 1.0,
+        "rows_per_expert": num_experts / top_k,
+        "tokens_per_expert": local_experts,
+    }
+    return np.array([kernel.tile_16, kernel.tile_32, kernel.tile_64]) * tokens_per_load[kernel.tile_density]
 
 
 def expert_load(counts: ArrayLike, tile: ArrayLike) -> ExpertLoad:

@@ -311,13 +311,13 @@ def _links(
     """What the links take when the kernel's messages share them [s]."""
     n, d = traffic.size, min(traffic.domain, traffic.size)
     m = n // d
-    peers = float(scale_out_peers(n, d, m, kernel, slices if kernel.coordinated >= 0.5 else 1))
+    peers = float(scale_out_peers(n, d, m, kernel, slices if kernel.coordinated else 1))
     slowed = float(crowding(peers, kernel))
     carried = min(
         1.0, kernel.connection_rate * max(peers, 1.0) / (fabric.scale_out_bandwidth * kernel.scale_out_efficiency)
     )
     result = run_stages(
-        network.topology(scale_out_only=kernel.scale_out_only >= 0.5),
+        network.topology(scale_out_only=kernel.scale_out_only),
         stages if phase == "dispatch" else reversed_stages(stages),
         payload,
         scale_up_efficiency=kernel.efficiency,

@@ -36,18 +36,18 @@ PLAIN = ExchangeKernel(
     efficiency=0.8,
     scale_out_efficiency=0.9,
     sharpness=2.0,
-    merged=1.0,
-    forwarded=0.0,
+    merged=True,
+    forwarded=False,
     peer=1e-7,
     peers_half=500.0,
     connection_rate=2e10,
 )
 KERNELS = {
     "straight": PLAIN,
-    "per expert": dataclasses.replace(PLAIN, merged=0.0),
-    "forwarded": dataclasses.replace(PLAIN, forwarded=1.0),
-    "staged": dataclasses.replace(PLAIN, staged=1.0, link_sharpness=1.0),
-    "scale-out only": dataclasses.replace(PLAIN, merged=0.0, scale_out_only=1.0),
+    "per expert": dataclasses.replace(PLAIN, merged=False),
+    "forwarded": dataclasses.replace(PLAIN, forwarded=True),
+    "staged": dataclasses.replace(PLAIN, staged=True, link_sharpness=1.0),
+    "scale-out only": dataclasses.replace(PLAIN, merged=False, scale_out_only=True),
 }
 LAYER = {"hidden": 7168.0, "element_bytes": 2.0, "num_experts": 256.0, "fabric": FABRIC}
 
@@ -82,7 +82,7 @@ def test_even_traffic_costs_what_the_even_form_says(name: str, ranks: int) -> No
 
 @pytest.mark.parametrize("slices", [2, 4])
 def test_an_even_coordinated_exchange_costs_what_the_even_form_says(slices: int) -> None:
-    kernel = dataclasses.replace(PLAIN, coordinated=1.0, link_sharpness=1.0)
+    kernel = dataclasses.replace(PLAIN, coordinated=True, link_sharpness=1.0)
     copies = float(distinct(8, 16 / slices, 256))
     traffic = even_traffic(128, rank_copies=copies, domain_copies=2, top_k=8, ranks=16, domain=8, slices=slices)
     uneven = exchange_time(traffic, kernel=kernel, slices=slices, **LAYER)
@@ -152,7 +152,7 @@ def test_two_levels_pay_off_only_where_the_peers_are_many() -> None:
 def test_coordination_keeps_slices_from_sending_the_same_tokens_between_nodes() -> None:
     rng = np.random.default_rng(0)
     groups, homes = rng.integers(0, 8, (512, 2)), rng.integers(0, 16, 512)
-    kernel = dataclasses.replace(PLAIN, coordinated=1.0, link_sharpness=1.0)
+    kernel = dataclasses.replace(PLAIN, coordinated=True, link_sharpness=1.0)
     plain, coordinated = (
         traffic_of(sliced_destinations(groups, homes, slices=2, coordinated=c), homes, ranks=16, domain=8)
         for c in (False, True)

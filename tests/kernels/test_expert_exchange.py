@@ -20,7 +20,7 @@ FABRIC = Fabric(
     domain=8, scale_up_bandwidth=450e9, scale_up_latency=0.0, scale_out_bandwidth=50e9, scale_out_latency=0.0
 )
 IDEAL = ExchangeKernel(
-    launch=0.0, units=1.0, efficiency=1.0, scale_out_efficiency=1.0, sharpness=50.0, merged=1.0, forwarded=1.0
+    launch=0.0, units=1.0, efficiency=1.0, scale_out_efficiency=1.0, sharpness=50.0, merged=True, forwarded=True
 )
 LAYER = {"hidden": 7168, "top_k": 8, "num_experts": 256, "element_bytes": 1.0, "fabric": FABRIC}
 PROFILE = load_device("h100-sxm").main.kernels
@@ -69,7 +69,7 @@ def test_an_uneven_router_never_speeds_an_exchange(ranks: int, tokens: int, shar
 
 def test_forwarding_sends_one_copy_per_remote_node() -> None:
     forwarded = dispatch_time(4096, ranks=16, kernel=IDEAL, **LAYER).terms["scale_out"]
-    straight = dispatch_time(4096, ranks=16, kernel=dataclasses.replace(IDEAL, forwarded=0.0), **LAYER)
+    straight = dispatch_time(4096, ranks=16, kernel=dataclasses.replace(IDEAL, forwarded=False), **LAYER)
     nodes = float(distinct(8, 2, 256))
     assert float(forwarded) == pytest.approx(4096 * nodes / 2 * 7168 / 50e9)
     assert float(straight.terms["scale_out"]) > 3 * float(forwarded)

@@ -49,7 +49,7 @@ def test_casting_the_cache_first_costs_its_traffic() -> None:
 
 
 def test_the_expanded_form_does_less_work_per_pair_than_the_absorbed_one() -> None:
-    expanded = dataclasses.replace(PREFILL, absorbed=0.0)
+    expanded = dataclasses.replace(PREFILL, absorbed=False)
     ratio = prefill(1, 16384, 128, kernel=expanded) / prefill(1, 16384, 128)
     assert ratio == pytest.approx((192 + 128) / (576 + 512), rel=0.35)
 

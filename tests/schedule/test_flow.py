@@ -29,7 +29,7 @@ from simulator.topology import CompiledTopology, build_topology, compile_topolog
 DEVICE, NODE, CLUSTER = load_device("h800-sxm"), load_node("hgx-h800"), load_cluster("hgx-h800-ib")
 IDEAL = ExchangeKernel(
     launch=0.0, units=1.0, efficiency=1.0, scale_out_efficiency=1.0, sharpness=60.0, link_sharpness=60.0,
-    merged=1.0, forwarded=0.0,
+    merged=True, forwarded=False,
 )  # fmt: skip
 
 
@@ -74,7 +74,7 @@ def test_a_message_alone_takes_its_bytes_over_its_narrowest_link_and_the_latency
 
 @pytest.mark.parametrize("name", ["straight", "forwarded", "staged"])
 def test_even_exchanges_take_what_the_closed_form_says(name: str) -> None:
-    kernel = dataclasses.replace(IDEAL, forwarded=float(name == "forwarded"), staged=float(name == "staged"))
+    kernel = dataclasses.replace(IDEAL, forwarded=name == "forwarded", staged=name == "staged")
     if name == "staged":
         kernel = dataclasses.replace(kernel, link_sharpness=1.0)
     topology, fabric = fabric_graph(4), fabric_of(DEVICE, NODE, CLUSTER)

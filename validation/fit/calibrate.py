@@ -24,7 +24,7 @@ from hardware_profiles.schema import Device, Quantity
 from simulator.cost.uncertainty import REGIMES, regime_numbers
 from simulator.errors import ProfileError
 from simulator.hardware import Hardware, load_hardware
-from simulator.kernels.kernel import matrix_peak
+from simulator.kernels.kernel import matrix_peak, quantities
 from validation.accuracy import Accuracy, accuracy
 from validation.fit.fitting import FitError, write_kernels
 from validation.fit.residuals import residuals_of, write_residuals
@@ -209,7 +209,9 @@ def _judge_all(
 ) -> tuple[dict[str, TableFit], dict[str, Residuals]]:
     """Predict all rows with the fitted kernels and compare the held-out ones with what was measured."""
     origin = _source(folder)
-    updated = with_kernels(hardware, {fit.table: _quantities(fit.kernel) for fit in fitted.values()})
+    updated = with_kernels(
+        hardware, {fit.table: quantities(fit.kernel, source="this fit", status="fitted") for fit in fitted.values()}
+    )
     fits: dict[str, TableFit] = {}
     for op, frame in frames.items():
         compared, axes = compare_op(op, frame, updated), axes_of(op, frame)
@@ -268,19 +270,6 @@ def with_kernels(hardware: Hardware, tables: Mapping[str, Mapping[str, Quantity]
     main = dataclasses.replace(device.main, kernels={**device.main.kernels, **tables})
     updated: Device = dataclasses.replace(device, processors={**device.processors, main.name: main})
     return dataclasses.replace(hardware, device=updated, kernels={**hardware.kernels, **tables})
-
-
-def _quantities(kernel: Any) -> dict[str, Quantity]:
-    return {
-        field.name: Quantity(
-            value=float(getattr(kernel, field.name)),
-            unit=field.metadata.get("unit", "1"),
-            stated=float(getattr(kernel, field.name)),
-            source="this fit",
-            status="fitted",
-        )
-        for field in dataclasses.fields(kernel)
-    }
 
 
 def read_manifest(folder: Path) -> Mapping[str, Any]:

@@ -211,8 +211,8 @@ def fit_exchange(frame: pd.DataFrame, fabric: Fabric, *, mode: str, units: float
         efficiency=0.6,
         scale_out_efficiency=0.87,
         sharpness=2.0,
-        merged=0.0 if low_latency else 1.0,
-        forwarded=0.0 if low_latency else 1.0,
+        merged=not low_latency,
+        forwarded=not low_latency,
     )
     more: Bounds = (
         {"start_expert": (1e-12, 1e-7)} if low_latency else {"unit_copy": (1e-10, 1e-5), "unit_rate": (1e9, 1e12)}
@@ -240,8 +240,8 @@ def plain_all_to_all(table: Table) -> Table:
         efficiency=ring.efficiency,
         scale_out_efficiency=ring.scale_out_efficiency,
         sharpness=1.0,
-        merged=1.0,
-        forwarded=0.0,
+        merged=True,
+        forwarded=False,
     )
     note = "the all-to-all's launch and bandwidth, one copy per rank"
     return kernel, {**provenance, "status": "assumption", "note": note}

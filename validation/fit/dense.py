@@ -121,7 +121,7 @@ def borrowed(fitted: Sequence[FittedTable]) -> dict[str, tuple[Any, str]]:
         small = ElementwiseKernel(launch=quantising.quantise, memory=min(share, 1.0))
         found["elementwise.fused"] = small, "as the kernel that quantises A in the fp8 GEMM rows"
     if prefill := kernels.get("attention_prefill.flash.bfloat16"):
-        expanded = MlaPrefillKernel(**values_of(prefill) | {"packs": 0.0}, absorbed=0.0)
+        expanded = MlaPrefillKernel(**values_of(prefill) | {"packs": False}, absorbed=False)
         found["mla_prefill.expanded.bfloat16"] = expanded, "as attention_prefill.flash on the expanded heads"
     if scan := kernels.get("gated_delta_net.chunk_gated_delta_rule"):
         found["mamba2.chunk_scan"] = scan, "as gated_delta_net.chunk_gated_delta_rule"

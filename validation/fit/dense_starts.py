@@ -121,7 +121,7 @@ _PREFILL = Start(
         tile_rows=128.0,
         narrow_tile_rows=192.0,
         max_splits=128.0,
-        packs=1.0,
+        packs=True,
         order=3.0,
         balance=0.5,
         throttle=0.1,
@@ -165,7 +165,7 @@ _SCAN = Start(
 )
 
 
-def values_of(kernel: Any) -> dict[str, float]:
+def values_of(kernel: Any) -> dict[str, Any]:
     """Coefficients of a kernel by name."""
     return {name: getattr(kernel, name) for name in kernel.__dataclass_fields__}
 
@@ -185,15 +185,16 @@ def _latent_decode(
     return Start(kernel=kernel, bounds={**free, **_EAGER, **hosted, **casting, "compute": (0.05, 1.0)})
 
 
-def _latent_prefill(launch: float, absorbed: float, tile_rows: float, max_splits: float, *, host: float = 0.0) -> Start:
-    fixed = {"repack": 0.0, "packing": 0.0, "packs": 0.0, "tile_rows": tile_rows, "max_splits": max_splits}
+def _latent_prefill(launch: float, tile_rows: float, max_splits: float, *, absorbed: bool, host: float = 0.0) -> Start:
+    fixed: dict[str, Any] = {"repack": 0.0, "packing": 0.0, "packs": False}
+    fixed |= {"tile_rows": tile_rows, "max_splits": max_splits}
     start = fixed | {"launch": launch, "host": host}
     kernel = MlaPrefillKernel(**values_of(_PREFILL.kernel) | start, absorbed=absorbed)
     free = {name: limits for name, limits in _PREFILL.bounds.items() if name not in fixed}
     return Start(kernel=kernel, bounds={**free, **_EAGER, **(_FROM_HOST if host else {})})
 
 
-def _without(start: Start, **fixed: float) -> Start:
+def _without(start: Start, **fixed: float | bool) -> Start:
     kernel = type(start.kernel)(**values_of(start.kernel) | fixed)
     return Start(kernel=kernel, bounds={name: b for name, b in start.bounds.items() if name not in fixed})
 
@@ -290,13 +291,15 @@ STARTS: Mapping[str, tuple[Start, ...]] = {
     "attention_decode.flash": (_DECODE,),
     "attention_prefill.flash": (
         _PREFILL,
-        _without(_PREFILL, packs=0.0, packing=0.0, max_splits=1.0, tile_rows=64.0, narrow_tile_rows=64.0),
+        _without(_PREFILL, packs=False, packing=0.0, max_splits=1.0, tile_rows=64.0, narrow_tile_rows=64.0),
     ),
     "mla_decode.flash": (_latent_decode(1e-5, 64.0, 128.0),),
     "mla_decode.flash.fp8": (_latent_decode(1.6e-5, 64.0, 128.0, convert=8.0),),
     "mla_decode.triton": (_latent_decode(3e-5, 16.0, 4.0, host=3.2e-4),),
-    "mla_prefill.flash": tuple(_latent_prefill(1e-5, 1.0, rows, 128.0) for rows in (64.0, 128.0)),
-    "mla_prefill.triton": tuple(_latent_prefill(3e-5, 0.0, rows, 1.0, host=2.8e-4) for rows in (64.0, 128.0)),
+    "mla_prefill.flash": tuple(_latent_prefill(1e-5, rows, 128.0, absorbed=True) for rows in (64.0, 128.0)),
+    "mla_prefill.triton": tuple(
+        _latent_prefill(3e-5, rows, 1.0, absorbed=False, host=2.8e-4) for rows in (64.0, 128.0)
+    ),
     "gated_delta_net.causal_conv1d_fn": (_CONVOLUTION,),
     "gated_delta_net.causal_conv1d_update": (_without(_CONVOLUTION, sequence=1.0),),
     "gated_delta_net.chunk_gated_delta_rule": (_SCAN,),

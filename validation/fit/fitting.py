@@ -81,7 +81,7 @@ def fit(
     Parameters
     ----------
     kind : type
-        The coefficient dataclass; its fields are floats.
+        The coefficient dataclass; only floats are fitted, flags and choices are held fixed.
     predict : callable
         Predicted times [s] of all rows for given coefficients, shape ``(rows,)``.
     measured : ndarray
@@ -193,8 +193,9 @@ def write_kernels(path: Path, tables: Mapping[str, tuple[Any, Mapping[str, Any]]
         raise
 
 
-def _rounded(value: float) -> float:
-    return float(f"{value:.4g}")
+def _rounded(value: float | bool | str) -> float | bool | str:
+    """Round a number to what a fit determines; flags and choices are as they are."""
+    return value if isinstance(value, bool | str) else float(f"{value:.4g}")
 
 
 def _toml(value: Any) -> str:
@@ -204,5 +205,5 @@ def _toml(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
     if isinstance(value, float | np.floating):
-        return repr(_rounded(float(value)))
+        return repr(float(f"{value:.4g}"))
     return json.dumps(value, ensure_ascii=False)

@@ -81,10 +81,12 @@ def plan(backend: str, dtype: str, version: str) -> tuple[MoeKernel, dict[str, t
         start = dataclasses.replace(START, foreign_share=1.0, unaligned=3.0)
         bounds["unaligned"] = (1.0, 10.0)
         if dtype == "fp8_block":
-            return dataclasses.replace(start, tile_density=0.0, tile_16=64, tile_32=64, tile_64=1e9), bounds
+            return dataclasses.replace(start, tile_density="tokens", tile_16=64, tile_32=64, tile_64=1e9), bounds
         if version_of(version) >= (0, 17):
-            return dataclasses.replace(start, tile_density=0.0, tile_16=32, tile_32=96, tile_64=512), bounds
-        return dataclasses.replace(start, tile_density=2, tile_16=1, tile_32=1, tile_64=1e9, tile_columns=64), bounds
+            return dataclasses.replace(start, tile_density="tokens", tile_16=32, tile_32=96, tile_64=512), bounds
+        return dataclasses.replace(
+            start, tile_density="tokens_per_expert", tile_16=1, tile_32=1, tile_64=1e9, tile_columns=64
+        ), bounds
     if backend == "cutlass":
         bounds["foreign_share"] = (0.0, 0.3)
         return dataclasses.replace(START, foreign_share=0.05), bounds

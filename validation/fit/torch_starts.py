@@ -85,7 +85,7 @@ _PREFILL = AttentionPrefillKernel(
     tile_rows=32.0,
     narrow_tile_rows=32.0,
     max_splits=1.0,
-    packs=0.0,
+    packs=False,
     balance=0.0,
     order=3.0,
     throttle=0.0,
@@ -95,12 +95,12 @@ _PREFILL = AttentionPrefillKernel(
 _CAUSAL: Bounds = {**_ROOFS, "tile": (1e-9, 1e-2), "softmax": (1e-3, 300.0)}
 
 
-def _values(kernel: Any) -> dict[str, float]:
+def _values(kernel: Any) -> dict[str, Any]:
     return {field.name: getattr(kernel, field.name) for field in dataclasses.fields(kernel)}
 
 
 _LATENT_DECODE = MlaDecodeKernel(**_values(_DECODE), head_tile=1.0, compute=0.3, convert=0.0)
-_LATENT_PREFILL = MlaPrefillKernel(**_values(_PREFILL), absorbed=0.0)
+_LATENT_PREFILL = MlaPrefillKernel(**_values(_PREFILL), absorbed=False)
 #: Start of PyTorch's fp8 product on a GPU: as DeepGEMM's, whose A is quantised inside the timed call too.
 _SCALED = STARTS["gemm.deepgemm"][0]
 

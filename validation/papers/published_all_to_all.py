@@ -71,7 +71,7 @@ def of_profile() -> AllToAll:
 def exchange_seconds(size: float, ranks: int, kernel: ExchangeKernel) -> float:
     """Time of one all-to-all in which each rank sends ``size`` bytes in equal parts [s]."""
     # Parts of equal size, as with a capacity: one copy to each rank, none merged.
-    even = dataclasses.replace(kernel, merged=0.0)
+    even = dataclasses.replace(kernel, merged=False)
     fabric = load_hardware(DEVICE).fabric
     time = dispatch_time(1.0, hidden=size, top_k=1.0, ranks=ranks, element_bytes=1.0, fabric=fabric, kernel=even)
     return float(time.seconds)
@@ -113,10 +113,10 @@ def solve(flat: ExchangeKernel) -> AllToAll:
     def kernels(x: Any) -> AllToAll:
         values = dict(zip(bounds, np.exp(x).tolist(), strict=True))
         rate = values.pop("unit_rate")
-        crossing: dict[str, float] = {**values, "scale_out_efficiency": LINE_SHARE}
+        crossing: dict[str, Any] = {**values, "scale_out_efficiency": LINE_SHARE}
         plain = dataclasses.replace(flat, **crossing)
         return AllToAll(
-            flat=plain, two_level=dataclasses.replace(plain, staged=1.0, link_sharpness=1.0, unit_rate=rate)
+            flat=plain, two_level=dataclasses.replace(plain, staged=True, link_sharpness=1.0, unit_rate=rate)
         )
 
     def misses(x: Any) -> Any:
@@ -129,7 +129,7 @@ def solve(flat: ExchangeKernel) -> AllToAll:
 
 def tables(kernels: AllToAll, described: Mapping[str, Any], note: str) -> dict[str, Table]:
     """Name the kernels as tables of a profile, dispatch and combine alike."""
-    coordinated = dataclasses.replace(kernels.flat, coordinated=1.0, link_sharpness=1.0)
+    coordinated = dataclasses.replace(kernels.flat, coordinated=True, link_sharpness=1.0)
     named = {
         "all_to_all": (kernels.flat, f"within a node the library's all-to-all, one copy per rank; {note}"),
         "all_to_all_2d": (kernels.two_level, f"two levels, with the copies that reorder chunks; {note}"),
@@ -155,9 +155,9 @@ def main() -> None:
     note = f"between nodes from {len(found)} published figures on A100, median {result.median_ape:.1%}"
     # What crosses nodes is the library's and the network's; another device keeps its own numbers within a node.
     crossing = ("scale_out_efficiency", "peer", "peers_half", "connection_rate")
-    shared: dict[str, float] = {name: getattr(solved.flat, name) for name in crossing}
+    shared: dict[str, Any] = {name: getattr(solved.flat, name) for name in crossing}
     flat = dataclasses.replace(_inside("h100-sxm"), **shared)
-    two_level = dataclasses.replace(flat, staged=1.0, link_sharpness=1.0, unit_rate=solved.two_level.unit_rate)
+    two_level = dataclasses.replace(flat, staged=True, link_sharpness=1.0, unit_rate=solved.two_level.unit_rate)
     if options.write:
         folder = Path(__file__).parents[2] / "hardware_profiles" / "kernels"
         write_kernels(folder / f"{DEVICE}.moe.toml", tables(solved, described, note))

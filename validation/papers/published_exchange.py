@@ -159,8 +159,8 @@ def fit_one_sided(phase: Phase) -> Table:
         sharpness=2.0,
         link_sharpness=1.0,
         token_rate=2e11,
-        merged=1.0,
-        forwarded=0.0,
+        merged=True,
+        forwarded=False,
     )
     bounds = {"launch": (1e-6, 2e-4), "efficiency": (0.2, 1.0), "token_rate": (1e10, 1e13)}
     return _fitted(rows, start, bounds, "GB200 NVL72")
@@ -173,7 +173,7 @@ def fit_fused(phase: Phase) -> Table:
     """
     rows = [r for r in published_rows() if r.mode == "fused" and r.phase == phase]
     kernel = ExchangeKernel(
-        launch=0.0, units=1.0, efficiency=0.9, scale_out_efficiency=0.9, sharpness=1.0, merged=0.0, forwarded=0.0
+        launch=0.0, units=1.0, efficiency=0.9, scale_out_efficiency=0.9, sharpness=1.0, merged=False, forwarded=False
     )
     rest = np.array([r.seconds - predict(r, kernel) for r in rows])
     doublings = np.log2([r.ranks for r in rows])
@@ -207,7 +207,9 @@ def main() -> None:
         for mode in ("deepep_low_latency", "deepep_normal"):
             kernel, described = fit_between_nodes(phase, mode)
             own[f"{phase}.{mode}"] = kernel, described
-        straight: Any = dataclasses.replace(own[f"{phase}.deepep_low_latency"][0], scale_out_only=1.0, start_remote=0.0)
+        straight: Any = dataclasses.replace(
+            own[f"{phase}.deepep_low_latency"][0], scale_out_only=True, start_remote=0.0
+        )
         rows = [r for r in published_rows() if r.mode == "deepep_low_latency_rdma" and r.phase == phase]
         own[f"{phase}.deepep_low_latency_rdma"] = _described(rows, straight, "pure RDMA, not fitted")
         own[f"{phase}.one_sided"] = fit_one_sided(phase)

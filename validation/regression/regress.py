@@ -186,7 +186,8 @@ def profile_figures(hardware: Hardware) -> dict[str, float]:
     found |= {name: getattr(silicon, name) for name in ("units", "clock", "memory_bandwidth", "cache")}
     found |= {f.name: float(getattr(fabric, f.name)) for f in dataclasses.fields(fabric)}
     for table, coefficients in hardware.device.main.kernels.items():
-        found |= {f"{table}/{name}": quantity.value for name, quantity in coefficients.items()}
+        numbers = {name: quantity for name, quantity in coefficients.items() if quantity.unit != "choice"}
+        found |= {f"{table}/{name}": quantity.value for name, quantity in numbers.items()}
     return found
 
 
