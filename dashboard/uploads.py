@@ -36,6 +36,17 @@ class Uploads:
 
         What cannot be read, for whatever reason, is gone when this ends.
 
+        Parameters
+        ----------
+        key : str
+            Scenario key that may then name the file.
+        name : str
+            What the user calls it; only its last part is kept.
+        content : bytes
+            What it holds.
+        read : callable
+            Reads it as the scenario would, or raises.
+
         Raises
         ------
         MoesimError
@@ -81,6 +92,17 @@ def offer_upload(key: str, label: str, read: Callable[[Path], object], offered: 
     """Draw where a file can be dropped, and return the options with what was uploaded in front.
 
     A new file is chosen at once; what cannot be read is said below it and changes nothing.
+
+    Parameters
+    ----------
+    key : str
+        Scenario key that the file is for.
+    label : str
+        What is written over the widget.
+    read : callable
+        Reads a file as the scenario would, or raises.
+    offered : sequence of str
+        Options besides.
     """
     given = st.file_uploader(label, key=upload_key(key), max_upload_size=_MOST_MB, help="stays on this machine")
     if given is not None:

@@ -139,10 +139,21 @@ class Fields:
         default: str | None = None,
         keep: bool = True,
     ) -> Any:
-        """Offer names; where the key is optional, ``absent`` says what leaving it empty means.
+        """Offer names.
 
-        ``keep`` keeps the scenario's own value on offer though it is not among the options, so that a link shows
-        what it asked for; where another choice made it meaningless it is dropped.
+        Parameters
+        ----------
+        key, label : str
+            Key of the scenario, and what is written over the widget.
+        offered : sequence of str
+            Names to choose from.
+        absent : str, optional
+            Where the key is optional, what leaving it empty means.
+        default : str, optional
+            What the scenario means where the key is absent.
+        keep : bool
+            Whether the scenario's own value stays on offer though it is not among the names, so that a link shows
+            what it asked for; where another choice made it meaningless it is dropped.
         """
         current = self.before(key)
         own = current if keep else None
@@ -164,7 +175,19 @@ class Fields:
         default: int | None = None,
         empty: str | None = None,
     ) -> Any:
-        """Offer a whole number; where it may be left empty, ``empty`` says what that means."""
+        """Offer a whole number.
+
+        Parameters
+        ----------
+        key, label : str
+            Key of the scenario, and what is written over the widget.
+        least, highest : int
+            Bounds that the widget invites to; without ``highest``, the page's own.
+        default : int, optional
+            What the scenario means where the key is absent.
+        empty : str, optional
+            What leaving it empty means, where that is allowed.
+        """
         current = self.before(key)
         start: Any = None if empty else "min"
         top = most(self._prefix + key) if highest is None else max(highest, current or 0, least)
@@ -181,7 +204,19 @@ class Fields:
         default: float | None = None,
         empty: str | None = None,
     ) -> Any:
-        """Offer a real number, which may be left empty."""
+        """Offer a real number, which may be left empty.
+
+        Parameters
+        ----------
+        key, label : str
+            Key of the scenario, and what is written over the widget.
+        least, highest : float
+            Bounds that the widget invites to; without ``highest``, the page's own.
+        default : float, optional
+            What the scenario means where the key is absent.
+        empty : str, optional
+            What leaving it empty means, where that is allowed.
+        """
         current = self.before(key)
         # The scenario's own value is always in range: the schema is wider than what the widget invites to.
         low = least if current is None else min(least, current)
@@ -199,7 +234,23 @@ class Fields:
         default: float | None = None,
         empty: str | None = None,
     ) -> Any:
-        """Offer an amount in a unit of ``scale`` per SI unit; the scenario gets it with its unit."""
+        """Offer an amount; the scenario gets it with its unit.
+
+        Parameters
+        ----------
+        key, label : str
+            Key of the scenario, and what is written over the widget.
+        scale : float
+            The widget's units per SI unit [1].
+        unit : str
+            SI unit with which the scenario gets it.
+        zero : bool
+            Whether zero is taken.
+        default : float, optional
+            What the scenario means where the key is absent, in the widget's unit.
+        empty : str, optional
+            What leaving it empty means, where that is allowed.
+        """
         value = self.before(key)
         current = None if value is None else value * scale
         least = 0.0 if zero else max(_LEAST, served(self._prefix + key).least * scale)
@@ -243,7 +294,19 @@ class Fields:
             self._changed[key] = values
 
     def rows(self, key: str, label: str, title: str, blank: BaseModel, draw: Callable[[Fields], None]) -> None:
-        """Offer a table: how many rows, and the widgets that ``draw`` puts into each; new ones begin as ``blank``."""
+        """Offer a table.
+
+        Parameters
+        ----------
+        key, label : str
+            Key of the scenario, and what is written over the number of rows.
+        title : str
+            What a row is called.
+        blank : BaseModel
+            What a new row begins as.
+        draw : callable
+            Puts the widgets of a row.
+        """
         current: tuple[BaseModel, ...] = self.before(key)
         widget = f"{self._widget(key)}.rows"
         st.session_state.setdefault(widget, len(current))

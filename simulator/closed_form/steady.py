@@ -287,6 +287,19 @@ def steady_state(
 ) -> tuple[Summary, dict[str, float]]:
     """Summarise the steady state of a load.
 
+    Parameters
+    ----------
+    deployment : Deployment
+        What serves.
+    trace : RequestTrace
+        The load, of which only the means count.
+    instances : int
+        Instances that share it [1].
+    slo : Slo
+        Objectives that the means are held to.
+    capacity : Capacity
+        Devices and their rates, for shares and cost.
+
     Returns
     -------
     summary : Summary

@@ -213,7 +213,21 @@ def repriced(deployment: Deployment, *, cost: CostModel, routing: RoutingReplay 
 def device_budget(
     model: ModelSpec, split: Parallelism, stack: StackProfile, hardware: Hardware, slots: int | None
 ) -> MemoryBudget:
-    """Split the memory of one device as the stack does."""
+    """Split the memory of one device as the stack does.
+
+    Parameters
+    ----------
+    model : ModelSpec
+        What is held.
+    split : Parallelism
+        Over how many devices.
+    stack : StackProfile
+        How much of the memory it uses, and what it keeps for itself.
+    hardware : Hardware
+        Whose memory it is.
+    slots : int or None
+        Expert slots per layer, redundant ones included [1]; one per expert where absent.
+    """
     return memory_budget(
         model,
         split,

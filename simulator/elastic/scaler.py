@@ -278,6 +278,17 @@ def recent_attainment(
     """Share of the requests of the last window that met the objective; NaN where none can be judged.
 
     Judged are requests that ended in the window, and those that still wait for a first token that is already late.
+
+    Parameters
+    ----------
+    records : RequestRecorder
+        Times of all requests so far.
+    output_tokens : int array, shape (requests,)
+        Lengths of the answers [tokens].
+    slo : Slo
+        The objective.
+    now, window : float
+        The present, and how far back it is looked [s].
     """
     arrival, first, finish = (column(each) for each in (records.arrival, records.first_token, records.finish))
     # Requests that have not come yet have no arrival.

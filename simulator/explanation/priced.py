@@ -83,6 +83,17 @@ def decode_certainty(deployment: Deployment, sequences: int, length: int, folder
 
     Kernels count with their residuals, errors of one family in full and what borrowing adds in full over all; the
     host gap with the spread of what nobody measured.
+
+    Parameters
+    ----------
+    deployment : Deployment
+        What runs the step.
+    sequences : int
+        Decoded sequences over all ranks [1].
+    length : int
+        KV length of each [tokens].
+    folder : Path or None
+        Folder of user profiles, which may hold residuals of its own.
     """
     key = (deployment.fingerprint, sequences, length)
     return PRICES.kept("certainty", key, lambda: _decode_certainty(deployment, sequences, length, folder))

@@ -124,6 +124,19 @@ def gather_exchange_time(
 ) -> KernelTime:
     """Time an exchange in which every rank gathers all tokens, or a combine that reduces and scatters them [s].
 
+    Parameters
+    ----------
+    traffic : Traffic
+        Tokens at home on each rank; where they go makes no difference.
+    hidden : float
+        Model width [1].
+    element_bytes : float
+        Bytes per element on the wire, scales included [bytes].
+    fabric : Fabric
+        The links.
+    kernel : CollectiveKernel
+        Coefficients of the collective.
+
     Notes
     -----
     Whom the tokens need makes no difference; ranks with fewer tokens than the fullest pad theirs.

@@ -240,9 +240,24 @@ def streaming_time(
 ) -> KernelTime:
     """Time of ``tiles`` independent scans over ``keys`` cached tokens each, split until the SMs are full [s].
 
-    ``token_bytes`` is what one tile reads per key, ``traffic`` what all tiles together draw from memory and
-    ``query_bytes`` queries and outputs [bytes]; ``key_time`` is the arithmetic of one key on one SM [s]; ``fixed``
-    is added to the launch [s].
+    Parameters
+    ----------
+    tiles : FloatArray
+        Scans that are independent of each other [1].
+    keys : FloatArray
+        Cached tokens that each reads [tokens].
+    token_bytes : FloatArray
+        Bytes that a tile reads per key [bytes].
+    traffic, query_bytes : FloatArray
+        Bytes that all tiles together draw from memory, and those of queries and outputs [bytes].
+    fixed : FloatArray
+        Added to the launch [s].
+    silicon, kernel
+        The processor and the kernel's coefficients.
+    cached : bool
+        Whether the cache was read just before, as in :func:`attention_decode_time`.
+    key_time : float
+        Arithmetic of one key on one SM [s].
     """
     blocks = np.ceil(keys / TILE_KEYS)
     slots = silicon.units * kernel.tiles_per_unit
@@ -351,8 +366,28 @@ def causal_time(
 ) -> KernelTime:
     """Time of causal attention of ``rows`` packed query rows in each of ``streams`` KV heads [s].
 
-    ``flops`` is the work of one query-key pair [FLOP], ``traffic`` the memory traffic [bytes], ``tile_rows`` the
-    rows of a tile [1] and ``tile`` its fixed time [s]; ``fixed`` is added to the launch [s].
+    Parameters
+    ----------
+    streams, rows : FloatArray
+        KV heads, and query rows that are packed for each [1].
+    context, prefix : FloatArray
+        New tokens per sequence, and those cached before them [tokens].
+    flops : FloatArray
+        Work of one query-key pair [FLOP].
+    traffic : FloatArray
+        Memory traffic [bytes].
+    tile_rows, tile : FloatArray
+        Rows of a tile [1], and its fixed time [s].
+    fixed : FloatArray
+        Added to the launch [s].
+    window : array_like or None
+        Sliding window [tokens].
+    order : array_like
+        Exponent with which the last tile is blended in [1].
+    peak : float
+        Peak of the matrix units at the arithmetic dtype [FLOP/s].
+    silicon, kernel
+        The processor and the kernel's coefficients.
 
     Notes
     -----

@@ -93,7 +93,18 @@ class AllReduceKernel(CollectiveKernel):
 def all_gather_time(
     message_bytes: ArrayLike, ranks: ArrayLike, *, fabric: Fabric, kernel: CollectiveKernel
 ) -> KernelTime:
-    """Time an all-gather whose gathered buffer is ``message_bytes`` [bytes] over ``ranks`` ranks [1].
+    """Time an all-gather.
+
+    Parameters
+    ----------
+    message_bytes : array_like
+        The gathered buffer [bytes].
+    ranks : array_like
+        Ranks that take part [1].
+    fabric : Fabric
+        The links.
+    kernel : CollectiveKernel
+        Coefficients of the collective.
 
     Notes
     -----
@@ -107,14 +118,37 @@ def all_gather_time(
 def reduce_scatter_time(
     message_bytes: ArrayLike, ranks: ArrayLike, *, fabric: Fabric, kernel: CollectiveKernel
 ) -> KernelTime:
-    """Time a reduce-scatter of ``message_bytes`` [bytes] per rank before it; the mirror of an all-gather."""
+    """Time a reduce-scatter; the mirror of an all-gather.
+
+    Parameters
+    ----------
+    message_bytes : array_like
+        Buffer of each rank before it [bytes].
+    ranks : array_like
+        Ranks that take part [1].
+    fabric : Fabric
+        The links.
+    kernel : CollectiveKernel
+        Coefficients of the collective.
+    """
     return _gather(message_bytes, ranks, fabric, kernel)
 
 
 def all_to_all_time(
     message_bytes: ArrayLike, ranks: ArrayLike, *, fabric: Fabric, kernel: CollectiveKernel
 ) -> KernelTime:
-    """Time an all-to-all in which each rank sends ``message_bytes`` [bytes] in equal parts to all ranks.
+    """Time an all-to-all.
+
+    Parameters
+    ----------
+    message_bytes : array_like
+        What each rank sends, in equal parts to all ranks [bytes].
+    ranks : array_like
+        Ranks that take part [1].
+    fabric : Fabric
+        The links.
+    kernel : CollectiveKernel
+        Coefficients of the collective.
 
     Notes
     -----
@@ -137,10 +171,18 @@ def all_reduce_time(
     kernel: AllReduceKernel,
     in_switch: bool = True,
 ) -> KernelTime:
-    """Time an all-reduce of a buffer of ``message_bytes`` [bytes] on each of ``ranks`` ranks [1].
+    """Time an all-reduce.
 
     Parameters
     ----------
+    message_bytes : array_like
+        Buffer of each rank [bytes].
+    ranks : array_like
+        Ranks that take part [1].
+    fabric : Fabric
+        The links.
+    kernel : AllReduceKernel
+        Coefficients of the collective.
     in_switch : bool
         Whether the dtype can be reduced in the switch (8-bit integers cannot).
 

@@ -172,6 +172,10 @@ def dispatch_time(
         Model width, experts per token and ranks that share the experts [1].
     element_bytes : array_like
         Bytes per element on the wire, scales included [bytes].
+    fabric : Fabric
+        The links.
+    kernel : ExchangeKernel
+        Coefficients of the exchange.
     num_experts : array_like, optional
         Experts of the layer [1]; very many if not given.
     max_nodes : array_like, optional
@@ -241,10 +245,24 @@ def load_time(
     units: ArrayLike | None = None,
     links: ArrayLike | None = None,
 ) -> KernelTime:
-    """Time an exchange from what it asks of a rank's links and units; parameters as for :func:`dispatch_time`.
+    """Time an exchange from what it asks of a rank's links and units.
 
     Parameters
     ----------
+    load : ExchangeLoad
+        Tokens, copies, crossings and peers of the rank.
+    hidden, ranks : array_like
+        Model width, and ranks that share the experts [1].
+    element_bytes : array_like
+        Bytes per element on the wire, scales included [bytes].
+    fabric : Fabric
+        The links.
+    kernel : ExchangeKernel
+        Coefficients of the exchange.
+    num_experts : array_like, optional
+        Experts of the layer [1]; very many if not given.
+    units : array_like, optional
+        Compute units given to the kernel instead of its own choice [1].
     links : array_like, optional
         What the links take when messages share them [s], instead of what each rank's own two would.
 
@@ -296,7 +314,17 @@ def crowding(peers: ArrayLike, kernel: ExchangeKernel) -> FloatArray:
 def scale_out_peers(
     n: ArrayLike, d: ArrayLike, m: ArrayLike, kernel: ExchangeKernel, slices: ArrayLike = 1.0
 ) -> FloatArray:
-    """Ranks that each of ``n`` ranks in ``m`` domains of ``d`` sends to over its scale-out link [1]."""
+    """Count the ranks that each rank sends to over its scale-out link [1].
+
+    Parameters
+    ----------
+    n, d, m : array_like
+        Ranks, those of a scale-up domain, and domains [1].
+    kernel : ExchangeKernel
+        Whether copies go straight, by stages, or are forwarded.
+    slices : array_like
+        Ranks that share each expert [1].
+    """
     n, d, m = (np.asarray(value, dtype=np.float64) for value in (n, d, m))
     if kernel.scale_out_only:
         return np.asarray(n - 1.0, dtype=np.float64)

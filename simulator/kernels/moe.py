@@ -150,7 +150,17 @@ def row_tile(
     num_experts: ArrayLike,
     local_experts: ArrayLike,
 ) -> FloatArray:
-    """Pick the row tile [rows] of the grouped GEMM from the load, as kernel heuristics and autotuners do."""
+    """Pick the row tile [rows] of the grouped GEMM from the load, as kernel heuristics and autotuners do.
+
+    Parameters
+    ----------
+    kernel : MoeKernel
+        By what it goes: all tokens, those per expert, or those per local expert; and from where on.
+    num_tokens : array_like
+        Tokens over all ranks that share the experts [tokens].
+    top_k, num_experts, local_experts : array_like
+        Experts per token, of the layer, and of the rank [1].
+    """
     tokens = np.asarray(num_tokens, dtype=np.float64)
     loads: Mapping[TileDensity, FloatArray] = {
         "tokens": tokens,
@@ -164,7 +174,15 @@ def row_tile(
 
 
 def tile_changes(kernel: MoeKernel, top_k: float, num_experts: float, local_experts: float) -> FloatArray:
-    """Return the tokens over all ranks up to which each row tile but the largest is taken, shape (3,) [tokens]."""
+    """Return the tokens over all ranks up to which each row tile but the largest is taken, shape (3,) [tokens].
+
+    Parameters
+    ----------
+    kernel : MoeKernel
+        By what it goes; see :func:`row_tile`.
+    top_k, num_experts, local_experts : float
+        Experts per token, of the layer, and of the rank [1].
+    """
     tokens_per_load: Mapping[TileDensity, float] = {
         "tokens": 1.0,
         "rows_per_expert": num_experts / top_k,
@@ -233,7 +251,9 @@ def moe_time(
     dtype : str
         Dtype of the expert weights.
     silicon : Silicon
+        The processor.
     kernel : MoeKernel
+        Coefficients of the kernel.
 
     Returns
     -------
@@ -277,7 +297,17 @@ def moe_load_time(
     silicon: Silicon,
     kernel: MoeKernel,
 ) -> KernelTime:
-    """Time one fused MoE layer of a load that is reduced already; see :func:`moe_time`."""
+    """Time one fused MoE layer of a load that is reduced already.
+
+    Parameters
+    ----------
+    load : ExpertLoad
+        What the counts come to.
+    tile : array_like
+        Row tile, as :func:`row_tile` picks it [rows].
+    num_tokens, top_k, hidden, intermediate, matrices, presented_tokens, dtype, silicon, kernel
+        As for :func:`moe_time`.
+    """
     width, inner = np.asarray(hidden, dtype=np.float64), np.asarray(intermediate, dtype=np.float64)
     tokens = np.asarray(num_tokens if presented_tokens is None else presented_tokens, dtype=np.float64)
     up = (np.asarray(matrices, dtype=np.float64) - 1.0) * inner

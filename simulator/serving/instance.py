@@ -50,7 +50,19 @@ class Probe(Protocol):
         """A decode step ends on an instance, and nobody has left yet."""
 
     def on_loss(self, instance: Instance, request: int, tokens: int, *, answering: bool) -> None:
-        """KV cache of a request is dropped: so many tokens are to be computed anew, if it goes on."""
+        """KV cache of a request is dropped.
+
+        Parameters
+        ----------
+        instance : Instance
+            Where.
+        request : int
+            Whose cache.
+        tokens : int
+            Tokens to be computed anew, if it goes on [tokens].
+        answering : bool
+            Whether its answer had begun.
+        """
 
 
 class Instance:

@@ -56,7 +56,17 @@ class KVPool:
         return tokens - self._shared[rank] + self.caches[rank].held_tokens if self.caches else tokens
 
     def fits(self, rank: int, request: int, prompt: int, output: int) -> bool:
-        """Whether a rank has memory for a further request, beside what every sequence decodes next."""
+        """Whether a rank has memory for a further request, beside what every sequence decodes next.
+
+        Parameters
+        ----------
+        rank : int
+            Which rank.
+        request : int
+            Which request, for its hash blocks.
+        prompt, output : int
+            Tokens of its prompt, and of its answer [tokens].
+        """
         limits, batch = self._limits, self._batch
         sequences = batch.sequences[rank] + 1
         tokens = self._tokens(rank) + prompt + sequences * limits.accepted_per_step
@@ -76,7 +86,17 @@ class KVPool:
         return min(cache.match(self._blocks[request]) * cache.block_tokens, prompt - 1)
 
     def admit(self, rank: int, request: int, prompt: int, output: int) -> int:
-        """Reserve memory for a request, and return how many tokens of its prompt are there already [tokens]."""
+        """Reserve memory for a request, and return how many tokens of its prompt are there already [tokens].
+
+        Parameters
+        ----------
+        rank : int
+            Which rank.
+        request : int
+            Which request, for its hash blocks.
+        prompt, output : int
+            Tokens of its prompt, and of its answer [tokens].
+        """
         self._full[rank] += prompt + self._limits.reserved_output * output
         self._batch.admit(rank, prompt)
         if self._blocks is None:
@@ -103,7 +123,17 @@ class KVPool:
         self._shrink(rank)
 
     def release(self, rank: int, request: int, prompt: int, output: int) -> None:
-        """Take back what was reserved for a request beside the tokens that its batch counts."""
+        """Take back what was reserved for a request beside the tokens that its batch counts.
+
+        Parameters
+        ----------
+        rank : int
+            Which rank.
+        request : int
+            Which request, for its hash blocks.
+        prompt, output : int
+            Tokens of its prompt, and of its answer [tokens].
+        """
         self._full[rank] -= prompt + self._limits.reserved_output * output
         if self._blocks is not None:
             cache, blocks = self.caches[rank], self._held.pop(request)

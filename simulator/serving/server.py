@@ -114,7 +114,19 @@ class Server:
         return len(self._backlog)
 
     def add(self, timer: StepTimer, limits: Limits, role: Role = "both", probe: Probe | None = None) -> Instance:
-        """Add an instance that takes requests from now on, also those that found none before."""
+        """Add an instance that takes requests from now on, also those that found none before.
+
+        Parameters
+        ----------
+        timer : StepTimer
+            How long its steps take.
+        limits : Limits
+            What bounds them.
+        role : {"both", "prefill", "decode"}
+            What of a request it does.
+        probe : Probe, optional
+            Watches it.
+        """
         instance = Instance(self.env, len(self.instances), timer, limits, self.run_state, self, role, probe)
         self.instances.append(instance)
         self.reopen(instance)

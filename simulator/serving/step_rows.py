@@ -10,7 +10,19 @@ from simulator.step.work import StepTime, StepWork
 
 
 def fill(work: StepWork, batch: Batch, chunks: Sequence[Chunk], *, decodes: bool) -> None:
-    """Describe the step by its busiest rank and its totals."""
+    """Describe the step by its busiest rank and its totals.
+
+    Parameters
+    ----------
+    work : StepWork
+        Filled anew.
+    batch : Batch
+        The sequences that decode or may.
+    chunks : sequence of Chunk
+        Prompt tokens of the step.
+    decodes : bool
+        Whether the batch decodes in it.
+    """
     if decodes:
         sequences, context = batch.longest()
         work.set_decode(

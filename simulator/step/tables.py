@@ -426,6 +426,12 @@ def expert_seconds(
 
     Parameters
     ----------
+    cost : CostModel
+        What prices them.
+    model : ModelSpec
+        Whose first MoE layer it is.
+    split : Parallelism
+        Over how many ranks they lie.
     counts : array, shape (windows, layers, ranks, slots per rank)
         Tokens per expert slot [tokens].
     tokens : float

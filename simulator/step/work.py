@@ -61,7 +61,18 @@ class StepWork:
 
     @classmethod
     def decode(cls, sequences: int, context: float, *, dp: int = 1, query_tokens: int = 1) -> StepWork:
-        """Decode so many sequences over all ranks, dealt out evenly, of one KV length [tokens].
+        """Describe a step that decodes.
+
+        Parameters
+        ----------
+        sequences : int
+            Sequences over all ranks [1].
+        context : float
+            KV length of each [tokens].
+        dp : int
+            Ranks that they are dealt to evenly [1].
+        query_tokens : int
+            Tokens of each in the step [tokens].
 
         Examples
         --------
@@ -75,7 +86,16 @@ class StepWork:
 
     @classmethod
     def prefill(cls, sequences: int, tokens: int, *, dp: int = 1, prefix: float = 0.0) -> StepWork:
-        """Compute ``tokens`` of so many prompts, both over all ranks and dealt out evenly, each after a cached prefix.
+        """Describe a step that computes prompts.
+
+        Parameters
+        ----------
+        sequences, tokens : int
+            Prompts over all ranks, and new tokens of all of them together [1], [tokens].
+        dp : int
+            Ranks that they are dealt to evenly [1].
+        prefix : float
+            Tokens of each that are cached already [tokens].
 
         Examples
         --------

@@ -94,6 +94,17 @@ def make_profile(
     """Fit what the microbenchmarks wrote and put the profile of their machine into a folder of profiles.
 
     Nothing is written unless all of it can be.
+
+    Parameters
+    ----------
+    tables : Path
+        Folder of the measurements.
+    folder : Path
+        Folder of profiles, which may be new.
+    name : str or None
+        Id of the profile; made from the processor's name where absent.
+    progress : callable, optional
+        Told the share done [1].
     """
     measured = measured_device(tables, name)
     calibration = fit_measurements(alone(measured), tables, progress=progress)

@@ -142,7 +142,21 @@ def fit_collective(
 def solve_all_reduce(
     frame: pd.DataFrame, measured: FloatArray, fabric: Fabric, *, in_switch: bool, ring: Bounds = RING_BOUNDS
 ) -> Fit[AllReduceKernel]:
-    """Fit a library's all-reduce: a ring, and a reduction in the switch where there is one."""
+    """Fit a library's all-reduce: a ring, and a reduction in the switch where there is one.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Rows of the library's table.
+    measured : FloatArray, shape (rows,)
+        Their times [s].
+    fabric : Fabric
+        The links that were measured.
+    in_switch : bool
+        Whether the switch reduces.
+    ring : mapping of str to (float, float)
+        Bounds of the ring's coefficients.
+    """
     start = AllReduceKernel(
         launch=5e-6,
         hop=1e-6,
@@ -197,7 +211,19 @@ def fit_direct(frame: pd.DataFrame, fabric: Fabric, library: AllReduceKernel) ->
 
 
 def fit_exchange(frame: pd.DataFrame, fabric: Fabric, *, mode: str, units: float) -> dict[str, Table]:
-    """Fit DeepEP's dispatch and combine: ``low_latency`` sends a copy per expert, ``normal`` one per rank."""
+    """Fit DeepEP's dispatch and combine: ``low_latency`` sends a copy per expert, ``normal`` one per rank.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Rows of the table.
+    fabric : Fabric
+        The links that were measured.
+    mode : {"low_latency", "normal"}
+        Which kernels.
+    units : float
+        Compute units that they had, where a row does not say [1].
+    """
     tables: dict[str, Table] = {}
     low_latency = mode == "low_latency"
     start = ExchangeKernel(

@@ -90,7 +90,19 @@ def fit_table(
 
 
 def judge(family: Family, rows: pd.DataFrame, silicon: Silicon, kernel: Any) -> tuple[Accuracy, dict[str, Accuracy]]:
-    """Accuracy of a kernel's predictions on rows, overall and by regime."""
+    """Accuracy of a kernel's predictions on rows, overall and by regime.
+
+    Parameters
+    ----------
+    family : Family
+        What predicts rows, and names their regimes.
+    rows : DataFrame
+        Measured rows.
+    silicon : Silicon
+        The processor that was measured.
+    kernel : object
+        Coefficients to be judged.
+    """
     predicted, measured = family.predict(rows, silicon, kernel), rows["latency_us"].to_numpy() * 1e-6
     regime = family.regime(rows)
     return accuracy(predicted, measured), {

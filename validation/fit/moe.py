@@ -117,7 +117,21 @@ def tables(folder: Path) -> dict[str, tuple[pd.DataFrame, str]]:
 def fit_table(
     name: str, frame: pd.DataFrame, rows: MoeRows, chosen: IntArray, silicon: Silicon
 ) -> tuple[MoeKernel, tuple[str, ...], float]:
-    """Fit one kernel to the chosen rows; return it, the coefficients at a bound and the share of anomalous rows."""
+    """Fit one kernel to the chosen rows; return it, the coefficients at a bound and the share of anomalous rows.
+
+    Parameters
+    ----------
+    name : str
+        Kernel table: ``moe.backend.dtype``.
+    frame : DataFrame
+        Its measured rows.
+    rows : MoeRows
+        The same rows as the kernel takes them.
+    chosen : int array
+        Numbers of the rows to be fitted.
+    silicon : Silicon
+        The processor that was measured.
+    """
     _, backend, dtype = name.split(".")
     start, bounds = plan(backend, dtype, str(frame["version"].iloc[0]))
     unit_rate = matrix_peak(dtype, silicon) / (silicon.units * silicon.clock)
@@ -158,7 +172,19 @@ def family(frame: pd.DataFrame) -> pd.Series[str]:
 
 
 def report(name: str, frame: pd.DataFrame, predicted: FloatArray, rows: IntArray) -> None:
-    """Print the accuracy over some rows, by distribution and by load."""
+    """Print the accuracy over some rows, by distribution and by load.
+
+    Parameters
+    ----------
+    name : str
+        Kernel table.
+    frame : DataFrame
+        Its measured rows.
+    predicted : FloatArray, shape (rows,)
+        Predicted times [s].
+    rows : int array
+        Numbers of the rows that count.
+    """
     measured = frame["latency_us"].to_numpy(dtype=np.float64) * 1e-6
     even = frame["distribution"].isin(["balanced", "uniform"]).to_numpy()
     chosen = np.zeros(len(frame), dtype=bool)

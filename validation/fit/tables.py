@@ -47,7 +47,23 @@ Job = tuple[str, int, Callable[[], Fitted]]
 
 
 def dense_jobs(op: str, frame: pd.DataFrame, hardware: Hardware, done: Mapping[str, Fitted]) -> Iterator[Job]:
-    """Products, attention and linear attention: one fit per kernel table."""
+    """Products, attention and linear attention: one fit per kernel table.
+
+    Parameters
+    ----------
+    op : str
+        The measured op, a key of :data:`FITTERS`.
+    frame : DataFrame
+        Its rows.
+    hardware : Hardware
+        What was measured.
+    done : mapping of str to Fitted
+        What was fitted before, by table.
+
+    Yields
+    ------
+    Job
+    """
     del done
     for name, rows in frame.groupby(FAMILIES[op].table(frame)):
         yield str(name), len(rows), partial(_dense, op, str(name), rows, hardware)
@@ -67,7 +83,10 @@ def _dense(op: str, name: str, rows: pd.DataFrame, hardware: Hardware) -> Fitted
 
 
 def moe_jobs(op: str, frame: pd.DataFrame, hardware: Hardware, done: Mapping[str, Fitted]) -> Iterator[Job]:
-    """Fused layers: one fit per kernel and dtype."""
+    """Fused layers: one fit per kernel and dtype.
+
+    Arguments as for :func:`dense_jobs`.
+    """
     del done
     for name, rows in tables_of(op, frame).items():
         yield name, len(rows), partial(_moe, op, name, rows, hardware)
@@ -93,7 +112,10 @@ def _moe(op: str, name: str, frame: pd.DataFrame, hardware: Hardware) -> Fitted:
 
 
 def elementwise_jobs(op: str, frame: pd.DataFrame, hardware: Hardware, done: Mapping[str, Fitted]) -> Iterator[Job]:
-    """All small kernels together: what they share is the launch and the share of the bandwidth."""
+    """All small kernels together: what they share is the launch and the share of the bandwidth.
+
+    Arguments as for :func:`dense_jobs`.
+    """
     del op, done
     for framework in dict.fromkeys(frame["framework"]):
         name, rows = f"elementwise.{framework or UNNAMED}", frame[frame["framework"] == framework]
@@ -114,7 +136,10 @@ def _elementwise(name: str, frame: pd.DataFrame, hardware: Hardware) -> Fitted:
 
 
 def library_jobs(op: str, frame: pd.DataFrame, hardware: Hardware, done: Mapping[str, Fitted]) -> Iterator[Job]:
-    """Collectives of a library (NCCL, gloo): one fit per collective that was measured."""
+    """Collectives of a library (NCCL, gloo): one fit per collective that was measured.
+
+    Arguments as for :func:`dense_jobs`.
+    """
     del done
     fabric = joined(hardware, int(frame["num_gpus"].max()))
     for collective in (*RINGS, "all_reduce"):
@@ -154,7 +179,10 @@ def _reduces_in_switch(rows: pd.DataFrame, fabric: Fabric, bounds: Bounds) -> bo
 
 
 def direct_jobs(op: str, frame: pd.DataFrame, hardware: Hardware, done: Mapping[str, Fitted]) -> Iterator[Job]:
-    """Fit the engines' own all-reduce, inside a graph and outside, over the library's for large messages."""
+    """Fit the engines' own all-reduce, inside a graph and outside, over the library's for large messages.
+
+    Arguments as for :func:`dense_jobs`.
+    """
     del op
     results: dict[str, Fitted] = {}
 
@@ -172,7 +200,10 @@ def direct_jobs(op: str, frame: pd.DataFrame, hardware: Hardware, done: Mapping[
 
 
 def exchange_jobs(op: str, frame: pd.DataFrame, hardware: Hardware, done: Mapping[str, Fitted]) -> Iterator[Job]:
-    """Fit DeepEP's dispatch and combine."""
+    """Fit DeepEP's dispatch and combine.
+
+    Arguments as for :func:`dense_jobs`.
+    """
     del done
     mode = op.removeprefix("deepep_")
     units = hardware.silicon.units if mode == "low_latency" else EXCHANGE_UNITS

@@ -55,7 +55,19 @@ def ranks_of(frame: pd.DataFrame) -> FloatArray:
 
 
 def predict_ring(collective: str, frame: pd.DataFrame, *, fabric: Fabric, kernel: CollectiveKernel) -> FloatArray:
-    """Predict rows [s] of one of the :data:`RINGS`."""
+    """Predict rows [s] of one of the :data:`RINGS`.
+
+    Parameters
+    ----------
+    collective : str
+        A key of :data:`RINGS`.
+    frame : DataFrame
+        Measured rows.
+    fabric : Fabric
+        The links that were measured.
+    kernel : CollectiveKernel
+        Coefficients.
+    """
     _, time = RINGS[collective]
     return time(message_bytes(frame), ranks_of(frame), fabric=fabric, kernel=kernel).seconds
 
@@ -69,7 +81,19 @@ def predict_all_reduce(frame: pd.DataFrame, *, fabric: Fabric, kernel: AllReduce
 
 
 def predict_exchange(frame: pd.DataFrame, phase: str, *, fabric: Fabric, kernel: ExchangeKernel) -> FloatArray:
-    """Predict dispatch or combine rows [s] of the DeepEP tables."""
+    """Predict dispatch or combine rows [s] of the DeepEP tables.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Measured rows.
+    phase : {"dispatch", "combine"}
+        Which way.
+    fabric : Fabric
+        The links that were measured.
+    kernel : ExchangeKernel
+        Coefficients.
+    """
     column: Callable[[str], FloatArray] = lambda name: frame[name].to_numpy(dtype=np.float64)  # noqa: E731
     return dispatch_time(
         column("num_tokens"),

@@ -78,7 +78,15 @@ def exchange_seconds(size: float, ranks: int, kernel: ExchangeKernel) -> float:
 
 
 def layer_seconds(tokens: int, width: int, inner: int, ranks: int, kernel: ExchangeKernel) -> float:
-    """Time of a layer forward and backward without overlap: two GEMMs per token and expert, and the exchanges [s]."""
+    """Time of a layer forward and backward without overlap: two GEMMs per token and expert, and the exchanges [s].
+
+    Parameters
+    ----------
+    tokens, width, inner, ranks : int
+        Tokens of a rank, width of the model, inner width of an expert, and ranks [1].
+    kernel : ExchangeKernel
+        The algorithm's coefficients.
+    """
     compute = 12.0 * TOP_K * tokens * width * inner / RATE
     return compute + EXCHANGES * exchange_seconds(TOP_K * tokens * width * ELEMENT, ranks, kernel)
 

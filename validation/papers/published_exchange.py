@@ -59,6 +59,15 @@ def seconds_of_bandwidth(phase: Phase, ranks: int, tokens: int, rate: float) -> 
 
     Its numerator counts, for each token, the ranks reached within one node, or the nodes reached in several nodes,
     the token's own included.
+
+    Parameters
+    ----------
+    phase : {"dispatch", "combine"}
+        Which way, and so how many bytes an element has.
+    ranks, tokens : int
+        Ranks, and tokens of each [1].
+    rate : float
+        The published figure [bytes/s].
     """
     nodes = max(ranks // 8, 1)
     allowed = min(nodes, MAX_NODES)

@@ -168,7 +168,14 @@ def disagreement(point: Point, scenario: Scenario) -> str:
 def step_floor(scenario: Scenario, sequences: float, context: float, prompt: float = 0.0) -> float:
     """Least time of a step [s]: all its traffic at the datasheet's bandwidth, or all its arithmetic at the peak.
 
-    ``sequences`` decode on a rank with ``context`` tokens each, beside ``prompt`` new prompt tokens there.
+    Parameters
+    ----------
+    scenario : Scenario
+        Model, split and hardware.
+    sequences, context : float
+        Sequences that decode on a rank [1], and tokens of each [tokens].
+    prompt : float
+        New prompt tokens beside them [tokens].
     """
     ops, hardware = step_ops(scenario, sequences, context, prompt)
     # An even router touches the most experts; a floor must not count more than some router would.
@@ -182,7 +189,13 @@ def step_floor(scenario: Scenario, sequences: float, context: float, prompt: flo
 def step_ops(
     scenario: Scenario, sequences: float, context: float, prompt: float = 0.0
 ) -> tuple[tuple[Op, ...], Hardware]:
-    """List the ops that a step runs on a rank, routing even, and the hardware; arguments as :func:`step_floor`."""
+    """List the ops that a step runs on a rank, routing even, and the hardware.
+
+    Parameters
+    ----------
+    scenario, sequences, context, prompt
+        As for :func:`step_floor`.
+    """
     split = Parallelism.of(scenario.parallelism)
     shape = StepShape(
         prefill_tokens=prompt,
