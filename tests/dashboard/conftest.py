@@ -180,11 +180,16 @@ def open_page() -> Callable[..., AppTest]:
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Answer every scenario with the same made-up estimate, for tests of the form alone."""
+def quick_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answer every scenario with the same made-up estimate; it is checked as it is."""
 
     def estimate(scenario: Scenario) -> Estimate:
         return Estimate(scenario=scenario, summary=_summary(means_only=True), breakdown=BREAKDOWN)
 
     monkeypatch.setattr("simulator.api.estimate", estimate)
+
+
+@pytest.fixture
+def quick(quick_estimate: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answer every scenario at once and find nothing wrong with it, for tests of the form alone."""
     monkeypatch.setattr("simulator.api.check", lambda _: ())

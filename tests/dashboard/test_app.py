@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from hardware_profiles.loader import device_names, load_device
 from simulator.scenario.presets import preset_names
 from simulator.scenario.sections import Routing
 
@@ -247,3 +248,16 @@ def test_a_simulation_that_fails_becomes_a_finding(open_page: Open, monkeypatch:
     press(page, "Simulate")
     assert not page.exception
     assert "the trace ends" in page.error[0].value
+
+
+WITH_MORE = [name for name in device_names() if len(load_device(name).processors) > 1]
+
+
+@pytest.mark.parametrize("device", WITH_MORE)
+def test_a_processor_that_nothing_uses_is_said_beside_the_answer(
+    device: str, quick_estimate: None, open_page: Open
+) -> None:
+    page = open_page(**{**SMALL, "hardware.device": device})
+    further = set(load_device(device).processors) - {load_device(device).main.name}
+    said = " ".join(warning.value for warning in page.warning)
+    assert all(f"the {name} processor of {device}" in said for name in further)
