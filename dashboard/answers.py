@@ -1,4 +1,4 @@
-"""Estimates, explanations and results, each computed once per scenario hash and kept for later links."""
+"""Estimates, explanations and results, each computed once per scenario and contents of its files, and kept."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import streamlit as st
 from dashboard.edge import attempt
 from dashboard.figures.step import study_policies
 from simulator import api
+from simulator.deployment.fingerprint import fingerprint
 from simulator.explanation.explanation import timeline
 from simulator.explanation.timeline import StepTimeline
 from simulator.results.values import Estimate, Explanation, Finding, Result
@@ -37,25 +38,31 @@ def findings_of(scenario: Scenario) -> tuple[Finding, ...]:
     return found or wrong
 
 
+def key_of(scenario: Scenario) -> str:
+    """Name a scenario and what its files say now; the scenario alone where something that it names cannot be loaded."""
+    found, _ = attempt(partial(fingerprint, scenario))
+    return f"{scenario.hash} {found or 'not loaded'}"
+
+
 # Cached as they are, not pickled: answers are frozen values that the page only reads.
-_BY_HASH: dict[str | type[Any], Callable[[Any], Any]] = {Scenario: lambda scenario: scenario.hash}
+_BY_KEY: dict[str | type[Any], Callable[[Any], Any]] = {Scenario: key_of}
 
 
-@st.cache_resource(max_entries=256, show_spinner="Estimating", hash_funcs=_BY_HASH)
+@st.cache_resource(max_entries=256, show_spinner="Estimating", hash_funcs=_BY_KEY)
 def estimate_of(scenario: Scenario) -> Estimate:
-    """Estimate a scenario, once per hash."""
+    """Estimate a scenario, once until it or its files change."""
     return api.estimate(scenario)
 
 
-@st.cache_resource(max_entries=64, show_spinner="Taking the step apart", hash_funcs=_BY_HASH)
+@st.cache_resource(max_entries=64, show_spinner="Taking the step apart", hash_funcs=_BY_KEY)
 def explanation_of(scenario: Scenario, phase: Phase) -> Explanation:
-    """Explain a step of a scenario, once per hash and phase."""
+    """Explain a step of a scenario, once per phase until it or its files change."""
     return api.explain(scenario, phase=phase)
 
 
-@st.cache_resource(max_entries=64, show_spinner="Drawing the step", hash_funcs=_BY_HASH)
+@st.cache_resource(max_entries=64, show_spinner="Drawing the step", hash_funcs=_BY_KEY)
 def timeline_of(scenario: Scenario, phase: Phase) -> StepTimeline:
-    """Draw a step of a scenario on its streams, once per hash and phase."""
+    """Draw a step of a scenario on its streams, once per phase until it or its files change."""
     return timeline(scenario, phase=phase)
 
 
@@ -85,7 +92,7 @@ class Store(Generic[_T]):
 
 @st.cache_resource(show_spinner=False)
 def result_store() -> Store[Result]:
-    """Return the results of this server by scenario hash."""
+    """Return the results of this server by the key of their scenario."""
     return Store(_MOST_RESULTS)
 
 
@@ -95,11 +102,11 @@ def _study_store() -> Store[PlacementStudy]:
 
 
 def study_of(scenario: Scenario, phase: Phase, show: Callable[[float], None]) -> PlacementStudy:
-    """Compare placements for the batch that the scenario runs, once per hash and phase.
+    """Compare placements for the batch that the scenario runs, once per phase until it or its files change.
 
     ``show`` draws the share that is done, and is where Streamlit stops the script when the user changes anything.
     """
-    key = f"{scenario.hash} {phase}"
+    key = f"{key_of(scenario)} {phase}"
     study = _study_store().get(key)
     if study is None:
         step = explanation_of(scenario, phase)

@@ -144,8 +144,8 @@ def _body(catalogue: Catalogue) -> None:
         return
     store = answers.result_store()
     runs, baseline_estimate = _baseline_estimate()
-    result = store.get(page.scenario.hash)
-    baseline_result = store.get(page.baseline.hash) if page.baseline else None
+    result = store.get(answers.key_of(page.scenario))
+    baseline_result = store.get(answers.key_of(page.baseline)) if page.baseline else None
     _change(simulated=result is not None)
     answer = result or estimate
     baseline = baseline_estimate if result is None else baseline_result
@@ -223,7 +223,8 @@ def _simulate_if_wanted() -> None:
         return
     ran = False
     for label, scenario in (("baseline", page.baseline), ("scenario", page.scenario)):
-        if scenario is None or store.get(scenario.hash) is not None:
+        key = answers.key_of(scenario) if scenario is not None else ""
+        if scenario is None or store.get(key) is not None:
             continue
         with st.container(horizontal=True, vertical_alignment="center"):
             bar = st.progress(0.0, text=f"Simulating the {label}")
@@ -232,7 +233,7 @@ def _simulate_if_wanted() -> None:
         result = shown(partial(answers.run, scenario, partial(_draw_progress, bar, label)), label)
         known.running = False
         if result is not None:
-            store.put(scenario.hash, result)
+            store.put(key, result)
             ran = True
     if ran:
         st.rerun()
