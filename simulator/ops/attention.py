@@ -18,6 +18,7 @@ from workloads.models.spec import Phase
 
 
 def attention_ops(c: StepContext, attention: Attention, count: int) -> Iterator[Op]:
+    """List the ops of the token mixers of ``count`` equal layers: norm, projections, attention, all-reduce."""
     yield residual_norm(c, "attention_norm", count)
     if isinstance(attention, GroupedQueryAttention):
         yield from _grouped_query_ops(c, attention, count)

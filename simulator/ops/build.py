@@ -57,7 +57,13 @@ def build_ops(
 def build_experts(
     model: ModelSpec, split: Parallelism, stack: StackProfile, shape: StepShape, expert_counts: FloatArray | None
 ) -> Op:
-    """Build the op of the routed experts of one MoE layer, the first; parameters as for :func:`build_ops`."""
+    """Build the op of the routed experts of one MoE layer, the first.
+
+    Parameters
+    ----------
+    model, split, stack, shape, expert_counts
+        As for :func:`build_ops`.
+    """
     first = next(layer.ffn for layer in model.layers if isinstance(layer.ffn, MoE))
     return routed_experts(_context(model, split, stack, shape), first, 1, expert_counts)
 
@@ -97,6 +103,7 @@ def _context(model: ModelSpec, split: Parallelism, stack: StackProfile, shape: S
 
 
 def head_ops(c: StepContext) -> Iterator[Op]:
+    """List the ops that end a step: norm, LM head on the rows that need it, gathered logits, sampling."""
     rows = c.sequences + c.decode
     tp, vocab = c.split.tp, c.model.vocab
     yield residual_norm(c, "final_norm", 1)

@@ -27,6 +27,7 @@ def _gated_ffn(
 
 
 def dense_ffn_ops(c: StepContext, ffn: DenseFFN, count: int) -> Iterator[Op]:
+    """List the ops of ``count`` equal dense FFNs: norm, two GEMMs around the activation, all-reduce."""
     yield residual_norm(c, "ffn_norm", count)
     width = ffn.intermediate / c.split.tp
     yield from _gated_ffn(c, "ffn", count, c.tokens, width, ffn.matrices, c.model.dtypes.dense_ffn)
@@ -34,6 +35,19 @@ def dense_ffn_ops(c: StepContext, ffn: DenseFFN, count: int) -> Iterator[Op]:
 
 
 def moe_ops(c: StepContext, moe: MoE, count: int, expert_counts: FloatArray | None) -> Iterator[Op]:
+    """List the ops of equal MoE blocks: router, dispatch, routed and shared experts, combine, all-reduce.
+
+    Parameters
+    ----------
+    c : StepContext
+        The step.
+    moe : MoE
+        The block.
+    count : int
+        Layers that have it [1].
+    expert_counts : array or None
+        As for :func:`~simulator.ops.build.build_ops`.
+    """
     split, dtypes, hidden = c.split, c.model.dtypes, c.model.hidden
     yield from in_block("router", _router_ops(c, moe, count))
     yield from in_block("dispatch", _exchange(c, moe, count, "dispatch"))
@@ -48,7 +62,19 @@ def moe_ops(c: StepContext, moe: MoE, count: int, expert_counts: FloatArray | No
 
 
 def routed_experts(c: StepContext, moe: MoE, count: int, expert_counts: FloatArray | None) -> Op:
-    """Build the op of the routed experts; ``expert_counts`` as for :func:`~simulator.ops.build.build_ops`."""
+    """Build the op of the routed experts.
+
+    Parameters
+    ----------
+    c : StepContext
+        The step.
+    moe : MoE
+        The block.
+    count : int
+        Layers that have it [1].
+    expert_counts : array or None
+        As for :func:`~simulator.ops.build.build_ops`.
+    """
     split, dtypes, hidden = c.split, c.model.dtypes, c.model.hidden
     active = moe.top_k * moe.num_experts / (moe.num_experts + moe.null_experts)
     assignments = c.group_tokens * active / split.ep

@@ -136,7 +136,23 @@ def in_block(block: Block, ops: Iterable[Op]) -> Iterator[Op]:
 
 
 def gemm(name: str, repeat: float, m: FloatArray, n: float, k: float, dtype: str, driver: Driver = "tokens") -> Op:
-    """C[m,n] = A[m,k] B[k,n] with weights stored as ``dtype`` and 16-bit activations."""
+    """Build ``C[m,n] = A[m,k] B[k,n]`` with 16-bit activations.
+
+    Parameters
+    ----------
+    name : str
+        What it is.
+    repeat : float
+        Times per step [1].
+    m : array
+        Rows [1].
+    n, k : float
+        Columns, and the dimension that is summed over, on this rank [1].
+    dtype : str
+        Storage of the weights.
+    driver : {"tokens", "prefill", "decode", "logits", "experts"}
+        What of the step sets ``m``.
+    """
     return Op(
         name=name,
         kind="gemm",
@@ -153,7 +169,21 @@ def gemm(name: str, repeat: float, m: FloatArray, n: float, k: float, dtype: str
 
 
 def small(name: str, repeat: float, rows: FloatArray, moved: FloatArray, driver: Driver = "tokens") -> Op:
-    """Build a memory-bound kernel that moves so many bytes."""
+    """Build a kernel that does nothing but move bytes.
+
+    Parameters
+    ----------
+    name : str
+        What it is.
+    repeat : float
+        Times per step [1].
+    rows : array
+        Tokens that it works on [tokens].
+    moved : array
+        Bytes read and written [bytes].
+    driver : {"tokens", "prefill", "decode", "logits", "experts"}
+        What of the step sets ``rows``.
+    """
     return Op(
         name=name,
         kind="elementwise",
@@ -172,6 +202,21 @@ def small(name: str, repeat: float, rows: FloatArray, moved: FloatArray, driver:
 def collective(
     name: str, kind: str, component: str, repeat: float, message: FloatArray, ranks: int, driver: Driver = "tokens"
 ) -> Op:
+    """Build a collective, which waits for links and passes its buffer through the memory twice.
+
+    Parameters
+    ----------
+    name, kind, component : str
+        What it is, the collective, and the part of the breakdown that it belongs to.
+    repeat : float
+        Times per step [1].
+    message : array
+        Bytes of its buffer, as its kernel counts them [bytes].
+    ranks : int
+        Ranks that take part [1].
+    driver : {"tokens", "prefill", "decode", "logits", "experts"}
+        What of the step sets the message.
+    """
     return Op(
         name=name,
         kind=kind,
@@ -190,6 +235,21 @@ def collective(
 
 
 def all_reduce(c: StepContext, name: str, repeat: float, ranks: int, tokens: FloatArray) -> Iterator[Op]:
+    """Build the all-reduce of hidden states; none where a rank is alone.
+
+    Parameters
+    ----------
+    c : StepContext
+        The step.
+    name : str
+        What it is.
+    repeat : float
+        Times per step [1].
+    ranks : int
+        Ranks that add up [1].
+    tokens : array
+        Tokens whose hidden states they add [tokens].
+    """
     if ranks > 1:
         message = tokens * c.model.hidden * dtype_bytes(c.model.dtypes.activation)
         yield collective(name, "all_reduce", "all_reduce", repeat, message, ranks)
