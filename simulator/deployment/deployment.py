@@ -11,18 +11,19 @@ from dataclasses import dataclass, replace
 
 from simulator.cost.model import CostModel
 from simulator.deployment.fingerprint import fingerprint
-from simulator.deployment.inputs import scenario_hardware, scenario_model, scenario_requests, scenario_routing
+from simulator.deployment.inputs import scenario_requests, scenario_routing
+from simulator.deployment.layout import Layout, lay_out
 from simulator.deployment.limits import Limits
 from simulator.deployment.prices import PRICES, digest
 from simulator.errors import ScenarioError
 from simulator.hardware import Hardware, unused_processors
-from simulator.memory import MemoryBudget, memory_budget, require_fit
-from simulator.parallelism import Parallelism, expert_slots, require_split
+from simulator.memory import MemoryBudget, require_fit
+from simulator.parallelism import Parallelism
 from simulator.placement import place_experts
 from simulator.placement.replay import RoutingReplay, replay
 from simulator.scenario import Scenario
 from simulator.scenario.sections import Stack
-from simulator.stack import StackProfile, customised
+from simulator.stack import StackProfile
 from simulator.step.speculation import tokens_per_step
 from simulator.step.tables import StepTables, compile_tables
 from simulator.step.timer import TableTimer
@@ -114,16 +115,10 @@ def _power_of_two(count: int) -> int:
 
 
 def _deploy(scenario: Scenario, longest: int, concurrency: int, key: str) -> Deployment:
-    model = scenario_model(scenario.model)
-    split = Parallelism.of(scenario.parallelism)
-    stack = customised(scenario.stack)
-    hardware = scenario_hardware(scenario.hardware, split.devices)
-    slots = expert_slots(model, scenario.placement)
-    require_split(model, split, slots)
+    laid = lay_out(scenario)
+    model, hardware, split, stack = laid.model, laid.hardware, laid.split, laid.stack
     require_overlap(scenario.stack, model, split)
-    budget = device_budget(model, split, stack, hardware, slots)
-    require_fit(budget, model, split, 1, scenario.placement.redundant_slots)
-    limits = _limits(scenario, stack, hardware, split, budget, concurrency)
+    limits = _limits(scenario, laid, concurrency)
     most_prompt = limits.token_budget if limits.chunked else max(limits.token_budget, longest)
     routing_trace = scenario_routing(scenario.routing, model, scenario.seed)
     concurrency = limits.max_running * split.dp
@@ -146,7 +141,7 @@ def _deploy(scenario: Scenario, longest: int, concurrency: int, key: str) -> Dep
         hardware=hardware,
         split=split,
         stack=stack,
-        budget=budget,
+        budget=laid.budget,
         routing=routing,
         cost=cost,
         tables=tables,
@@ -210,42 +205,8 @@ def repriced(deployment: Deployment, *, cost: CostModel, routing: RoutingReplay 
     )
 
 
-def device_budget(
-    model: ModelSpec, split: Parallelism, stack: StackProfile, hardware: Hardware, slots: int | None
-) -> MemoryBudget:
-    """Split the memory of one device as the stack does.
-
-    Parameters
-    ----------
-    model : ModelSpec
-        What is held.
-    split : Parallelism
-        Over how many devices.
-    stack : StackProfile
-        How much of the memory it uses, and what it keeps for itself.
-    hardware : Hardware
-        Whose memory it is.
-    slots : int or None
-        Expert slots per layer, redundant ones included [1]; one per expert where absent.
-    """
-    return memory_budget(
-        model,
-        split,
-        capacity=hardware.device.memory_capacity.value * stack.number("memory_fraction"),
-        token_budget=stack.number("token_budget"),
-        reserve=stack.number("activation_reserve"),
-        expert_slots=slots,
-    )
-
-
-def _limits(
-    scenario: Scenario,
-    stack: StackProfile,
-    hardware: Hardware,
-    split: Parallelism,
-    budget: MemoryBudget,
-    concurrency: int,
-) -> Limits:
+def _limits(scenario: Scenario, laid: Layout, concurrency: int) -> Limits:
+    stack, split, budget = laid.stack, laid.split, laid.budget
     most = int(stack.number("max_running"))
     if budget.kv_per_sequence > 0:
         most = min(most, max(int(budget.pool / budget.sequence_bytes(1)), 1))
@@ -265,7 +226,7 @@ def _limits(
         preemption=scenario.stack.preemption,
         query_tokens=1 + scenario.speculation.draft_tokens,
         accepted_per_step=tokens_per_step(scenario.speculation),
-        swap_rate=hardware.host_bandwidth,
+        swap_rate=laid.hardware.host_bandwidth,
     )
 
 

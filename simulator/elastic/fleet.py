@@ -10,10 +10,10 @@ from hardware_profiles.units import format_bytes
 from simulator.deployment.deployment import (
     Deployment,
     deploy,
-    device_budget,
     require_overlap,
 )
 from simulator.deployment.inputs import scenario_hardware, scenario_model
+from simulator.deployment.layout import device_budget
 from simulator.elastic.mechanisms import MECHANISMS, Mechanism, ScalingPlan, Setting, Size, plan_scaling
 from simulator.errors import InfeasibleScenario, ProfileError, ScenarioError
 from simulator.hardware import load_hardware

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from hardware_profiles.units import format_bytes
-from simulator.deployment.deployment import device_budget, require_overlap
+from simulator.deployment.deployment import require_overlap
 from simulator.deployment.inputs import (
     scenario_hardware,
     scenario_model,
     scenario_requests,
     scenario_routing,
 )
+from simulator.deployment.layout import device_budget
 from simulator.elastic.fleet import build_fleet, sized
 from simulator.errors import MoesimError
 from simulator.hardware import Hardware, unused_processors

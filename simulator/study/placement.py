@@ -16,21 +16,21 @@ from numpy.typing import NDArray
 
 from simulator.arrays import FloatArray
 from simulator.cost.model import CostModel
-from simulator.deployment.deployment import device_budget, expert_nodes
-from simulator.deployment.inputs import scenario_hardware, scenario_model, scenario_routing
+from simulator.deployment.deployment import expert_nodes
+from simulator.deployment.inputs import scenario_routing
+from simulator.deployment.layout import lay_out
 from simulator.errors import InfeasibleScenario, ScenarioError
 from simulator.hardware import Hardware
 from simulator.kernels.all_to_all import exchange_time
 from simulator.kernels.expert_exchange import ExchangeKernel, ExchangeShape
 from simulator.kernels.traffic import Traffic, contiguous_homes, sliced_destinations, traffic_of
-from simulator.memory import require_fit
 from simulator.ops import Op, StepShape, build_ops
-from simulator.parallelism import Parallelism, expert_slots, require_split
+from simulator.parallelism import Parallelism
 from simulator.placement import Placement, imbalance, lower_bound, place_experts, placed_load
 from simulator.placement.replay import ServedTokens, serve_tokens
 from simulator.placement.replica_routing import home_ranks
 from simulator.scenario import Scenario
-from simulator.stack import StackProfile, customised
+from simulator.stack import StackProfile
 from simulator.step.tables import expert_seconds
 from workloads.models.spec import ModelSpec, Phase
 from workloads.routing.trace import RoutingTrace
@@ -263,26 +263,20 @@ def _sequences(trace: RoutingTrace, chosen: NDArray[np.bool_], which: str) -> Ro
 
 
 def _bench(scenario: Scenario, options: StudyOptions) -> _Bench:
-    model, stack = scenario_model(scenario.model), customised(scenario.stack)
-    split = Parallelism.of(scenario.parallelism)
-    if model.moe is None:
-        raise InfeasibleScenario(f"{model.name} has no experts to place")
-    if split.ep < 2:
+    laid = lay_out(scenario)
+    if laid.model.moe is None:
+        raise InfeasibleScenario(f"{laid.model.name} has no experts to place")
+    if laid.split.ep < 2:
         raise InfeasibleScenario("parallelism.ep: placing experts needs at least 2 expert-parallel ranks, got 1")
-    hardware = scenario_hardware(scenario.hardware, split.devices)
-    slots = expert_slots(model, scenario.placement)
-    require_split(model, split, slots)
-    budget = device_budget(model, split, stack, hardware, slots)
-    require_fit(budget, model, split, 1, scenario.placement.redundant_slots)
-    trace = scenario_routing(scenario.routing, model, scenario.seed)
+    trace = scenario_routing(scenario.routing, laid.model, scenario.seed)
     if trace is None:
-        raise InfeasibleScenario(f"{model.name} has no experts to place")
+        raise InfeasibleScenario(f"{laid.model.name} has no experts to place")
     return _Bench(
-        model=model,
-        num_experts=model.moe.num_experts,
-        hardware=hardware,
-        stack=stack,
-        split=split,
+        model=laid.model,
+        num_experts=laid.model.moe.num_experts,
+        hardware=laid.hardware,
+        stack=laid.stack,
+        split=laid.split,
         scenario=scenario,
         trace=trace,
         options=options,

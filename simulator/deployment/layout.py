@@ -1,0 +1,82 @@
+"""One instance of a scenario, loaded and laid out over its devices, before anything is priced."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from simulator.deployment.inputs import scenario_hardware, scenario_model
+from simulator.hardware import Hardware
+from simulator.memory import MemoryBudget, memory_budget, require_fit
+from simulator.parallelism import Parallelism, expert_slots, require_split
+from simulator.scenario import Scenario
+from simulator.stack import StackProfile, customised
+from workloads.models.spec import ModelSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """What of an instance does not depend on its load.
+
+    Attributes
+    ----------
+    model, hardware, split, stack
+        What runs where, how it is split, and what runs it.
+    slots : int or None
+        Expert slots per layer over all ranks, redundant ones included; ``None`` for a dense model [1].
+    budget : MemoryBudget
+        Memory of a device.
+    """
+
+    model: ModelSpec
+    hardware: Hardware
+    split: Parallelism
+    stack: StackProfile
+    slots: int | None
+    budget: MemoryBudget
+
+
+def lay_out(scenario: Scenario) -> Layout:
+    """Load what an instance of a scenario consists of, and see that the model can be split so and fits.
+
+    Raises
+    ------
+    MoesimError
+        Something cannot be loaded, does not match or does not fit.
+    """
+    model = scenario_model(scenario.model)
+    split = Parallelism.of(scenario.parallelism)
+    stack = customised(scenario.stack)
+    hardware = scenario_hardware(scenario.hardware, split.devices)
+    slots = expert_slots(model, scenario.placement)
+    require_split(model, split, slots)
+    budget = device_budget(model, split, stack, hardware, slots)
+    require_fit(budget, model, split, 1, scenario.placement.redundant_slots)
+    return Layout(model=model, hardware=hardware, split=split, stack=stack, slots=slots, budget=budget)
+
+
+def device_budget(
+    model: ModelSpec, split: Parallelism, stack: StackProfile, hardware: Hardware, slots: int | None
+) -> MemoryBudget:
+    """Split the memory of one device as the stack does.
+
+    Parameters
+    ----------
+    model : ModelSpec
+        What is held.
+    split : Parallelism
+        Over how many devices.
+    stack : StackProfile
+        How much of the memory it uses, and what it keeps for itself.
+    hardware : Hardware
+        Whose memory it is.
+    slots : int or None
+        Expert slots per layer, redundant ones included [1]; one per expert where absent.
+    """
+    return memory_budget(
+        model,
+        split,
+        capacity=hardware.device.memory_capacity.value * stack.number("memory_fraction"),
+        token_budget=stack.number("token_budget"),
+        reserve=stack.number("activation_reserve"),
+        expert_slots=slots,
+    )
