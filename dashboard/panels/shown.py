@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _T = TypeVar("_T")
+
+#: Where an address or a mailbox begins that Markdown would link though it is escaped; a word joiner parts it unseen.
+_LINKS = re.compile(r"\bwww(?=\.)|\bhttps?(?=:)|\w(?=@)", re.IGNORECASE)
 
 _DRAW = {"error": st.error, "warning": st.warning, "note": st.info}
 _ICONS = {"error": ":material/error:", "warning": ":material/warning:", "note": ":material/info:"}
@@ -49,8 +53,9 @@ def _finding_text(finding: Finding) -> str:
 
 
 def plain(text: str) -> str:
-    """Escape markup so that names such as ``a_b*`` and dollar signs stay as they are."""
-    escaped = "".join(f"\\{char}" if char in "\\`*_{}[]<>#$~|:" else char for char in text)
+    """Escape markup so that names such as ``a_b*`` and dollar signs stay as they are, and nothing becomes a link."""
+    unlinked = _LINKS.sub("\\g<0>\u2060", text)
+    escaped = "".join(f"\\{char}" if char in "\\`*_{}[]<>#$~|:" else char for char in unlinked)
     return escaped.replace("\n", "  \n")
 
 

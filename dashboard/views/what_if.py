@@ -140,6 +140,7 @@ def _body(catalogue: Catalogue) -> None:
         session().wanted = False
         _change(simulated=False)
         st.info("This scenario cannot run. Change what the findings name, and the answer comes at once.")
+        share.downloads(page.scenario, None, None)
         share.copies(page.preset, base, page.scenario)
         return
     store = answers.result_store()

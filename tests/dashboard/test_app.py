@@ -98,6 +98,7 @@ def test_an_infeasible_scenario_shows_findings_and_what_would_fit(open_page: Ope
     assert "GB" in page.error[0].value
     assert not page.metric
     assert "cannot run" in page.info[0].value
+    assert [each.proto.label for each in page.get("download_button")] == ["Scenario, TOML"]
     page.number_input(key="form.parallelism.tp").set_value(8).run()
     assert not page.error
     assert page.metric

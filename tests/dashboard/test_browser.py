@@ -261,6 +261,15 @@ def test_nothing_is_wider_than_the_window(width: int, address: str, browser: Bro
     page.context.close()
 
 
+def test_text_of_a_link_becomes_no_link(address: str, page: Page) -> None:
+    hostile = "www.evil.example/login http://evil.example someone@evil.example [x](http://evil.example)"
+    page.goto(f"{address}/?{urlencode({'preset': 'gpt-oss-20b-h100', 'requests.kind': hostile})}")
+    settled(page)
+    warning = page.get_by_test_id("stAlert").first
+    assert "evil.example/login" in warning.inner_text()
+    assert warning.get_by_role("link").count() == 0
+
+
 def test_the_navigation_leads_to_the_catalogue_and_back_to_the_page_as_it_was(address: str, page: Page) -> None:
     page.goto(f"{address}/?preset=gpt-oss-20b-h100&requests.count=14&tab=numbers")
     settled(page)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -85,3 +86,10 @@ def test_what_the_closed_form_refuses_has_a_tab_or_is_on_one() -> None:
 
 def test_no_folder_beside_the_router_is_taken_by_streamlit_for_its_own() -> None:
     assert not Path(app.__file__).with_name("pages").exists()
+
+
+def test_the_documentation_names_every_page_and_every_tab_in_their_order() -> None:
+    text = (Path(app.__file__).parents[1] / "docs" / "dashboard.md").read_text(encoding="utf-8")
+    assert all(f"**{page.title}**" in text for page in PAGES)
+    rows = re.findall(r"^\| ([^|]+) \| [^|]+ \|$", text.partition("| tab |")[2].partition("\n\n")[0], re.MULTILINE)
+    assert [row for row in rows if not row.startswith("---")] == [tab.label for tab in TABS]
