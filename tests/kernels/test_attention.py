@@ -22,8 +22,7 @@ from simulator.kernels.kernel import coefficients, found_in_cache
 from validation.fit.dense import judge, tables_of
 from validation.kernels.dense_rows import FAMILIES
 
-KERNELS = Path(__file__).parents[2].parent / "shared" / "measurements" / "kernels"
-measured = pytest.mark.skipif(not KERNELS.is_dir(), reason="the shared kernel measurements are not here")
+KERNELS = Path(__file__).parents[1] / "data" / "kernels"
 HARDWARE = load_hardware("h100-sxm")
 H100 = HARDWARE.silicon
 DECODE = coefficients(AttentionDecodeKernel, HARDWARE.kernels["attention_decode.flash.bfloat16"], "decode")
@@ -120,7 +119,6 @@ def test_the_cache_holds_what_is_small_and_nothing_of_what_is_large() -> None:
     np.testing.assert_allclose(kept, [1.0, 1.0, 0.0])
 
 
-@measured
 @pytest.mark.parametrize(
     ("device", "op", "name", "median", "p90"),
     [

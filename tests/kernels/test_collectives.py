@@ -26,8 +26,7 @@ from validation.accuracy import accuracy
 from validation.fit.collectives import fit_direct, solve_all_reduce
 from validation.kernels.collective_rows import predict_all_reduce
 
-KERNELS = Path(__file__).parents[2].parent / "shared" / "measurements" / "kernels"
-measured = pytest.mark.skipif(not KERNELS.is_dir(), reason="the shared kernel measurements are not here")
+KERNELS = Path(__file__).parents[1] / "data" / "kernels"
 FABRIC = Fabric(
     domain=8, scale_up_bandwidth=450e9, scale_up_latency=1e-6, scale_out_bandwidth=50e9, scale_out_latency=5e-6
 )
@@ -150,7 +149,6 @@ def test_no_ranks_are_refused() -> None:
         all_gather_time(1e6, 0, fabric=FABRIC, kernel=IDEAL)
 
 
-@measured
 @pytest.mark.parametrize("device", ["h100-sxm", "a100-sxm"])
 def test_four_ranks_are_predicted_from_two_and_eight(device: str) -> None:
     import pandas as pd
@@ -168,7 +166,6 @@ def test_four_ranks_are_predicted_from_two_and_eight(device: str) -> None:
     assert result.p90_ape < 0.20
 
 
-@measured
 @pytest.mark.parametrize("device", ["h100-sxm", "a100-sxm"])
 def test_measured_collectives_are_met(device: str) -> None:
     import pandas as pd

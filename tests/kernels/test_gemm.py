@@ -17,8 +17,7 @@ from simulator.kernels.kernel import Silicon, coefficients
 from validation.fit.dense import judge, tables_of
 from validation.kernels.dense_rows import FAMILIES
 
-KERNELS = Path(__file__).parents[2].parent / "shared" / "measurements" / "kernels"
-measured = pytest.mark.skipif(not KERNELS.is_dir(), reason="the shared kernel measurements are not here")
+KERNELS = Path(__file__).parents[1] / "data" / "kernels"
 HARDWARE = load_hardware("h100-sxm")
 H100 = HARDWARE.silicon
 
@@ -117,7 +116,6 @@ def test_a_dtype_that_the_device_lacks_is_refused_with_what_it_has() -> None:
         seconds(1, 64, 64, dtype="fp8", silicon=a100)
 
 
-@measured
 @pytest.mark.parametrize(
     ("device", "name", "median", "p90"),
     [

@@ -27,8 +27,7 @@ from validation.fit.dense import judge, tables_of
 from validation.kernels.dense_rows import FAMILIES
 from workloads.models.library import load_model
 
-KERNELS = Path(__file__).parents[2].parent / "shared" / "measurements" / "kernels"
-measured = pytest.mark.skipif(not KERNELS.is_dir(), reason="the shared kernel measurements are not here")
+KERNELS = Path(__file__).parents[1] / "data" / "kernels"
 HARDWARE = load_hardware("h100-sxm")
 H100 = HARDWARE.silicon
 
@@ -116,7 +115,6 @@ def test_a_device_without_the_kernel_says_which_it_lacks_though_it_has_others_of
         cost.times(ops)
 
 
-@measured
 @pytest.mark.parametrize("op", ["gated_delta_net", "mamba2"])
 def test_predictions_meet_the_measured_kernels(op: str) -> None:
     for name, rows in tables_of(op, KERNELS / "h100_sxm"):

@@ -15,8 +15,7 @@ from simulator.kernels.mla import MlaDecodeKernel, MlaPrefillKernel, mla_decode_
 from validation.fit.dense import judge, tables_of
 from validation.kernels.dense_rows import FAMILIES
 
-KERNELS = Path(__file__).parents[2].parent / "shared" / "measurements" / "kernels"
-measured = pytest.mark.skipif(not KERNELS.is_dir(), reason="the shared kernel measurements are not here")
+KERNELS = Path(__file__).parents[1] / "data" / "kernels"
 HARDWARE = load_hardware("h100-sxm")
 H100 = HARDWARE.silicon
 DECODE = coefficients(MlaDecodeKernel, HARDWARE.kernels["mla_decode.flash.bfloat16"], "decode")
@@ -64,7 +63,6 @@ def test_arrays_give_what_their_numbers_give_one_by_one() -> None:
     np.testing.assert_allclose(prefill([1, 8], [900, 70], [128, 1]), [prefill(1, 900, 128), prefill(8, 70, 1)])
 
 
-@measured
 @pytest.mark.parametrize(
     ("device", "op", "name", "median", "p90"),
     [

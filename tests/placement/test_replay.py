@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,12 +13,10 @@ from numpy.typing import NDArray
 from simulator.placement import Placement, place
 from simulator.placement import replay as replay_module
 from simulator.placement.replay import RankSums, RoutingReplay, decode_order, replay
-from workloads.routing.files import read_routing_trace
 from workloads.routing.generators import generate_routing
 from workloads.routing.stats import expert_load, imbalance_by_batch
 from workloads.routing.trace import RoutingTrace
 
-REAL = Path(__file__).parents[2].parent / "shared" / "traces" / "routing" / "gpt_oss_20b_top4.npz"
 IntArray = NDArray[np.integer]
 TOKENS, LAYERS, EXPERTS, TOP_K = 500, 3, 16, 4
 
@@ -32,13 +29,9 @@ def routing(kind: str = "sticky") -> RoutingTrace:
 
 
 @cache
-def real_routing(tokens: int) -> RoutingTrace:
-    trace = read_routing_trace(REAL)
-    return RoutingTrace(
-        expert_ids=trace.expert_ids[:tokens],
-        sequence_start=trace.sequence_start[trace.sequence_start < tokens],
-        num_experts=trace.num_experts,
-        source=trace.source,
+def long_routing(tokens: int) -> RoutingTrace:
+    return generate_routing(
+        "domain", tokens=tokens, layers=24, num_experts=32, top_k=4, seed=2, sequence_tokens=306, stickiness=0.3
     )
 
 
@@ -92,10 +85,9 @@ def test_imbalance_of_batches_is_what_counting_gives(ranks: int, batch: int) -> 
     np.testing.assert_allclose(loads.max(axis=1) / loads.mean(axis=1), wanted, rtol=1e-12)
 
 
-@pytest.mark.skipif(not REAL.is_file(), reason="the shared routing trace of gpt-oss-20b is not here")
 @pytest.mark.parametrize("ranks", [1, 2, 4, 8])
-def test_the_recorded_trace_replays_as_counting_gives(ranks: int) -> None:
-    trace = real_routing(8_000)
+def test_a_long_trace_replays_as_counting_gives(ranks: int) -> None:
+    trace = long_routing(8_000)
     replayed = on_ranks(trace, ranks, concurrency=64)
     for batch in (1, 32, 900, 8000):
         loads = np.stack([replayed.prefill.load(start, batch) for start in range(0, 8_000 - batch + 1, batch)])

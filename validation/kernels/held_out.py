@@ -33,7 +33,7 @@ def held_out(op: str, frame: pd.DataFrame) -> NDArray[np.bool_]:
     """
     marked = np.zeros(len(frame), dtype=bool)
     seed = DENSE_SEED if op in FAMILIES else SEED
-    for rows in _fitted_together(op, frame):
+    for rows in fitted_together(op, frame):
         if op in LAYOUTS:
             part = frame.iloc[rows]
             repeated = part.duplicated(POINT, keep=False).to_numpy()
@@ -45,7 +45,7 @@ def held_out(op: str, frame: pd.DataFrame) -> NDArray[np.bool_]:
     return marked
 
 
-def _fitted_together(op: str, frame: pd.DataFrame) -> Iterator[NDArray[np.int64]]:
+def fitted_together(op: str, frame: pd.DataFrame) -> Iterator[NDArray[np.int64]]:
     """Row numbers of each kernel table's fit, in the order in which the fit sees them."""
     by: Any
     if op in FAMILIES:

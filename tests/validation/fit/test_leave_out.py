@@ -21,8 +21,7 @@ from validation.kernels.collective_rows import predict_all_reduce
 from validation.kernels.dense_rows import FAMILIES
 from validation.kernels.moe_rows import moe_rows, predict_moe_rows, tables_of
 
-MEASURED = Path(__file__).parents[3].parent / "shared" / "measurements" / "kernels"
-pytestmark = pytest.mark.skipif(not MEASURED.is_dir(), reason="the shared kernel measurements are not here")
+MEASURED = Path(__file__).parents[2] / "data" / "kernels"
 H100, A100 = (load_hardware(device).silicon for device in ("h100-sxm", "a100-sxm"))
 
 
@@ -54,7 +53,7 @@ def predicted_from(
 def test_products_of_a_model_family_that_no_fit_saw(hidden: int) -> None:
     rows = measured("h100_sxm", "gemm")
     family = (rows["n"] == hidden) | (rows["k"] == hidden)
-    train, test = rows[~family].sample(1500, random_state=0), rows[family]
+    train, test = rows[~family], rows[family]
     found = predicted_from("gemm", "gemm.cublas.bfloat16", train, test, fitted_on=H100, used_on=H100)
     assert found.median_ape < 0.065
     assert found.p90_ape < 0.18
@@ -92,12 +91,12 @@ def test_an_all_reduce_of_4_gpus_from_2_and_8(device: str, median: float, p90: f
 
 def test_experts_on_an_a100_from_kernels_that_were_fitted_on_an_h100() -> None:
     frames = [measured(device, "moe") for device in ("h100_sxm", "a100_sxm")]
-    frames = [rows[rows["kernel"].str.startswith("moe_torch_flow")].sample(700, random_state=0) for rows in frames]
+    frames = [rows[rows["kernel"].str.startswith("moe_torch_flow")] for rows in frames]
     ((name, train),), ((_, test),) = (tables_of("moe", rows).items() for rows in frames)
     kernel, _, _ = fit_moe.fit_table(name, train, moe_rows(train, layout="fused"), np.arange(len(train)), H100)
     predicted = predict_moe_rows(moe_rows(test, layout="fused"), silicon=A100, kernel=kernel)
     found = accuracy(predicted, seconds_of(test))
-    assert found.median_ape < 0.16
+    assert found.median_ape < 0.17
     assert found.p90_ape < 0.42
 
 
@@ -108,13 +107,7 @@ def test_experts_on_an_a100_from_kernels_that_were_fitted_on_an_h100() -> None:
 def test_experts_of_a_model_family_that_no_fit_saw(family: str, kernel: str, dtype: str) -> None:
     rows = measured("h100_sxm", "moe", dtype)
     rows = rows[rows["kernel"] == kernel]
-    names = fit_moe.family(rows)
-    inside, outside = (
-        rows[names != family].sample(1000, random_state=0),
-        rows[names == family].sample(300, random_state=0),
-    )
-    chosen = pd.concat([inside, outside])
-    ((name, frame),) = tables_of("moe", chosen).items()
+    ((name, frame),) = tables_of("moe", rows).items()
     loads, seen = moe_rows(frame, layout="fused"), (fit_moe.family(frame) != family).to_numpy()
     fitted, _, _ = fit_moe.fit_table(name, frame, loads, np.flatnonzero(seen), H100)
     unseen = np.flatnonzero(~seen)

@@ -14,7 +14,7 @@ from simulator.kernels.mla import MlaDecodeKernel, MlaPrefillKernel
 from simulator.kernels.moe import MoeKernel
 from validation.kernels.ablation import TERMS, ablate, without
 
-SHARED = Path(__file__).parents[3].parent / "shared" / "measurements" / "kernels" / "a100_sxm"
+SAMPLES = Path(__file__).parents[2] / "data" / "kernels" / "a100_sxm"
 KERNELS = {
     "gemm": GemmKernel,
     "attention_prefill": AttentionPrefillKernel,
@@ -39,7 +39,6 @@ def test_a_term_is_taken_from_its_own_family_alone() -> None:
     assert changed.kernels["moe.triton.bfloat16"] == hardware.kernels["moe.triton.bfloat16"]
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the measured kernel tables are not here")
 def test_without_its_fixed_costs_a_model_is_worse() -> None:
-    found = ablate("a100-sxm", SHARED)
+    found = ablate("a100-sxm", SAMPLES)
     assert all(variants["launch"][0] > variants["the whole model"][0] for variants in found.values())

@@ -23,8 +23,7 @@ from validation.kernels.moe_rows import backend_of
 from validation.kernels.rows import predict_op
 from validation.kernels.validate import validate_kernels, write_predictions
 
-MEASUREMENTS = Path(__file__).parents[3].parent / "shared" / "measurements" / "kernels"
-measured_here = pytest.mark.skipif(not MEASUREMENTS.is_dir(), reason=f"no measurements at {MEASUREMENTS}")
+SAMPLES = Path(__file__).parents[2] / "data" / "kernels"
 GEMM = pd.DataFrame(
     {
         "dtype": ["bfloat16", "bfloat16", "fp8"],
@@ -225,17 +224,15 @@ def test_the_command_exits_with_2_and_one_message(tmp_path: Path) -> None:
     assert "missing column 'm'" in answer.stderr
 
 
-@measured_here
 def test_held_out_rows_are_those_that_the_fits_leave_out() -> None:
-    frame = read_measured(MEASUREMENTS / "a100_sxm" / "attention_prefill.parquet")
+    frame = read_measured(SAMPLES / "a100_sxm" / "attention_prefill.parquet")
     (name,) = FAMILIES["attention_prefill"].table(frame).unique()
     assert name == "attention_prefill.flash.bfloat16"
     assert np.flatnonzero(held_out("attention_prefill", frame)).tolist() == split(len(frame), DENSE_SEED)[1].tolist()
 
 
-@measured_here
 def test_no_held_out_row_of_a_moe_table_is_in_training() -> None:
-    folder = MEASUREMENTS / "a100_sxm"
+    folder = SAMPLES / "a100_sxm"
     frame = read_measured(folder / "moe.parquet")
     chosen = frame[held_out("moe", frame)]
     assert 0.15 < len(chosen) / len(frame) < 0.25

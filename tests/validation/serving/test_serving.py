@@ -21,8 +21,7 @@ from validation.serving.run import asked_dtypes, point_scenario, step_floor
 from validation.serving.validate import ServingReport, spearman, validate_serving
 from workloads.models.library import load_model
 
-MEASUREMENTS = Path(__file__).parents[3].parent / "shared" / "measurements"
-measured_here = pytest.mark.skipif(not MEASUREMENTS.is_dir(), reason=f"no measurements at {MEASUREMENTS}")
+SAMPLES = Path(__file__).parents[2] / "data" / "serving"
 ROW: dict[str, Any] = {
     "id": "one",
     "stack": "vllm",
@@ -229,10 +228,17 @@ def test_the_command_prints_a_table_and_a_document(tmp_path: Path) -> None:
     assert wrong.exit_code == 2
 
 
-@measured_here
-def test_the_given_measurements_are_read() -> None:
-    points = read_points(MEASUREMENTS / "serving_points.csv", Named())
-    runs = read_points(MEASUREMENTS / "serving_h200_vllm_minimax_m2.5", Named())
-    assert (len(points), len(runs)) == (377, 72)
+def test_measured_points_are_met() -> None:
+    report = validate_serving(SAMPLES / "points.csv")
+    assert report.skipped == ()
+    summary = report.summary()
+    assert summary["tpot"].median_ape < 0.08
+    assert summary["e2el"].median_ape < 0.08
+    assert summary["ttft"].median_ape < 0.4
+
+
+def test_results_of_a_benchmark_are_read() -> None:
+    runs = read_points(SAMPLES / "h200_vllm_minimax_m2.5", Named())
+    assert len(runs) == 4
     assert not [point.id for point in runs if point.reason]
     assert {point.device for point in runs} == {"h200-sxm"}

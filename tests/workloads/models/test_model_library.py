@@ -299,11 +299,12 @@ def test_a_model_without_layers_is_refused() -> None:
     ]
 
 
+DATA = Path(__file__).parents[2] / "data"
 SHARED = Path(__file__).parents[3].parent / "shared" / "models"
+PUBLISHED = {file.stem: file for folder in (SHARED, DATA / "models") for file in sorted(folder.glob("*.json"))}
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the published configurations are not beside the repository")
-@pytest.mark.parametrize("file", sorted(SHARED.glob("*.json")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", PUBLISHED.values(), ids=PUBLISHED)
 def test_built_in_models_equal_the_published_configurations(file: Path) -> None:
     imported, built_in = from_hf_config(file), load_model(file.stem)
     for field in ("hidden", "vocab", "layers", "tied_embeddings", "mtp_layers", "max_context", "dtypes"):

@@ -201,12 +201,11 @@ def test_a_sample_fit_ships_and_reads():
     assert read_routing_fit(sample_path("fit_gpt_oss_20b.toml")).num_experts == 32
 
 
-@needs_real
 @pytest.mark.parametrize("ranks", [4, 8, 16, 32])
-def test_replayed_imbalance_of_the_recorded_trace_equals_a_direct_count(ranks):
-    trace = read_routing_trace(REAL)
-    trace = replace(trace, expert_ids=trace.expert_ids[:20_000, ::4])
-    trace = replace(trace, sequence_start=trace.sequence_start[trace.sequence_start < 20_000])
+def test_replayed_imbalance_equals_a_direct_count(ranks):
+    fitted = read_routing_fit(sample_path("fit_gpt_oss_20b.toml"))
+    fitted = replace(fitted, probability=fitted.probability[::4], variance=fitted.variance[::4])
+    trace = generate_fitted(fitted, tokens=20_000, seed=1)
     served = replay(trace, place("linear", expert_load(trace).astype(float), ranks), concurrency=64)
     for batch in (8, 64, 512, 4096):
         starts = np.arange(0, trace.tokens - batch + 1, batch)
