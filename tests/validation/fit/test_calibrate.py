@@ -163,7 +163,7 @@ def test_a_fit_that_does_not_converge_changes_nothing(
 
 def test_without_scipy_the_message_says_how_to_install_it(measured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("validation.fit.calibrate.importlib.util.find_spec", lambda _: None)
-    with pytest.raises(FitError, match=r"pip install 'moesim\[calibrate\]'"):
+    with pytest.raises(FitError, match=r"pip install '\.\[calibrate\]'"):
         fit_measurements("h100-sxm", measured)
 
 

@@ -91,7 +91,7 @@ def test_a_bare_gpu_machine_can_import_the_microbenchmarks() -> None:
 
 def test_without_pytorch_the_message_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("validation.measure.machine.importlib.util.find_spec", lambda _: None)
-    with pytest.raises(MicrobenchmarkError, match=r"pip install 'moesim\[calibrate\]'"):
+    with pytest.raises(MicrobenchmarkError, match=r"pip install '\.\[calibrate\]'"):
         run_microbenchmarks(device="cpu", size="tiny")
 
 
