@@ -14,7 +14,7 @@ from simulator.deployment.deployment import (
 )
 from simulator.deployment.inputs import scenario_hardware, scenario_model
 from simulator.deployment.layout import device_budget
-from simulator.elastic.mechanisms import MECHANISMS, Mechanism, ScalingPlan, Setting, Size, plan_scaling
+from simulator.elastic.mechanisms import MECHANISMS, Mechanism, ScalingContext, ScalingPlan, Size, plan_scaling
 from simulator.errors import InfeasibleScenario, ProfileError, ScenarioError
 from simulator.hardware import load_hardware
 from simulator.memory import MemoryBudget, require_fit
@@ -43,7 +43,7 @@ class Fleet:
         How sizes change.
     start, smallest, largest, step : int
         Attention ranks of all instances together, and by how many sizes differ [1].
-    setting : Setting
+    context : ScalingContext
         What plans depend on.
     stack : StackProfile
         What runs the instances.
@@ -56,7 +56,7 @@ class Fleet:
     smallest: int
     largest: int
     step: int
-    setting: Setting
+    context: ScalingContext
     stack: StackProfile
     _sizes: dict[int, Deployment] = field(default_factory=dict)
 
@@ -73,7 +73,7 @@ class Fleet:
     def instance(self, size: int) -> Scenario:
         """Return the scenario of one instance at a size [ranks]; that of the start where all instances are alike."""
         ranks = self.scenario.parallelism.dp if self.whole_instances else size
-        return sized(self.scenario, ranks, self.setting.model)
+        return sized(self.scenario, ranks, self.context.model)
 
     def deployment(self, size: int) -> Deployment:
         """Return one instance at a size [ranks], priced when asked for; its KV pool is what the mechanism leaves."""
@@ -90,7 +90,7 @@ class Fleet:
 
     def slots(self, size: int) -> int | None:
         """Expert slots per layer at a size [ranks], redundant ones included [1]; ``None`` for a dense model."""
-        return expert_slots(self.setting.model, self.instance(size).placement)
+        return expert_slots(self.context.model, self.instance(size).placement)
 
     @property
     def sizes(self) -> range:
@@ -131,18 +131,18 @@ class Fleet:
         The framework's own allocator keeps all it may use; that of ``elastic`` holds weights, KV pool and buffers.
         """
         this = self.size(size)
-        if self.mechanism != "elastic" or {"ipc_alloc", "zero_copy"} & set(self.setting.without):
+        if self.mechanism != "elastic" or {"ipc_alloc", "zero_copy"} & set(self.context.without):
             return this.devices, this.full
-        weights = float(self.setting.moves(this, this).held_after.sum())
-        return this.devices, weights + this.devices * (this.pool + self.setting.reserve)
+        weights = float(self.context.moves(this, this).held_after.sum())
+        return this.devices, weights + this.devices * (this.pool + self.context.reserve)
 
     def plan(self, before: int, after: int) -> ScalingPlan:
         """Plan a change of size."""
-        return plan_scaling(self.mechanism, self.size(before), self.size(after), self.setting)
+        return plan_scaling(self.mechanism, self.size(before), self.size(after), self.context)
 
     def budget(self, size: int) -> MemoryBudget:
         """Memory of a device at a size."""
-        return device_budget(self.setting.model, self.split(size), self.stack, self.setting.hardware, self.slots(size))
+        return device_budget(self.context.model, self.split(size), self.stack, self.context.hardware, self.slots(size))
 
 
 def sized(scenario: Scenario, ranks: int, model: ModelSpec) -> Scenario:
@@ -196,7 +196,7 @@ def build_fleet(scenario: Scenario, trace: RequestTrace) -> Fleet:
     _check_bounds(choice, start, smallest, largest, step)
     _check_cluster(scenario, largest, step, smallest)
     model, stack = scenario_model(scenario.model), customised(scenario.stack)
-    setting = Setting(
+    context = ScalingContext(
         model=model,
         hardware=scenario_hardware(scenario.hardware, parallelism.tp * parallelism.pp * largest),
         startup=load_startup(choice.startup),
@@ -212,7 +212,7 @@ def build_fleet(scenario: Scenario, trace: RequestTrace) -> Fleet:
         smallest=smallest,
         largest=largest,
         step=step,
-        setting=setting,
+        context=context,
         stack=stack,
     )
     _check_splits(fleet)
@@ -303,7 +303,7 @@ def _check_cluster(scenario: Scenario, largest: int, step: int, smallest: int) -
 
 def _check_splits(fleet: Fleet) -> None:
     """Every size that may be reached must be a valid split, with something to overlap where that is asked."""
-    model = fleet.setting.model
+    model = fleet.context.model
     for size in fleet.sizes:
         require_split(model, fleet.split(size), fleet.slots(size))
         require_overlap(fleet.scenario.stack, model, fleet.split(size))
@@ -313,7 +313,7 @@ def _check_memory(fleet: Fleet) -> None:
     longest = int((fleet.trace.input_tokens + fleet.trace.output_tokens).max())
     for size in (fleet.smallest, fleet.largest):
         budget = fleet.budget(size)
-        require_fit(budget, fleet.setting.model, fleet.split(size), longest)
+        require_fit(budget, fleet.context.model, fleet.split(size), longest)
         pool = fleet.pool(size)
         if pool < budget.sequence_bytes(longest):
             raise InfeasibleScenario(

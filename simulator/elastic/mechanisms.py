@@ -20,15 +20,15 @@ from workloads.models.spec import ModelSpec
 Mechanism = Literal["cold_restart", "horizontal", "vertical_new", "colocated", "elastic", "ideal"]
 MECHANISMS: tuple[Mechanism, ...] = get_args(Mechanism)
 #: What can be taken away from the elastic mechanism.
-Feature = Literal["ipc_alloc", "p2p", "preinit", "zero_copy"]
-FEATURES: tuple[Feature, ...] = get_args(Feature)
+Part = Literal["ipc_alloc", "p2p", "preinit", "zero_copy"]
+PARTS: tuple[Part, ...] = get_args(Part)
 #: What the old instance does after the command: ``stops`` at once; ``serves`` on until the new one is ready, and then
 #: finishes what it has admitted; ``stays``, because the change is beside it.
 Old = Literal["stops", "serves", "stays"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Phase:
+class ScalingPhase:
     """One phase: when it begins after the command [s], how long it lasts [s], and device memory meanwhile [bytes]."""
 
     name: str
@@ -43,7 +43,7 @@ class ScalingPlan:
 
     Attributes
     ----------
-    phases : tuple of Phase
+    phases : tuple of ScalingPhase
         In order of their start.
     ready : float
         When the new instance could serve, after the command [s].
@@ -63,7 +63,7 @@ class ScalingPlan:
         Weights that travel between devices or are read from disk [bytes].
     """
 
-    phases: tuple[Phase, ...]
+    phases: tuple[ScalingPhase, ...]
     ready: float
     old: Old
     waits: bool
@@ -98,7 +98,7 @@ class Size:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
+class ScalingContext:
     """What plans depend on besides sizes: the model, its hardware, start-up constants and disabled features.
 
     ``reserve`` is device memory of the framework and its buffers, which is held whatever the allocator [bytes];
@@ -109,7 +109,7 @@ class Setting:
     hardware: Hardware
     startup: Startup
     reserve: float = 0.0
-    without: Collection[Feature] = ()
+    without: Collection[Part] = ()
     waits: bool = True
 
     def moves(self, before: Size, after: Size) -> Moves:
@@ -131,7 +131,7 @@ class Setting:
         return weights / self.startup.number("disk_streaming")
 
 
-def plan_scaling(mechanism: Mechanism, before: Size, after: Size, setting: Setting) -> ScalingPlan:
+def plan_scaling(mechanism: Mechanism, before: Size, after: Size, context: ScalingContext) -> ScalingPlan:
     """Lay out the phases of one change of size.
 
     Parameters
@@ -140,7 +140,7 @@ def plan_scaling(mechanism: Mechanism, before: Size, after: Size, setting: Setti
         How it is done.
     before, after : Size
         What serves, and what shall; they differ in ``count`` for ``horizontal`` and in ``split`` otherwise.
-    setting : Setting
+    context : ScalingContext
         Model, hardware and start-up constants.
 
     Notes
@@ -151,21 +151,21 @@ def plan_scaling(mechanism: Mechanism, before: Size, after: Size, setting: Setti
     ``elastic`` keeps weights and KV cache where they are, moves what must move and hands over to a prepared instance,
     which takes requests when the old one has done its last. ``ideal`` takes no time and no memory: a bound.
     """
-    return _PLANS[mechanism](before, after, setting)
+    return _PLANS[mechanism](before, after, context)
 
 
-def _cold_restart(before: Size, after: Size, setting: Setting) -> ScalingPlan:
-    weights = float(setting.moves(before, after).held_after.sum())
+def _cold_restart(before: Size, after: Size, context: ScalingContext) -> ScalingPlan:
+    weights = float(context.moves(before, after).held_after.sum())
     phases = _sequence(
-        ("start server", setting.startup.number("server_start"), after.full),
-        ("load weights", setting.loading(weights), after.full),
-        ("warm up", setting.warmup(after), after.full),
+        ("start server", context.startup.number("server_start"), after.full),
+        ("load weights", context.loading(weights), after.full),
+        ("warm up", context.warmup(after), after.full),
         at=before.full,
     )
     return _plan(phases, old="stops", devices=max(before.devices, after.devices), moved=weights)
 
 
-def _horizontal(before: Size, after: Size, setting: Setting) -> ScalingPlan:
+def _horizontal(before: Size, after: Size, context: ScalingContext) -> ScalingPlan:
     if after.count < before.count:
         # An instance that goes needs nothing but the time to finish what it has admitted.
         return ScalingPlan(
@@ -181,72 +181,72 @@ def _horizontal(before: Size, after: Size, setting: Setting) -> ScalingPlan:
         )
     fresh = replace(after, count=after.count - before.count)
     return _plan(
-        _fresh(before, fresh, setting, beside=before.full),
+        _fresh(before, fresh, context, beside=before.full),
         old="stays",
         devices=after.devices,
-        moved=_weights(fresh, setting),
+        moved=_weights(fresh, context),
     )
 
 
-def _vertical_new(before: Size, after: Size, setting: Setting) -> ScalingPlan:
-    fresh = _fresh(before, after, setting, beside=before.full)
+def _vertical_new(before: Size, after: Size, context: ScalingContext) -> ScalingPlan:
+    fresh = _fresh(before, after, context, beside=before.full)
     devices = before.devices + after.devices
-    return _plan(fresh, old="serves", devices=devices, moved=_weights(after, setting))
+    return _plan(fresh, old="serves", devices=devices, moved=_weights(after, context))
 
 
-def _colocated(before: Size, after: Size, setting: Setting) -> ScalingPlan:
+def _colocated(before: Size, after: Size, context: ScalingContext) -> ScalingPlan:
     # Both live within the share of each device's memory that one of them could use alone.
     larger = max(before.full, after.full)
-    fresh = _fresh(before, after, setting, beside=larger - after.full)
+    fresh = _fresh(before, after, context, beside=larger - after.full)
     return _plan(
         fresh,
         old="serves",
         devices=max(before.devices, after.devices),
-        moved=_weights(after, setting),
+        moved=_weights(after, context),
         shares=True,
-        contention=setting.startup.number("contention"),
+        contention=context.startup.number("contention"),
     )
 
 
-def _elastic(before: Size, after: Size, setting: Setting) -> ScalingPlan:
-    if "zero_copy" in setting.without:
-        return _managed_restart(before, after, setting)
-    startup, moves = setting.startup, setting.moves(before, after)
+def _elastic(before: Size, after: Size, context: ScalingContext) -> ScalingPlan:
+    if "zero_copy" in context.without:
+        return _managed_restart(before, after, context)
+    startup, moves = context.startup, context.moves(before, after)
     received = moves.received
-    shares = "ipc_alloc" not in setting.without
+    shares = "ipc_alloc" not in context.without
     larger = max(before.devices, after.devices)
     # The framework's own allocator keeps the whole share of every device, the peak of activations included.
-    kept = _kept(before, after, setting)
+    kept = _kept(before, after, context)
     during = kept + float(moves.held_during.sum()) if shares else larger * after.budget.capacity
     at_start = kept + float(moves.held_before.sum()) if shares else during
     steps: list[tuple[str, float, float]] = [("plan and share", startup.number("command"), at_start)]
-    if "p2p" in setting.without:
+    if "p2p" in context.without:
         steps.append(("read from disk", float(received.sum()) / startup.number("disk_selective"), during))
     else:
-        steps.append(("move weights", moves.seconds(setting.hardware.fabric, startup.number("message")), during))
+        steps.append(("move weights", moves.seconds(context.hardware.fabric, startup.number("message")), during))
     if not shares:
         steps.append(("copy to share", float(received.max()) / startup.number("staging_bandwidth"), during))
-    if "preinit" in setting.without:
+    if "preinit" in context.without:
         steps.append(("boot standby", _boot(after, startup), during))
-    steps.append(("warm up", setting.warmup(after), during))
+    steps.append(("warm up", context.warmup(after), during))
     moved = float(received.sum())
-    return _plan(_sequence(*steps), old="serves", devices=larger, moved=moved, waits=setting.waits, shares=True)
+    return _plan(_sequence(*steps), old="serves", devices=larger, moved=moved, waits=context.waits, shares=True)
 
 
-def _managed_restart(before: Size, after: Size, setting: Setting) -> ScalingPlan:
+def _managed_restart(before: Size, after: Size, context: ScalingContext) -> ScalingPlan:
     """Elastic without sharing: the old instance must go before the new one can have the memory."""
-    startup, weights = setting.startup, _weights(after, setting)
-    boot = _boot(after, startup) if "preinit" in setting.without else 0.0
+    startup, weights = context.startup, _weights(after, context)
+    boot = _boot(after, startup) if "preinit" in context.without else 0.0
     phases = _sequence(
         ("plan", startup.number("command"), before.full),
         ("boot standby", boot, after.full),
-        ("load weights", setting.loading(weights), after.full),
-        ("warm up", setting.warmup(after), after.full),
+        ("load weights", context.loading(weights), after.full),
+        ("warm up", context.warmup(after), after.full),
     )
     return _plan(phases, old="stops", devices=max(before.devices, after.devices), moved=weights)
 
 
-def _ideal(before: Size, after: Size, _setting: Setting) -> ScalingPlan:
+def _ideal(before: Size, after: Size, _context: ScalingContext) -> ScalingPlan:
     larger = max(before.full, after.full)
     return ScalingPlan(
         phases=(),
@@ -261,7 +261,7 @@ def _ideal(before: Size, after: Size, _setting: Setting) -> ScalingPlan:
     )
 
 
-_PLANS: Mapping[Mechanism, Callable[[Size, Size, Setting], ScalingPlan]] = {
+_PLANS: Mapping[Mechanism, Callable[[Size, Size, ScalingContext], ScalingPlan]] = {
     "cold_restart": _cold_restart,
     "horizontal": _horizontal,
     "vertical_new": _vertical_new,
@@ -271,13 +271,13 @@ _PLANS: Mapping[Mechanism, Callable[[Size, Size, Setting], ScalingPlan]] = {
 }
 
 
-def _fresh(before: Size, after: Size, setting: Setting, *, beside: float) -> tuple[Phase, ...]:
+def _fresh(before: Size, after: Size, context: ScalingContext, *, beside: float) -> tuple[ScalingPhase, ...]:
     """Start a stock server beside so much memory in use [bytes]."""
     held = beside + after.full
     return _sequence(
-        ("start server", setting.startup.number("server_start"), held),
-        ("load weights", setting.loading(_weights(after, setting)), held),
-        ("warm up", setting.warmup(after), held),
+        ("start server", context.startup.number("server_start"), held),
+        ("load weights", context.loading(_weights(after, context)), held),
+        ("warm up", context.warmup(after), held),
         at=before.full,
     )
 
@@ -286,30 +286,30 @@ def _boot(size: Size, startup: Startup) -> float:
     return startup.number("standby") + startup.number("standby_per_device") * size.split.devices
 
 
-def _weights(size: Size, setting: Setting) -> float:
+def _weights(size: Size, context: ScalingContext) -> float:
     """Weights over all devices of an instance [bytes]."""
-    return float(setting.moves(size, size).held_after.sum()) * size.count
+    return float(context.moves(size, size).held_after.sum()) * size.count
 
 
-def _kept(before: Size, after: Size, setting: Setting) -> float:
+def _kept(before: Size, after: Size, context: ScalingContext) -> float:
     """KV pools and reserves over all devices while old and new are alive [bytes]."""
     larger = max(before, after, key=lambda size: size.devices)
-    return larger.devices * (larger.pool + setting.reserve)
+    return larger.devices * (larger.pool + context.reserve)
 
 
-def _sequence(*steps: tuple[str, float, float], at: float = 0.0) -> tuple[Phase, ...]:
+def _sequence(*steps: tuple[str, float, float], at: float = 0.0) -> tuple[ScalingPhase, ...]:
     """Put phases one after another; the first holds at least ``at`` bytes, those of the old instance."""
     phases, now = [], 0.0
     for index, (name, duration, memory) in enumerate(steps):
         held = max(memory, at) if index == 0 else memory
         if duration > 0.0:
-            phases.append(Phase(name=name, start=now, duration=duration, memory=held))
+            phases.append(ScalingPhase(name=name, start=now, duration=duration, memory=held))
         now += duration
     return tuple(phases)
 
 
 def _plan(
-    phases: tuple[Phase, ...],
+    phases: tuple[ScalingPhase, ...],
     *,
     old: Old,
     devices: int,

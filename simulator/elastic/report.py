@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from simulator.arrays import FloatArray
 from simulator.elastic.fleet import Fleet
-from simulator.elastic.scaler import Change, Diary
+from simulator.elastic.scaler import Change, ScalingLog
 from simulator.results.summary import meets, request_latencies
 from simulator.results.values import Scaling, ScalingSummary
 from simulator.serving.engine import EngineRun
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 _BINS = 240
 
 
-def scaling_report(fleet: Fleet, diary: Diary, run: EngineRun) -> Scaling:
+def scaling_report(fleet: Fleet, log: ScalingLog, run: EngineRun) -> Scaling:
     """Condense a run and what its scaler wrote down into frames and headline numbers."""
     import pandas as pd
 
     records, end = run.requests, run.end
     arrival, first, finish = (column(each) for each in (records.arrival, records.first_token, records.finish))
     met = meets(request_latencies(arrival, first, finish, fleet.trace.output_tokens), fleet.scenario.slo)
-    changes = pd.DataFrame([_change_row(change) for change in diary.changes], columns=list(_CHANGE_COLUMNS))
+    changes = pd.DataFrame([_change_row(change) for change in log.changes], columns=list(_CHANGE_COLUMNS))
     phases = pd.DataFrame(
         [
             (
@@ -39,21 +39,21 @@ def scaling_report(fleet: Fleet, diary: Diary, run: EngineRun) -> Scaling:
                 change.command + phase.start + phase.duration,
                 phase.memory,
             )
-            for index, change in enumerate(diary.changes)
+            for index, change in enumerate(log.changes)
             for phase in change.plan.phases
         ],
         columns=["change", "phase", "start_s", "end_s", "memory_bytes"],
     )
     instances = pd.DataFrame(
-        [(span.instance, span.size, span.state, span.start, span.end) for span in diary.spans],
+        [(span.instance, span.size, span.state, span.start, span.end) for span in log.spans],
         columns=["instance", "size", "state", "start_s", "end_s"],
     )
     return Scaling(
-        summary=_summary(fleet, diary, end, changes, float(met.mean()) if len(met) else 1.0),
+        summary=_summary(fleet, log, end, changes, float(met.mean()) if len(met) else 1.0),
         changes=changes,
         phases=phases,
         instances=instances,
-        timeline=_timeline(fleet, diary, run, met),
+        timeline=_timeline(fleet, log, run, met),
     )
 
 
@@ -89,11 +89,11 @@ def _change_row(change: Change) -> tuple[float, ...]:
     )
 
 
-def _summary(fleet: Fleet, diary: Diary, end: float, changes: pd.DataFrame, attainment: float) -> ScalingSummary:
+def _summary(fleet: Fleet, log: ScalingLog, end: float, changes: pd.DataFrame, attainment: float) -> ScalingSummary:
     end = max(end, 1e-12)
-    held_at, devices, memory = (np.array(values, dtype=np.float64) for values in zip(*diary.held, strict=True))
+    held_at, devices, memory = (np.array(values, dtype=np.float64) for values in zip(*log.held, strict=True))
     device_seconds = _integral(held_at, devices, end)
-    sizes_at, sizes = (np.array(values, dtype=np.float64) for values in zip(*diary.sizes, strict=True))
+    sizes_at, sizes = (np.array(values, dtype=np.float64) for values in zip(*log.sizes, strict=True))
     price = fleet.base.hardware.price
     choice = fleet.scenario.elastic
     latencies = changes["latency_s"].to_numpy(np.float64)
@@ -157,7 +157,7 @@ def tokens_between(steps: dict[str, FloatArray], edges: FloatArray) -> FloatArra
     return counts
 
 
-def _timeline(fleet: Fleet, diary: Diary, run: EngineRun, met: NDArray[np.bool_]) -> pd.DataFrame:
+def _timeline(fleet: Fleet, log: ScalingLog, run: EngineRun, met: NDArray[np.bool_]) -> pd.DataFrame:
     import pandas as pd
 
     records, end = run.requests, run.end
@@ -167,8 +167,8 @@ def _timeline(fleet: Fleet, diary: Diary, run: EngineRun, met: NDArray[np.bool_]
     arrival, finish = column(records.arrival), column(records.finish)
     arrived = np.histogram(arrival, edges)[0]
     good = np.histogram(arrival[met], edges)[0]
-    held_at, devices, memory = (np.array(values, dtype=np.float64) for values in zip(*diary.held, strict=True))
-    sizes_at, sizes = (np.array(values, dtype=np.float64) for values in zip(*diary.sizes, strict=True))
+    held_at, devices, memory = (np.array(values, dtype=np.float64) for values in zip(*log.held, strict=True))
+    sizes_at, sizes = (np.array(values, dtype=np.float64) for values in zip(*log.sizes, strict=True))
     return pd.DataFrame(
         {
             "start_s": edges[:-1],

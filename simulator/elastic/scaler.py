@@ -62,7 +62,7 @@ class Span:
 
 
 @dataclass(slots=True, kw_only=True)
-class Diary:
+class ScalingLog:
     """What a run of scaling wrote down.
 
     ``sizes`` are the times [s] and attention ranks that take requests; ``held`` times [s], devices [1] and memory
@@ -101,7 +101,7 @@ class Scaler:
     """
 
     def __init__(self, fleet: Fleet, capacity: float, arrival: FloatArray) -> None:
-        self.fleet, self.diary, self.size = fleet, Diary(), fleet.start
+        self.fleet, self.log, self.size = fleet, ScalingLog(), fleet.start
         self._capacity, self._arrival = capacity, arrival
         choice = fleet.scenario.elastic
         self._governor = Governor(
@@ -120,7 +120,7 @@ class Scaler:
         """Return every instance that ever served as a pool of its own, by index."""
         return tuple(
             PoolPlan(role="both", deployment=self.fleet.deployment(size), instances=1, first=index)
-            for index, size in enumerate(self.diary.ranks)
+            for index, size in enumerate(self.log.ranks)
         )
 
     def control(self, server: Server) -> Generator[simpy.Event, None, None]:
@@ -131,7 +131,7 @@ class Scaler:
         each = self.size // len(self._serving)
         for instance in self._serving:
             self._enter(instance, each, env.now)
-        self.diary.sizes.append((env.now, self.size))
+        self.log.sizes.append((env.now, self.size))
         self._hold(env.now)
         looks = iter(sorted({event.at for event in choice.events}))
         while True:
@@ -179,8 +179,8 @@ class Scaler:
     def _change(self, server: Server, target: int) -> Generator[simpy.Event, None, None]:
         env, plan = server.env, self.fleet.plan(self.size, target)
         change = Change(before=self.size, after=target, plan=plan, command=env.now)
-        self.diary.changes.append(change)
-        self.diary.held.append((env.now, plan.devices, plan.memory))
+        self.log.changes.append(change)
+        self.log.held.append((env.now, plan.devices, plan.memory))
         if plan.old == "stays":
             yield from self._change_count(server, change)
         else:
@@ -210,7 +210,7 @@ class Scaler:
         new = server.add(after.timer(), after.limits)
         self._serving = [new]
         self._enter(new, change.after, env.now)
-        self.diary.sizes.append((env.now, change.after))
+        self.log.sizes.append((env.now, change.after))
         if draining is None:
             emptied, _ = self._retire(server, old)
             # Two instances on the same devices take turns until the old one is empty.
@@ -231,14 +231,14 @@ class Scaler:
                 self._serving.append(new)
                 self._enter(new, each, env.now)
         change.ready = change.switched = env.now
-        self.diary.sizes.append((env.now, change.after))
+        self.log.sizes.append((env.now, change.after))
         leaving = [self._serving.pop() for _ in range(-count)]
         yield from [self._retire(server, instance)[0] for instance in leaving]
 
     def _start_up(self, index: int, size: int, change: Change) -> Generator[simpy.Event, None, None]:
         """Let the phases of the plan pass."""
         span = Span(instance=index, size=size, state="starting", start=change.command)
-        self.diary.spans.append(span)
+        self.log.spans.append(span)
         yield self._env.timeout(change.plan.ready)
         change.ready = span.end = self._env.now
 
@@ -246,11 +246,11 @@ class Scaler:
         """Let an instance finish what it has admitted; return the event of its last answer, and the span until then."""
         emptied = server.close(old)
         if not server.open_instances:
-            self.diary.sizes.append((server.env.now, 0))
+            self.log.sizes.append((server.env.now, 0))
         serving = self._open.pop(old.index)
         serving.end = server.env.now
         span = Span(instance=old.index, size=serving.size, state="draining", start=server.env.now)
-        self.diary.spans.append(span)
+        self.log.spans.append(span)
 
         def note(_event: simpy.Event) -> None:
             span.end = server.env.now
@@ -263,13 +263,13 @@ class Scaler:
     def _enter(self, instance: Instance, size: int, now: float) -> None:
         """Note that an instance serves from now on."""
         span = self._open[instance.index] = Span(instance=instance.index, size=size, state="serving", start=now)
-        self.diary.spans.append(span)
-        self.diary.ranks += [0] * (instance.index + 1 - len(self.diary.ranks))
-        self.diary.ranks[instance.index] = size
+        self.log.spans.append(span)
+        self.log.ranks += [0] * (instance.index + 1 - len(self.log.ranks))
+        self.log.ranks[instance.index] = size
 
     def _hold(self, now: float) -> None:
         """Note what the present size holds."""
-        self.diary.held.append((now, *self.fleet.held(self.size)))
+        self.log.held.append((now, *self.fleet.held(self.size)))
 
 
 def recent_attainment(

@@ -91,7 +91,7 @@ def assemble(plan: RunPlan, run: EngineRun, *, wall: float) -> Result:
             drawn for each, own in parts for drawn in step_slices(each, own, scenario.run.traced_steps // len(parts))
         ),
         token_gaps=TokenGaps(values_s=run.gaps["gap_s"], counts=run.gaps["tokens"].astype(np.int64)),
-        scaling=None if scaler is None else scaling_report(scaler.fleet, scaler.diary, run),
+        scaling=None if scaler is None else scaling_report(scaler.fleet, scaler.log, run),
         warnings=(
             *_warnings(trace, deployment, certainty),
             *_unused(scenario, trace, run.end),

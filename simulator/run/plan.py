@@ -78,7 +78,7 @@ class RunPlan:
             progress=progress,
         )
         if self.scaler is not None:
-            self.scaler.diary.close(run.end)
+            self.scaler.log.close(run.end)
         return run
 
     @property
@@ -89,14 +89,14 @@ class RunPlan:
     def instance_seconds(self, begin: float, end: float) -> float:
         """Time of all instances together that could serve, between two times of a run that was played [s]."""
         if self.scaler is not None:
-            return self.scaler.diary.served(begin, end)
+            return self.scaler.log.served(begin, end)
         return (end - begin) * sum(pool.instances for pool in self.pools)
 
     def devices(self, begin: float, end: float) -> float:
         """Devices that were held on average between two times of a run that was played [1]."""
         if self.scaler is None:
             return float(sum(pool.devices for pool in self.pools))
-        at, devices, _ = (np.array(values, dtype=np.float64) for values in zip(*self.scaler.diary.held, strict=True))
+        at, devices, _ = (np.array(values, dtype=np.float64) for values in zip(*self.scaler.log.held, strict=True))
         return float(step_means(at, devices, np.array([begin, end]))[0])
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from simulator.deployment.limits import Limits
-from simulator.elastic.mechanisms import Phase, ScalingPlan
+from simulator.elastic.mechanisms import ScalingPhase, ScalingPlan
 from simulator.elastic.scaler import Scaler
 from simulator.scenario.sections import ElasticChoice, Slo
 from simulator.serving.engine import EngineRun, Pool, run_engine
@@ -78,7 +78,7 @@ class ToyFleet:
     def plan(self, before: int, after: int) -> ScalingPlan:
         takes = 0.0 if self.whole_instances and after < before else self.takes
         how = {"waits": False, "shares": False, "contention": 1.0, **COURSES[self.course]}
-        phases = (Phase(name="change", start=0.0, duration=takes, memory=1.0),) if takes else ()
+        phases = (ScalingPhase(name="change", start=0.0, duration=takes, memory=1.0),) if takes else ()
         return ScalingPlan(phases=phases, ready=takes, devices=before + after, memory=1.0, moved=0.0, **how)
 
 

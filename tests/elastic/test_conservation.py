@@ -77,7 +77,7 @@ def test_every_request_is_answered_once_across_changes_of_size(
     if course in GENTLE and not result.preemptions.any():
         # Every token is emitted once: the first by the prompt, the others by a decode step.
         assert result.run.steps["decode_total"].sum() == (trace.output_tokens - 1).sum()
-    spans = result.scaler.diary.spans
+    spans = result.scaler.log.spans
     assert all(before.end >= before.start for before in spans if not np.isnan(before.end))
 
 
@@ -160,7 +160,7 @@ def test_policies_lose_nobody_either_and_stay_within_bounds(
     fleet = toy_fleet(course, 1.5, limits, choice, 2, 1, 4, slo=Slo.model_construct(ttft=2.0, tpot=None, e2el=None))
     result = play(trace, fleet)
     assert not np.isnan(result.finish).any()
-    assert all(1 <= change.after <= 4 for change in result.scaler.diary.changes)
+    assert all(1 <= change.after <= 4 for change in result.scaler.log.changes)
 
 
 def _choice(policy: str) -> ElasticChoice:

@@ -9,7 +9,7 @@ import pytest
 
 from simulator.deployment.inputs import scenario_requests
 from simulator.elastic.fleet import Fleet, build_fleet
-from simulator.elastic.mechanisms import FEATURES, MECHANISMS
+from simulator.elastic.mechanisms import MECHANISMS, PARTS
 from simulator.errors import MoesimError, ProfileError
 from simulator.scenario import Scenario
 from simulator.startup import load_startup, startup_names
@@ -35,7 +35,7 @@ def plan(mechanism: str, before: int = 3, after: int = 4, **elastic: Any):
 
 @pytest.mark.parametrize("sizes", [(3, 4), (4, 3)])
 def test_each_part_that_is_switched_off_makes_elastic_slower(sizes: tuple[int, int]) -> None:
-    ready = [plan("elastic", *sizes, without=list(FEATURES[:count])).ready for count in range(len(FEATURES) + 1)]
+    ready = [plan("elastic", *sizes, without=list(PARTS[:count])).ready for count in range(len(PARTS) + 1)]
     assert ready == sorted(ready)
     assert len(set(ready)) == len(ready)
 
@@ -99,9 +99,9 @@ def test_experts_go_to_all_ranks_of_every_size_also_where_they_do_not_divide() -
 def test_times_scale_with_the_constants_of_the_profile() -> None:
     whole = plan("elastic", without=["ipc_alloc", "p2p"])
     sizes = fleet("elastic", without=["ipc_alloc", "p2p"])
-    startup = sizes.setting.startup
+    startup = sizes.context.startup
     slower = {**startup.numbers, "disk_selective": replace(startup.numbers["disk_selective"], value=0.5e9)}
-    changed = replace(sizes, setting=replace(sizes.setting, startup=replace(startup, numbers=slower)), _sizes={})
+    changed = replace(sizes, context=replace(sizes.context, startup=replace(startup, numbers=slower)), _sizes={})
     read, before = (
         next(p.duration for p in each.phases if p.name == "read from disk") for each in (changed.plan(3, 4), whole)
     )

@@ -13,7 +13,7 @@ import numpy as np
 from simulator.api import simulate
 from simulator.deployment.inputs import scenario_requests
 from simulator.elastic.fleet import Fleet, build_fleet
-from simulator.elastic.mechanisms import FEATURES, ScalingPlan
+from simulator.elastic.mechanisms import PARTS, ScalingPlan
 from simulator.elastic.report import tokens_between
 from simulator.run.plan import plan_run
 from simulator.scenario import Scenario
@@ -68,12 +68,12 @@ def _fleet(given: Inputs, mechanism: str, **changes: Any) -> Fleet:
 
 def _ladder(given: Inputs) -> tuple[list[ScalingPlan], Fleet]:
     """The elastic mechanism whole, and with one part after another switched off."""
-    fleets = [_fleet(given, "elastic", without=list(FEATURES[:count])) for count in range(len(FEATURES) + 1)]
+    fleets = [_fleet(given, "elastic", without=list(PARTS[:count])) for count in range(len(PARTS) + 1)]
     return [fleet.plan(given["before"], given["after"]) for fleet in fleets], fleets[0]
 
 
 def _times(given: Inputs) -> dict[str, float]:
-    names = ("full", *FEATURES)
+    names = ("full", *PARTS)
     up, _ = _ladder(given)
     down, _ = _ladder({**given, "before": given["after"], "after": given["before"]})
     cold_up, cold_down = (
