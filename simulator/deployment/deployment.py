@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from simulator.cost.model import CostModel
 from simulator.deployment.fingerprint import fingerprint
 from simulator.deployment.inputs import scenario_requests, scenario_routing
-from simulator.deployment.layout import Layout, lay_out
-from simulator.deployment.limits import Limits
+from simulator.deployment.layout import lay_out
+from simulator.deployment.limits import Limits, instance_limits
 from simulator.deployment.prices import PRICES, digest
 from simulator.errors import ScenarioError
 from simulator.hardware import Hardware, unused_processors
@@ -24,7 +24,6 @@ from simulator.placement.replay import RoutingReplay, replay
 from simulator.scenario import Scenario
 from simulator.scenario.sections import Stack
 from simulator.stack import StackProfile
-from simulator.step.speculation import tokens_per_step
 from simulator.step.tables import StepTables, compile_tables
 from simulator.step.timer import TableTimer
 from simulator.step.totals import RowTotals, row_totals
@@ -118,7 +117,7 @@ def _deploy(scenario: Scenario, longest: int, concurrency: int, key: str) -> Dep
     laid = lay_out(scenario)
     model, hardware, split, stack = laid.model, laid.hardware, laid.split, laid.stack
     require_overlap(scenario.stack, model, split)
-    limits = _limits(scenario, laid, concurrency)
+    limits = instance_limits(scenario, laid, concurrency)
     most_prompt = limits.token_budget if limits.chunked else max(limits.token_budget, longest)
     routing_trace = scenario_routing(scenario.routing, model, scenario.seed)
     concurrency = limits.max_running * split.dp
@@ -180,9 +179,22 @@ def require_overlap(choice: Stack, model: ModelSpec, split: Parallelism) -> None
 
 
 def repriced(deployment: Deployment, *, cost: CostModel, routing: RoutingReplay | None) -> Deployment:
-    """Price a deployment anew: on other hardware, or with its experts on other ranks; nothing is kept of the answer."""
-    placed = hashlib.sha256(routing.placement.slot_expert.tobytes()).hexdigest() if routing is not None else ""
-    hardware = None if cost.hardware is deployment.hardware else cost.hardware
+    """Price a deployment anew: as it runs after a fault, a rebalance or with another text, under the same limits.
+
+    Parameters
+    ----------
+    deployment : Deployment
+        What was priced; its ``split`` may have been replaced since.
+    cost : CostModel
+        The hardware and stack of now.
+    routing : RoutingReplay or None
+        The routing trace on the placement of now.
+
+    Returns
+    -------
+    Deployment
+        With tables as large as before. It is not kept: no scenario asks for it again.
+    """
     tables = compile_tables(
         cost,
         deployment.model,
@@ -201,33 +213,18 @@ def repriced(deployment: Deployment, *, cost: CostModel, routing: RoutingReplay 
         routing=routing,
         tables=tables,
         totals=row_totals(tables, deployment.stack, deployment.limits.query_tokens),
-        fingerprint=digest(deployment.fingerprint, hardware, placed),
+        fingerprint=digest(deployment.fingerprint, deployment.split, cost.hardware, _content(routing)),
     )
 
 
-def _limits(scenario: Scenario, laid: Layout, concurrency: int) -> Limits:
-    stack, split, budget = laid.stack, laid.split, laid.budget
-    most = int(stack.number("max_running"))
-    if budget.kv_per_sequence > 0:
-        most = min(most, max(int(budget.pool / budget.sequence_bytes(1)), 1))
-    if concurrency:
-        most = min(most, -(-concurrency // split.dp) + 1)
-    return Limits(
-        dp=split.dp,
-        token_budget=int(stack.number("token_budget")),
-        max_running=max(most, 1),
-        pool=budget.pool,
-        kv_per_token=budget.kv_per_token,
-        kv_per_sequence=budget.kv_per_sequence,
-        scheduler=stack.scheduler,
-        chunked=stack.chunked,
-        delivery_steps=int(stack.number("delivery_steps")),
-        reserved_output=stack.number("reserved_output"),
-        preemption=scenario.stack.preemption,
-        query_tokens=1 + scenario.speculation.draft_tokens,
-        accepted_per_step=tokens_per_step(scenario.speculation),
-        swap_rate=laid.hardware.host_bandwidth,
-    )
+def _content(routing: RoutingReplay | None) -> str:
+    """Name what a replay replays."""
+    if routing is None:
+        return ""
+    content = hashlib.blake2b(routing.placement.slot_expert.tobytes())
+    content.update(routing.slot_ids.tobytes())
+    content.update(routing.decode_order.tobytes())
+    return content.hexdigest()
 
 
 def _place(

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from simulator.deployment.layout import Layout
+from simulator.scenario import Scenario
+from simulator.step.speculation import tokens_per_step
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -55,3 +59,39 @@ class Limits:
     delivery_steps: int = 0
     query_tokens: int = 1
     accepted_per_step: float = 1.0
+
+
+def instance_limits(scenario: Scenario, laid: Layout, concurrency: int) -> Limits:
+    """Bound the steps and batches of one instance: by its stack, its memory and the load.
+
+    Parameters
+    ----------
+    scenario : Scenario
+        How it preempts and how many tokens it drafts.
+    laid : Layout
+        The instance: what its stack takes into a step, and the KV pool of its devices.
+    concurrency : int
+        Requests in flight; 0 where nothing bounds them [1].
+    """
+    stack, split, budget = laid.stack, laid.split, laid.budget
+    most = int(stack.number("max_running"))
+    if budget.kv_per_sequence > 0:
+        most = min(most, max(int(budget.pool / budget.sequence_bytes(1)), 1))
+    if concurrency:
+        most = min(most, -(-concurrency // split.dp) + 1)
+    return Limits(
+        dp=split.dp,
+        token_budget=int(stack.number("token_budget")),
+        max_running=max(most, 1),
+        pool=budget.pool,
+        kv_per_token=budget.kv_per_token,
+        kv_per_sequence=budget.kv_per_sequence,
+        scheduler=stack.scheduler,
+        chunked=stack.chunked,
+        delivery_steps=int(stack.number("delivery_steps")),
+        reserved_output=stack.number("reserved_output"),
+        preemption=scenario.stack.preemption,
+        query_tokens=1 + scenario.speculation.draft_tokens,
+        accepted_per_step=tokens_per_step(scenario.speculation),
+        swap_rate=laid.hardware.host_bandwidth,
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import hardware_profiles
 import simulator
 import workloads.models.library
 from simulator import Scenario, estimate, simulate
-from simulator.deployment.deployment import deploy
+from simulator.deployment.deployment import deploy, repriced
 from simulator.deployment.fingerprint import fingerprint
 from simulator.deployment.inputs import scenario_requests, scenario_routing
 from simulator.results.values import Result
@@ -208,7 +209,8 @@ def test_a_profile_that_appears_where_one_was_looked_for_counts_from_then_on(
     scenario = small(tmp_path, {**overrides, "stack.name": "sglang"})
     before = fingerprint(scenario)
     (tmp_path / "profiles" / kind).mkdir()
-    changed = (PROFILES / file).read_text(encoding="utf-8").replace(" = 0.", " = 0.1").replace("value = ", "value = 1")
+    text = (PROFILES / file).read_text(encoding="utf-8").replace(" = 0.", " = 0.1")
+    changed = re.sub(r"value = (\d)", r"value = 1\1", text)
     (tmp_path / "profiles" / file).write_text(changed, encoding="utf-8")
     assert fingerprint(scenario) != before
 
@@ -310,3 +312,21 @@ def test_every_file_that_a_run_opens_is_noted(folder: Path) -> None:
     command = [sys.executable, "-c", WATCHED, scenarios]
     found = subprocess.run(command, capture_output=True, text=True, check=True)
     assert {Path(name).name for name in json.loads(found.stdout)} <= OF_THE_RELEASE
+
+
+def test_a_deployment_that_is_priced_anew_has_the_name_of_what_it_has_become(folder: Path) -> None:
+    deployment = deploy(small(folder, {}))
+    routing, cost = deployment.routing, deployment.cost
+    assert routing is not None
+    moved = replace(routing, slot_ids=routing.slot_ids[::-1])
+    slower = replace(cost, hardware=replace(cost.hardware, nodes=7))
+    fewer = replace(deployment, split=replace(deployment.split, ep=4))
+    names = [
+        deployment.fingerprint,
+        repriced(deployment, cost=cost, routing=routing).fingerprint,
+        repriced(deployment, cost=cost, routing=moved).fingerprint,
+        repriced(deployment, cost=slower, routing=routing).fingerprint,
+        repriced(fewer, cost=cost, routing=routing).fingerprint,
+    ]
+    assert len(set(names)) == len(names)
+    assert repriced(deployment, cost=cost, routing=routing).fingerprint == names[1]
