@@ -405,6 +405,7 @@ def causal_time(
         mean_keys, longest = np.minimum(mean_keys, limit), np.minimum(longest, limit)
     total = streams * tiles
     most = np.ceil(longest / TILE_KEYS)
+    # On average the last block of a tile reaches half a block beyond its diagonal, unless the two fall together.
     ragged = 0.5 * (1.0 - np.gcd(np.rint(span).astype(np.int64), int(TILE_KEYS)) / TILE_KEYS)
     whole, partly = kernel.whole_tiles, 1.0 - kernel.whole_tiles
     mean = whole * np.minimum(np.maximum(1.0, mean_keys / TILE_KEYS + ragged), most) + partly * mean_keys / TILE_KEYS

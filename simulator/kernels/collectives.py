@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from simulator.arrays import FloatArray
 from simulator.errors import ScenarioError
 from simulator.kernels.family import Family
-from simulator.kernels.kernel import Fabric, KernelTime, Machine, smooth_max
+from simulator.kernels.kernel import HOST_SHARPNESS, LINK_SHARPNESS, Fabric, KernelTime, Machine, smooth_max
 
 _S, _B, _HZ = {"unit": "s"}, {"unit": "B"}, {"unit": "Hz"}
 
@@ -159,7 +159,7 @@ def all_to_all_time(
     inside = _ring(size * d / n, d, fabric, kernel)
     outside = size * (1.0 - d / n) / (fabric.scale_out_bandwidth * kernel.scale_out_efficiency)
     latency = np.where(m > 1, fabric.scale_out_latency, 0.0)
-    seconds = np.where(m > 1, smooth_max(inside.seconds, outside, 4.0) + latency, inside.seconds)
+    seconds = np.where(m > 1, smooth_max(inside.seconds, outside, LINK_SHARPNESS) + latency, inside.seconds)
     return _settle(seconds, {**inside.terms, "scale_out": outside + latency}, n)
 
 
@@ -209,7 +209,7 @@ def all_reduce_time(
     outside = outside + 2.0 * np.ceil(np.log2(m)) * fabric.scale_out_latency
     seconds = seconds + np.where(m > 1, outside, 0.0)
     if kernel.host > 0.0:
-        seconds = smooth_max(seconds, kernel.host, 8.0)
+        seconds = smooth_max(seconds, kernel.host, HOST_SHARPNESS)
     return _settle(seconds, {**ring.terms, "scale_out": outside}, n)
 
 

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from simulator.arrays import FloatArray
 from simulator.errors import ScenarioError
 from simulator.kernels.family import Family
-from simulator.kernels.kernel import FLAG, Fabric, KernelTime, Machine, smooth_max
+from simulator.kernels.kernel import FLAG, LINK_SHARPNESS, Fabric, KernelTime, Machine, smooth_max
 
 _S = {"unit": "s"}
 
@@ -81,7 +81,7 @@ class ExchangeKernel:
     efficiency: float
     scale_out_efficiency: float
     sharpness: float
-    link_sharpness: float = 4.0
+    link_sharpness: float = LINK_SHARPNESS
     merged: bool = field(metadata=FLAG)
     forwarded: bool = field(metadata=FLAG)
     scale_out_only: bool = field(default=False, metadata=FLAG)

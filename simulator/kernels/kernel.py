@@ -20,11 +20,17 @@ from hardware_profiles.schema import Quantity, Status
 from simulator.arrays import FloatArray
 from workloads.models.dtypes import DTYPE_BYTES as DTYPE_BYTES
 
-#: How much faster the last-level cache delivers than memory [1]: about 6 TB/s against 3.35 on H100.
+#: How much faster the last-level cache delivers than memory [1]: about 6 TB/s against 3.35 on H100. Only benchmarks
+#: that repeat a call feel it; in serving the other layers evict what a layer left there.
 CACHE_SPEED = 1.8
 #: Working set, in cache sizes, below which data that was just used is found again, and above which none of it
 #: is: the cache is two partitions, and a scan that does not fit evicts what it will need next.
 CACHE_HOLDS = (0.67, 0.85)
+#: Sharpness of the blend with a time below which the host cannot issue a kernel [1]: the two run beside each other, so
+#: that the longer counts almost alone.
+HOST_SHARPNESS = 8.0
+#: Sharpness of the blend of two kinds of link that work at once [1]: they share little but the memory.
+LINK_SHARPNESS = 4.0
 #: Time after which a busy chip lowers its clock to stay within its power limit [s].
 THROTTLE_TIME = 5e-4
 #: Arithmetic in which a storage dtype is multiplied where it is not of the same name: block scales change no

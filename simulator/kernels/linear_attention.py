@@ -11,14 +11,12 @@ from numpy.typing import ArrayLike
 from hardware_profiles.errors import ProfileError, nearest
 from simulator.arrays import FloatArray
 from simulator.kernels.family import Family
-from simulator.kernels.kernel import KernelTime, Machine, Silicon, found_in_cache
+from simulator.kernels.kernel import CACHE_SPEED, KernelTime, Machine, Silicon, found_in_cache
 
 #: Tokens of one chunk of the chunked scans [1].
 CHUNK = 64.0
 #: Bytes per element of activations, and of the snapshots of the state between chunks [bytes].
 ACTIVATION, SNAPSHOT = 2.0, 2.0
-#: How much faster the last-level cache serves than memory [1].
-CACHE_SPEED = 2.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,7 @@ from simulator.kernels.expert_exchange import distinct
 from simulator.kernels.family import Family
 from simulator.kernels.kernel import (
     DTYPE_BYTES,
+    HOST_SHARPNESS,
     KernelTime,
     Machine,
     Silicon,
@@ -38,6 +39,12 @@ TileDensity = Literal["tokens", "rows_per_expert", "tokens_per_expert"]
 ROW_TILES = (16, 32, 64, 128)
 #: Bytes of an activation that no quantisation has touched (bfloat16) [bytes].
 ACTIVATION_BYTES = 2.0
+#: Share of the cache that one expert's weights may fill before half of them are fetched again by the next row tile [1]:
+#: the other half holds the rows in and out.
+CACHE_SHARE = 0.5
+#: Sharpness of the blend of the memory's bandwidth and what the busy units can draw of it [1]: either bound counts
+#: alone as soon as it is 1.5 times the other.
+STARVED_SHARPNESS = 4.0
 #: Inner extents that are no multiple of this many elements defeat vectorised loads.
 ALIGNMENT = 16
 
@@ -326,7 +333,7 @@ def moe_load_time(
     launch = launch + 0.0 * passes
     seconds = launch + gemms + passes
     if kernel.host > 0.0:
-        seconds = smooth_max(seconds, kernel.host, 8.0)
+        seconds = smooth_max(seconds, kernel.host, HOST_SHARPNESS)
     return KernelTime(
         seconds=seconds,
         terms={
@@ -359,12 +366,12 @@ def _grouped_gemm(
     compute = throttled(np.asarray(compute, dtype=np.float64), 0.0, silicon)
 
     weights = columns * depth * DTYPE_BYTES[dtype]
-    overflow = weights / (weights + 0.5 * silicon.cache)
+    overflow = weights / (weights + CACHE_SHARE * silicon.cache)
     again = kernel.reread * overflow * np.maximum(load.tiles - load.active, 0.0)
     moved = (load.active + again) * weights
     moved = moved + load.rows * (depth * min(DTYPE_BYTES[dtype], ACTIVATION_BYTES) + columns * ACTIVATION_BYTES)
     reach = np.maximum(full * kernel.unit_bandwidth, 1e-9)
-    starved = (1.0 + reach**-4.0) ** 0.25
+    starved = smooth_max(1.0, 1.0 / reach, STARVED_SHARPNESS)
     memory = np.where(blocks > 0, moved * starved / (silicon.memory_bandwidth * kernel.memory_efficiency), 0.0)
     return np.asarray(compute, dtype=np.float64), np.asarray(memory, dtype=np.float64)
 
