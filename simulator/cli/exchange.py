@@ -45,7 +45,7 @@ def exchange(
         int | None, typer.Option(min=0, help="MoE layer of a recorded trace; the first where absent.")
     ] = None,
     dtype: Annotated[str, typer.Option(help="Format of dispatched tokens.")] = "fp8",
-    slices: Annotated[int, typer.Option(min=1, help="Ranks that share each expert (tensor parallelism).")] = 1,
+    expert_shards: Annotated[int, typer.Option(min=1, help="Ranks that share each expert (tensor parallelism).")] = 1,
     slow_link: Annotated[
         list[str] | None,
         typer.Option(metavar="LINK=FACTOR", help="With flow: a slower link, as 'node0/nic3 -> leaf0.3=0.25'."),
@@ -77,7 +77,7 @@ def exchange(
             raise ScenarioError(f"--layer: only a recorded trace has layers, got --routing {routing}")
         hardware = _hardware(device, node, cluster, ranks, oversubscription, profiles)
         moe = _layer(model)
-        traffic = _traffic(moe, routing, tokens, ranks, hardware.fabric.domain, slices, skew, layer or 0, seed)
+        traffic = _traffic(moe, routing, tokens, ranks, hardware.fabric.domain, expert_shards, skew, layer or 0, seed)
         with progress_bar("sending messages", enabled=fidelity == "flow" and not no_progress) as progress:
             rows = compare_exchanges(
                 hardware,
@@ -85,7 +85,7 @@ def exchange(
                 traffic,
                 algorithms=algorithm or (),
                 dispatch_dtype=dtype,
-                slices=slices,
+                expert_shards=expert_shards,
                 fidelity="flow" if fidelity == "flow" else "closed",
                 change=_slowed(slow_link or []),
                 progress=progress,
@@ -168,7 +168,7 @@ def _traffic(
     tokens: int,
     ranks: int,
     domain: int,
-    slices: int,
+    expert_shards: int,
     skew: float | None,
     layer: int,
     seed: int,
@@ -177,7 +177,7 @@ def _traffic(
 
     if routing == "even":
         return lambda coordinated: expected_traffic(
-            tokens, moe, ranks=ranks, domain=domain, slices=slices, coordinated=coordinated
+            tokens, moe, ranks=ranks, domain=domain, expert_shards=expert_shards, coordinated=coordinated
         )
     if routing in _ROUTINGS:
         exponent = 0.0 if routing == "uniform" else 0.5 if skew is None else skew
@@ -185,7 +185,7 @@ def _traffic(
     else:
         ids, experts = _recorded(routing, tokens * ranks, layer)
     return lambda coordinated: routed_traffic(
-        ids, num_experts=experts, ranks=ranks, domain=domain, slices=slices, coordinated=coordinated
+        ids, num_experts=experts, ranks=ranks, domain=domain, expert_shards=expert_shards, coordinated=coordinated
     )
 
 

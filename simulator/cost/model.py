@@ -25,14 +25,14 @@ NO_TABLE = "link"
 class OpTime:
     """The predicted time of an op.
 
-    ``seconds`` covers all repeats of the step [s] and is that of the mean rank where ranks differ; ``wait`` is what
-    the slowest rank adds [s]. ``terms`` are the bounds of one repeat [s], ``table`` names the coefficients.
+    ``seconds`` covers all repeats of the step [s] and is that of the mean rank where ranks differ; ``imbalance_wait``
+    is what the slowest rank adds [s]. ``terms`` are the bounds of one repeat [s], ``table`` names the coefficients.
     ``compared`` names all kernel tables that were looked at, where the fastest of several counts.
     """
 
     op: Op
     seconds: FloatArray
-    wait: FloatArray
+    imbalance_wait: FloatArray
     terms: Mapping[str, FloatArray]
     table: str
     coefficients: Mapping[str, Quantity]
@@ -67,7 +67,7 @@ class CostModel:
         return OpTime(
             op=op,
             seconds=np.where(present, seconds, 0.0) * op.repeat,
-            wait=np.where(present, times[best].imbalance_wait, 0.0) * op.repeat,
+            imbalance_wait=np.where(present, times[best].imbalance_wait, 0.0) * op.repeat,
             terms=times[best].terms,
             table=found[best].table,
             coefficients=found[best].quantities,

@@ -202,7 +202,7 @@ def family_of(table: str) -> str:
 def op_spread(op_time: OpTime, hardware: Hardware, folder: Path | None = None) -> Spread:
     """Spread of one op of a step."""
     op = op_time.op
-    call = (op_time.seconds + op_time.wait) / max(op.repeat, 1e-12)
+    call = (op_time.seconds + op_time.imbalance_wait) / max(op.repeat, 1e-12)
     shape = {axis: getattr(op.shape, axis) for axis in FAMILIES[op.kind].axes}
     kind = "skewed" if getattr(op.shape, "counts", None) is not None else ""
     return table_spread(hardware, op_time.table, call, shape, kind=kind, resource=op.resource, folder=folder)
@@ -231,7 +231,7 @@ def step_interval(
     stack : float
         Spread of whole steps beyond that of their parts: versions and settings of the serving stack (1 sigma) [1].
     """
-    times = [op_time.seconds + op_time.wait for op_time in op_times]
+    times = [op_time.seconds + op_time.imbalance_wait for op_time in op_times]
     spreads = [op_spread(op_time, hardware, folder) for op_time in op_times]
     families = [family_of(op_time.table) for op_time in op_times]
     sigmas, shared = [spread.sigma for spread in spreads], [spread.transfer for spread in spreads]

@@ -56,10 +56,10 @@ def explain(
     sequences, length = _defaults(deployment, trace, phase, batch, context, scenario.parallelism.instances)
     work = asked_step(deployment, phase, sequences, length)
     times = priced_step(deployment, work)
-    gap = step_gap(deployment, work, sum(float(time.seconds + time.wait) for time in times))
+    gap = step_gap(deployment, work, sum(float(time.seconds + time.imbalance_wait) for time in times))
     folder = Path(scenario.hardware.profiles) if scenario.hardware.profiles else None
     rows = [_op_row(deployment, time, folder) for time in times if float(time.seconds) > 0.0]
-    rows += [_wait_row(time) for time in times if float(time.wait) > 0.0]
+    rows += [_wait_row(time) for time in times if float(time.imbalance_wait) > 0.0]
     drawn = None
     if deployment.stack.overlap != "none" and deployment.tables.exchanges:
         drawn = _drawn(scenario, deployment, trace, phase, sequences, length)
@@ -200,7 +200,7 @@ def _op_row(deployment: Deployment, time: OpTime, folder: Path | None) -> dict[s
 
 def _wait_row(time: OpTime) -> dict[str, Any]:
     return {
-        **_blank("imbalance_wait", "imbalance_wait", float(time.wait)),
+        **_blank("imbalance_wait", "imbalance_wait", float(time.imbalance_wait)),
         "bound": "imbalance",
         "repeat": time.op.repeat,
         "kernel": time.table,

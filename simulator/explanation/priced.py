@@ -102,7 +102,7 @@ def decode_certainty(deployment: Deployment, sequences: int, length: int, folder
 def _decode_certainty(deployment: Deployment, sequences: int, length: int, folder: Path | None) -> Certainty:
     work = asked_step(deployment, "decode", max(sequences, 1), max(length, 1))
     times = [time for time in priced_step(deployment, work) if time.seconds > 0]
-    seconds = [float(time.seconds + time.wait) for time in times]
+    seconds = [float(time.seconds + time.imbalance_wait) for time in times]
     spreads = [op_spread(time, deployment.hardware, folder) for time in times]
     families = [family_of(time.table) for time in times]
     gap = step_gap(deployment, work, sum(seconds))

@@ -20,7 +20,7 @@ from simulator.kernels.kernel import Fabric, KernelTime
 from simulator.kernels.traffic import Traffic
 
 
-def exchange_stages(traffic: Traffic, kernel: ExchangeKernel, *, slices: int = 1) -> tuple[FloatArray, ...]:
+def exchange_stages(traffic: Traffic, kernel: ExchangeKernel, *, expert_shards: int = 1) -> tuple[FloatArray, ...]:
     """Copies from rank to rank in each stage of a dispatch; a combine runs the stages back, transposed.
 
     Parameters
@@ -29,7 +29,7 @@ def exchange_stages(traffic: Traffic, kernel: ExchangeKernel, *, slices: int = 1
         Who needs what.
     kernel : ExchangeKernel
         Whose flags say how copies travel.
-    slices : int
+    expert_shards : int
         Ranks that share each expert; a coordinated exchange ends by gathering among them [1].
 
     Returns
@@ -48,8 +48,8 @@ def exchange_stages(traffic: Traffic, kernel: ExchangeKernel, *, slices: int = 1
         return (_forwarded(traffic, copies),)
     if kernel.staged:
         return _staged(traffic, copies)
-    if kernel.coordinated and slices > 1:
-        return copies, _gathered(copies, slices)
+    if kernel.coordinated and expert_shards > 1:
+        return copies, _gathered(copies, expert_shards)
     return (copies,)
 
 
@@ -62,7 +62,7 @@ def exchange_time(
     kernel: ExchangeKernel,
     num_experts: float | None = None,
     units: float | None = None,
-    slices: int = 1,
+    expert_shards: int = 1,
     links: ArrayLike | None = None,
 ) -> KernelTime:
     """Time a dispatch or combine of uneven traffic on every rank [s], shape (ranks,); the slowest ends it.
@@ -75,7 +75,7 @@ def exchange_time(
         As for :func:`simulator.kernels.expert_exchange.dispatch_time`.
     fabric, kernel : Fabric, ExchangeKernel
         The links, and the kernel that uses them.
-    slices : int
+    expert_shards : int
         Ranks that share each expert [1].
     links : array_like, optional
         What the links take when messages share them [s], from the ``flow`` fidelity.
@@ -98,7 +98,7 @@ def exchange_time(
     node = np.arange(traffic.size) // domain
     same, other = node[:, None] == node, ~np.eye(traffic.size, dtype=bool)
     up = out = peers = np.zeros(traffic.size)
-    for stage in exchange_stages(traffic, kernel, slices=slices):
+    for stage in exchange_stages(traffic, kernel, expert_shards=expert_shards):
         inside = np.zeros_like(stage) if kernel.scale_out_only else np.where(same & other, stage, 0.0)
         outside = np.where(other, stage, 0.0) - inside
         up, out = up + _fuller(inside), out + _fuller(outside)
@@ -199,7 +199,7 @@ def _staged(traffic: Traffic, copies: FloatArray) -> tuple[FloatArray, ...]:
     return inside.reshape(n, n), across.reshape(n, n)
 
 
-def _gathered(copies: FloatArray, slices: int) -> FloatArray:
+def _gathered(copies: FloatArray, expert_shards: int) -> FloatArray:
     """Every rank passes what it received to the others that share its experts."""
-    group = np.arange(len(copies)) // slices
+    group = np.arange(len(copies)) // expert_shards
     return np.where(group[:, None] == group, copies.sum(axis=0)[:, None], 0.0)

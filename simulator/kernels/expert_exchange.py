@@ -160,7 +160,7 @@ def dispatch_time(
     units: ArrayLike | None = None,
     rank_copies: ArrayLike | None = None,
     node_copies: ArrayLike | None = None,
-    slices: ArrayLike = 1.0,
+    expert_shards: ArrayLike = 1.0,
 ) -> KernelTime:
     """Time the dispatch of ``tokens`` tokens of each rank [1] to the ranks of their experts.
 
@@ -186,7 +186,7 @@ def dispatch_time(
         Compute units given to the kernel instead of its own choice [1].
     rank_copies, node_copies : array_like, optional
         Ranks and domains that a token really reaches on average [1], instead of those of an even router.
-    slices : array_like
+    expert_shards : array_like
         Ranks that share each expert and all need its tokens; only a coordinated exchange treats them apart [1].
 
     Returns
@@ -206,7 +206,7 @@ def dispatch_time(
         raise ScenarioError("expert exchange: ranks must be at least 1")
     d = np.minimum(n, float(fabric.domain))
     m = np.ceil(n / d)
-    shared = np.asarray(slices if kernel.coordinated else 1.0, dtype=np.float64)
+    shared = np.asarray(expert_shards if kernel.coordinated else 1.0, dtype=np.float64)
     reached_ranks, reached_nodes = _copies(top_k, n / shared, m, num_experts, max_nodes, kernel)
     if rank_copies is not None:
         reached_ranks = np.asarray(rank_copies, dtype=np.float64)
@@ -312,7 +312,7 @@ def crowding(peers: ArrayLike, kernel: ExchangeKernel) -> FloatArray:
 
 
 def scale_out_peers(
-    n: ArrayLike, d: ArrayLike, m: ArrayLike, kernel: ExchangeKernel, slices: ArrayLike = 1.0
+    n: ArrayLike, d: ArrayLike, m: ArrayLike, kernel: ExchangeKernel, expert_shards: ArrayLike = 1.0
 ) -> FloatArray:
     """Count the ranks that each rank sends to over its scale-out link [1].
 
@@ -322,7 +322,7 @@ def scale_out_peers(
         Ranks, those of a scale-up domain, and domains [1].
     kernel : ExchangeKernel
         Whether copies go straight, by stages, or are forwarded.
-    slices : array_like
+    expert_shards : array_like
         Ranks that share each expert [1].
     """
     n, d, m = (np.asarray(value, dtype=np.float64) for value in (n, d, m))
@@ -330,7 +330,7 @@ def scale_out_peers(
         return np.asarray(n - 1.0, dtype=np.float64)
     if kernel.forwarded or kernel.staged:
         return np.asarray(m - 1.0, dtype=np.float64)
-    return np.asarray((n - d) / np.asarray(slices, dtype=np.float64), dtype=np.float64)
+    return np.asarray((n - d) / np.asarray(expert_shards, dtype=np.float64), dtype=np.float64)
 
 
 #: A combine sends every copy's result back the way it came: the same times with the combine's coefficients and bytes.
@@ -362,7 +362,7 @@ def _crossings(
     d: FloatArray,
     m: FloatArray,
     kernel: ExchangeKernel,
-    slices: FloatArray,
+    expert_shards: FloatArray,
 ) -> tuple[FloatArray, FloatArray]:
     """Copies of a token that cross scale-up and scale-out links."""
     if kernel.scale_out_only:
@@ -371,7 +371,7 @@ def _crossings(
         return ranks * (d - 1.0) / d, nodes * (m - 1.0) / m
     if kernel.staged:
         return ranks * (d - 1.0) / d, ranks * (m - 1.0) / m
-    return ranks * ((d - slices) / n + slices - 1.0), ranks * (n - d) / n
+    return ranks * ((d - expert_shards) / n + expert_shards - 1.0), ranks * (n - d) / n
 
 
 def _scale_up(n: FloatArray, d: FloatArray, fabric: Fabric) -> FloatArray:
@@ -394,7 +394,7 @@ class ExchangeShape:
     num_experts: int
     max_nodes: int | None = None
     max_rank_share: ArrayLike = 1.0
-    slices: int = 1
+    expert_shards: int = 1
 
 
 def _time(shape: ExchangeShape, machine: Machine, kernel: ExchangeKernel) -> KernelTime:
@@ -407,7 +407,7 @@ def _time(shape: ExchangeShape, machine: Machine, kernel: ExchangeKernel) -> Ker
         num_experts=shape.num_experts,
         max_nodes=shape.max_nodes,
         max_rank_share=shape.max_rank_share,
-        slices=shape.slices,
+        expert_shards=shape.expert_shards,
         fabric=machine.fabric,
         kernel=kernel,
     )

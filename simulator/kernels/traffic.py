@@ -140,7 +140,7 @@ def even_traffic(
     top_k: float,
     ranks: int,
     domain: int,
-    slices: int = 1,
+    expert_shards: int = 1,
 ) -> Traffic:
     """Spread copies evenly: what an even router sends on average, as a matrix.
 
@@ -152,12 +152,12 @@ def even_traffic(
         Ranks, domains and experts that a token reaches [1].
     ranks, domain : int
         Ranks of the exchange, and ranks of a scale-up domain [1].
-    slices : int
+    expert_shards : int
         Ranks that share each expert, of which a token goes to the one with its home's place [1].
     """
     domains = domains_of(ranks, domain)
-    place = np.arange(ranks) % slices
-    share = np.where(place[:, None] == place, slices / ranks, 0.0)
+    place = np.arange(ranks) % expert_shards
+    share = np.where(place[:, None] == place, expert_shards / ranks, 0.0)
     home = np.broadcast_to(np.asarray(tokens, dtype=np.float64), (ranks,)).copy()
     row = home[:, None]
     return Traffic(
@@ -169,8 +169,8 @@ def even_traffic(
     )
 
 
-def sliced_destinations(groups: IntArray, homes: IntArray, *, slices: int, coordinated: bool) -> IntArray:
-    """Ranks that a token goes to where ``slices`` consecutive ranks share each expert.
+def sharded_destinations(groups: IntArray, homes: IntArray, *, expert_shards: int, coordinated: bool) -> IntArray:
+    """Ranks that a token goes to where ``expert_shards`` consecutive ranks share each expert.
 
     Parameters
     ----------
@@ -178,19 +178,19 @@ def sliced_destinations(groups: IntArray, homes: IntArray, *, slices: int, coord
         Group of ranks that serves each choice of each token; negative for none.
     homes : integer array, shape (tokens,)
         Rank on which each token lives.
-    slices : int
+    expert_shards : int
         Ranks of a group [1].
     coordinated : bool
         Whether a token goes only to the rank of a group that has its home's place, or to all of them.
 
     Returns
     -------
-    integer array, shape (tokens, top_k) or (tokens, top_k * slices)
+    integer array, shape (tokens, top_k) or (tokens, top_k * expert_shards)
     """
-    first = np.where(groups < 0, -slices, groups * slices)
+    first = np.where(groups < 0, -expert_shards, groups * expert_shards)
     if coordinated:
-        return np.asarray(first + (homes % slices)[:, None])
-    return np.asarray((first[:, :, None] + np.arange(slices)).reshape(len(groups), -1))
+        return np.asarray(first + (homes % expert_shards)[:, None])
+    return np.asarray((first[:, :, None] + np.arange(expert_shards)).reshape(len(groups), -1))
 
 
 def contiguous_homes(tokens: int, ranks: int) -> NDArray[np.int64]:

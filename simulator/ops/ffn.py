@@ -160,7 +160,7 @@ def _exchange(c: StepContext, moe: MoE, count: int, way: Way) -> Iterator[Op]:
             num_experts=moe.num_experts,
             max_nodes=moe.top_k_groups if moe.num_groups > 1 else None,
             max_rank_share=c.max_rank_share,
-            slices=split.etp,
+            expert_shards=split.etp,
         ),
         flops=np.zeros_like(tokens),
         memory_bytes=2 * message,

@@ -29,7 +29,7 @@ from simulator.kernels.traffic import (
     contiguous_homes,
     domains_of,
     even_traffic,
-    sliced_destinations,
+    sharded_destinations,
     traffic_of,
 )
 from simulator.schedule.flow import run_stages
@@ -88,7 +88,13 @@ class Exchanged:
 
 
 def routed_traffic(
-    expert_ids: IntArray, *, num_experts: int, ranks: int, domain: int, slices: int = 1, coordinated: bool = False
+    expert_ids: IntArray,
+    *,
+    num_experts: int,
+    ranks: int,
+    domain: int,
+    expert_shards: int = 1,
+    coordinated: bool = False,
 ) -> Traffic:
     """Count the traffic of recorded choices, experts in order on the ranks and tokens dealt to them in order.
 
@@ -98,7 +104,7 @@ def routed_traffic(
         Chosen experts; an id of ``num_experts`` or more (a null expert) sends nothing.
     num_experts, ranks, domain : int
         Experts of the layer, ranks of the exchange, ranks of a scale-up domain [1].
-    slices : int
+    expert_shards : int
         Ranks that share each expert [1].
     coordinated : bool
         Whether a token goes to one slice only.
@@ -106,18 +112,18 @@ def routed_traffic(
     Raises
     ------
     ScenarioError
-        Ranks do not tile nodes, or experts or slices do not divide over the ranks.
+        Ranks do not tile nodes, or experts or shards do not divide over the ranks.
     """
-    groups = _groups(num_experts, ranks, slices)
+    groups = _groups(num_experts, ranks, expert_shards)
     homes = contiguous_homes(len(expert_ids), ranks)
     chosen = np.where(expert_ids < num_experts, expert_ids * groups // num_experts, -1)
-    if slices > 1:
-        chosen = sliced_destinations(chosen, homes, slices=slices, coordinated=coordinated)
+    if expert_shards > 1:
+        chosen = sharded_destinations(chosen, homes, expert_shards=expert_shards, coordinated=coordinated)
     return traffic_of(chosen, homes, ranks=ranks, domain=domain)
 
 
 def expected_traffic(
-    tokens: float, layer: Layer, *, ranks: int, domain: int, slices: int = 1, coordinated: bool = False
+    tokens: float, layer: Layer, *, ranks: int, domain: int, expert_shards: int = 1, coordinated: bool = False
 ) -> Traffic:
     """Spread the traffic of an even router evenly.
 
@@ -129,17 +135,17 @@ def expected_traffic(
         Whose tokens travel.
     ranks, domain : int
         Ranks that share the experts, and those of them that share a scale-up domain [1].
-    slices : int
+    expert_shards : int
         Ranks over which each expert is cut, all of which need its tokens [1].
     coordinated : bool
         Whether a token goes only to that rank of an expert which has its home's place, or to all of them.
     """
-    groups, domains = _groups(layer.num_experts, ranks, slices), domains_of(ranks, domain)
+    groups, domains = _groups(layer.num_experts, ranks, expert_shards), domains_of(ranks, domain)
     allowed = min(layer.max_nodes or domains, domains)
     items = layer.num_experts * allowed / domains
     reached = float(distinct(layer.top_k, groups * allowed / domains, items))
     nodes = float(distinct(layer.top_k, allowed, items))
-    repeats = 1 if coordinated else slices
+    repeats = 1 if coordinated else expert_shards
     return even_traffic(
         tokens,
         rank_copies=reached * repeats,
@@ -147,18 +153,18 @@ def expected_traffic(
         top_k=layer.top_k * repeats,
         ranks=ranks,
         domain=domain,
-        slices=slices if coordinated else 1,
+        expert_shards=expert_shards if coordinated else 1,
     )
 
 
-def available(hardware: Hardware, ranks: int, slices: int = 1) -> tuple[str, ...]:
+def available(hardware: Hardware, ranks: int, expert_shards: int = 1) -> tuple[str, ...]:
     """Algorithms that the device has a kernel for and that so many ranks can use."""
     domains, cluster = domains_of(ranks, hardware.fabric.domain), hardware.cluster is not None
     return tuple(
         name
         for name, exchange in ALGORITHMS.items()
         if (exchange.gathers or f"dispatch.{name}" in hardware.kernels)
-        and exchange.usable(domains=domains, cluster=cluster, expert_shards=slices)
+        and exchange.usable(domains=domains, cluster=cluster, expert_shards=expert_shards)
     )
 
 
@@ -169,7 +175,7 @@ def compare_exchanges(
     *,
     algorithms: Sequence[str] = (),
     dispatch_dtype: str = "fp8",
-    slices: int = 1,
+    expert_shards: int = 1,
     fidelity: Fidelity = "closed",
     change: Callable[[CompiledTopology], CompiledTopology] = lambda topology: topology,
     progress: Callable[[float], None] | None = None,
@@ -188,7 +194,7 @@ def compare_exchanges(
         Which; all that are :func:`available` if none is named.
     dispatch_dtype : str
         Format of dispatched tokens, a key of :data:`~simulator.exchange.WIRE_BYTES`.
-    slices : int
+    expert_shards : int
         Ranks that share each expert [1].
     fidelity : {"closed", "flow"}
         Whether messages are sent over single links besides.
@@ -205,7 +211,7 @@ def compare_exchanges(
     if dispatch_dtype not in WIRE_BYTES:
         raise ScenarioError(f"dispatch format {dispatch_dtype!r} is unknown; {nearest(dispatch_dtype, WIRE_BYTES)}")
     plain = traffic(False)
-    possible = available(hardware, plain.size, slices)
+    possible = available(hardware, plain.size, expert_shards)
     for name in algorithms:
         if name not in possible:
             raise ScenarioError(
@@ -221,7 +227,7 @@ def compare_exchanges(
         ways: tuple[Way, Way] = ("dispatch", "combine")
         for phase in ways:
             element = exchange.element_bytes(phase, dispatch_dtype)
-            rows.append(_timed(hardware, layer, sent, name, phase, element, slices, network))
+            rows.append(_timed(hardware, layer, sent, name, phase, element, expert_shards, network))
         if progress is not None:
             progress((done + 1) / len(wanted))
     return tuple(rows)
@@ -252,7 +258,7 @@ def _timed(
     name: str,
     phase: Way,
     element: float,
-    slices: int,
+    expert_shards: int,
     network: _Networks | None,
 ) -> Exchanged:
     if name == GATHER:
@@ -268,15 +274,15 @@ def _timed(
             fabric=hardware.fabric,
             kernel=kernel,
             num_experts=layer.num_experts,
-            slices=slices,
+            expert_shards=expert_shards,
             links=links,
         )
         return slowest(every)
 
     closed, flow = time(), None
     if network is not None:
-        stages = exchange_stages(traffic, kernel, slices=slices)
-        links = _links(network, stages, phase, kernel, traffic, layer.hidden * element, hardware.fabric, slices)
+        stages = exchange_stages(traffic, kernel, expert_shards=expert_shards)
+        links = _links(network, stages, phase, kernel, traffic, layer.hidden * element, hardware.fabric, expert_shards)
         overlap = _overlap(closed, kernel) if len(stages) == 1 else 1.0
         flow = float(time(links * overlap).seconds)
     terms = {term: float(seconds) for term, seconds in closed.terms.items()}
@@ -306,12 +312,12 @@ def _links(
     traffic: Traffic,
     payload: float,
     fabric: Fabric,
-    slices: int,
+    expert_shards: int,
 ) -> FloatArray:
     """What the links take when the kernel's messages share them [s]."""
     n, d = traffic.size, min(traffic.domain, traffic.size)
     m = n // d
-    peers = float(scale_out_peers(n, d, m, kernel, slices if kernel.coordinated else 1))
+    peers = float(scale_out_peers(n, d, m, kernel, expert_shards if kernel.coordinated else 1))
     slowed = float(crowding(peers, kernel))
     carried = min(
         1.0, kernel.connection_rate * max(peers, 1.0) / (fabric.scale_out_bandwidth * kernel.scale_out_efficiency)
@@ -352,10 +358,10 @@ def _gathered(
     )
 
 
-def _groups(num_experts: int, ranks: int, slices: int) -> int:
-    if slices < 1 or ranks % slices:
-        raise ScenarioError(f"expert exchange: {slices} slices of an expert do not divide {ranks} ranks")
-    groups = ranks // slices
+def _groups(num_experts: int, ranks: int, expert_shards: int) -> int:
+    if expert_shards < 1 or ranks % expert_shards:
+        raise ScenarioError(f"expert exchange: {expert_shards} shards of an expert do not divide {ranks} ranks")
+    groups = ranks // expert_shards
     if num_experts % groups:
         raise ScenarioError(
             f"expert exchange: {num_experts} experts do not divide over {groups} groups of ranks; "

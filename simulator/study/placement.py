@@ -23,7 +23,7 @@ from simulator.errors import InfeasibleScenario, ScenarioError
 from simulator.hardware import Hardware
 from simulator.kernels.all_to_all import exchange_time
 from simulator.kernels.expert_exchange import ExchangeKernel, ExchangeShape
-from simulator.kernels.traffic import Traffic, contiguous_homes, sliced_destinations, traffic_of
+from simulator.kernels.traffic import Traffic, contiguous_homes, sharded_destinations, traffic_of
 from simulator.ops import Op, StepShape, build_ops
 from simulator.parallelism import Parallelism
 from simulator.placement import Placement, imbalance, lower_bound, place_experts, placed_load
@@ -326,7 +326,7 @@ def _step_parts(bench: _Bench, routing: ServedTokens, counts: FloatArray) -> tup
         "experts": experts,
         "wait": max(hottest - experts, 0.0),
         "exchange": exchange,
-        "rest": float(sum(time.seconds + time.wait for time in cost.times(rest))),
+        "rest": float(sum(time.seconds + time.imbalance_wait for time in cost.times(rest))),
     }, far
 
 
@@ -358,7 +358,7 @@ def _traffic(
     slots = routing.slot_ids[tokens, layer].astype(np.int64)
     rank = np.where(slots < routing.placement.slots, slots // routing.placement.slots_per_rank, -1)
     if split.etp > 1:
-        rank = sliced_destinations(rank, home, slices=split.etp, coordinated=False)
+        rank = sharded_destinations(rank, home, expert_shards=split.etp, coordinated=False)
     return traffic_of(rank, home, ranks=split.group, domain=domain)
 
 

@@ -46,7 +46,7 @@ def test_the_hottest_rank_of_the_replayed_routing_slows_every_exchange(choice: s
 
 def test_coordination_saves_scale_out_bytes_where_experts_are_sliced() -> None:
     plain, coordinated = (exchange(c)["dispatch"] for c in ("all_to_all", "coordinated"))
-    # Both slices of an expert would receive the token from another node; one does, and passes it on. Fewer groups
+    # Both shards of an expert would receive the token from another node; one does, and passes it on. Fewer groups
     # than ranks also hold a token's experts together more often.
     assert float(coordinated.terms["scale_out"]) < 0.6 * float(plain.terms["scale_out"])
     assert float(coordinated.terms["scale_up"]) > 0

@@ -61,7 +61,7 @@ def model_of(name: str, **changes: Any) -> CostModel:
 def step_seconds(name: str, shape: StepShape, **changes: Any) -> float:
     cost, split = model_of(name, **changes), CASES[name][1]
     times = cost.times(build_ops(load_model(name), split, cost.stack, shape))
-    return sum(float(time.seconds) + float(time.wait) for time in times)
+    return sum(float(time.seconds) + float(time.imbalance_wait) for time in times)
 
 
 def shape_of(phase: str, batch: int, context: int) -> StepShape:
@@ -163,7 +163,7 @@ def test_every_op_that_has_rows_takes_time_and_the_others_none(name: str) -> Non
     cost, split = model_of(name), CASES[name][1]
     for time in cost.times(build_ops(load_model(name), split, cost.stack, shape_of("decode", 16, 1000))):
         assert (float(time.seconds) > 0) == (float(time.op.rows) > 0), time.op.name
-        assert float(time.wait) >= 0
+        assert float(time.imbalance_wait) >= 0
         assert np.isfinite(float(time.seconds))
 
 
@@ -193,7 +193,7 @@ def test_the_layer_waits_for_its_slowest_rank() -> None:
     op = next(op for op in build_ops(model, split, cost.stack, shape, counts[0]) if op.kind == "moe")
     time = cost.time(op)
     assert float(time.seconds) == pytest.approx(seconds.mean(axis=2).sum())
-    assert float(time.seconds + time.wait) == pytest.approx(seconds.max(axis=2).sum())
+    assert float(time.seconds + time.imbalance_wait) == pytest.approx(seconds.max(axis=2).sum())
     even = np.full_like(counts, 8.0)
     balanced = expert_seconds(cost, model, split, even, 256, prompt=False)
     np.testing.assert_allclose(balanced, balanced[0, 0, 0], rtol=1e-12)

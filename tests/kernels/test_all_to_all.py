@@ -21,7 +21,7 @@ from simulator.kernels.all_to_all import (
 from simulator.kernels.collectives import CollectiveKernel, all_gather_time
 from simulator.kernels.expert_exchange import ExchangeKernel, dispatch_time, distinct
 from simulator.kernels.kernel import Fabric
-from simulator.kernels.traffic import Traffic, contiguous_homes, even_traffic, sliced_destinations, traffic_of
+from simulator.kernels.traffic import Traffic, contiguous_homes, even_traffic, sharded_destinations, traffic_of
 
 FABRIC = Fabric(
     domain=8, scale_up_bandwidth=450e9, scale_up_latency=2e-6, scale_out_bandwidth=50e9, scale_out_latency=3e-6
@@ -80,13 +80,15 @@ def test_even_traffic_costs_what_the_even_form_says(name: str, ranks: int) -> No
         assert float(slowest(uneven).terms[term]) == pytest.approx(float(seconds), rel=1e-9, abs=1e-15), term
 
 
-@pytest.mark.parametrize("slices", [2, 4])
-def test_an_even_coordinated_exchange_costs_what_the_even_form_says(slices: int) -> None:
+@pytest.mark.parametrize("expert_shards", [2, 4])
+def test_an_even_coordinated_exchange_costs_what_the_even_form_says(expert_shards: int) -> None:
     kernel = dataclasses.replace(PLAIN, coordinated=True, link_sharpness=1.0)
-    copies = float(distinct(8, 16 / slices, 256))
-    traffic = even_traffic(128, rank_copies=copies, domain_copies=2, top_k=8, ranks=16, domain=8, slices=slices)
-    uneven = exchange_time(traffic, kernel=kernel, slices=slices, **LAYER)
-    expected = dispatch_time(128.0, top_k=8, ranks=16, kernel=kernel, slices=slices, **LAYER)
+    copies = float(distinct(8, 16 / expert_shards, 256))
+    traffic = even_traffic(
+        128, rank_copies=copies, domain_copies=2, top_k=8, ranks=16, domain=8, expert_shards=expert_shards
+    )
+    uneven = exchange_time(traffic, kernel=kernel, expert_shards=expert_shards, **LAYER)
+    expected = dispatch_time(128.0, top_k=8, ranks=16, kernel=kernel, expert_shards=expert_shards, **LAYER)
     assert uneven.seconds == pytest.approx(np.full(16, float(expected.seconds)), rel=1e-9)
 
 
@@ -154,14 +156,14 @@ def test_coordination_keeps_slices_from_sending_the_same_tokens_between_nodes() 
     groups, homes = rng.integers(0, 8, (512, 2)), rng.integers(0, 16, 512)
     kernel = dataclasses.replace(PLAIN, coordinated=True, link_sharpness=1.0)
     plain, coordinated = (
-        traffic_of(sliced_destinations(groups, homes, slices=2, coordinated=c), homes, ranks=16, domain=8)
+        traffic_of(sharded_destinations(groups, homes, expert_shards=2, coordinated=c), homes, ranks=16, domain=8)
         for c in (False, True)
     )
     every = exchange_time(plain, kernel=PLAIN, **LAYER)
-    own = exchange_time(coordinated, kernel=kernel, slices=2, **LAYER)
+    own = exchange_time(coordinated, kernel=kernel, expert_shards=2, **LAYER)
     assert float(own.terms["scale_out"].max()) < 0.7 * float(every.terms["scale_out"].max())
-    # Both bring every token to both slices of each of its experts.
-    received = exchange_stages(coordinated, kernel, slices=2)[-1].sum(axis=0)
+    # Both bring every token to both shards of each of its experts.
+    received = exchange_stages(coordinated, kernel, expert_shards=2)[-1].sum(axis=0)
     np.testing.assert_array_equal(received, plain.ranks.sum(axis=0))
 
 

@@ -14,7 +14,7 @@ from simulator.kernels.traffic import (
     contiguous_homes,
     domains_of,
     even_traffic,
-    sliced_destinations,
+    sharded_destinations,
     traffic_of,
 )
 
@@ -71,16 +71,16 @@ def test_an_even_router_sends_what_the_closed_form_expects() -> None:
 
 def test_even_traffic_keeps_its_copies_under_slices() -> None:
     plain = even_traffic(100, rank_copies=3, domain_copies=2, top_k=4, ranks=16, domain=8)
-    sliced = even_traffic(100, rank_copies=3, domain_copies=2, top_k=4, ranks=16, domain=8, slices=4)
+    sliced = even_traffic(100, rank_copies=3, domain_copies=2, top_k=4, ranks=16, domain=8, expert_shards=4)
     assert sliced.ranks.sum(axis=1) == pytest.approx(plain.ranks.sum(axis=1))
     assert np.count_nonzero(sliced.ranks) * 4 == np.count_nonzero(plain.ranks)
 
 
 def test_a_coordinated_token_goes_to_its_own_place_and_a_plain_one_to_every_slice() -> None:
     groups, homes = np.array([[0, 3], [-1, 2]]), np.array([5, 2])
-    coordinated = sliced_destinations(groups, homes, slices=2, coordinated=True)
+    coordinated = sharded_destinations(groups, homes, expert_shards=2, coordinated=True)
     assert coordinated.tolist() == [[1, 7], [-2, 4]]
-    plain = sliced_destinations(groups, homes, slices=2, coordinated=False)
+    plain = sharded_destinations(groups, homes, expert_shards=2, coordinated=False)
     assert plain.tolist() == [[0, 1, 6, 7], [-2, -1, 4, 5]]
 
 

@@ -56,17 +56,17 @@ def test_the_even_comparison_is_the_cost_models_own_price() -> None:
     assert rows[0].closed == pytest.approx(float(own.seconds))
 
 
-@pytest.mark.parametrize("slices", [1, 2])
-def test_flows_agree_with_the_closed_form_where_traffic_is_even(slices: int) -> None:
+@pytest.mark.parametrize("expert_shards", [1, 2])
+def test_flows_agree_with_the_closed_form_where_traffic_is_even(expert_shards: int) -> None:
     rows = compare_exchanges(
         HARDWARE,
         LAYER,
-        lambda c: expected_traffic(256, LAYER, ranks=16, domain=8, slices=slices, coordinated=c),
-        slices=slices,
+        lambda c: expected_traffic(256, LAYER, ranks=16, domain=8, expert_shards=expert_shards, coordinated=c),
+        expert_shards=expert_shards,
         fidelity="flow",
     )
     assert {row.algorithm for row in rows} >= {"all_to_all", "all_to_all_2d", "deepep_normal", "deepep_low_latency"}
-    assert ("coordinated" in {row.algorithm for row in rows}) == (slices > 1)
+    assert ("coordinated" in {row.algorithm for row in rows}) == (expert_shards > 1)
     for row in rows:
         assert row.flow == pytest.approx(row.closed, rel=0.12), row.algorithm
 
@@ -120,8 +120,8 @@ def test_unknown_formats_algorithms_and_splits_are_refused() -> None:
         compare_exchanges(HARDWARE, LAYER, traffic, dispatch_dtype="fp7")
     with pytest.raises(ScenarioError, match=r"'all_to_al' cannot be used by 16 ranks of h800-sxm; did you mean"):
         compare_exchanges(HARDWARE, LAYER, traffic, algorithms=("all_to_al",))
-    with pytest.raises(ScenarioError, match="3 slices of an expert do not divide 16 ranks"):
-        expected_traffic(1, LAYER, ranks=16, domain=8, slices=3)
+    with pytest.raises(ScenarioError, match="3 shards of an expert do not divide 16 ranks"):
+        expected_traffic(1, LAYER, ranks=16, domain=8, expert_shards=3)
     with pytest.raises(ScenarioError, match="256 experts do not divide over 24 groups"):
         expected_traffic(1, LAYER, ranks=24, domain=8)
 
