@@ -24,7 +24,7 @@ from simulator.hardware import Hardware
 from simulator.kernels.all_to_all import exchange_time
 from simulator.kernels.expert_exchange import ExchangeKernel, ExchangeShape
 from simulator.kernels.traffic import Traffic, contiguous_homes, sharded_destinations, traffic_of
-from simulator.ops import Op, StepShape, build_ops
+from simulator.ops import Op
 from simulator.parallelism import Parallelism
 from simulator.placement import Placement, imbalance, lower_bound, place_experts, placed_load
 from simulator.placement.replay import ServedTokens, serve_tokens
@@ -32,6 +32,7 @@ from simulator.placement.replica_routing import home_ranks
 from simulator.scenario import Scenario
 from simulator.stack import StackProfile
 from simulator.step.tables import expert_seconds
+from simulator.step.work import StepWork, step_ops
 from workloads.models.spec import ModelSpec, Phase
 from workloads.routing.trace import RoutingTrace
 
@@ -165,16 +166,16 @@ class _Bench:
 
     @property
     def tokens(self) -> int:
-        """Tokens of a step over all ranks."""
-        return self.options.batch * self.split.dp
+        """Tokens over all ranks that a pipeline stage has in flight."""
+        return self.work.stage_tokens(self.split.pp)
 
     @property
-    def shape(self) -> StepShape:
-        own, total = float(self.options.batch), float(self.tokens)
+    def work(self) -> StepWork:
+        """The step, with as many tokens on every rank."""
+        own, context, dp = self.options.batch, self.options.context, self.split.dp
         if self.options.phase == "prefill":
-            sequences = max(own / self.options.context, 1.0)
-            return StepShape(prefill_tokens=own, prefill_sequences=sequences, group_tokens=total)
-        return StepShape(decode_sequences=own, decode_context=float(self.options.context), group_tokens=total)
+            return StepWork.prefill(max(round(own / context), 1) * dp, own * dp, dp=dp)
+        return StepWork.decode(own * dp, float(context), dp=dp)
 
 
 def study_placements(
@@ -318,7 +319,7 @@ def _step_parts(bench: _Bench, routing: ServedTokens, counts: FloatArray) -> tup
     seconds = expert_seconds(cost, model, split, counts, bench.tokens, prompt=prompt)
     experts = float(seconds.mean(axis=(0, 2)).sum())
     hottest = float(seconds.max(axis=2).mean(axis=0).sum())
-    ops = build_ops(model, split, stack, bench.shape)
+    ops = step_ops(bench.work, model, split, stack)
     exchanged = [op for op in ops if op.kind in ("dispatch", "combine")]
     rest = [op for op in ops if op.kind not in ("moe", "dispatch", "combine")]
     exchange, far = _exchange(bench, routing, exchanged)
