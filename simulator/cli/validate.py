@@ -132,6 +132,10 @@ def regress(
         list[str] | None,
         typer.Option(metavar="NAME", help="With --update: cover this device's kernels; may be repeated."),
     ] = None,
+    runs: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="With --update: cover the runs of events in this file, relative to it."),
+    ] = None,
     measurements: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Recorded measurements, a folder per device, to check the accuracy too."),
@@ -147,12 +151,14 @@ def regress(
         from validation.regression import regress as checks
         from validation.regression import report
 
-        if (scenario or device) and not update:
-            raise ScenarioError("--scenario and --device say what a new baseline covers; give them with --update")
+        if (scenario or device or runs) and not update:
+            raise ScenarioError(
+                "--scenario, --device and --runs say what a new baseline covers; give them with --update"
+            )
         text, path = console(), baseline or checks.BUILT_IN
         if update:
             new, outcomes = checks.update(
-                path, scenarios=scenario or (), devices=device or (), measurements=measurements
+                path, scenarios=scenario or (), devices=device or (), runs=runs or "", measurements=measurements
             )
             print_outcomes(text, [o for o in outcomes if o.status != "unchecked"])
             text.print(f"written: {path}, {len(new.predictions):,} predictions")

@@ -10,22 +10,17 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from hardware_profiles.errors import MoesimError
 from hardware_profiles.loader import load_device
-from simulator import api
 from simulator.errors import OutputError
-from simulator.hardware import Hardware, load_hardware
-from simulator.results.values import Estimate
-from simulator.scenario import Scenario
-from simulator.scenario.presets import preset_names, scenario_path
-from validation.kernels.grids import predict_grid
+from simulator.scenario.presets import preset_names
 from validation.kernels.validate import KernelReport, validate_kernels
 from validation.papers.papers import PaperReport, validate_papers
 from validation.regression.page import write_page
+from validation.regression.predicted import BaselineError, Covered, device_figures, finite
 from validation.regression.stated import restate, stated_figures
 
 FORMAT = 1
@@ -36,24 +31,10 @@ TOLERANCE = 1e-3
 #: How much worse an error may get, as a share of itself and in absolute terms [1].
 BAND = 0.05
 BAND_FLOOR = 0.002
-#: Sequences and tokens of the explained steps [1].
-_DECODE = {"batch": 32, "context": 4096}
-_PREFILL = {"batch": 1, "context": 2048}
-_SUMMARY = (
-    "output_tokens_per_s_per_gpu",
-    "total_tokens_per_s_per_gpu",
-    "request_throughput_rps",
-    "batch_size_mean",
-    "usd_per_million_output_tokens",
-)
 STATISTICS = ("rows", "median_ape", "p90_ape", "bias", "coverage_80")
-Status = Literal["same", "moved", "gone", "new", "worse", "misstated", "unchecked"]
+Status = Literal["same", "moved", "gone", "new", "worse", "misstated", "unchecked", "input"]
 #: Outcomes that make a comparison fail.
 FAILURES: tuple[Status, ...] = ("moved", "gone", "new", "worse", "misstated")
-
-
-class BaselineError(MoesimError):
-    """A baseline is missing or malformed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,10 +45,14 @@ class Baseline:
     ----------
     scenarios, devices, documents : tuple of str
         What is covered; paths are relative to the baseline's folder.
+    runs : str
+        File of the runs of events that are covered, likewise; ``""`` for none.
     page : str
         Markdown file that :mod:`validation.regression.page` makes of the accuracy with every update; ``""`` for none.
     predictions : Mapping of str to float
-        Predictions by key, in SI.
+        Predictions and the numbers that go into them by key, in SI.
+    fingerprints : Mapping of str to str
+        What each scenario and run depended on.
     tolerance : float
         Relative move that is allowed [1].
     accuracy : Mapping of str to float
@@ -78,7 +63,9 @@ class Baseline:
     devices: tuple[str, ...]
     documents: tuple[str, ...]
     page: str
+    runs: str = ""
     predictions: Mapping[str, float]
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
     tolerance: float
     accuracy: Mapping[str, float]
 
@@ -116,6 +103,8 @@ def load_baseline(path: Path) -> Baseline:
             devices=tuple(document["devices"]),
             documents=tuple(document["documents"]),
             page=str(document["page"]),
+            runs=str(document.get("runs", "")),
+            fingerprints=dict(document.get("fingerprints", {})),
             predictions={key: float(value) for key, value in document["predictions"].items()},
             tolerance=float(document["tolerance"]),
             accuracy={key: float(value) for key, value in document["accuracy"].items()},
@@ -138,7 +127,9 @@ def save_baseline(baseline: Baseline, path: Path) -> None:
         "devices": list(baseline.devices),
         "documents": list(baseline.documents),
         "page": baseline.page,
+        "runs": baseline.runs,
         "tolerance": baseline.tolerance,
+        "fingerprints": dict(sorted(baseline.fingerprints.items())),
         "predictions": {key: _rounded(value) for key, value in sorted(baseline.predictions.items())},
         "accuracy": {key: _rounded(value) for key, value in sorted(baseline.accuracy.items())},
     }
@@ -151,64 +142,6 @@ def save_baseline(baseline: Baseline, path: Path) -> None:
 
 def _rounded(value: float) -> float:
     return float(f"{value:.6g}")
-
-
-def predictions_of(scenarios: Sequence[str], devices: Sequence[str], folder: Path) -> dict[str, float]:
-    """Predict everything that a baseline covers.
-
-    Parameters
-    ----------
-    scenarios : sequence of str
-        Presets, or scenario files relative to ``folder``.
-    devices : sequence of str
-        Devices whose kernels are predicted on the grid of :mod:`validation.kernels.grids`.
-    folder : Path
-        Folder of the baseline.
-    """
-    found: dict[str, float] = {}
-    for name in scenarios:
-        scenario = Scenario.load(scenario_path(folder / name if (folder / name).is_file() else name))
-        found |= {f"scenario/{name}/{key}": value for key, value in scenario_figures(scenario).items()}
-    for device in devices:
-        hardware = load_hardware(device)
-        found |= {f"kernel/{device}/{key}": seconds for key, seconds in predict_grid(hardware).items()}
-        found |= {f"profile/{device}/{key}": value for key, value in profile_figures(hardware).items()}
-    return {key: value for key, value in found.items() if math.isfinite(value)}
-
-
-def profile_figures(hardware: Hardware) -> dict[str, float]:
-    """Coefficients of a device's own kernels and what its datasheet says, in SI.
-
-    A grid of calls cannot be in every regime; the numbers themselves show what changed, and what did not matter.
-    """
-    silicon, fabric = hardware.silicon, hardware.fabric
-    found = {f"peak/{dtype}": rate for dtype, rate in silicon.peak.items()}
-    found |= {name: getattr(silicon, name) for name in ("units", "clock", "memory_bandwidth", "cache")}
-    found |= {f.name: float(getattr(fabric, f.name)) for f in dataclasses.fields(fabric)}
-    for table, coefficients in hardware.device.main.kernels.items():
-        numbers = {name: quantity for name, quantity in coefficients.items() if quantity.unit != "choice"}
-        found |= {f"{table}/{name}": quantity.value for name, quantity in numbers.items()}
-    return found
-
-
-def scenario_figures(scenario: Scenario) -> dict[str, float]:
-    """Headline figures of a scenario's steady state and the parts of one step of each phase, in SI."""
-    found = _estimate_figures(api.estimate(scenario))
-    steps = {
-        "prefill": api.explain(scenario, phase="prefill", **_PREFILL),
-        "decode": api.explain(scenario, phase="decode", **_DECODE),
-    }
-    for phase, step in steps.items():
-        found[f"{phase}_s"] = step.step_s
-        for component, seconds in step.ops.groupby("component")["time_s"].sum().items():
-            found[f"{phase}/{component}_s"] = float(seconds)
-    return found
-
-
-def _estimate_figures(estimate: Estimate) -> dict[str, float]:
-    summary = estimate.summary
-    found = {name: float(getattr(summary, name)) for name in _SUMMARY}
-    return found | {"ttft_s": summary.ttft_s.mean, "tpot_s": summary.tpot_s.mean}
 
 
 def accuracy_of(measurements: Path) -> dict[str, float]:
@@ -245,6 +178,15 @@ def paper_figures(report: PaperReport) -> dict[str, float]:
     """Number of published figures by outcome [1]."""
     summary = report.document()["summary"]
     return {f"papers/{key}": float(value) for key, value in summary.items()}
+
+
+def changed_inputs(baseline: Baseline, fingerprints: Mapping[str, str]) -> list[Outcome]:
+    """Name the scenarios and runs that say something else than in the baseline, or whose files do.
+
+    They fail nothing by themselves: where figures move too, they tell a changed input from a changed model.
+    """
+    changed = [key for key, name in baseline.fingerprints.items() if fingerprints.get(key, name) != name]
+    return [Outcome(key=key, before=math.nan, after=math.nan, status="input") for key in sorted(changed)]
 
 
 def compare(baseline: Baseline, predictions: Mapping[str, float], accuracy: Mapping[str, float]) -> list[Outcome]:
@@ -308,10 +250,11 @@ def regress(path: Path, measurements: Path | None = None) -> list[Outcome]:
         Recorded measurements, one folder per device; without them, recorded accuracy is taken as it stands.
     """
     baseline = load_baseline(path)
-    predictions = predictions_of(baseline.scenarios, baseline.devices, path.parent)
+    covered = Covered.load(baseline.scenarios, baseline.runs, path.parent)
+    predictions = finite(covered.predictions() | device_figures(baseline.devices))
     papers = validate_papers() if _records_papers(baseline) else None
     accuracy = _recomputed(papers, measurements)
-    outcomes = compare(baseline, predictions, accuracy)
+    outcomes = compare(baseline, predictions, accuracy) + changed_inputs(baseline, covered.fingerprints())
     return outcomes + check_documents(baseline, path.parent, predictions | accuracy)
 
 
@@ -329,6 +272,7 @@ def update(
     *,
     scenarios: Sequence[str] = (),
     devices: Sequence[str] = (),
+    runs: str = "",
     measurements: Path | None = None,
 ) -> tuple[Baseline, list[Outcome]]:
     """Write what is predicted now as the baseline, and the documents' figures with it.
@@ -339,6 +283,8 @@ def update(
         The baseline; where it exists, it says what is covered unless the arguments do.
     scenarios, devices : sequence of str
         What to cover; all presets where there is no baseline yet and neither is given.
+    runs : str
+        File of runs of events to cover, relative to the baseline's folder.
     measurements : Path, optional
         Recorded measurements; without them, recorded accuracy is kept.
 
@@ -347,21 +293,25 @@ def update(
     Baseline, list of Outcome
         The new baseline, and what changed against the old one.
     """
-    old = load_baseline(path) if path.is_file() else _empty(() if scenarios or devices else preset_names())
+    old = load_baseline(path) if path.is_file() else _empty(() if scenarios or devices or runs else preset_names())
     covered = dataclasses.replace(
-        old, scenarios=tuple(scenarios) or old.scenarios, devices=tuple(devices) or old.devices
+        old,
+        scenarios=tuple(scenarios) or old.scenarios,
+        devices=tuple(devices) or old.devices,
+        runs=runs or old.runs,
     )
-    predictions = predictions_of(covered.scenarios, covered.devices, path.parent)
+    played = Covered.load(covered.scenarios, covered.runs, path.parent)
+    predictions = finite(played.predictions() | device_figures(covered.devices))
     papers = validate_papers() if covered.page or measurements is not None or _records_papers(old) else None
     accuracy = {**old.accuracy, **_recomputed(papers, measurements)}
-    new = dataclasses.replace(covered, predictions=predictions, accuracy=accuracy)
+    new = dataclasses.replace(covered, predictions=predictions, fingerprints=played.fingerprints(), accuracy=accuracy)
     save_baseline(new, path)
     new = load_baseline(path)
     if new.page and papers is not None:
         write_page(new.accuracy, papers.verdicts, path.parent / new.page)
     documents = [path.parent / document for document in new.documents]
     restate([document for document in documents if document.exists()], {**new.accuracy, **new.predictions})
-    return new, compare(old, predictions, {})
+    return new, compare(old, predictions, {}) + changed_inputs(old, new.fingerprints)
 
 
 def _empty(scenarios: tuple[str, ...]) -> Baseline:

@@ -35,6 +35,8 @@ def summary_line(outcomes: Sequence[Outcome]) -> str:
     counts["unchecked"] -= sum(o.status == "unchecked" and bool(o.where) for o in outcomes)
     if counts["unchecked"]:
         told.append(f"{counts['unchecked']:,} not checked, because no measurements were given")
+    if inputs := [o.key for o in outcomes if o.status == "input"]:
+        told.append(f"inputs changed of {', '.join(inputs)}")
     told += [f"not checked: {o.where}" for o in outcomes if o.status == "unchecked" and o.where]
     return ", ".join(told)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from pathlib import Path
+from typing import get_args
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -12,8 +13,11 @@ from typer.testing import CliRunner
 
 from hardware_profiles import loader
 from simulator.cli.app import app
+from simulator.scenario.features import FEATURES
 from simulator.scenario.presets import preset_path
+from simulator.scenario.sections import Scheduler
 from validation.regression import regress
+from validation.regression.predicted import load_runs
 from validation.regression.regress import BaselineError, Outcome, compare, load_baseline
 from validation.regression.report import failures, junit, markdown
 from validation.regression.stated import marked, stated_figures, written_like
@@ -114,6 +118,60 @@ def test_scenarios_of_ones_own_are_covered(tmp_path: Path) -> None:
     text = (tmp_path / "mine.toml").read_text(encoding="utf-8")
     (tmp_path / "mine.toml").write_text(text.replace('name = "vllm"', 'name = "trtllm"'))
     assert CliRunner().invoke(app, [*COMMAND, str(path)]).exit_code == 1
+
+
+RUNS = """
+[scenario]
+model = { name = "gpt-oss-20b" }
+hardware = { device = "h100-sxm" }
+requests = { kind = "poisson", rate = 50.0, count = 4, lengths = { input = 64, output = 4 } }
+routing = { tokens = 64 }
+[runs]
+plain = []
+crowded = ["stack.max_running=1"]
+"""
+
+
+def test_runs_of_events_are_covered_and_a_changed_input_is_told_from_a_changed_model(tmp_path: Path) -> None:
+    (tmp_path / "runs.toml").write_text(RUNS, encoding="utf-8")
+    path = tmp_path / "baseline.json"
+    answer = CliRunner().invoke(app, [*COMMAND, str(path), "--update", "--runs", "runs.toml"])
+    assert answer.exit_code == 0, answer.output
+    document = json.loads(path.read_text(encoding="utf-8"))
+    found, runs = document["predictions"], ("run/crowded", "run/plain")
+    assert found["run/plain/engine_steps"] < found["run/crowded/engine_steps"]
+    assert {"stack/sglang/cpu_gap", "model/gpt-oss-20b/routed_experts"} <= found.keys()
+    assert tuple(document["fingerprints"]) == runs
+    assert {outcome.status for outcome in regress.regress(path)} == {"same"}
+
+    (tmp_path / "runs.toml").write_text(RUNS.replace("max_running=1", "max_running=2"), encoding="utf-8")
+    outcomes = regress.regress(path)
+    assert [outcome.key for outcome in outcomes if outcome.status == "input"] == ["run/crowded"]
+    assert {outcome.key.rpartition("/")[0] for outcome in failures(outcomes)} == {"run/crowded"}
+    assert "inputs changed of run/crowded" in markdown(outcomes)
+
+    # The same inputs, another model: what it predicted before is what moves.
+    moved = {**document, "predictions": {**found, "run/plain/ttft_s": 1.0}}
+    (tmp_path / "runs.toml").write_text(RUNS, encoding="utf-8")
+    path.write_text(json.dumps(moved), encoding="utf-8")
+    outcomes = regress.regress(path)
+    assert [outcome.key for outcome in outcomes if outcome.status != "same"] == ["run/plain/ttft_s"]
+
+
+def test_every_feature_and_every_scheduler_has_a_run_of_events() -> None:
+    runs = load_runs(regress.BUILT_IN.parent / "runs.toml").values()
+    for feature in FEATURES:
+        assert any(feature.asked(run) for run in runs), feature.name
+    assert {run.stack.scheduler for run in runs} >= set(get_args(Scheduler))
+    assert {run.stack.preemption for run in runs} == {"recompute", "swap"}
+
+
+@pytest.mark.parametrize(("text", "told"), [("[runs]\n", "'scenario'"), ("[", "not a file of runs"), (None, "be read")])
+def test_a_file_that_holds_no_runs_is_refused(tmp_path: Path, text: str | None, told: str) -> None:
+    if text is not None:
+        (tmp_path / "runs.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(BaselineError, match=told):
+        load_runs(tmp_path / "runs.toml")
 
 
 def statuses(before: dict[str, float], after: dict[str, float]) -> dict[str, str]:
