@@ -133,11 +133,13 @@ def profile_figures(hardware: Hardware) -> dict[str, float]:
     """
     silicon, fabric = hardware.silicon, hardware.fabric
     found = {f"peak/{dtype}": rate for dtype, rate in silicon.peak.items()}
-    found |= {name: getattr(silicon, name) for name in ("units", "clock", "memory_bandwidth", "cache")}
+    found |= {name: getattr(silicon, name) for name in ("units", "clock", "memory_bandwidth", "cache", "sustained")}
     found |= {f.name: float(getattr(fabric, f.name)) for f in dataclasses.fields(fabric)}
     for table, coefficients in hardware.device.main.kernels.items():
-        numbers = {name: quantity for name, quantity in coefficients.items() if quantity.unit != "choice"}
-        found |= {f"{table}/{name}": quantity.value for name, quantity in numbers.items()}
+        for name, quantity in coefficients.items():
+            # A word is a key of its own, which comes and goes.
+            word = quantity.unit == "choice"
+            found[f"{table}/{name}={quantity.value}" if word else f"{table}/{name}"] = 1.0 if word else quantity.value
     return found
 
 

@@ -46,8 +46,8 @@ def with_coefficient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         lines = [f'["{table}"]', '_provenance = { source = "a test", status = "assumption" }']
         for key, entry in built_in[table].items():
             if isinstance(entry, dict) and key != "_provenance":
-                value = entry["value"] * (factor if key == name else 1.0)
-                lines.append(f'{key} = {{ value = {value!r}, unit = "{entry["unit"]}" }}')
+                value = entry["value"] * factor if key == name else entry["value"]
+                lines.append(f'{key} = {{ value = {json.dumps(value)}, unit = "{entry["unit"]}" }}')
         (folder / f"{DEVICE}.toml").write_text("\n".join(lines) + "\n")
         monkeypatch.setenv(loader.FOLDER_VARIABLE, str(folder.parent))
 
