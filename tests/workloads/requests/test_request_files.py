@@ -144,6 +144,22 @@ def test_a_burstgpt_trace_of_failures_only_is_refused(tmp_path):
         read_request_trace(write(tmp_path, "b.csv", text))
 
 
+@pytest.mark.parametrize("at", ["1e11", "1e18", "1e300", "inf", "nan", "-1"])
+@pytest.mark.parametrize(
+    "head",
+    ["arrival_s,input_tokens,output_tokens", "Timestamp,Request tokens,Response tokens"],
+    ids=["own", "BurstGPT"],
+)
+def test_an_arrival_that_no_clock_can_tell_apart_from_the_next_is_refused(tmp_path, head, at):
+    with pytest.raises(TraceFormatError, match=r"row 1: (arrival_s|Timestamp): .*expected a"):
+        read_request_trace(write(tmp_path, "late.csv", f"{head}\n{at},100,10\n{at},100,10\n"))
+
+
+def test_arrivals_in_seconds_of_the_epoch_are_read(tmp_path):
+    text = "arrival_s,input_tokens,output_tokens\n1764000000.25,100,10\n1764000001.5,100,10\n"
+    assert read_request_trace(write(tmp_path, "epoch.csv", text)).arrival.tolist() == [1764000000.25, 1764000001.5]
+
+
 def test_mooncake_milliseconds_and_blocks_are_read(tmp_path):
     lines = [
         {"timestamp": 0, "input_length": 6758, "output_length": 500, "hash_ids": [0, 1]},
