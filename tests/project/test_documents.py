@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import cache
 from importlib import import_module
@@ -15,8 +15,15 @@ from urllib.parse import unquote
 import pytest
 import yaml
 
-from simulator.stack import EXCHANGE_NAMES, STACK_NUMBERS
+from simulator.elastic.mechanisms import MECHANISMS
+from simulator.offload.cache import POLICIES as CACHE_POLICIES
+from simulator.placement.policies import POLICIES
+from simulator.placement.replica_routing import REPLICA_ROUTINGS
+from simulator.serving.scheduler import SCHEDULERS
+from simulator.stack import EXCHANGE_NAMES, OVERLAPS, STACK_NUMBERS
 from simulator.step.components import COMPONENTS
+from workloads.models.mixers import MIXERS
+from workloads.routing.generators import ROUTING_KINDS
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -172,6 +179,25 @@ def test_the_page_of_stacks_lists_every_number_and_every_exchange_of_a_stack_fil
     assert sorted(name for cell in first_cells for name in re.findall(r"`(\w+)`", cell)) == sorted(STACK_NUMBERS)
     exchanges = re.findall(r"^\| `exchange` \|(.*)\|$", text, re.MULTILINE)[0]
     assert sorted(re.findall(r"`(\w+)`", exchanges)) == sorted(EXCHANGE_NAMES)
+
+
+CHOICES: dict[str, tuple[str, Iterable[str]]] = {
+    "mechanism of scaling": ("theory/elastic.md", MECHANISMS),
+    "placement policy": ("theory/placement.md", POLICIES),
+    "replica routing": ("theory/placement.md", REPLICA_ROUTINGS),
+    "scheduler": ("theory/engine.md", SCHEDULERS),
+    "overlap": ("theory/overlap.md", OVERLAPS),
+    "routing generator": ("theory/routing.md", ROUTING_KINDS),
+    "expert cache": ("theory/offload.md", CACHE_POLICIES),
+    "kind of token mixer": ("formats/models.md", MIXERS),
+}
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_choice_is_described_where_its_kind_is(choice: str) -> None:
+    page, names_of = CHOICES[choice]
+    text = (DOCS / page).read_text(encoding="utf-8")
+    assert [name for name in names_of if not re.search(rf"[`\"]{name}[`\"]", text)] == []
 
 
 def test_the_readme_counts_the_presets_right() -> None:
