@@ -43,7 +43,7 @@ def explain(
         Sequences in the step over all data-parallel ranks; the steady state's where absent (prefill: 1) [1].
     context : int, optional
         KV length (decode) or prompt length (prefill); the load's mean where absent, of a prompt no more than a step may
-        hold where the stack splits prompts [tokens].
+        hold [tokens].
 
     Raises
     ------
@@ -167,8 +167,8 @@ def _defaults(
     instances: int,
 ) -> tuple[int, int]:
     if phase == "prefill":
-        mean, limits = round(float(trace.input_tokens.mean())), deployment.limits
-        return batch or 1, context or (min(mean, limits.token_budget) if limits.chunked else mean)
+        mean = round(float(trace.input_tokens.mean()))
+        return batch or 1, context or min(mean, deployment.limits.token_budget)
     running, length = occupancy(deployment, trace, instances)
     return batch or max(round(running), 1), context or round(length)
 

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from simulator import Scenario, explain
 from simulator.deployment.deployment import Deployment, deploy
 from simulator.deployment.inputs import scenario_requests
 from simulator.explanation.explanation import timeline
-from simulator.explanation.priced import asked_step, decode_certainty
+from simulator.explanation.priced import asked_step, decode_certainty, priced_step, step_gap
 from simulator.scenario.features import FEATURES
 from simulator.serving.plan import prompt_scenario
+from simulator.step.columns import STEP_COLUMNS, step_row
 from simulator.step.work import StepWork
 from workloads.models.spec import Phase
 
@@ -94,6 +96,13 @@ def scenario_of(name: str) -> tuple[Scenario, int]:
     return Scenario.from_mapping({**BASE, **asked}, name), batch
 
 
+def components(deployment: Deployment, work: StepWork) -> dict[str, float]:
+    """Seconds by component of a step that the engine has recorded."""
+    timer = deployment.timer()
+    row = step_row(work, timer.time(work), instance=0, start=0.0, queue_length=0, kv_use=0.0, context=0.0)
+    return timer.breakdown({name: np.array([value]) for name, value in zip(STEP_COLUMNS, row, strict=True)})
+
+
 def engine(scenario: Scenario, phase: Phase, batch: int, context: int) -> tuple[Deployment, StepWork, float]:
     """Time a step as the engine does [s]."""
     own = prompt_scenario(scenario) if scenario.disaggregation.enabled and phase == "prefill" else scenario
@@ -105,12 +114,16 @@ def engine(scenario: Scenario, phase: Phase, batch: int, context: int) -> tuple[
 @pytest.mark.parametrize("name", ASKED)
 def test_a_decode_step_takes_as_long_wherever_it_is_asked_for(name: str) -> None:
     scenario, batch = scenario_of(name)
-    _, _, played = engine(scenario, "decode", batch, 1200)
+    deployment, work, played = engine(scenario, "decode", batch, 1200)
     drawn = timeline(scenario, batch=batch, context=1200)
     assert drawn.step_s == pytest.approx(played, rel=1e-9)
     assert drawn.schedule.makespan == pytest.approx(played, rel=1e-9)
     told = explain(scenario, batch=batch, context=1200)
     assert told.step_s == pytest.approx(played, rel=0.01)
+    if drawn.overlap == "none":
+        parts = told.ops.groupby("component")["time_s"].sum()
+        for name, seconds in components(deployment, work).items():
+            assert parts.get(name, 0.0) == pytest.approx(seconds, abs=0.01 * played), name
     # What one step shows is not said to be left out of it.
     absent = {feature.words for feature in FEATURES if feature.asked(scenario) and not feature.in_one_step}
     said = " ".join(told.warnings)
@@ -153,3 +166,14 @@ def test_drafts_cost_a_decode_step_their_verification_and_their_making() -> None
     drafting = ops[ops["name"].str.startswith("draft_")]
     assert set(drafting["repeat"]) >= {3.0}
     assert drafting["time_s"].sum() > 0.0
+
+
+@pytest.mark.parametrize("name", ["one device", "tensor parallel", "DP attention, uneven", "pipeline", "drafts"])
+def test_a_step_with_prompts_and_decoding_takes_as_long_as_its_ops_and_its_host(name: str) -> None:
+    scenario, batch = scenario_of(name)
+    deployment, work, _ = engine(scenario, "decode", batch, 1200)
+    work.add_prompts(rows=work.rows + 200, prompt_rows=200, sequences=2, prefix=100.0, total=200 * deployment.split.dp)
+    times = priced_step(deployment, work)
+    busy = sum(float(time.seconds + time.imbalance_wait) for time in times)
+    told = busy + step_gap(deployment, work, busy)
+    assert told == pytest.approx(deployment.timer().time(work).duration, rel=0.02)
