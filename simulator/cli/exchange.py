@@ -13,8 +13,9 @@ from simulator.errors import ScenarioError, nearest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from simulator.arrays import IdArray
     from simulator.hardware import Hardware
-    from simulator.kernels.traffic import IntArray, Traffic
+    from simulator.kernels.traffic import Traffic
     from simulator.study.exchange import Exchanged, Layer
     from simulator.topology import CompiledTopology
 
@@ -189,7 +190,7 @@ def _traffic(
     )
 
 
-def _drawn(moe: Layer, tokens: int, skew: float, seed: int) -> IntArray:
+def _drawn(moe: Layer, tokens: int, skew: float, seed: int) -> IdArray:
     """Draw different experts per token, popular ones more often: the top k of log weights plus Gumbel noise."""
     import numpy as np
 
@@ -203,7 +204,7 @@ def _drawn(moe: Layer, tokens: int, skew: float, seed: int) -> IntArray:
     return np.concatenate(chosen)
 
 
-def _recorded(routing: str, tokens: int, layer: int) -> tuple[IntArray, int]:
+def _recorded(routing: str, tokens: int, layer: int) -> tuple[IdArray, int]:
     """Take the first tokens of a trace at one layer, from its start again where it has fewer."""
     import numpy as np
 

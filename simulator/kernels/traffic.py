@@ -7,15 +7,12 @@ domain that does. All three counts are kept, because algorithms differ in which 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from simulator.arrays import FloatArray
+from simulator.arrays import FloatArray, IdArray
 from simulator.errors import ScenarioError
-
-IntArray = NDArray[np.integer[Any]]
 
 #: Tokens counted together: what a core's own cache holds.
 _CHUNK = 8192
@@ -75,7 +72,7 @@ def domains_of(ranks: int, domain: int) -> int:
     return max(1, ranks // domain)
 
 
-def traffic_of(destinations: IntArray, homes: IntArray, *, ranks: int, domain: int) -> Traffic:
+def traffic_of(destinations: IdArray, homes: IdArray, *, ranks: int, domain: int) -> Traffic:
     """Count the copies that a batch of routed tokens needs.
 
     Parameters
@@ -169,7 +166,7 @@ def even_traffic(
     )
 
 
-def sharded_destinations(groups: IntArray, homes: IntArray, *, expert_shards: int, coordinated: bool) -> IntArray:
+def sharded_destinations(groups: IdArray, homes: IdArray, *, expert_shards: int, coordinated: bool) -> IdArray:
     """Ranks that a token goes to where ``expert_shards`` consecutive ranks share each expert.
 
     Parameters
@@ -198,7 +195,7 @@ def contiguous_homes(tokens: int, ranks: int) -> NDArray[np.int64]:
     return np.arange(tokens, dtype=np.int64) * ranks // max(tokens, 1)
 
 
-def _served(destinations: IntArray, ranks: int) -> NDArray[np.int16]:
+def _served(destinations: IdArray, ranks: int) -> NDArray[np.int16]:
     """Destinations as small integers, those outside the ranks as ``ranks``."""
     # Seen as unsigned, negative numbers are large ones.
     wide = destinations.astype(np.int64, copy=False).view(np.uint64)

@@ -15,13 +15,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.arrays import FloatArray
+from simulator.arrays import FloatArray, IdArray
 from simulator.placement.replica_routing import Assignments, home_ranks, serve
 from simulator.placement.slots import Placement
 from workloads.models.spec import Phase
 from workloads.routing.trace import RoutingTrace
-
-IntArray = NDArray[np.integer]
 
 #: Largest size of the running sums of one order [bytes]; a longer trace is cut, and the result says so.
 MAX_SUMS_BYTES = 600e6
@@ -76,7 +74,7 @@ class ServedTokens:
     """
 
     placement: Placement
-    slot_ids: IntArray
+    slot_ids: IdArray
     decode_order: NDArray[np.int64]
 
     @property
@@ -301,7 +299,7 @@ def serve_tokens(
     return ServedTokens(placement=placement, slot_ids=serve(replica_routing, work), decode_order=order)
 
 
-def decode_order(sequence_start: IntArray, tokens: int, concurrency: int) -> NDArray[np.int64]:
+def decode_order(sequence_start: IdArray, tokens: int, concurrency: int) -> NDArray[np.int64]:
     """Order tokens as decode batches take them: one token of each of ``concurrency`` sequences, then their next.
 
     Sequences are laid end to end in lanes, each new one in the shortest lane; the order reads across the lanes.
@@ -319,7 +317,7 @@ def decode_order(sequence_start: IntArray, tokens: int, concurrency: int) -> NDA
     return np.lexsort((lane, position))
 
 
-def _rank_sums(rank_ids: IntArray, ranks: int, order: NDArray[np.int64] | None) -> RankSums:
+def _rank_sums(rank_ids: IdArray, ranks: int, order: NDArray[np.int64] | None) -> RankSums:
     tokens, layers, top_k = rank_ids.shape
     if ranks == 1 and not rank_ids.any():
         # One rank has it all, whichever tokens come first.

@@ -8,11 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.arrays import FloatArray
+from simulator.arrays import FloatArray, IdArray
 from simulator.errors import ScenarioError, nearest
 from simulator.placement.slots import Placement
-
-IntArray = NDArray[np.integer]
 
 #: Tokens that ``least_loaded`` balances together, in decode order [tokens].
 BLOCK = 128
@@ -40,14 +38,14 @@ class Assignments:
         Nodes that hold the ranks in equal groups [1].
     """
 
-    expert_ids: IntArray
+    expert_ids: IdArray
     placement: Placement
     order: NDArray[np.int64]
     home: NDArray[np.int64]
     nodes: int
 
 
-def round_robin(work: Assignments) -> IntArray:
+def round_robin(work: Assignments) -> IdArray:
     """Replicas take turns by token."""
     slots, count = _with_null_experts(work)
     row = np.arange(work.expert_ids.shape[1])[:, None]
@@ -59,11 +57,11 @@ def round_robin(work: Assignments) -> IntArray:
             only[start : start + _CHUNK] = table[row, work.expert_ids[start : start + _CHUNK]]
         return only
     turn = np.arange(len(work.expert_ids))[:, None, None] % count[row, work.expert_ids]
-    chosen: IntArray = slots[row, work.expert_ids, turn].astype(kind)
+    chosen: IdArray = slots[row, work.expert_ids, turn].astype(kind)
     return chosen
 
 
-def local(work: Assignments) -> IntArray:
+def local(work: Assignments) -> IdArray:
     """The replica on the token's own rank, else one of its node's in turn, else one of all in turn."""
     chosen = round_robin(work)
     slots, count = work.placement.replicas()
@@ -90,7 +88,7 @@ def local(work: Assignments) -> IntArray:
     return chosen
 
 
-def least_loaded(work: Assignments) -> IntArray:
+def least_loaded(work: Assignments) -> IdArray:
     """Fill the lightest ranks first, block by block of the decode order.
 
     Notes
@@ -182,14 +180,14 @@ def _water(level: FloatArray, amount: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 #: Every way to choose a replica by the name that a scenario gives it.
-REPLICA_ROUTINGS: Mapping[str, Callable[[Assignments], IntArray]] = {
+REPLICA_ROUTINGS: Mapping[str, Callable[[Assignments], IdArray]] = {
     "round_robin": round_robin,
     "local": local,
     "least_loaded": least_loaded,
 }
 
 
-def serve(routing: str, work: Assignments) -> IntArray:
+def serve(routing: str, work: Assignments) -> IdArray:
     """Choose the slot that serves each assignment by the name of a routing.
 
     Returns

@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.arrays import FloatArray
+from simulator.arrays import FloatArray, IdArray
 from simulator.errors import ProfileError, ScenarioError
 from simulator.topology import CompiledTopology
 
 if TYPE_CHECKING:
     from simpy import Environment
 
-IntArray = NDArray[np.integer[Any]]
 
 #: Messages up to which every completion is an event of its own; above, completions are taken together.
 EXACT = 512
@@ -48,8 +47,8 @@ class Messages:
         When each may start [s].
     """
 
-    source: IntArray
-    target: IntArray
+    source: IdArray
+    target: IdArray
     size: FloatArray
     start: FloatArray
 
@@ -78,7 +77,7 @@ class FlowResult:
         return float(self.finish.max(initial=0.0))
 
 
-def messages_of(copies: FloatArray, payload: float, *, start: float = 0.0, devices: IntArray | None = None) -> Messages:
+def messages_of(copies: FloatArray, payload: float, *, start: float = 0.0, devices: IdArray | None = None) -> Messages:
     """Turn a matrix of copies from rank to rank into messages of ``payload`` bytes per copy [bytes].
 
     Parameters
@@ -106,7 +105,7 @@ def together(*messages: Messages) -> Messages:
     return Messages(source=source, target=target, size=size, start=start)
 
 
-def max_min_rates(routes: IntArray, capacity: FloatArray) -> FloatArray:
+def max_min_rates(routes: IdArray, capacity: FloatArray) -> FloatArray:
     """Share links fairly among flows [bytes/s], shape (flows,).
 
     Parameters
@@ -137,13 +136,13 @@ def max_min_rates(routes: IntArray, capacity: FloatArray) -> FloatArray:
 class _Crossing:
     """Which flows cross which link, both ways round, so that rates can be settled again and again."""
 
-    routes: IntArray
-    members: IntArray
+    routes: IdArray
+    members: IdArray
     bounds: list[int]
     links: int
 
     @classmethod
-    def of(cls, routes: IntArray, links: int) -> _Crossing:
+    def of(cls, routes: IdArray, links: int) -> _Crossing:
         used = routes >= 0
         flow_of, link_of = np.nonzero(used)[0], routes[used]
         order = np.argsort(link_of, kind="stable")
@@ -172,7 +171,7 @@ class _Crossing:
             left = np.maximum(left - level * freed, 0.0)
             count = count - freed
 
-    def _crossings(self, flows: IntArray) -> IntArray:
+    def _crossings(self, flows: IdArray) -> IdArray:
         """Flows over each link, of those given."""
         taken = self.routes[flows]
         return np.bincount(taken[taken >= 0], minlength=self.links)
@@ -317,7 +316,7 @@ class _Network:
             yield env.timeout(wait)
             self._advance(flows, rates, remaining, began, wait)
 
-    def _advance(self, flows: IntArray, rates: FloatArray, remaining: FloatArray, began: float, wait: float) -> None:
+    def _advance(self, flows: IdArray, rates: FloatArray, remaining: FloatArray, began: float, wait: float) -> None:
         """Let bytes flow for ``wait`` seconds and take out the messages that end."""
         done = remaining <= wait * (1.0 + _NOTHING)
         self.ended[flows[done]] = began + remaining[done]
@@ -326,7 +325,7 @@ class _Network:
         self.left[going] -= rates[~done] * wait
 
 
-def _bottlenecks(capacity: FloatArray, routes: IntArray) -> tuple[FloatArray, IntArray]:
+def _bottlenecks(capacity: FloatArray, routes: IdArray) -> tuple[FloatArray, IdArray]:
     """Keep of the links that the same flows cross only the narrowest, and renumber them.
 
     A device's port, its NIC and its cable carry the same messages: two of the three can never be what limits them.

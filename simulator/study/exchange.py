@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from simulator.arrays import FloatArray
+from simulator.arrays import FloatArray, IdArray
 from simulator.errors import ScenarioError, nearest
 from simulator.exchange import EXCHANGES, WIRE_BYTES, Exchange, Way
 from simulator.hardware import Hardware
@@ -24,7 +24,6 @@ from simulator.kernels.collectives import CollectiveKernel
 from simulator.kernels.expert_exchange import ExchangeKernel, crowding, distinct, scale_out_peers
 from simulator.kernels.kernel import Fabric, KernelTime, coefficients, smooth_max
 from simulator.kernels.traffic import (
-    IntArray,
     Traffic,
     contiguous_homes,
     domains_of,
@@ -88,7 +87,7 @@ class Exchanged:
 
 
 def routed_traffic(
-    expert_ids: IntArray,
+    expert_ids: IdArray,
     *,
     num_experts: int,
     ranks: int,
