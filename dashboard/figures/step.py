@@ -145,10 +145,10 @@ def _step_alt(drawn: StepTimeline) -> str:
 
 
 def hidden_table(rows: list[dict[str, object]]) -> pd.DataFrame:
-    """Put what runs beside the exchanges into words."""
+    """Put what runs beside communication into words."""
     return pd.DataFrame(
         {
-            "Exchange": [str(row["message"]) for row in rows],
+            "Message": [str(row["message"]) for row in rows],
             "Beside": [str(row["beside"]) for row in rows],
             "Time": [duration(float(str(row["time_s"]))) for row in rows],
         }

@@ -14,9 +14,12 @@ from hypothesis import strategies as st
 from dashboard.figures.scaling import instances_chart, phases_chart, scaling_chart
 from dashboard.figures.serving import cache_chart, drafts_chart, faults_chart, pools_chart
 from dashboard.figures.step import placement_chart, rebalance_table, step_chart, study_policies
+from simulator.explanation.explanation import timeline
 from simulator.explanation.timeline import StepTimeline
 from simulator.placement.policies import POLICIES
 from simulator.results.values import Scaling, ScalingSummary
+from simulator.scenario import Scenario
+from simulator.scenario.presets import preset_path
 from simulator.scenario.sections import Fault, Speculation
 from simulator.schedule.streams import Task, list_schedule
 from simulator.study.placement import ORACLE, PlacementScore, PlacementStudy
@@ -280,3 +283,11 @@ def test_rebalances_are_listed_with_what_they_cost_and_save() -> None:
     assert table["Experts moved"][0] == "8"
     assert table["Moved [GB]"][0] == "2.00"
     assert table["Cost"][0] == "500 ms"
+
+
+@pytest.mark.parametrize("preset", ["qwen3-30b-a3b-ascend-910c", "mixtral-8x7b-a100"])
+def test_every_block_of_a_step_that_takes_time_is_drawn(preset: str) -> None:
+    step = timeline(Scenario.load(preset_path(preset)))
+    taken = sum(step.schedule.busy(stream) for stream in {task.stream for task in step.schedule.tasks})
+    factor = {"ms": 1e3, "µs": 1e6}[step_chart(step).figure.layout.xaxis.title.text[-3:-1]]
+    assert sum(sum(trace.x) for trace in step_chart(step).figure.data) / factor == pytest.approx(taken)
