@@ -27,8 +27,8 @@ class Session:
     ----------
     page : PageState
         What the page shows.
-    link_findings : tuple of Finding
-        What the link said wrongly, until the form is changed.
+    findings : tuple of Finding
+        What the link said wrongly and what simulations ended with, until the form is changed.
     wanted, running : bool
         Whether to simulate at the next run of the script, and whether a simulation was under way when it was stopped.
     written, written_before : mapping of str to str
@@ -40,7 +40,7 @@ class Session:
     """
 
     page: PageState
-    link_findings: tuple[Finding, ...] = ()
+    findings: tuple[Finding, ...] = ()
     wanted: bool = False
     running: bool = False
     written: Mapping[str, str] = field(default_factory=dict)

@@ -49,7 +49,7 @@ def draw() -> None:
         return
     if scenario != session().page.scenario:
         if not opened:
-            session().link_findings = ()
+            session().findings = ()
         _change(scenario=scenario)
     _body(catalogue)
     _write_link(catalogue)
@@ -90,7 +90,7 @@ def _take_link(catalogue: Catalogue) -> bool:
     page, found = from_params(params, catalogue.names())
     forget_form()
     new = begin(page)
-    new.wanted, new.link_findings = page.simulated, found
+    new.wanted, new.findings = page.simulated, found
     st.session_state[PRESET], st.session_state[LATENCY], st.session_state[PHASE] = page.preset, page.latency, page.phase
     st.session_state[TAB] = open_tabs(page.scenario)[page.tab].label
     _remember(new, params)
@@ -114,7 +114,7 @@ def _remember(known: Session, params: dict[str, str]) -> None:
 def _take_preset(catalogue: Catalogue) -> None:
     preset = st.session_state[PRESET]
     forget_form()
-    session().link_findings = ()
+    session().findings = ()
     _change(preset=preset, scenario=catalogue.presets[preset])
 
 
@@ -135,7 +135,7 @@ def _body(catalogue: Catalogue) -> None:
     page = session().page
     base = catalogue.presets[page.preset]
     found, estimate = _findings_and_estimate(page.scenario)
-    findings([*session().link_findings, *found])
+    findings([*session().findings, *found])
     if any(finding.level == "error" for finding in found):
         session().wanted = False
         _change(simulated=False)
@@ -231,8 +231,10 @@ def _simulate_if_wanted() -> None:
             bar = st.progress(0.0, text=f"Simulating the {label}")
             st.button("Cancel", key=f"cancel-{label}", icon=":material/stop:")
         known.running = True
-        result = shown(partial(answers.run, scenario, partial(_draw_progress, bar, label)), label)
+        result, wrong = attempt(partial(answers.run, scenario, partial(_draw_progress, bar, label)), label)
         known.running = False
+        findings(wrong)
+        known.findings = (*known.findings, *wrong)
         if result is not None:
             store.put(key, result)
             ran = True

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from hardware_profiles.loader import device_names, load_device
+from simulator.results.values import Result
+from simulator.scenario import Scenario
 from simulator.scenario.presets import preset_names
 from simulator.scenario.sections import Routing
 
@@ -262,3 +265,24 @@ def test_a_processor_that_nothing_uses_is_said_beside_the_answer(
     further = set(load_device(device).processors) - {load_device(device).main.name}
     said = " ".join(warning.value for warning in page.warning)
     assert all(f"the {name} processor of {device}" in said for name in further)
+
+
+def test_what_the_baseline_s_simulation_ended_with_is_said_beside_the_result(
+    open_page: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from simulator.api import simulate
+    from simulator.errors import WorkloadError
+
+    def failing(scenario: Scenario, **kwargs: Any) -> Result:
+        if scenario.requests.count == 13:
+            msg = "row 3: the trace ends"
+            raise WorkloadError(msg)
+        return simulate(scenario, **kwargs)
+
+    page = open_page(**SMALL, baseline="preset=gpt-oss-20b-h100&requests.count=13")
+    monkeypatch.setattr("simulator.api.simulate", failing)
+    press(page, "Simulate")
+    assert "TTFT, p99" in metrics(page)
+    assert [error.value.replace("\\", "") for error in page.error] == ["**Error in baseline.** row 3: the trace ends."]
+    page.number_input(key="form.requests.count").set_value(14).run()
+    assert not page.error
