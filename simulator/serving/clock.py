@@ -36,9 +36,11 @@ class Clock(simpy.Environment):
 
     def reach(self, event: simpy.Event) -> bool:
         """Let things happen until an event has; return ``False`` where nothing is left to happen before it does."""
+        step, awaited = self.step, cast("Any", event)
         try:
-            while not event.processed:
-                self.step()
+            # NOTE: an event that has happened has no callbacks any more; this is asked once per event of the run.
+            while awaited.callbacks is not None:
+                step()
         except EmptySchedule:
             return False
         return True

@@ -289,15 +289,19 @@ class Instance:
             self._wake.succeed()
 
     def _run(self) -> Generator[simpy.Event, None, None]:
-        """Ask the scheduler for the next step, let it take its time, and let it have its effect; for ever."""
+        """Ask the scheduler for the next step, time it, record it, let it pass and have its effect; for ever."""
+        # NOTE: bound once, because this loop is what a long run does; ``now`` is the time of the clock throughout.
         env, limits, batch, prompts, out = self.env, self.limits, self._batch, self._prompts, self._out
-        # NOTE: bound once, because this loop is what a long run does.
-        next_step, work = self._scheduler.next_step, StepWork(query_tokens=limits.query_tokens)
+        next_step, record, index = self._scheduler.next_step, self._steps.add, self.index
+        per_token, per_sequence = (each / self._pools for each in (limits.kv_per_token, limits.kv_per_sequence))
+        work = StepWork(query_tokens=limits.query_tokens)
+        now = env.now
         while True:
             if self._landed:
                 self._join_landed()
             if self._halted or not (prompts.unfinished or batch.running):
                 yield from self._rest()
+                now = env.now
                 continue
             if batch.index >= self._check_at:
                 self._make_room()
@@ -305,47 +309,37 @@ class Instance:
             if plan is NOTHING:
                 # Everything that waits needs memory that requests on their way out still hold.
                 yield from self._sleep()
+                now = env.now
                 continue
-            fill(work, batch, plan.chunks, decodes=plan.decodes)
-            duration = self._begin(work)
-            if not env.skip(duration):
+            chunks, decodes = plan.chunks, plan.decodes
+            fill(work, batch, chunks, decodes=decodes)
+            step = self.timer.time(work)
+            if self._stall or self.slow != 1.0:
+                disturb(step, self.slow, self._stall)
+                self._stall = 0.0
+            duration, context = step.duration, batch.context
+            use = (context + batch.prompts) * per_token + batch.held * per_sequence
+            record(step_row(work, step, index, now, prompts.waiting + self._queued, use, context))
+            if env.skip(duration):
+                now += duration
+            else:
                 self._stepping = True
                 try:
                     yield env.timeout(duration)
                 except simpy.Interrupt:
-                    prompts.undo(plan.chunks)
+                    prompts.undo(chunks)
+                    now = env.now
                     continue
                 self._stepping = False
-            now = env.now
+                now = env.now
             out.step += 1
-            if plan.decodes:
+            if decodes:
                 self._decode(now)
-            for chunk in plan.chunks:
-                self._advance_prompt(chunk, now)
+            if chunks:
+                for chunk in chunks:
+                    self._advance_prompt(chunk, now)
             if out.late:
                 self._deliver(now)
-
-    def _begin(self, work: StepWork) -> float:
-        """Time a step, slow or stalled as the instance may be, record it, and return how long it takes [s]."""
-        batch, limits = self._batch, self.limits
-        step = self.timer.time(work)
-        if self._stall or self.slow != 1.0:
-            disturb(step, self.slow, self._stall)
-            self._stall = 0.0
-        context = batch.context
-        held = (context + batch.prompts) * limits.kv_per_token + batch.held * limits.kv_per_sequence
-        self._steps.add(
-            step_row(
-                work,
-                step,
-                instance=self.index,
-                start=self.env.now,
-                queue_length=self._prompts.waiting + self._queued,
-                kv_use=held / self._pools,
-                context=context,
-            )
-        )
-        return step.duration
 
     def _rest(self) -> Generator[simpy.Event, None, None]:
         """Deliver what is late, now that nothing is left to overlap with; then sleep until there is something to do."""

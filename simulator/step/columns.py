@@ -29,7 +29,7 @@ STEP_COLUMNS = (
 
 
 def step_row(
-    work: StepWork, time: StepTime, *, instance: int, start: float, queue_length: int, kv_use: float, context: float
+    work: StepWork, time: StepTime, instance: int, start: float, queue_length: int, kv_use: float, context: float
 ) -> tuple[float, ...]:
     """One row of ``STEP_COLUMNS``.
 

@@ -31,7 +31,7 @@ REGROUP = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Refuge:
+class DegradedDeployment:
     """How an instance goes on without some ranks: its deployment then, and the time to load lost experts [s]."""
 
     deployment: Deployment
@@ -76,8 +76,8 @@ class Condition:
         if not self.lost and not self.links:
             instance.timer, self.healthy = self.healthy, None
             return
-        shelter = refuge(self.scenario, self.deployment, self.ranks()) if self.lost else None
-        priced = shelter.deployment if shelter is not None else self.deployment
+        without = degraded(self.scenario, self.deployment, self.ranks()) if self.lost else None
+        priced = without.deployment if without is not None else self.deployment
         instance.timer = (slow_link(priced, max(self.links.values())) if self.links else priced).timer()
 
 
@@ -164,9 +164,9 @@ def _fail(
     yield server.env.timeout(fault.detection)
     ranks = lost_ranks(fault, deployment)
     gone = set(condition.ranks()).union(ranks)
-    shelter = refuge(condition.scenario, deployment, sorted(gone)) if len(gone) < deployment.split.dp else None
+    without = degraded(condition.scenario, deployment, sorted(gone)) if len(gone) < deployment.split.dp else None
     began = server.env.now
-    if shelter is None:
+    if without is None:
         server.close(instance)
         server.lose(instance, retry=fault.retry)
         wait = fault.restart if fault.restart is not None else fault.lasts
@@ -182,7 +182,7 @@ def _fail(
         return
     server.lose(instance, ranks, close=True, retry=fault.retry)
     condition.lost[index] = ranks
-    yield server.env.timeout(REGROUP + shelter.reload)
+    yield server.env.timeout(REGROUP + without.reload)
     if index in condition.lost:
         condition.apply(instance)
     _work_again(condition, server, instance)
@@ -214,7 +214,7 @@ def lost_ranks(fault: Fault, deployment: Deployment) -> tuple[int, ...]:
     )
 
 
-def refuge(scenario: Scenario, deployment: Deployment, ranks: Sequence[int]) -> Refuge | None:
+def degraded(scenario: Scenario, deployment: Deployment, ranks: Sequence[int]) -> DegradedDeployment | None:
     """Find out how an instance goes on without some of its attention ranks.
 
     Parameters
@@ -226,7 +226,7 @@ def refuge(scenario: Scenario, deployment: Deployment, ranks: Sequence[int]) -> 
 
     Returns
     -------
-    Refuge or None
+    DegradedDeployment or None
         ``None`` where it cannot: attention or experts are split over devices that are gone and stay, or the slots that
         are left do not hold all experts.
 
@@ -246,7 +246,7 @@ def refuge(scenario: Scenario, deployment: Deployment, ranks: Sequence[int]) -> 
     trace = scenario_routing(scenario.routing, deployment.model, scenario.seed)
     if trace is None:
         return None
-    there = replay(
+    fewer_ranks = replay(
         trace,
         placement,
         deployment.limits.max_running * len(stays),
@@ -254,7 +254,7 @@ def refuge(scenario: Scenario, deployment: Deployment, ranks: Sequence[int]) -> 
     )
     fewer = replace(deployment, split=Parallelism(dp=len(stays), ep=len(stays)))
     reload = loaded * expert_bytes(deployment.model) / deployment.hardware.host_bandwidth
-    return Refuge(deployment=repriced(fewer, cost=deployment.cost, routing=there), reload=reload)
+    return DegradedDeployment(deployment=repriced(fewer, cost=deployment.cost, routing=fewer_ranks), reload=reload)
 
 
 def without_ranks(placement: Placement, stays: np.ndarray) -> tuple[Placement, int] | None:
