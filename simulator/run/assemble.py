@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -260,13 +261,9 @@ def _step_frame(steps: dict[str, FloatArray]) -> pd.DataFrame:
 
 
 def _provenance(scenario: Scenario, deployment: Deployment, certainty: Certainty) -> dict[str, str]:
-    try:
-        moesim = version("moesim")
-    except PackageNotFoundError:
-        moesim = "unknown"
     hardware = deployment.hardware
     return {
-        "moesim": moesim,
+        "moesim": _release(),
         "fingerprint": fingerprint(scenario),
         "python": platform.python_version(),
         "numpy": np.__version__,
@@ -279,3 +276,12 @@ def _provenance(scenario: Scenario, deployment: Deployment, certainty: Certainty
         "stack": deployment.stack.id,
         "routing_tokens": str(deployment.routing.tokens if deployment.routing else 0),
     }
+
+
+@cache
+def _release() -> str:
+    """Version of moesim that is installed; looked up once, as a search of all packages takes a millisecond."""
+    try:
+        return version("moesim")
+    except PackageNotFoundError:
+        return "unknown"
