@@ -88,6 +88,24 @@ def exchange_time(
     Notes
     -----
     A link works in both directions at once, so that the fuller one counts. Stages follow one another.
+
+    References
+    ----------
+    .. [1] DeepSeek-AI, "DeepSeek-V3 technical report", 2024, arXiv:2412.19437.
+    .. [2] C. Hwang et al., "Tutel: adaptive mixture-of-experts at scale", MLSys 2023, arXiv:2206.03382.
+
+    Examples
+    --------
+    >>> from simulator.hardware import load_hardware
+    >>> from simulator.kernels.kernel import coefficients
+    >>> from simulator.kernels.traffic import traffic_of
+    >>> h100 = load_hardware("h100-sxm")
+    >>> kernel = coefficients(ExchangeKernel, h100.kernels["dispatch.deepep_normal"], "dispatch")
+    >>> homes = np.repeat(np.arange(8), 512)
+    >>> hot = traffic_of(np.zeros((4096, 1), dtype=np.int64), homes, ranks=8, domain=8)
+    >>> time = exchange_time(hot, hidden=7168, element_bytes=1.03125, fabric=h100.fabric, kernel=kernel)
+    >>> f"{time.seconds.max() / time.seconds.min():.1f} times as long on the rank that all tokens go to"
+    '2.7 times as long on the rank that all tokens go to'
     """
     domain = min(traffic.domain, traffic.size)
     if traffic.domain != fabric.domain and traffic.size > min(traffic.domain, fabric.domain):
@@ -140,6 +158,15 @@ def gather_exchange_time(
     Notes
     -----
     Whom the tokens need makes no difference; ranks with fewer tokens than the fullest pad theirs.
+
+    References
+    ----------
+    .. [1] R. Thakur, R. Rabenseifner, W. Gropp, "Optimization of collective communication operations in MPICH",
+       International Journal of High Performance Computing Applications 19(1), 2005, doi:10.1177/1094342005051521.
+
+    Examples
+    --------
+    As :func:`simulator.kernels.collectives.all_gather_time` of the fullest rank's tokens times the ranks.
     """
     payload = hidden * element_bytes
     message = float(traffic.tokens.max(initial=0.0)) * traffic.size * payload

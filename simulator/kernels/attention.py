@@ -209,6 +209,30 @@ def attention_decode_time(
     ``tile + bytes / (stream * clock)`` for its first block of keys and ``block / clock + bytes / (pipeline * stream *
     clock)`` for each further one; parts run in rounds. Memory traffic, which starts with the first blocks, bounds
     the whole from below.
+
+    Measured with heads of 64 and 128 elements, up to 131072 keys and 2048 sequences of one length; windows were
+    not.
+
+    References
+    ----------
+    .. [1] T. Dao, "FlashAttention-2: faster attention with better parallelism and work partitioning", ICLR 2024,
+       arXiv:2307.08691.
+    .. [2] T. Dao, D. Haziza, F. Massa, G. Sizov, "Flash-Decoding for long-context inference", 2023.
+    .. [3] W. Kwon et al., "Efficient memory management for large language model serving with PagedAttention", SOSP
+       2023, arXiv:2309.06180.
+
+    Examples
+    --------
+    >>> from simulator.hardware import load_hardware
+    >>> from simulator.kernels.kernel import coefficients
+    >>> h100 = load_hardware("h100-sxm")
+    >>> name = "attention_decode.flash.bfloat16"
+    >>> kernel = coefficients(AttentionDecodeKernel, h100.kernels[name], name)
+    >>> time = attention_decode_time(
+    ...     64, 4096, 32, 8, 128, dtype="bfloat16", kv_dtype="bfloat16", silicon=h100.silicon, kernel=kernel
+    ... )
+    >>> f"{float(time.seconds) * 1e3:.2g} ms"
+    '0.37 ms'
     """
     batch, kv_length, heads, kv_heads, head_dim = (
         np.asarray(x, dtype=np.float64) for x in (batch, kv_length, num_heads, num_kv_heads, head_dim)
@@ -258,6 +282,14 @@ def streaming_time(
         Whether the cache was read just before, as in :func:`attention_decode_time`.
     key_time : float
         Arithmetic of one key on one SM [s].
+
+    References
+    ----------
+    .. [1] T. Dao, D. Haziza, F. Massa, G. Sizov, "Flash-Decoding for long-context inference", 2023.
+
+    Examples
+    --------
+    Both latent and grouped-query decoding are scans like this one; see :func:`attention_decode_time`.
     """
     blocks = np.ceil(keys / TILE_KEYS)
     slots = silicon.units * kernel.tiles_per_unit
@@ -318,6 +350,28 @@ def attention_prefill_time(
     -----
     The query heads of one KV head share tiles of rows where the kernel packs them; a tile visits blocks of
     :data:`TILE_KEYS` keys up to its own diagonal. See :func:`causal_time`.
+
+    Measured with heads of 64 and 128 elements and up to 16384 tokens; windows were not.
+
+    References
+    ----------
+    .. [1] T. Dao, "FlashAttention-2: faster attention with better parallelism and work partitioning", ICLR 2024,
+       arXiv:2307.08691.
+    .. [2] J. Shah et al., "FlashAttention-3: fast and accurate attention with asynchrony and low-precision",
+       NeurIPS 2024, arXiv:2407.08608.
+
+    Examples
+    --------
+    >>> from simulator.hardware import load_hardware
+    >>> from simulator.kernels.kernel import coefficients
+    >>> h100 = load_hardware("h100-sxm")
+    >>> name = "attention_prefill.flash.bfloat16"
+    >>> kernel = coefficients(AttentionPrefillKernel, h100.kernels[name], name)
+    >>> time = attention_prefill_time(
+    ...     1, 8192, 0, 32, 8, 128, dtype="bfloat16", kv_dtype="bfloat16", silicon=h100.silicon, kernel=kernel
+    ... )
+    >>> f"{float(time.seconds) * 1e3:.2g} ms"
+    '0.82 ms'
     """
     batch, context, prefix, heads, kv_heads, head_dim = (
         np.asarray(x, dtype=np.float64) for x in (batch, context, prefix, num_heads, num_kv_heads, head_dim)
@@ -395,6 +449,17 @@ def causal_time(
     the summed squares of its matrix work ``128 r flops / rate`` and its exponentials, which overlap in part. The
     tiles' blocks are counted up to the diagonal and spread over the SMs; the last tile, whose blocks run one after
     another unless they are split, is blended in with exponent ``order``.
+
+    References
+    ----------
+    .. [1] T. Dao, "FlashAttention-2: faster attention with better parallelism and work partitioning", ICLR 2024,
+       arXiv:2307.08691.
+    .. [2] J. Shah et al., "FlashAttention-3: fast and accurate attention with asynchrony and low-precision",
+       NeurIPS 2024, arXiv:2407.08608.
+
+    Examples
+    --------
+    Both latent and grouped-query prefill are causal like this; see :func:`attention_prefill_time`.
     """
     tiles = np.ceil(rows / tile_rows)
     span = tile_rows * context / rows

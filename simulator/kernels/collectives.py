@@ -111,6 +111,26 @@ def all_gather_time(
     ``launch + (n - 1) hop + V (1 + own / (n - 1)) / bandwidth + ramp V / (V + V_half)`` with ``V = S (n - 1) / n``;
     all but the third are longer on processors of a lower clock than those of the fit.
     Across domains, each rank first fetches its counterparts' parts over its own scale-out link.
+
+    Measured with 2 to 8 ranks of one domain and 512 B to 512 MiB; nothing across domains.
+
+    References
+    ----------
+    .. [1] R. Thakur, R. Rabenseifner, W. Gropp, "Optimization of collective communication operations in MPICH",
+       International Journal of High Performance Computing Applications 19(1), 2005, doi:10.1177/1094342005051521.
+    .. [2] Z. Hu et al., "Demystifying NCCL: an in-depth analysis of GPU communication protocols and algorithms",
+       2025, arXiv:2507.04786.
+
+    Examples
+    --------
+    >>> from simulator.hardware import load_hardware
+    >>> from simulator.kernels.kernel import coefficients
+    >>> h100 = load_hardware("h100-sxm")
+    >>> name = "all_gather.nccl"
+    >>> kernel = coefficients(CollectiveKernel, h100.kernels[name], name)
+    >>> time = all_gather_time(128 * 2**20, 8, fabric=h100.fabric, kernel=kernel)
+    >>> f"{float(time.seconds) * 1e3:.2g} ms"
+    '0.38 ms'
     """
     return _gather(message_bytes, ranks, fabric, kernel)
 
@@ -130,6 +150,24 @@ def reduce_scatter_time(
         The links.
     kernel : CollectiveKernel
         Coefficients of the collective.
+
+    References
+    ----------
+    .. [1] R. Thakur, R. Rabenseifner, W. Gropp, "Optimization of collective communication operations in MPICH",
+       International Journal of High Performance Computing Applications 19(1), 2005, doi:10.1177/1094342005051521.
+    .. [2] Z. Hu et al., "Demystifying NCCL: an in-depth analysis of GPU communication protocols and algorithms",
+       2025, arXiv:2507.04786.
+
+    Examples
+    --------
+    >>> from simulator.hardware import load_hardware
+    >>> from simulator.kernels.kernel import coefficients
+    >>> h100 = load_hardware("h100-sxm")
+    >>> name = "reduce_scatter.nccl"
+    >>> kernel = coefficients(CollectiveKernel, h100.kernels[name], name)
+    >>> time = reduce_scatter_time(128 * 2**20, 8, fabric=h100.fabric, kernel=kernel)
+    >>> f"{float(time.seconds) * 1e3:.2g} ms"
+    '0.38 ms'
     """
     return _gather(message_bytes, ranks, fabric, kernel)
 
@@ -154,6 +192,24 @@ def all_to_all_time(
     -----
     Within a domain as an all-gather. Across domains the parts for other domains leave over the scale-out link at the
     same time as those for the domain cross the scale-up links: the slower of the two counts.
+
+    References
+    ----------
+    .. [1] R. Thakur, R. Rabenseifner, W. Gropp, "Optimization of collective communication operations in MPICH",
+       International Journal of High Performance Computing Applications 19(1), 2005, doi:10.1177/1094342005051521.
+    .. [2] Z. Hu et al., "Demystifying NCCL: an in-depth analysis of GPU communication protocols and algorithms",
+       2025, arXiv:2507.04786.
+
+    Examples
+    --------
+    >>> from simulator.hardware import load_hardware
+    >>> from simulator.kernels.kernel import coefficients
+    >>> h100 = load_hardware("h100-sxm")
+    >>> name = "all_to_all.nccl"
+    >>> kernel = coefficients(CollectiveKernel, h100.kernels[name], name)
+    >>> time = all_to_all_time(128 * 2**20, 8, fabric=h100.fabric, kernel=kernel)
+    >>> f"{float(time.seconds) * 1e3:.2g} ms"
+    '0.42 ms'
     """
     size, n, d, m = _shape(message_bytes, ranks, fabric)
     inside = _ring(size * d / n, d, fabric, kernel)
@@ -191,6 +247,28 @@ def all_reduce_time(
     Ring: ``V = 2 S (n - 1) / n``. Reduced in the switch (more than two ranks, where it can add): ``V = S (1 + 1 / n)``.
     One shot: ``V = S (n - 1)``; two shots: as the ring. Across domains: reduce-scatter within, a ring over the
     counterparts in the other domains with a share ``S / d`` each, all-gather within.
+
+    Measured with 2 to 8 ranks of one domain and 256 B to 512 MiB; nothing across domains.
+
+    References
+    ----------
+    .. [1] R. Thakur, R. Rabenseifner, W. Gropp, "Optimization of collective communication operations in MPICH",
+       International Journal of High Performance Computing Applications 19(1), 2005, doi:10.1177/1094342005051521.
+    .. [2] Z. Hu et al., "Demystifying NCCL: an in-depth analysis of GPU communication protocols and algorithms",
+       2025, arXiv:2507.04786.
+    .. [3] B. Klenk, N. Jiang, G. Thorson, L. Dennison, "An in-network architecture for accelerating shared-memory
+       multiprocessor collectives", ISCA 2020, doi:10.1109/ISCA45697.2020.00085.
+
+    Examples
+    --------
+    >>> from simulator.hardware import load_hardware
+    >>> from simulator.kernels.kernel import coefficients
+    >>> h100 = load_hardware("h100-sxm")
+    >>> name = "all_reduce.nccl"
+    >>> kernel = coefficients(AllReduceKernel, h100.kernels[name], name)
+    >>> time = all_reduce_time(128 * 2**20, 8, fabric=h100.fabric, kernel=kernel)
+    >>> f"{float(time.seconds) * 1e3:.2g} ms"
+    '0.6 ms'
     """
     size, n, d, m = _shape(message_bytes, ranks, fabric)
     ring = _ring(2.0 * size, d, fabric, kernel)

@@ -45,6 +45,22 @@ def elementwise_time(bytes_moved: ArrayLike, *, silicon: Silicon, kernel: Elemen
     Notes
     -----
     ``t = launch + bytes / (bandwidth * memory)``. A kernel whose operands lie in the last-level cache is faster.
+
+    References
+    ----------
+    .. [1] S. Williams, A. Waterman, D. Patterson, "Roofline: an insightful visual performance model for multicore
+       architectures", Communications of the ACM 52(4), 2009, doi:10.1145/1498765.1498785.
+
+    Examples
+    --------
+    >>> from simulator.hardware import load_hardware
+    >>> from simulator.kernels.kernel import coefficients
+    >>> h100 = load_hardware("h100-sxm")
+    >>> name = "elementwise.fused"
+    >>> kernel = coefficients(ElementwiseKernel, h100.kernels[name], name)
+    >>> time = elementwise_time(1e9, silicon=h100.silicon, kernel=kernel)
+    >>> f"{float(time.seconds) * 1e3:.2g} ms"
+    '0.38 ms'
     """
     memory = np.asarray(bytes_moved, dtype=np.float64) / (silicon.memory_bandwidth * kernel.memory)
     return KernelTime(seconds=kernel.launch + memory, terms={"launch": kernel.launch + 0.0 * memory, "memory": memory})

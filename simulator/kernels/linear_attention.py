@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hardware_profiles.errors import ProfileError, nearest
 from simulator.arrays import FloatArray
 from simulator.kernels.family import Family
 from simulator.kernels.kernel import CACHE_SPEED, KernelTime, Machine, Silicon, found_in_cache
@@ -95,6 +93,26 @@ def causal_convolution_time(
     Notes
     -----
     Per channel and sequence ``2 max(tokens, sequence) + 2 width`` elements of two bytes move.
+
+    Measured with up to 64 sequences of 32768 tokens, or one token of 1024 sequences, and filters of four taps.
+
+    References
+    ----------
+    .. [1] T. Dao, A. Gu, "Transformers are SSMs: generalized models and efficient algorithms through structured
+       state space duality", ICML 2024, arXiv:2405.21060.
+    .. [2] S. Yang, J. Kautz, A. Hatamizadeh, "Gated Delta Networks: improving Mamba2 with delta rule", ICLR 2025,
+       arXiv:2412.06464.
+
+    Examples
+    --------
+    >>> from simulator.hardware import load_hardware
+    >>> from simulator.kernels.kernel import coefficients
+    >>> h100 = load_hardware("h100-sxm")
+    >>> name = "gated_delta_net.causal_conv1d_fn"
+    >>> kernel = coefficients(ConvolutionKernel, h100.kernels[name], name)
+    >>> time = causal_convolution_time(8, 4096, 8192, silicon=h100.silicon, kernel=kernel)
+    >>> f"{float(time.seconds) * 1e3:.2g} ms"
+    '0.43 ms'
     """
     batch, seq_len, channels = (np.asarray(x, dtype=np.float64) for x in (batch, seq_len, channels))
     elements = 2.0 * np.maximum(seq_len, kernel.sequence) + 2.0 * width
@@ -136,6 +154,26 @@ def scan_time(
     -----
     Memory: the tokens' vectors ``passes`` times, one snapshot of the state per chunk written and read, and the
     state of each sequence. Sequential: ``ceil(tokens / 64)`` chunks, one after another.
+
+    Measured as the convolution; the scans of Mamba2 take the coefficients of the gated delta rule.
+
+    References
+    ----------
+    .. [1] T. Dao, A. Gu, "Transformers are SSMs: generalized models and efficient algorithms through structured
+       state space duality", ICML 2024, arXiv:2405.21060.
+    .. [2] S. Yang, J. Kautz, A. Hatamizadeh, "Gated Delta Networks: improving Mamba2 with delta rule", ICLR 2025,
+       arXiv:2412.06464.
+
+    Examples
+    --------
+    >>> from simulator.hardware import load_hardware
+    >>> from simulator.kernels.kernel import coefficients
+    >>> h100 = load_hardware("h100-sxm")
+    >>> name = "gated_delta_net.chunk_gated_delta_rule"
+    >>> kernel = coefficients(ScanKernel, h100.kernels[name], name)
+    >>> time = scan_time(8, 4096, 16, 32, 128, 128, silicon=h100.silicon, kernel=kernel)
+    >>> f"{float(time.seconds) * 1e3:.2g} ms"
+    '2 ms'
     """
     batch, seq_len, key_heads, value_heads, key_dim, value_dim = (
         np.asarray(x, dtype=np.float64) for x in (batch, seq_len, key_heads, value_heads, key_dim, value_dim)
@@ -153,117 +191,10 @@ def scan_time(
     return KernelTime(seconds=seconds, terms={"launch": launch, "memory": memory, "sequential": sequential})
 
 
-def gated_delta_net_time(
-    operation: str,
-    batch: ArrayLike,
-    seq_len: ArrayLike,
-    num_k_heads: ArrayLike,
-    head_k_dim: ArrayLike,
-    num_v_heads: ArrayLike,
-    head_v_dim: ArrayLike,
-    *,
-    d_conv: float = 4.0,
-    silicon: Silicon,
-    kernels: Mapping[str, ConvolutionKernel | ScanKernel],
-    cached: bool = False,
-) -> KernelTime:
-    """Time of one kernel of a gated-delta-net layer.
-
-    Parameters
-    ----------
-    operation : str
-        ``causal_conv1d_fn`` and ``chunk_gated_delta_rule`` in prefill, ``causal_conv1d_update`` and
-        ``fused_recurrent_gated_delta_rule`` in decode. The convolution is that of one projection of
-        ``num_k_heads * head_k_dim`` channels; for all of queries, keys and values call
-        :func:`causal_convolution_time` with their sum.
-    batch, seq_len : array_like
-        Sequences and tokens per sequence [1].
-    num_k_heads, head_k_dim, num_v_heads, head_v_dim : array_like
-        Heads and elements per head [1].
-    d_conv : float
-        Taps of the convolution [1].
-    silicon, kernels
-        The processor and coefficients by operation.
-    cached : bool
-        As in :func:`causal_convolution_time`.
-
-    Returns
-    -------
-    KernelTime
-        Terms: ``launch``, ``memory`` and, for scans, ``sequential``.
-    """
-    kernel = _kernel(operation, kernels)
-    if isinstance(kernel, ConvolutionKernel):
-        channels = np.asarray(num_k_heads, dtype=np.float64) * np.asarray(head_k_dim, dtype=np.float64)
-        return causal_convolution_time(
-            batch, seq_len, channels, width=d_conv, silicon=silicon, kernel=kernel, cached=cached
-        )
-    return scan_time(
-        batch, seq_len, num_k_heads, num_v_heads, head_k_dim, head_v_dim, silicon=silicon, kernel=kernel, cached=cached
-    )
-
-
-def mamba2_time(
-    operation: str,
-    batch: ArrayLike,
-    seq_len: ArrayLike,
-    nheads: ArrayLike,
-    head_dim: ArrayLike,
-    n_groups: ArrayLike,
-    d_state: ArrayLike,
-    *,
-    d_conv: float = 4.0,
-    silicon: Silicon,
-    kernels: Mapping[str, ConvolutionKernel | ScanKernel],
-    cached: bool = False,
-) -> KernelTime:
-    """Time of one kernel of a Mamba2 layer.
-
-    Parameters
-    ----------
-    operation : str
-        ``causal_conv1d_fn`` and ``chunk_scan`` in prefill, ``causal_conv1d_update`` and ``state_update`` in decode.
-    batch, seq_len : array_like
-        Sequences and tokens per sequence [1].
-    nheads, head_dim, n_groups, d_state : array_like
-        Heads, elements per head, groups that share their input and output matrices, state size [1].
-    d_conv : float
-        Taps of the convolution [1].
-    silicon, kernels
-        The processor and coefficients by operation.
-    cached : bool
-        As in :func:`causal_convolution_time`.
-
-    Returns
-    -------
-    KernelTime
-        Terms: ``launch``, ``memory`` and, for scans, ``sequential``.
-
-    Notes
-    -----
-    The convolution covers ``nheads head_dim + 2 n_groups d_state`` channels. The scan keeps a
-    ``d_state x head_dim`` state per head; keys are the groups' input and output matrices.
-    """
-    kernel = _kernel(operation, kernels)
-    if isinstance(kernel, ConvolutionKernel):
-        heads, dim, groups, state = (np.asarray(x, dtype=np.float64) for x in (nheads, head_dim, n_groups, d_state))
-        channels = heads * dim + 2.0 * groups * state
-        return causal_convolution_time(
-            batch, seq_len, channels, width=d_conv, silicon=silicon, kernel=kernel, cached=cached
-        )
-    return scan_time(batch, seq_len, n_groups, nheads, d_state, head_dim, silicon=silicon, kernel=kernel, cached=cached)
-
-
 def _moving(moved: FloatArray, silicon: Silicon, share: float, *, cached: bool) -> FloatArray:
     """Time to move bytes at a share of the bandwidth [s], faster for the part that the cache holds."""
     memory = moved / (silicon.memory_bandwidth * share)
     return memory * (1.0 - (1.0 - 1.0 / CACHE_SPEED) * found_in_cache(moved, silicon)) if cached else memory
-
-
-def _kernel(operation: str, kernels: Mapping[str, ConvolutionKernel | ScanKernel]) -> ConvolutionKernel | ScanKernel:
-    if operation not in kernels:
-        raise ProfileError(f"unknown linear-attention kernel {operation!r}; {nearest(operation, kernels)}")
-    return kernels[operation]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

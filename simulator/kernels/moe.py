@@ -272,6 +272,30 @@ def moe_time(
     -----
     Per GEMM, ``smooth_max(waves * tile, bytes / bandwidth)`` with ``tile = 2 rows columns (K + fill) / rate`` and
     ``bytes`` the weights of the experts that are hit, their re-reads, and the rows in and out.
+
+    Measured on H100 and A100 with hidden sizes of 2048 to 7168, 8 to 512 experts and 1 to 16384 tokens, even to
+    power-law.
+
+    References
+    ----------
+    .. [1] T. Gale, D. Narayanan, C. Young, M. Zaharia, "MegaBlocks: efficient sparse training with mixture-of-
+       experts", MLSys 2023, arXiv:2211.15841.
+    .. [2] S. Williams, A. Waterman, D. Patterson, "Roofline: an insightful visual performance model for multicore
+       architectures", Communications of the ACM 52(4), 2009, doi:10.1145/1498765.1498785.
+
+    Examples
+    --------
+    >>> from simulator.hardware import load_hardware
+    >>> from simulator.kernels.kernel import coefficients
+    >>> h100 = load_hardware("h100-sxm")
+    >>> name = "moe.deepgemm_masked.fp8_block"
+    >>> kernel = coefficients(MoeKernel, h100.kernels[name], name)
+    >>> time = moe_time(
+    ...     np.full(8, 32.0), num_tokens=1024, top_k=8, num_experts=256, hidden=7168, intermediate=2048,
+    ...     dtype="fp8_block", silicon=h100.silicon, kernel=kernel,
+    ... )
+    >>> f"{float(time.seconds) * 1e3:.2g} ms"
+    '0.15 ms'
     """
     local = np.shape(counts)[-1] if np.ndim(counts) else 1
     tile = row_tile(kernel, num_tokens=num_tokens, top_k=top_k, num_experts=num_experts, local_experts=max(local, 1))
@@ -314,6 +338,15 @@ def moe_load_time(
         Row tile, as :func:`row_tile` picks it [rows].
     num_tokens, top_k, hidden, intermediate, matrices, presented_tokens, dtype, silicon, kernel
         As for :func:`moe_time`.
+
+    References
+    ----------
+    .. [1] T. Gale, D. Narayanan, C. Young, M. Zaharia, "MegaBlocks: efficient sparse training with
+       mixture-of-experts", MLSys 2023, arXiv:2211.15841.
+
+    Examples
+    --------
+    Counts become a load by :func:`expert_load`; see :func:`moe_time`.
     """
     width, inner = np.asarray(hidden, dtype=np.float64), np.asarray(intermediate, dtype=np.float64)
     tokens = np.asarray(num_tokens if presented_tokens is None else presented_tokens, dtype=np.float64)

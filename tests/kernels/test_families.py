@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,8 @@ from simulator.parallelism import Parallelism
 from simulator.stack import load_stack
 from workloads.models.library import load_model, model_names
 
-THEORY = Path(__file__).parents[2] / "docs" / "theory"
+ROOT = Path(__file__).parents[2]
+THEORY, KERNELS = ROOT / "docs" / "theory", ROOT / "simulator" / "kernels"
 BOTH = StepShape(prefill_tokens=64.0, prefill_sequences=2.0, decode_sequences=8.0, decode_context=500.0)
 
 
@@ -32,6 +34,17 @@ def test_a_record_says_how_why_and_where_its_ops_are_priced(kind: str) -> None:
     assert (THEORY / family.theory).is_file()
     assert family.coefficients is None or dataclasses.is_dataclass(family.coefficients)
     assert all(hasattr(family.shape, name) for name in family.axes)
+
+
+@pytest.mark.parametrize("module", sorted(path.stem for path in KERNELS.glob("*.py") if path.stem != "__init__"))
+def test_every_kernel_function_has_sources_and_an_example(module: str) -> None:
+    found = vars(importlib.import_module(f"simulator.kernels.{module}"))
+    home = f"simulator.kernels.{module}"
+    functions = {name: each for name, each in found.items() if callable(each) and name.endswith("_time")}
+    for name, function in functions.items():
+        if function.__module__ == home and not name.startswith("_"):
+            assert "References\n" in (function.__doc__ or ""), name
+            assert "Examples\n" in (function.__doc__ or ""), name
 
 
 @pytest.mark.parametrize("device", [name for name in device_names() if load_device(name).main.kernels])

@@ -16,8 +16,7 @@ from simulator.kernels.kernel import coefficients
 from simulator.kernels.linear_attention import (
     ConvolutionKernel,
     ScanKernel,
-    gated_delta_net_time,
-    mamba2_time,
+    causal_convolution_time,
     scan_time,
 )
 from simulator.ops import StepShape, build_ops
@@ -59,18 +58,21 @@ def test_a_decode_step_reads_and_writes_its_states() -> None:
 
 
 def test_short_sequences_cost_a_convolution_as_much_as_its_blocks() -> None:
-    kernels = {"causal_conv1d_fn": kernel_of("gated_delta_net.causal_conv1d_fn")}
-    times = gated_delta_net_time("causal_conv1d_fn", 64, [1, 256], 16, 128, 32, 128, silicon=H100, kernels=kernels)
+    kernel: Any = kernel_of("gated_delta_net.causal_conv1d_fn")
+    times = causal_convolution_time(64, [1, 256], 16 * 128, silicon=H100, kernel=kernel)
     assert times.seconds[0] == pytest.approx(times.seconds[1])
 
 
 def test_mamba2_convolves_its_groups_matrices_too() -> None:
-    kernels = {"causal_conv1d_fn": kernel_of("mamba2.causal_conv1d_fn")}
-    few, many = (
-        mamba2_time("causal_conv1d_fn", 64, 8192, 64, 64, groups, 128, silicon=H100, kernels=kernels).seconds
-        for groups in (0, 8)
+    cost = CostModel(hardware=HARDWARE, stack=load_stack("vllm"))
+    layer: Any = next(
+        a for a in (each.attention for each in load_model("nemotron-3-nano").layers) if hasattr(a, "num_groups")
     )
-    assert many / few == pytest.approx(1 + 2 * 8 * 128 / (64 * 64), rel=0.01)
+    ops = build_ops(
+        load_model("nemotron-3-nano"), Parallelism(), cost.stack, StepShape(decode_sequences=1.0, decode_context=1.0)
+    )
+    convolved = next(op for op in ops if op.kind == "causal_convolution").shape.channels
+    assert convolved == layer.num_heads * layer.head_dim + 2 * layer.num_groups * layer.state_size
 
 
 @pytest.mark.parametrize("name", ["qwen3.5-397b", "nemotron-3-nano"])
@@ -96,13 +98,6 @@ def test_a_layer_costs_its_convolution_and_its_scan(name: str, phase: str) -> No
     for whole, half in zip((convolution, scan), mixers(2), strict=True):
         assert np.all(half.seconds < whole.seconds)
         assert half.op.memory_bytes == pytest.approx(whole.op.memory_bytes / 2)
-
-
-def test_an_unknown_operation_names_the_nearest_one() -> None:
-    with pytest.raises(ProfileError, match="unknown linear-attention kernel 'causal_conv1d'; did you mean"):
-        gated_delta_net_time(
-            "causal_conv1d", 1, 1, 1, 1, 1, 1, silicon=H100, kernels={"causal_conv1d_fn": STEP, "chunk": CHUNKED}
-        )
 
 
 def test_a_device_without_the_kernel_says_which_it_lacks_though_it_has_others_of_the_family() -> None:

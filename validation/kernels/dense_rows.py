@@ -19,7 +19,7 @@ from simulator.kernels.attention import (
 )
 from simulator.kernels.gemm import GemmKernel, gemm_time
 from simulator.kernels.kernel import Silicon
-from simulator.kernels.linear_attention import ConvolutionKernel, ScanKernel, gated_delta_net_time, mamba2_time
+from simulator.kernels.linear_attention import ConvolutionKernel, ScanKernel, causal_convolution_time, scan_time
 from simulator.kernels.mla import MlaDecodeKernel, MlaPrefillKernel, mla_decode_time, mla_prefill_time
 
 #: Sets of operands that the collector of the published GEMM tables multiplies in turn (aiconfigurator,
@@ -81,21 +81,32 @@ _STATE_STEPS = frozenset({"causal_conv1d_update", "fused_recurrent_gated_delta_r
 
 
 def _gated_delta_net(rows: pd.DataFrame, silicon: Silicon, kernel: ConvolutionKernel | ScanKernel) -> FloatArray:
-    names = ("batch", "seq_len", "num_k_heads", "head_k_dim", "num_v_heads", "head_v_dim", "d_conv")
-    operation = str(rows["kernel"].iloc[0])
-    shape: dict[str, Any] = {name: rows[name] for name in names}
-    return gated_delta_net_time(
-        operation, **shape, silicon=silicon, kernels={operation: kernel}, cached=operation in _STATE_STEPS
-    ).seconds
+    # The collector convolves one projection; a layer convolves queries, keys and values.
+    heads = ("num_k_heads", "num_v_heads", "head_k_dim", "head_v_dim")
+    return _linear(rows, rows["num_k_heads"] * rows["head_k_dim"], heads, silicon, kernel)
 
 
 def _mamba2(rows: pd.DataFrame, silicon: Silicon, kernel: ConvolutionKernel | ScanKernel) -> FloatArray:
-    names = ("batch", "seq_len", "nheads", "head_dim", "n_groups", "d_state", "d_conv")
-    operation = str(rows["kernel"].iloc[0])
-    shape: dict[str, Any] = {name: rows[name] for name in names}
-    return mamba2_time(
-        operation, **shape, silicon=silicon, kernels={operation: kernel}, cached=operation in _STATE_STEPS
-    ).seconds
+    channels = rows["nheads"] * rows["head_dim"] + 2 * rows["n_groups"] * rows["d_state"]
+    return _linear(rows, channels, ("n_groups", "nheads", "d_state", "head_dim"), silicon, kernel)
+
+
+def _linear(
+    rows: pd.DataFrame,
+    channels: pd.Series,
+    heads: tuple[str, str, str, str],
+    silicon: Silicon,
+    kernel: ConvolutionKernel | ScanKernel,
+) -> FloatArray:
+    """Time rows of one kernel; ``heads`` name the columns of key and value heads and of their sizes."""
+    cached = str(rows["kernel"].iloc[0]) in _STATE_STEPS
+    shape: dict[str, Any] = {"batch": rows["batch"], "seq_len": rows["seq_len"], "silicon": silicon, "cached": cached}
+    if isinstance(kernel, ConvolutionKernel):
+        width: Any = rows["d_conv"]
+        return causal_convolution_time(channels=channels, width=width, kernel=kernel, **shape).seconds
+    names = ("key_heads", "value_heads", "key_dim", "value_dim")
+    shape |= {name: rows[column] for name, column in zip(names, heads, strict=True)}
+    return scan_time(kernel=kernel, **shape).seconds
 
 
 def _storage(rows: pd.DataFrame) -> dict[str, Any]:
