@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.step.components import STEP_COMPONENTS
+from simulator.step.components import STEP_COMPONENTS, component_words
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,7 +55,7 @@ def component_label(component: str) -> str:
     >>> component_label("imbalance_wait"), component_label("gemm")
     ('imbalance wait', 'GEMM')
     """
-    return _COMPONENTS[component].words
+    return component_words(component)
 
 
 def component_marker(component: str) -> dict[str, object]:

@@ -14,7 +14,8 @@ from simulator.step.components import COMPONENTS
 def ops_chart(explanation: Explanation, most: int = 12) -> Chart:
     """Draw the most expensive ops of a step, coloured by component, and list all of them."""
     ops = explanation.ops.sort_values("time_s", ascending=False)
-    top = ops.head(most)
+    # What overlap saves or costs is no op: it stands in the table alone.
+    top = ops[ops["component"].isin(COMPONENTS)].head(most)
     factor, unit = seconds_scale(float(ops["time_s"].max()) if len(ops) else 0.0)
     # Names repeat where layers are of several kinds: bars of one name lie on one line.
     names = top.groupby("name")["time_s"].sum().sort_values().index

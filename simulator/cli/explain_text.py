@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from simulator.cli.console import bar, number, percent, seconds, table
 from simulator.cli.result_text import print_warnings
 from simulator.results.values import Explanation
-from simulator.step.components import COMPONENTS
+from simulator.step.components import COMPONENTS, component_words
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,7 +55,7 @@ def _print_times(out: Console, groups: dict[str, list[Row]]) -> None:
     for component, rows in groups.items():
         time = sum(float(row["time_s"]) for row in rows)
         drawn = [bar(time / total)] if bars else []
-        name = component.replace("_", " ")
+        name = component_words(component)
         result.add_row(name, "", "", seconds(time), percent(time / total), *drawn, "", "", style="bold")
         for row in rows:
             result.add_row(*_time_cells(row, total, bars=bars))

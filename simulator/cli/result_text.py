@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from simulator.cli.console import bar, number, pairs, percent, seconds, table
 from simulator.results.values import Distribution, Estimate, Finding, Result, Summary
 from simulator.scenario import Scenario
-from simulator.step.components import COMPONENTS
+from simulator.step.components import COMPONENTS, component_words
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -136,7 +136,7 @@ def print_breakdown(out: Console, breakdown: Mapping[str, float], steps: int | N
         # Less than this is the rounding of sums.
         if share > 1e-9:
             per_step = [seconds(time / steps)] if steps else []
-            result.add_row(component.replace("_", " "), *per_step, percent(share), bar(share))
+            result.add_row(component_words(component), *per_step, percent(share), bar(share))
     out.print(result)
 
 

@@ -19,6 +19,7 @@ from simulator.ops import Op
 from simulator.results.trace import Slice
 from simulator.schedule import COMMUNICATION, COMPUTE, Overlap, Schedule, Task, exposure, layer_tasks
 from simulator.schedule.streams import list_schedule
+from simulator.step.components import component_words
 from simulator.step.overlap import StepLayers
 from simulator.step.timer import TableTimer
 from simulator.step.work import StepTime, StepWork, step_ops
@@ -252,7 +253,7 @@ def _communication(schedule: Schedule, ops: dict[str, list[tuple[Op, float]]]) -
     for task, start, end in zip(schedule.tasks, schedule.start.tolist(), schedule.end.tolist(), strict=True):
         for op, share in shares.get(task.name, []) if task.stream == COMPUTE else []:
             if op.component in _COLLECTIVES:
-                key = op.component.replace("_", "-"), "nothing"
+                key = component_words(op.component), "nothing"
                 found[key] = found.get(key, 0.0) + share * (end - start)
     return found
 

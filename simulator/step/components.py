@@ -62,3 +62,14 @@ COMPONENTS = tuple(component.name for component in STEP_COMPONENTS)
 STEP_PARTS = tuple(name for name in COMPONENTS if name != "idle")
 #: Those that ops belong to: the columns of step tables.
 OP_COMPONENTS = tuple(component.name for component in STEP_COMPONENTS if component.ops)
+
+
+def component_words(name: str) -> str:
+    """Return a component's name for people; what is no component of a step, as what overlap saves, keeps its own.
+
+    Examples
+    --------
+    >>> component_words("all_reduce"), component_words("overlap")
+    ('all-reduce', 'overlap')
+    """
+    return next((component.words for component in STEP_COMPONENTS if component.name == name), name.replace("_", " "))

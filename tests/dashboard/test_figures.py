@@ -125,6 +125,14 @@ def test_only_the_largest_ops_are_drawn_and_all_are_listed(explanation: Explanat
     assert len(chart.table) == 30
 
 
+@pytest.mark.parametrize("seconds", [-0.004, 0.02])
+def test_what_overlap_saves_or_costs_is_listed_and_not_drawn(explanation: Explanation, seconds: float) -> None:
+    row = explanation.ops.head(1).assign(name="two_batch", component="overlap", bound="lost", time_s=seconds)
+    chart = ops_chart(replace(explanation, ops=pd.concat([explanation.ops, row], ignore_index=True)))
+    assert "overlap" in set(chart.table["Component"])
+    assert all("two_batch" not in bar.y for bar in chart.figure.data)
+
+
 def test_ops_of_one_name_lie_on_one_line(explanation: Explanation) -> None:
     twice = explanation.ops.assign(component=["gemm", "all_reduce", "idle"])
     figure = ops_chart(replace(explanation, ops=pd.concat([explanation.ops, twice], ignore_index=True))).figure
