@@ -148,8 +148,9 @@ class Fleet:
 def sized(scenario: Scenario, ranks: int, model: ModelSpec) -> Scenario:
     """Return the scenario with another number of attention ranks, and experts spread over all of them as before.
 
-    Tensor parallelism stays, and so does the number of devices that share an expert. Where the experts do not divide
-    over the ranks, redundant slots fill the last ones, as the fullest rank of an uneven spread decides anyway.
+    Tensor parallelism stays, and so does the number of devices that share an expert, unless all do (``ep`` = 1), which
+    they go on to do. Where the experts do not divide over the ranks, redundant slots fill the last ones, as the fullest
+    rank of an uneven spread decides anyway.
     """
     choice = scenario.parallelism
     moe = model.moe if choice.ep > 1 else None

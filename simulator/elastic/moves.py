@@ -57,6 +57,33 @@ def expert_flow(num_experts: int, before: int, after: int) -> IntArray:
     return flow
 
 
+def shard_flow(before: int, after: int) -> FloatArray:
+    """Share of every expert that moves from one device to another when another number of devices splits it evenly.
+
+    Parameters
+    ----------
+    before, after : int
+        Devices [1].
+
+    Returns
+    -------
+    float array, shape (most devices, most devices)
+        From the device of the row to that of the column [1]; what stays is on the diagonal.
+
+    Examples
+    --------
+    >>> shard_flow(1, 2)
+    array([[0.5, 0.5],
+           [0. , 0. ]])
+    """
+    held, wanted = np.arange(before + 1) / before, np.arange(after + 1) / after
+    overlap = np.minimum(held[1:, None], wanted[None, 1:]) - np.maximum(held[:-1, None], wanted[None, :-1])
+    flow = np.zeros((max(before, after),) * 2)
+    # Less than rounding is nothing.
+    flow[:before, :after] = np.where(overlap > 1e-12, overlap, 0.0)
+    return flow
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moves:
     """What travels between devices when an instance changes size.
@@ -131,7 +158,8 @@ def plan_moves(
     -----
     Attention, shared experts and all else that a device holds besides routed experts is copied to further devices from
     those of the same tensor-parallel rank, the givers in turn. Experts move as :func:`expert_flow` counts; every
-    device of an expert-parallel rank holds its share of each of the rank's experts. A dense model moves no experts.
+    device of an expert-parallel rank holds its share of each of the rank's experts. Where there is one such rank, more
+    or fewer devices share every expert, and parts of each move as :func:`shard_flow` says. A dense model moves none.
     Pipeline stages are alike, each with its share of the layers, and nothing moves between them.
     """
     one = _stage_moves(model, before, after, expert_tensors=expert_tensors, layer_tensors=layer_tensors)
@@ -165,13 +193,20 @@ def _stage_moves(
     held_before = np.where(np.arange(devices) < held, common, 0.0)
     held_after = np.where(np.arange(devices) < wanted, common, 0.0)
     if model.moe is not None:
-        each = expert_bytes(model) / before.etp
-        flow = expert_flow(model.moe.num_experts, before.ep, after.ep) * len(model.moe_layers)
-        owned = np.kron(flow, np.eye(before.etp))[:devices, :devices]
-        held_before, held_after = held_before + owned.sum(axis=1) * each, held_after + owned.sum(axis=0) * each
-        moved = owned - np.diag(np.diag(owned))
-        sent += moved * each
-        messages += moved.sum(axis=0) * expert_tensors
+        experts = model.moe.num_experts * len(model.moe_layers)
+        if before.etp == after.etp:
+            flow = expert_flow(model.moe.num_experts, before.ep, after.ep) * len(model.moe_layers)
+            pieces = np.kron(flow, np.eye(before.etp))
+            owned = pieces / before.etp
+        else:
+            # All devices share every expert, before and after.
+            owned = shard_flow(before.etp, after.etp) * experts
+            pieces = np.where(owned > 0.0, float(experts), 0.0)
+        held_before = held_before + owned.sum(axis=1) * expert_bytes(model)
+        held_after = held_after + owned.sum(axis=0) * expert_bytes(model)
+        elsewhere = 1.0 - np.eye(devices)
+        sent += owned * elsewhere * expert_bytes(model)
+        messages += (pieces * elsewhere).sum(axis=0) * expert_tensors
     return Moves(
         sent=sent,
         messages=messages,

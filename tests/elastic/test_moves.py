@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.elastic.moves import expert_flow, plan_moves, spread_experts
+from simulator.elastic.moves import expert_flow, plan_moves, shard_flow, spread_experts
 from simulator.kernels.kernel import Fabric
 from simulator.memory import weight_bytes_per_device
 from simulator.parallelism import Parallelism
@@ -55,6 +55,31 @@ def test_weights_are_all_there_before_and_after() -> None:
     for held, devices in ((change.held_before, 4), (change.held_after, 8)):
         repeated = rest * devices / 2 + (parts["router"] + parts["norms"]) * devices
         assert held.sum() == pytest.approx(parts["routed_experts"] + repeated)
+
+
+@given(st.integers(1, 64), st.integers(1, 64))
+def test_every_part_of_a_shared_expert_is_where_it_belongs_before_and_after(before: int, after: int) -> None:
+    flow = shard_flow(before, after)
+    most = max(before, after)
+    assert flow.sum(axis=1) == pytest.approx(np.where(np.arange(most) < before, 1 / before, 0.0))
+    assert flow.sum(axis=0) == pytest.approx(np.where(np.arange(most) < after, 1 / after, 0.0))
+    if before == after:
+        assert np.trace(flow) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("tp", [1, 2])
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (2, 4), (4, 2), (2, 3)])
+def test_experts_that_all_devices_share_are_there_once_in_all(tp: int, before: int, after: int) -> None:
+    change = plan_moves(
+        LITE, Parallelism(tp=tp, dp=before), Parallelism(tp=tp, dp=after), expert_tensors=3, layer_tensors=8
+    )
+    parts = weight_bytes(LITE)
+    rest = (sum(parts.values()) - parts["routed_experts"] - parts["router"] - parts["norms"]) / tp
+    rest += parts["router"] + parts["norms"]
+    assert change.held_before.sum() == pytest.approx(parts["routed_experts"] + rest * tp * before)
+    assert change.held_after.sum() == pytest.approx(parts["routed_experts"] + rest * tp * after)
+    # What a device has afterwards it had before or was sent.
+    assert (change.held_after <= change.held_before + change.received + 1e-3).all()
 
 
 @pytest.mark.parametrize("stages", [2, 3])

@@ -96,6 +96,25 @@ def test_pipeline_stages_scale_by_whole_instances_or_are_refused(mechanism: str,
     assert result.requests["finish_s"].notna().all()
 
 
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+@pytest.mark.parametrize(
+    "split", [{"tp": 2}, {"dp": 2}, {"tp": 2, "dp": 2}, {"tp": 2, "dp": 2, "ep": 2}, {"tp": 4, "ep": 2}]
+)
+def test_every_split_of_experts_grows_and_shrinks(mechanism: str, split: dict[str, int]) -> None:
+    """Shared by all devices, by some, or by none: what a device is short of is moved, and all is answered."""
+    small = split.get("dp", 1)
+    asked = scenario(
+        mechanism,
+        parallelism=split,
+        requests={**BASE["requests"], "count": 30},
+        elastic={"step": small, "events": [{"at": "0.5 s", "size": 2 * small}, {"at": "200 s", "size": small}]},
+    )
+    result = simulate(asked)
+    assert result.scaling is not None
+    assert result.scaling.changes["after"].iloc[0] == 2 * small
+    assert result.requests["finish_s"].notna().all()
+
+
 def test_the_same_scenario_gives_the_same_run() -> None:
     again = simulate(scenario("elastic"))
     assert np.array_equal(again.requests["finish_s"], run("elastic").requests["finish_s"])

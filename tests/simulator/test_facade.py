@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import sys
 import pytest
 
 import simulator
+from simulator import api
 
 
 def test_every_public_name_resolves() -> None:
@@ -22,6 +24,16 @@ def test_the_facade_is_about_fifteen_names_all_with_a_docstring() -> None:
     assert len(simulator.__all__) <= 18
     for name in simulator.__all__:
         assert inspect.getdoc(getattr(simulator, name)), name
+
+
+def test_the_facade_holds_verbs_alone_each_a_few_lines() -> None:
+    own = {name: each for name, each in vars(api).items() if getattr(each, "__module__", "") == api.__name__}
+    assert set(own) == {"simulate", "estimate", "save"}
+    assert set(own) < set(api.__all__)
+    for name, verb in own.items():
+        tree = ast.parse(inspect.getsource(verb)).body[0]
+        assert isinstance(tree, ast.FunctionDef)
+        assert len(tree.body) - 1 <= 4, name
 
 
 def test_a_name_that_is_not_public_is_an_attribute_error() -> None:
