@@ -15,6 +15,7 @@ from hardware_profiles.files import contents
 from simulator.deployment.inputs import read_hardware, read_model, read_stack, read_startup, trace_path
 from simulator.deployment.prices import digest
 from simulator.scenario import Scenario
+from simulator.step.contention import FILE
 
 #: Keys whose place the contents of what they name take; the name of a scenario changes nothing.
 _NAMES: Any = {
@@ -49,16 +50,16 @@ def fingerprint(scenario: Scenario) -> str:
     Notes
     -----
     Profiles and models count with what was read from them, whatever else their file or its neighbours say; traces and
-    fits with every byte. Profiles of kernels count with their residuals. A file is read again only if its time, size
-    or inode have changed.
+    fits with every byte, and so does the table of contention, which serves all scenarios. Profiles of kernels count
+    with their residuals. A file is read again only if its time, size or inode have changed.
     """
     routing, requests = scenario.routing, scenario.requests
-    traces = [trace_path(name) for name in (routing.trace, routing.fit, requests.trace) if name]
+    files = [FILE, *(trace_path(name) for name in (routing.trace, routing.fit, requests.trace) if name)]
     said = (
         read_model(scenario.model)[1],
         read_hardware(scenario.hardware, _most_devices(scenario))[1],
         read_stack(scenario.stack.name)[1],
-        *(contents(path) for path in traces),
+        *(contents(path) for path in files),
         *([read_startup(scenario.elastic.startup)[1]] if scenario.elastic.mechanism != "none" else []),
     )
     return _combined(scenario, said)

@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
+from hardware_profiles.files import Stamp, stamp
 from hardware_profiles.parse import check_keys, parse_choice, parse_quantity
 from hardware_profiles.schema import Quantity
 from simulator.arrays import FloatArray
@@ -18,7 +19,8 @@ from simulator.cost.model import OpTime
 from simulator.kernels.kernel import Silicon
 
 Way = Literal["persistent", "issued"]
-_FILE = Path(__file__).with_name("contention.toml")
+#: The numbers, which serve all scenarios.
+FILE = Path(__file__).with_name("contention.toml")
 #: The most that an exchange may take: a kernel beside it always crawls on [1].
 _MOST = 0.999
 
@@ -36,17 +38,22 @@ class Contention:
     stretch: Quantity | None = None
 
 
-@lru_cache(maxsize=1)
 def contention_table() -> Mapping[str, Contention]:
-    """Read the contention of every known backend.
+    """Return the contention of every known backend, read again when the file changes.
 
     Raises
     ------
     ProfileError
         The file is malformed.
     """
-    data = tomllib.loads(_FILE.read_text(encoding="utf-8"))
-    return {backend: _read(table, f"{_FILE.name}: {backend}") for backend, table in data.items()}
+    return _table(stamp(FILE))
+
+
+@lru_cache(maxsize=1)
+def _table(file: Stamp) -> Mapping[str, Contention]:
+    path = Path(file[0])
+    data = tomllib.loads(path.read_text(encoding="utf-8"))
+    return {backend: _read(table, f"{path.name}: {backend}") for backend, table in data.items()}
 
 
 def units_taken(time: OpTime, silicon: Silicon) -> FloatArray:

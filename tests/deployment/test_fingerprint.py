@@ -19,11 +19,13 @@ import hardware_profiles
 import simulator
 import workloads.models.library
 from simulator import Scenario, estimate, simulate
+from simulator.deployment import fingerprint as fingerprint_module
 from simulator.deployment.deployment import deploy, repriced
 from simulator.deployment.fingerprint import fingerprint
 from simulator.deployment.inputs import scenario_requests, scenario_routing
 from simulator.results.values import Result
 from simulator.scenario.scenario import PRICING
+from simulator.step import contention
 from workloads.routing.files import save_routing_trace
 from workloads.routing.generators import generate_routing
 from workloads.samples import sample_path
@@ -302,8 +304,6 @@ with noted() as files:
 missed = opened - {os.path.abspath(name) for name in files}
 print(json.dumps(sorted(name for name in missed if name.endswith((".toml", ".json", ".csv", ".npz")))))
 """
-#: Constants of the release: no scenario can name another file.
-OF_THE_RELEASE = {"contention.toml"}
 
 
 def test_every_file_that_a_run_opens_is_noted(folder: Path) -> None:
@@ -311,7 +311,22 @@ def test_every_file_that_a_run_opens_is_noted(folder: Path) -> None:
     scenarios = json.dumps([of_file(folder, kind).to_mapping() for kind in kinds])
     command = [sys.executable, "-c", WATCHED, scenarios]
     found = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert {Path(name).name for name in json.loads(found.stdout)} <= OF_THE_RELEASE
+    assert json.loads(found.stdout) == []
+
+
+def test_the_table_that_serves_all_scenarios_counts_as_their_files_do(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenario = small(folder, {"stack.overlap": "two_batch", "stack.exchange": "deepep"})
+    own = tmp_path / "own.toml"
+    shutil.copy(contention.FILE, own)
+    for module in (contention, fingerprint_module):
+        monkeypatch.setattr(module, "FILE", own)
+    before, name_before = answer(scenario), fingerprint(scenario)
+    text = own.read_text(encoding="utf-8")
+    own.write_text(re.sub(r"value = (\d)", r"value = 1\1", text), encoding="utf-8")
+    assert fingerprint(scenario) != name_before
+    assert answer(scenario) != before
 
 
 def test_a_deployment_that_is_priced_anew_has_the_name_of_what_it_has_become(folder: Path) -> None:
