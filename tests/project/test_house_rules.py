@@ -27,9 +27,9 @@ LONGEST_MODULE = 650
 LONGEST_BODY = 60
 LONGEST_FUNCTION = 90
 #: Lines of a class.
-LONGEST_CLASS = 330
+LONGEST_CLASS = 300
 #: What is longer today, with the most that it may have: it may shrink, not grow.
-LONGER = {"Instance": 480, "TableTimer": 340, "_run": 65, "compile_tables": 65}
+LONGER = {"Instance": 470}
 
 #: Arguments from which on a docstring lists them.
 MANY_ARGUMENTS = 4
