@@ -24,6 +24,7 @@ from hardware_profiles.schema import Device, Quantity
 from simulator.cost.uncertainty import REGIMES, regime_numbers
 from simulator.errors import ProfileError
 from simulator.hardware import Hardware, load_hardware
+from simulator.kernels.families import FAMILIES
 from simulator.kernels.kernel import matrix_peak, quantities
 from validation.accuracy import Accuracy, accuracy
 from validation.fit.fitting import FitError, write_kernels
@@ -40,7 +41,7 @@ Progress = Callable[[float], None]
 #: Factor by which predictions of held-out rows are off in the median when a fit says nothing about its kernel [1].
 USELESS = 2.0
 #: Tables whose rows are multiplied in the arithmetic of their dtype.
-_ARITHMETIC = ("gemm", "attention_prefill", "attention_decode", "mla_prefill", "mla_decode", "moe")
+_ARITHMETIC = tuple(kind for kind, family in FAMILIES.items() if family.table_dtype != "none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,10 +20,9 @@ from validation.fit.collectives import RING_BOUNDS, fit_collective, fit_direct, 
 from validation.fit.fitting import Bounds, FitError, fit
 from validation.fit.torch_starts import ELEMENTWISE, GLOO, MOE, torch_starts
 from validation.kernels.collective_rows import RINGS, joined
-from validation.kernels.dense_rows import FAMILIES
+from validation.kernels.dense_rows import FAMILIES, UNNAMED
 from validation.kernels.held_out import SEED, split
 from validation.kernels.moe_rows import LAYOUTS, moe_rows, predict_moe_rows, tables_of
-from validation.kernels.rows import UNNAMED
 
 if TYPE_CHECKING:
     import pandas as pd

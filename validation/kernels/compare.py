@@ -14,6 +14,7 @@ from hardware_profiles.loader import load_device, resolve_kernels
 from simulator.arrays import FloatArray
 from simulator.cost.uncertainty import interval, table_spread
 from simulator.hardware import Hardware
+from simulator.kernels.families import FAMILIES
 from validation.kernels.collective_rows import ELEMENT, NODE
 from validation.kernels.formats import FORMATS
 from validation.kernels.rows import Block, predict_op
@@ -23,11 +24,8 @@ if TYPE_CHECKING:
 
 #: Distributions of tokens over experts that give every expert the same.
 EVEN = ("balanced", "uniform")
-#: Axes whose name in a table is also their name in the residuals.
-_PLAIN = (
-    *("m", "n", "k", "batch", "context", "num_heads", "num_kv_heads", "head_dim", "seq_len"),
-    *("num_tokens", "hidden", "top_k", "num_experts", "ep"),
-)
+#: Axes that tables and residuals call alike; the others follow from several columns.
+_PLAIN = {axis for family in FAMILIES.values() for axis in family.axes} - {"intermediate"}
 
 
 def axes_of(op: str, frame: pd.DataFrame) -> dict[str, FloatArray]:
@@ -36,7 +34,7 @@ def axes_of(op: str, frame: pd.DataFrame) -> dict[str, FloatArray]:
     def column(name: str) -> FloatArray:
         return frame[name].to_numpy(dtype=np.float64)
 
-    axes = {name: column(name) for name in _PLAIN if name in FORMATS[op].sizes}
+    axes = {name: column(name) for name in FORMATS[op].sizes if name in _PLAIN}
     if "prefix" in FORMATS[op].counts:
         axes["kv_length"] = column("prefix") + axes.get("context", np.ones(len(frame)))
     if "tp" in FORMATS[op].sizes:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -17,11 +18,15 @@ from simulator.kernels.attention import (
     attention_decode_time,
     attention_prefill_time,
 )
+from simulator.kernels.families import FAMILIES as RECORDS
 from simulator.kernels.gemm import GemmKernel, gemm_time
-from simulator.kernels.kernel import Silicon
+from simulator.kernels.kernel import Fabric, Machine, Silicon
 from simulator.kernels.linear_attention import ConvolutionKernel, ScanKernel, causal_convolution_time, scan_time
 from simulator.kernels.mla import MlaDecodeKernel, MlaPrefillKernel, mla_decode_time, mla_prefill_time
+from validation.kernels.formats import DENSE
 
+#: Backend of kernels whose rows name none.
+UNNAMED = "fused"
 #: Sets of operands that the collector of the published GEMM tables multiplies in turn (aiconfigurator,
 #: ``collector/sglang/collect_gemm.py``).
 OPERAND_SETS = 6.0
@@ -157,8 +162,39 @@ def _own(rows: pd.DataFrame) -> pd.Series:
     return framework == "torch"
 
 
+def _of_record(kind: str) -> Predict:
+    """Predict rows whose columns are the fields of the family's shape, a KV length being the tokens before and one."""
+    family = RECORDS[kind]
+
+    def predict(rows: pd.DataFrame, silicon: Silicon, kernel: Any) -> FloatArray:
+        columns = {"kv_length": rows["prefix"] + 1} if "prefix" in rows else {}
+        shape = {
+            field.name: str(rows[field.name].iloc[0])
+            if field.name in {"dtype", "kv_dtype"}
+            else np.asarray(columns.get(field.name, rows.get(field.name)), dtype=np.float64)
+            for field in dataclasses.fields(family.shape)
+            if field.name in columns or field.name in rows
+        }
+        # One device alone: such a kernel sends nothing.
+        machine = Machine(silicon=silicon, fabric=cast("Fabric", None))
+        return family.time(family.shape(**shape), machine, kernel).seconds
+
+    return predict
+
+
+def _table_of_record(kind: str) -> Callable[[pd.DataFrame], pd.Series]:
+    dtype = RECORDS[kind].table_dtype
+    return lambda rows: f"{kind}." + rows["kernel"].where(rows["kernel"] != "", UNNAMED) + "." + rows[dtype]
+
+
+def family_of_record(kind: str) -> Family:
+    """Rows of a family that says nothing here: each kernel that was measured is a backend."""
+    return Family(table=_table_of_record(kind), predict=_of_record(kind), regime=_time_regime)
+
+
 #: Families by the op that the measurement tables name.
 FAMILIES: Mapping[str, Family] = {
+    **{kind: family_of_record(kind) for kind in DENSE},
     "gemm": Family(
         table=_gemm_table,
         predict=_gemm,

@@ -5,6 +5,7 @@ The columns are those of the tables that ``moesim calibrate run`` writes; furthe
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hardware_profiles.errors import MoesimError, nearest
+from simulator.kernels.families import FAMILIES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,40 +53,28 @@ _MOE = TableFormat(
     optional=_KERNEL,
     figures=_WHOLE,
 )
-_HEADS = ("num_heads", "num_kv_heads", "head_dim")
 _EXCHANGE_SIZES = ("num_tokens", "hidden", "top_k", "num_experts")
 
+
+def dense_format(kind: str) -> TableFormat:
+    """Format of a family whose rows are its shapes: a column for each axis, the KV length as the tokens before."""
+    family = FAMILIES[kind]
+    stored = {"kv_dtype": None} if "kv_dtype" in {f.name for f in dataclasses.fields(family.shape)} else {}
+    return TableFormat(
+        names=("dtype",),
+        sizes=tuple(axis for axis in family.axes if axis != "kv_length"),
+        counts=("prefix",) if "kv_length" in family.axes else (),
+        optional=_KERNEL | stored,
+        figures=_WHOLE,
+    )
+
+
+#: Kinds of op whose measured rows are shapes of their family: all with a table for each dtype but routed experts, whose
+#: rows stand for loads.
+DENSE = tuple(kind for kind, family in FAMILIES.items() if family.table_dtype != "none" and kind != "moe")
 #: Formats by op, which is the file's name.
 FORMATS: Mapping[str, TableFormat] = {
-    "gemm": TableFormat(names=("dtype",), sizes=("m", "n", "k"), optional=_KERNEL, figures=_WHOLE),
-    "attention_prefill": TableFormat(
-        names=("dtype",),
-        sizes=("batch", "context", *_HEADS),
-        counts=("prefix",),
-        optional=_KERNEL | {"kv_dtype": None},
-        figures=_WHOLE,
-    ),
-    "attention_decode": TableFormat(
-        names=("dtype",),
-        sizes=("batch", *_HEADS),
-        counts=("prefix",),
-        optional=_KERNEL | {"kv_dtype": None},
-        figures=_WHOLE,
-    ),
-    "mla_prefill": TableFormat(
-        names=("dtype",),
-        sizes=("batch", "context", "num_heads"),
-        counts=("prefix",),
-        optional=_KERNEL | {"kv_dtype": None},
-        figures=_WHOLE,
-    ),
-    "mla_decode": TableFormat(
-        names=("dtype",),
-        sizes=("batch", "num_heads"),
-        counts=("prefix",),
-        optional=_KERNEL | {"kv_dtype": None},
-        figures=_WHOLE,
-    ),
+    **{kind: dense_format(kind) for kind in DENSE},
     "moe": _MOE,
     "moe_wide_ep_prefill": _MOE,
     "moe_wide_ep_decode": _MOE,

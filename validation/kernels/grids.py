@@ -7,12 +7,14 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from simulator.hardware import Hardware
-from validation.kernels.formats import filled
+from validation.kernels.formats import DENSE, FORMATS, filled
 from validation.kernels.rows import predict_op
 
 if TYPE_CHECKING:
     import pandas as pd
 
+#: Every side of the calls of a family that is not listed here.
+_SIDES = (16, 256)
 _DTYPES = ("bfloat16", "fp8", "fp8_block")
 _CACHES = ("bfloat16", "fp8")
 #: m, n, k: a vector, small and large batches, wide, narrow and deep.
@@ -67,6 +69,7 @@ def predict_grid(hardware: Hardware) -> dict[str, float]:
 
 def _grids() -> Mapping[str, Iterator[dict[str, Any]]]:
     return {
+        **{kind: _plain(kind) for kind in DENSE},
         "gemm": ({"dtype": d, "m": m, "n": n, "k": k} for d, (m, n, k) in product(_DTYPES, _PRODUCTS)),
         "attention_decode": _attention(_DECODES, ("batch", "prefix", "num_heads", "num_kv_heads"), head_dim=128),
         "attention_prefill": _attention(
@@ -91,6 +94,13 @@ def _grids() -> Mapping[str, Iterator[dict[str, Any]]]:
         "gated_delta_net": _linear(_GATED, num_k_heads=16, head_k_dim=128, num_v_heads=32, head_v_dim=128, d_conv=4),
         "mamba2": _linear(_STATE_SPACE, nheads=64, head_dim=64, n_groups=8, d_state=128, d_conv=4),
     }
+
+
+def _plain(kind: str) -> Iterator[dict[str, Any]]:
+    """A small and a large call of a family that has no shapes of its own here."""
+    known = FORMATS[kind]
+    for size in _SIDES:
+        yield {"dtype": "bfloat16", **dict.fromkeys((*known.sizes, *known.counts), size)}
 
 
 def _attention(shapes: tuple[tuple[int, ...], ...], names: tuple[str, ...], **fixed: int) -> Iterator[dict[str, Any]]:

@@ -14,14 +14,12 @@ from numpy.typing import NDArray
 from hardware_profiles.errors import ProfileError
 from simulator.arrays import FloatArray
 from simulator.hardware import Hardware
-from simulator.kernels.attention import AttentionDecodeKernel, AttentionPrefillKernel
 from simulator.kernels.collectives import AllReduceKernel, CollectiveKernel
 from simulator.kernels.elementwise import ElementwiseKernel, elementwise_time
 from simulator.kernels.expert_exchange import ExchangeKernel
-from simulator.kernels.gemm import GemmKernel
+from simulator.kernels.families import FAMILIES as RECORDS
 from simulator.kernels.kernel import DTYPE_BYTES, Fabric, coefficients
 from simulator.kernels.linear_attention import ConvolutionKernel, ScanKernel
-from simulator.kernels.mla import MlaDecodeKernel, MlaPrefillKernel
 from simulator.kernels.moe import MoeKernel
 from simulator.stack import kernel_table
 from validation.kernels.collective_rows import (
@@ -32,8 +30,8 @@ from validation.kernels.collective_rows import (
     predict_exchange,
     predict_ring,
 )
-from validation.kernels.dense_rows import FAMILIES
-from validation.kernels.formats import FORMATS
+from validation.kernels.dense_rows import FAMILIES, UNNAMED
+from validation.kernels.formats import DENSE, FORMATS
 from validation.kernels.moe_rows import (
     LAYOUTS,
     NEWER_DRAWS,
@@ -52,15 +50,7 @@ RowNumbers = NDArray[np.int64]
 Found = tuple[str, Callable[["pd.DataFrame"], FloatArray]]
 
 #: Coefficients of the ops whose rows name their kernel table by themselves.
-_DENSE: Mapping[str, type[Any]] = {
-    "gemm": GemmKernel,
-    "attention_prefill": AttentionPrefillKernel,
-    "attention_decode": AttentionDecodeKernel,
-    "mla_prefill": MlaPrefillKernel,
-    "mla_decode": MlaDecodeKernel,
-}
-#: Backend of small kernels whose rows name no framework.
-UNNAMED = "fused"
+_COEFFICIENTS = {kind: found for kind in DENSE if (found := RECORDS[kind].coefficients) is not None}
 _LINEAR = ("gated_delta_net", "mamba2")
 
 
@@ -104,7 +94,7 @@ def predict_op(op: str, frame: pd.DataFrame, hardware: Hardware) -> list[Block]:
     hardware : Hardware
         The device, with its own kernels and those that it borrows.
     """
-    if op in _DENSE:
+    if op in DENSE:
         return list(_dense(op, frame, hardware))
     if op in _LINEAR:
         return list(_linear(op, frame, hardware))
@@ -167,7 +157,7 @@ def _dense(op: str, frame: pd.DataFrame, hardware: Hardware) -> Iterator[Block]:
 
 
 def _find_dense(op: str, hardware: Hardware, backends: tuple[str, ...], dtype: str) -> Found:
-    name, kernel = _resolved(hardware, op, backends, dtype, _DENSE[op])
+    name, kernel = _resolved(hardware, op, backends, dtype, _COEFFICIENTS[op])
     return name, lambda rows: FAMILIES[op].predict(rows, hardware.silicon, kernel)
 
 

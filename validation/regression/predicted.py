@@ -139,7 +139,7 @@ def profile_figures(hardware: Hardware) -> dict[str, float]:
         for name, quantity in coefficients.items():
             # A word is a key of its own, which comes and goes.
             word = quantity.unit == "choice"
-            found[f"{table}/{name}={quantity.value}" if word else f"{table}/{name}"] = 1.0 if word else quantity.value
+            found[f"{table}/{name}={quantity.text}" if word else f"{table}/{name}"] = 1.0 if word else quantity.value
     return found
 
 

@@ -26,11 +26,13 @@ def test_a_fitted_device_is_as_accurate_on_the_samples_as_the_baseline_records(d
     assert report.skipped_rows == 0
     for op, found in report.ops.items():
         key = f"{device}/{op}"
-        # Rows that were fitted are met better than the held-out ones of the baseline.
-        least = (0.7 if op in WHOLE else 0.85) * recorded[f"{key}/median_ape"] - 0.012
-        assert least < found.overall.median_ape < 1.15 * recorded[f"{key}/median_ape"] + 0.012, op
-        assert found.overall.p90_ape == pytest.approx(recorded[f"{key}/p90_ape"], rel=0.25, abs=0.012), op
-        if op not in WHOLE:
+        median_ape, p90_ape = recorded[f"{key}/median_ape"], recorded[f"{key}/p90_ape"]
+        if op in WHOLE:
+            assert found.overall.median_ape < 1.15 * median_ape + 0.01, op
+            assert found.overall.p90_ape < 1.25 * p90_ape + 0.01, op
+        else:
+            assert found.overall.median_ape == pytest.approx(median_ape, rel=0.15), op
+            assert found.overall.p90_ape == pytest.approx(p90_ape, rel=0.25), op
             assert found.coverage_80 == pytest.approx(0.8, abs=0.05), op
 
 
