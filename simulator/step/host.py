@@ -43,14 +43,14 @@ class HostRule:
             stages=stages,
         )
 
-    def launching(self, work: StepWork) -> float:
+    def launching(self, work: StepWork, batches: int = 1) -> float:
         """Time in which the host launches the kernels of a step one by one; 0 where it replays a graph [s].
 
-        No graph is captured of steps with prompts, nor of those with more rows than the largest. A step that runs as
-        two batches launches everything twice.
+        No graph is captured of steps with prompts, nor of those with more rows than the largest. Each of the batches
+        that a step runs as launches its own kernels.
         """
         if work.prompt_total or -(-work.rows // self.stages) > self.graph_rows:
-            return self.launch
+            return batches * self.launch
         return 0.0
 
     def gap(self, work: StepWork, busy: float, launching: float) -> float:

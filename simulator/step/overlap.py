@@ -12,6 +12,7 @@ from simulator.schedule import LayerTimes, Overlap, beside, two_batch_floor, two
 from simulator.stack import StackProfile
 from simulator.step.attention import AttentionTimes
 from simulator.step.blocks import BlockTimes
+from simulator.step.host import HostRule
 from simulator.step.tables import StepTables
 from simulator.step.totals import RowTotals
 from simulator.step.work import LoadArray, StepTime, StepWork
@@ -54,13 +55,24 @@ class Overlapper:
         The routing trace on its placement.
     attention : AttentionTimes
         Attention of batches and of their halves.
+    host : HostRule
+        What launching takes, and the pipeline stages, each of which has its part of the batch in flight.
     stack : StackProfile
         What overlaps, and from how many tokens on.
-    stages : int
-        Pipeline stages, each of which has its part of the batch in flight [1].
     """
 
-    __slots__ = ("_attention", "_least", "_overlap", "_routing", "_share", "_stages", "_tables", "_totals", "_whole")
+    __slots__ = (
+        "_attention",
+        "_host",
+        "_least",
+        "_overlap",
+        "_routing",
+        "_share",
+        "_stages",
+        "_tables",
+        "_totals",
+        "_whole",
+    )
 
     def __init__(
         self,
@@ -68,21 +80,19 @@ class Overlapper:
         totals: RowTotals,
         routing: RoutingReplay | None,
         attention: AttentionTimes,
+        host: HostRule,
         stack: StackProfile,
-        stages: int,
     ) -> None:
         self._tables, self._totals, self._routing, self._attention = tables, totals, routing, attention
-        self._stages = stages
+        self._host, self._stages = host, host.stages
         self._overlap = stack.overlap
         self._least = {phase: stack.two_batch_tokens(phase) for phase in ("prefill", "decode")}
         # Assignments of the mean rank per token of the step.
         self._share = routing.mean_load if routing else 0.0
         self._whole = routing is not None and routing.whole
 
-    def choose(self, work: StepWork, step: StepTime, busy: float, launching: float) -> tuple[Overlap, float, float]:
-        """Return what overlaps in a step, what that saves, and how long the host launches the kernels then.
-
-        Each half of a batch launches its own kernels. ``auto`` takes whatever ends first, host included.
+    def choose(self, work: StepWork, step: StepTime, busy: float) -> tuple[Overlap, float]:
+        """Return what overlaps in a step, and what that saves [s]; ``auto`` takes whatever ends first, host included.
 
         Parameters
         ----------
@@ -90,8 +100,6 @@ class Overlapper:
             The step, its parts timed as those of one batch.
         busy : float
             How long kernels run where nothing overlaps [s].
-        launching : float
-            How long the host launches them [s].
         """
         chosen: Overlap = "none"
         saved = 0.0
@@ -100,16 +108,16 @@ class Overlapper:
             if self._overlap == "shared_expert" or beside_dispatch > 0.0:
                 chosen, saved = "shared_expert", beside_dispatch
         if self._overlap == "shared_expert" or not self._splits(work):
-            return chosen, saved, launching
-        auto, ends = self._overlap == "auto", max(busy - saved, launching)
+            return chosen, saved
+        auto, ends = self._overlap == "auto", max(busy - saved, self._host.launching(work))
         # Most steps that two batches do not suit are told from what halves take at the least, without replaying them.
         if auto and self._floor(work, step) - 1e-9 * busy >= ends:
-            return chosen, saved, launching
+            return chosen, saved
         halves = self.halves(work, step)
         split = busy - halves.outside - two_batch_makespan(halves.times)
-        if auto and max(busy - split, 2.0 * launching) >= ends:
-            return chosen, saved, launching
-        return "two_batch", split, 2.0 * launching
+        if auto and max(busy - split, self._host.launching(work, batches=2)) >= ends:
+            return chosen, saved
+        return "two_batch", split
 
     def whole(self, work: StepWork, step: StepTime) -> StepLayers:
         """Take a timed step apart, as one batch."""

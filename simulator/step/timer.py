@@ -64,7 +64,7 @@ class TableTimer:
         self._tables, self._totals, self._routing, self._pp = tables, totals, routing, pp
         self._attention = AttentionTimes(tables, pp)
         self.host = HostRule.of(stack, tables.launches, pp)
-        self.overlapper = Overlapper(tables, totals, routing, self._attention, stack, pp)
+        self.overlapper = Overlapper(tables, totals, routing, self._attention, self.host, stack)
         self._overlaps = stack.overlap != "none" and tables.exchanges
         self._trace_tokens = routing.tokens if routing else 0
         self._prompt_at = self._decode_at = int(start * self._trace_tokens)
@@ -98,8 +98,10 @@ class TableTimer:
         busy = fixed + step.attention + step.prompt_projections + step.experts + step.imbalance_wait
         launching = self.host.launching(work)
         if self._overlaps:
-            step.overlap, step.saved, launching = self.overlapper.choose(work, step, busy, launching)
+            step.overlap, step.saved = self.overlapper.choose(work, step, busy)
             busy -= step.saved
+            if step.overlap == "two_batch":
+                launching = self.host.launching(work, batches=2)
         step.gap = self.host.gap(work, busy, launching)
         step.duration = busy + step.gap
         return step
