@@ -34,8 +34,16 @@ class SteadyScheduler(Protocol):
             Time of a decode step [s].
         """
 
-    def step_shares(self, share: float) -> tuple[float, float]:
-        """Steps without and with prompts per step in which requests decode, where ``share`` of them meet prompts."""
+    def step_shares(self, share: float, beside: float) -> tuple[float, float]:
+        """Steps without and with prompts per step in which requests decode [1].
+
+        Parameters
+        ----------
+        share : float
+            Steps with prompts that are asked for [1].
+        beside : float
+            Share of these that find requests which decode [1].
+        """
 
     def gap(self, decode: float, prefill: float, met: float) -> float:
         """Time between two tokens of a request [s].
@@ -71,10 +79,10 @@ class MixedSteady:
         """Nobody stops for a prompt, so none comes late."""
         return 0
 
-    def step_shares(self, share: float) -> tuple[float, float]:
-        """Every step decodes, with prompts or without."""
-        share = min(share, 1.0)
-        return 1.0 - share, share
+    def step_shares(self, share: float, beside: float) -> tuple[float, float]:
+        """Requests decode in steps with prompts or without."""
+        share = min(share, 1.0 / beside)
+        return 1.0 - share * beside, share
 
     def gap(self, decode: float, prefill: float, met: float) -> float:
         """A token takes one step of either kind."""
@@ -104,7 +112,7 @@ class PrefillFirstSteady:
         """Decode steps that the frontend takes."""
         return math.ceil(frontend / decode)
 
-    def step_shares(self, share: float) -> tuple[float, float]:
+    def step_shares(self, share: float, beside: float) -> tuple[float, float]:  # noqa: ARG002
         """Steps with prompts come on top."""
         return 1.0, share
 

@@ -26,7 +26,7 @@ from workloads.requests.trace import RequestTrace
 _NAN = float("nan")
 _WINDOWS = 4
 _ROUNDS = 40
-#: Decode steps of an answer below which what comes during its own prompt matters to its time per token [1].
+#: Decode steps of an answer below which steps matter by which its first token is late [1].
 _SHORT_ANSWER = 16
 
 
@@ -100,10 +100,10 @@ def approximations(deployment: Deployment, load: Load) -> tuple[str, ...]:
         Requests of one instance.
     """
     limits = deployment.limits
-    if load.rate and 0.0 < load.decodes < _SHORT_ANSWER:
+    if load.rate and limits.delivery_steps and 0.0 < load.decodes < _SHORT_ANSWER:
         return (
-            f"estimate: answers of {load.outputs:.3g} tokens are so short that most meet the prompts which come during "
-            "their own; the closed form does not know that, so TPOT may be off several times: use simulate",
+            f"estimate: answers of {load.outputs:.3g} tokens are so short that the steps after which users get their "
+            "first token count, which the closed form leaves out: TPOT may be off several times, use simulate",
         )
     if not load.in_lock_step:
         return ()
@@ -214,16 +214,25 @@ class _Prefill:
     chunks: float
 
 
-def _prefill(limits: Limits, load: Load, policy: SteadyScheduler, batch: float, late: int) -> _Prefill:
-    """Put the prompts that come in for those that end into steps."""
+def _prefill(limits: Limits, load: Load, policy: SteadyScheduler, running: float, batch: float, late: int) -> _Prefill:
+    """Put the prompts that come in for those that end into steps, ``late`` decode steps after these.
+
+    In an open loop a step that decodes is one of a ``batch``, but prompts come all the time, whether or not any of the
+    ``running`` is there.
+    """
     ends = batch / load.decodes
+    if load.concurrency:
+        together, beside = ends, 1.0
+    else:
+        together, beside = running / load.decodes, -math.expm1(-running)
     budget = policy.budget(limits, batch / limits.dp)
     # A prompt that may not be split is so nevertheless where it is longer than a whole step.
     longest = budget if limits.chunked else float(limits.token_budget)
     chunks = float(np.ceil(np.asarray(load.prompts) / longest).mean())
-    steps, own = _prompt_steps(load, limits.dp, ends, late)
+    steps, own = _prompt_steps(load, limits.dp, together, late)
+    steps *= ends / together
     # Prompts that arrive within one step are computed together, as far as the budget of all ranks goes.
-    pure, share = policy.step_shares(max(steps * chunks, ends * load.inputs / (limits.dp * budget)))
+    pure, share = policy.step_shares(max(steps * chunks, ends * load.inputs / (limits.dp * budget)), beside)
     # No step is larger than the engine's largest.
     tokens = min(ends * load.inputs / share, limits.dp * longest)
     own = min(max(own / chunks, tokens / limits.dp), tokens, longest)
@@ -238,13 +247,19 @@ def _at(deployment: Deployment, load: Load, running: float, most: float, windows
     batch = max(running, 1.0) if closed else running / -math.expm1(-running)
     decode = mean_step(timer, limits, batch, load, windows=windows)
     frontend = deployment.stack.number("frontend")
-    prompts = _prefill(limits, load, policy, batch, policy.late(frontend, decode.duration) if closed else 0)
+    late = policy.late(frontend, decode.duration) if closed else 0
+    prompts = _prefill(limits, load, policy, running, batch, late)
     decoding = policy.decoding(others)
     prefill = mean_step(timer, limits, decoding, load, tokens=prompts.tokens, own=prompts.own, windows=windows)
     felt = decode.duration
     if not closed:
         felt = mean_step(timer, limits, min(running + 1.0, most), load, windows=windows).duration
-    gap = policy.gap(felt, prefill.duration, prompts.share * others / batch)
+    met = prompts.share * others / batch
+    if not closed:
+        # The step after its own prompt holds the prompts that came meanwhile.
+        after = -math.expm1(-load.rate * prompts.chunks * prefill.duration)
+        met += max(after - met, 0.0) / max(load.decodes, 1.0)
+    gap = policy.gap(felt, prefill.duration, met)
     weights = np.array([prompts.pure, prompts.share])
     durations = np.array([decode.duration, prefill.duration])
     period = float(weights @ durations)
@@ -259,7 +274,7 @@ def _at(deployment: Deployment, load: Load, running: float, most: float, windows
         if closed
         else load.rate * load.decodes * gap,
         batch=batch,
-        batch_mean=batch,
+        batch_mean=float(weights @ (durations * np.array([batch, others]))) / period,
         gap_s=gap,
         ttft_s=entry + prompts.chunks * prefill.duration,
         rate=batch / load.decodes / period,

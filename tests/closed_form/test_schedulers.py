@@ -23,6 +23,6 @@ def test_a_token_takes_a_step_with_prompts_at_most_where_all_are_met(scheduler: 
 @pytest.mark.parametrize("scheduler", STEADY_SCHEDULERS)
 def test_steps_with_prompts_come_on_top_or_instead(scheduler: Scheduler) -> None:
     twin = STEADY_SCHEDULERS[scheduler]
-    pure, prompts = twin.step_shares(0.25)
+    pure, prompts = twin.step_shares(0.25, 1.0)
     assert prompts == 0.25
     assert pure + prompts == (1.0 if twin.decoding(8.0) else 1.25)

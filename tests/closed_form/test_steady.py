@@ -207,3 +207,24 @@ def test_instances_share_the_load_evenly() -> None:
     assert shared.output_tokens_per_s_per_gpu == pytest.approx(one.output_tokens_per_s_per_gpu, rel=0.02)
     played = simulate(four).summary
     assert played.tpot_s.mean == pytest.approx(shared.tpot_s.mean, rel=0.03)
+
+
+@pytest.mark.parametrize("stack", ["vllm", "sglang"])
+@pytest.mark.parametrize("answer", [2, 5, 17, 64])
+def test_short_answers_of_an_open_loop_meet_the_prompts_that_came_during_their_own(stack: str, answer: int) -> None:
+    asked = scenario(
+        "gpt-oss-20b on h100",
+        1,
+        stack={"name": stack},
+        requests={
+            "kind": "poisson",
+            "rate": 2.0,
+            "count": 800,
+            "lengths": {"kind": "uniform", "input": 2000, "output": answer, "range_ratio": 0.3},
+        },
+        run={"traced_steps": 0},
+    )
+    closed_form, events = estimate(asked).summary, simulate(asked).summary
+    assert closed_form.ttft_s.mean == pytest.approx(events.ttft_s.mean, rel=0.08)
+    assert closed_form.e2el_s.mean == pytest.approx(events.e2el_s.mean, rel=0.08)
+    assert closed_form.tpot_s.mean == pytest.approx(events.tpot_s.mean, rel=0.15)
