@@ -16,6 +16,7 @@ ADDED = {
     "model",
     "attention variant",
     "kernel family",
+    "fit of a kernel family",
     "collective",
     "exchange of tokens",
     "scheduler",
