@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -91,7 +92,7 @@ class CostModel:
             The device has no kernel for it.
         """
         family = FAMILIES[op.kind]
-        if family.coefficients is None:
+        if family.coefficients is NoneType:
             return (Lookup(table=NO_TABLE, kernel=None, quantities={}),)
         wanted = op.backends or self.stack.backends.get(op.family, ())
         dtype = None if family.table_dtype == "none" else str(getattr(op.shape, family.table_dtype))

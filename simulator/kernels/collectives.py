@@ -7,6 +7,7 @@ over all ranks, an all-to-all what one rank sends.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import NoneType
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -486,7 +487,7 @@ ALL_REDUCE = Family(
 SEND = Family(
     kinds=("send",),
     shape=CollectiveShape,
-    coefficients=None,
+    coefficients=NoneType,
     time=_send,
     axes=_AXES,
     equation="latency + message_bytes / bandwidth of the link to the next stage",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from hardware_profiles.errors import ProfileError, nearest
 from simulator.kernels.attention import ATTENTION_DECODE, ATTENTION_PREFILL
 from simulator.kernels.collectives import ALL_GATHER, ALL_REDUCE, ALL_TO_ALL, REDUCE_SCATTER, SEND
 from simulator.kernels.elementwise import ELEMENTWISE
@@ -36,3 +37,25 @@ FAMILIES: Mapping[str, Family[Any, Any]] = {
     )
     for kind in family.kinds
 }
+
+
+def table_family(name: str) -> Family[Any, Any]:
+    """Return the family of a kernel table, from the first words of its name.
+
+    Raises
+    ------
+    ProfileError
+        No family has such tables.
+
+    Examples
+    --------
+    >>> table_family("gemm.cublas.bfloat16").kinds
+    ('gemm',)
+    >>> table_family("mamba2.causal_conv1d_fn").kinds
+    ('causal_convolution',)
+    """
+    first, _, rest = name.partition(".")
+    if first not in FAMILIES:
+        raise ProfileError(f"kernel table {name!r}: no family {first!r}; {nearest(first, FAMILIES)}")
+    backend = rest.split(".")[0]
+    return next((family for family in FAMILIES.values() if backend in family.backends), FAMILIES[first])

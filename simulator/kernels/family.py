@@ -29,8 +29,8 @@ class Family(Generic[Shape, Kernel]):
         Kinds of op that it prices (``gemm``); tables are named after them, ``kind.backend`` or ``kind.backend.dtype``.
     shape : type
         Typed shape of such an op, a dataclass of numbers and arrays that broadcast.
-    coefficients : type or None
-        Dataclass of the coefficients in a kernel table; ``None`` where the links alone set the time.
+    coefficients : type
+        Dataclass of the coefficients in a kernel table; ``NoneType`` where the links alone set the time.
     time : callable
         Prices a shape on a machine with a kernel's coefficients.
     axes : tuple of str
@@ -52,11 +52,13 @@ class Family(Generic[Shape, Kernel]):
         Whether the fastest of the stack's backends runs, size by size, and not the first that the device has.
     substitutes : bool
         Whether the table of another backend may stand in for one that the device lacks.
+    backends : frozenset of str
+        Its backends, where its tables share their first word with those of another family.
     """
 
     kinds: tuple[str, ...]
     shape: type[Shape]
-    coefficients: type[Kernel] | None
+    coefficients: type[Kernel]
     time: Callable[[Shape, Machine, Kernel], KernelTime]
     axes: tuple[str, ...]
     equation: str
@@ -67,3 +69,4 @@ class Family(Generic[Shape, Kernel]):
     off_together: str = ""
     fastest: bool = False
     substitutes: bool = True
+    backends: frozenset[str] = frozenset()

@@ -253,6 +253,7 @@ CAUSAL_CONVOLUTION = Family(
     references=_REFERENCES,
     theory="linear-attention.md",
     substitutes=False,
+    backends=frozenset({"causal_conv1d_fn", "causal_conv1d_update"}),
 )
 SCAN = Family(
     kinds=("gated_delta_net", "mamba2"),

@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 import importlib
 from pathlib import Path
+from types import NoneType
 
 import pytest
 
 from hardware_profiles.loader import device_names, load_device
 from simulator.cost.model import CostModel
 from simulator.hardware import load_hardware
-from simulator.kernels.families import FAMILIES
+from simulator.kernels.families import FAMILIES, table_family
 from simulator.kernels.kernel import coefficients
-from simulator.kernels.linear_attention import ConvolutionKernel
 from simulator.ops import StepShape, build_ops
 from simulator.parallelism import Parallelism
 from simulator.stack import load_stack
@@ -32,7 +32,7 @@ def test_a_record_says_how_why_and_where_its_ops_are_priced(kind: str) -> None:
     assert family.validity
     assert family.references
     assert (THEORY / family.theory).is_file()
-    assert family.coefficients is None or dataclasses.is_dataclass(family.coefficients)
+    assert family.coefficients is NoneType or dataclasses.is_dataclass(family.coefficients)
     assert all(hasattr(family.shape, name) for name in family.axes)
 
 
@@ -50,8 +50,7 @@ def test_every_kernel_function_has_sources_and_an_example(module: str) -> None:
 @pytest.mark.parametrize("device", [name for name in device_names() if load_device(name).main.kernels])
 def test_every_kernel_table_fills_the_coefficients_of_its_family(device: str) -> None:
     for name, table in load_device(device).main.kernels.items():
-        kind = FAMILIES[name.split(".")[0]].coefficients if "conv1d" not in name else ConvolutionKernel
-        assert kind is not None
+        kind = table_family(name).coefficients
         assert coefficients(kind, table, name)
 
 

@@ -14,13 +14,9 @@ from numpy.typing import NDArray
 from hardware_profiles.errors import ProfileError
 from simulator.arrays import FloatArray
 from simulator.hardware import Hardware
-from simulator.kernels.collectives import AllReduceKernel, CollectiveKernel
-from simulator.kernels.elementwise import ElementwiseKernel, elementwise_time
-from simulator.kernels.expert_exchange import ExchangeKernel
-from simulator.kernels.families import FAMILIES as RECORDS
+from simulator.kernels.elementwise import elementwise_time
+from simulator.kernels.families import table_family
 from simulator.kernels.kernel import DTYPE_BYTES, Fabric, coefficients
-from simulator.kernels.linear_attention import ConvolutionKernel, ScanKernel
-from simulator.kernels.moe import MoeKernel
 from simulator.stack import kernel_table
 from validation.kernels.collective_rows import (
     ELEMENT,
@@ -49,8 +45,7 @@ RowNumbers = NDArray[np.int64]
 #: A kernel table's name and what predicts rows with its coefficients [s].
 Found = tuple[str, Callable[["pd.DataFrame"], FloatArray]]
 
-#: Coefficients of the ops whose rows name their kernel table by themselves.
-_COEFFICIENTS = {kind: found for kind in DENSE if (found := RECORDS[kind].coefficients) is not None}
+#: Ops whose rows name the one kernel that was measured, for which no other can stand.
 _LINEAR = ("gated_delta_net", "mamba2")
 
 
@@ -136,14 +131,14 @@ def _groups(frame: pd.DataFrame, by: list[Any]) -> Iterator[tuple[tuple[str, ...
 
 
 def _resolved(
-    hardware: Hardware, family: str, backends: tuple[str, ...], dtype: str | None, kind: type[Any]
+    hardware: Hardware, family: str, backends: tuple[str, ...], dtype: str | None = None, *, substitutes: bool = True
 ) -> tuple[str, Any]:
     """Coefficients of a kernel family as a stack would choose them: this backend and dtype first, then relatives."""
     if dtype is not None and dtype not in DTYPE_BYTES:
         raise ProfileError(f"unknown dtype {dtype!r}")
     device = hardware.device.id
-    name, table = kernel_table(hardware.kernels, family, backends, dtype, device)
-    return name, coefficients(kind, table, f"{device}: {name}")
+    name, table = kernel_table(hardware.kernels, family, backends, dtype, device, substitutes=substitutes)
+    return name, coefficients(table_family(name).coefficients, table, f"{device}: {name}")
 
 
 def _dense(op: str, frame: pd.DataFrame, hardware: Hardware) -> Iterator[Block]:
@@ -157,7 +152,7 @@ def _dense(op: str, frame: pd.DataFrame, hardware: Hardware) -> Iterator[Block]:
 
 
 def _find_dense(op: str, hardware: Hardware, backends: tuple[str, ...], dtype: str) -> Found:
-    name, kernel = _resolved(hardware, op, backends, dtype, _COEFFICIENTS[op])
+    name, kernel = _resolved(hardware, op, backends, dtype)
     return name, lambda rows: FAMILIES[op].predict(rows, hardware.silicon, kernel)
 
 
@@ -167,11 +162,7 @@ def _linear(op: str, frame: pd.DataFrame, hardware: Hardware) -> Iterator[Block]
 
 
 def _find_linear(op: str, hardware: Hardware, operation: str) -> Found:
-    name = f"{op}.{operation}"
-    if name not in hardware.kernels:
-        raise ProfileError(f"{hardware.device.id}: no coefficients of kernel {name}")
-    kind = ConvolutionKernel if "conv" in operation else ScanKernel
-    kernel = coefficients(kind, hardware.kernels[name], f"{hardware.device.id}: {name}")
+    name, kernel = _resolved(hardware, op, (operation,), substitutes=False)
     return name, lambda rows: FAMILIES[op].predict(rows, hardware.silicon, kernel)
 
 
@@ -188,7 +179,7 @@ def _moe(op: str, frame: pd.DataFrame, hardware: Hardware) -> Iterator[Block]:
 
 
 def _find_moe(hardware: Hardware, backend: str, rows: MoeRows) -> Found:
-    name, kernel = _resolved(hardware, "moe", (backend,), rows.dtype, MoeKernel)
+    name, kernel = _resolved(hardware, "moe", (backend,), rows.dtype)
     return name, lambda _: predict_moe_rows(rows, silicon=hardware.silicon, kernel=kernel)
 
 
@@ -207,7 +198,7 @@ def _elementwise(frame: pd.DataFrame, hardware: Hardware) -> Iterator[Block]:
 
 
 def _find_elementwise(hardware: Hardware, backend: str) -> Found:
-    name, kernel = _resolved(hardware, "elementwise", (backend,), None, ElementwiseKernel)
+    name, kernel = _resolved(hardware, "elementwise", (backend,))
     return name, lambda rows: elementwise_time(rows["bytes_moved"], silicon=hardware.silicon, kernel=kernel).seconds
 
 
@@ -225,12 +216,12 @@ def _library(op: str, frame: pd.DataFrame, hardware: Hardware) -> Iterator[Block
 
 
 def _find_ring(hardware: Hardware, fabric: Fabric, collective: str, library: str) -> Found:
-    name, kernel = _resolved(hardware, RINGS[collective][0], (library,), None, CollectiveKernel)
+    name, kernel = _resolved(hardware, RINGS[collective][0], (library,))
     return name, lambda rows: predict_ring(collective, rows, fabric=fabric, kernel=kernel)
 
 
 def _find_all_reduce(hardware: Hardware, fabric: Fabric, backend: str) -> Found:
-    name, kernel = _resolved(hardware, "all_reduce", (backend,), None, AllReduceKernel)
+    name, kernel = _resolved(hardware, "all_reduce", (backend,))
     return name, lambda rows: predict_all_reduce(rows, fabric=fabric, kernel=kernel)
 
 
@@ -251,5 +242,5 @@ def _exchange(op: str, frame: pd.DataFrame, hardware: Hardware) -> Iterator[Bloc
 
 
 def _find_exchange(op: str, part: str, hardware: Hardware) -> Found:
-    name, kernel = _resolved(hardware, part, (op,), None, ExchangeKernel)
+    name, kernel = _resolved(hardware, part, (op,))
     return name, lambda rows: predict_exchange(rows, part, fabric=hardware.fabric, kernel=kernel)
