@@ -7,6 +7,7 @@ from typing import Literal
 
 from simulator.deployment.layout import Layout
 from simulator.scenario import Scenario
+from simulator.scenario.sections import Scheduler
 from simulator.step.speculation import tokens_per_step
 
 
@@ -26,8 +27,8 @@ class Limits:
         KV pool of a rank, on one of its devices [bytes].
     kv_per_token, kv_per_sequence : float
         What a sequence takes of the pool [bytes].
-    scheduler : {"mixed", "prefill_first"}
-        Whether prompt chunks share steps with decoding.
+    scheduler : str
+        Whether prompt chunks share steps with decoding: a key of ``simulator.serving.scheduler.SCHEDULERS``.
     chunked : bool
         Whether a prompt may be split over steps; otherwise only one longer than the budget is.
     reserved_output : float
@@ -51,7 +52,7 @@ class Limits:
     pool: float
     kv_per_token: float
     kv_per_sequence: float
-    scheduler: Literal["mixed", "prefill_first"]
+    scheduler: Scheduler
     chunked: bool
     reserved_output: float = 0.0
     preemption: Literal["recompute", "swap"] = "recompute"
