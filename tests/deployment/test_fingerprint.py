@@ -24,6 +24,7 @@ from simulator.deployment.deployment import deploy, repriced
 from simulator.deployment.fingerprint import fingerprint
 from simulator.deployment.inputs import scenario_requests, scenario_routing
 from simulator.results.values import Result
+from simulator.scenario.presets import preset_names, preset_path
 from simulator.scenario.scenario import PRICING
 from simulator.step import contention
 from workloads.routing.files import save_routing_trace
@@ -345,3 +346,26 @@ def test_a_deployment_that_is_priced_anew_has_the_name_of_what_it_has_become(fol
     ]
     assert len(set(names)) == len(names)
     assert repriced(deployment, cost=cost, routing=routing).fingerprint == names[1]
+
+
+NAMED = """
+from simulator import Scenario
+from simulator.deployment.fingerprint import fingerprint
+from simulator.scenario.presets import preset_names, preset_path
+print([fingerprint(Scenario.load(preset_path(name))) for name in preset_names()])
+"""
+
+
+def test_every_process_gives_a_scenario_the_same_fingerprint() -> None:
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", NAMED],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert found[0] == found[1]
+    assert found[0] == f"{[fingerprint(Scenario.load(preset_path(name))) for name in preset_names()]}\n"
