@@ -1,8 +1,9 @@
 """Check published figures of papers: what a paper states goes in, what it prints must come out.
 
 A case is a folder of ``validation/cases``: ``case.toml`` states the source, the inputs (model shapes, constants)
-and its printed figures; ``compute.py``, where the sizes of the models are not all that is asked for, derives figures
-from those inputs with the functions of this project. Figures are in SI; a check's unit says how the paper prints them.
+and its printed figures. Where the sizes of the models are not all that is asked for, ``compute.py`` derives figures
+from those inputs with the functions of this project, or ``compute`` names a function of this package that several
+cases use. Figures are in SI; a check's unit says how the paper prints them.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """A paper's inputs and printed figures."""
+    """A paper's inputs and printed figures; ``compute`` names what derives figures from the inputs, or is empty."""
 
     name: str
     paper: str
@@ -93,6 +94,7 @@ class Case:
     models: Mapping[str, ModelSpec]
     inputs: Mapping[str, Any]
     checks: tuple[Check, ...]
+    compute: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +175,7 @@ def load_case(name: str) -> Case:
             models=models,
             inputs=table.get("inputs", {}),
             checks=checks,
+            compute=f"validation.papers.{table['compute']}" if "compute" in table else _own_compute(name),
         )
     except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
         raise CaseError(f"{name}/case.toml: {error}") from error
@@ -199,15 +202,25 @@ def model_figures(models: Mapping[str, ModelSpec]) -> dict[str, float]:
     return found
 
 
+def _own_compute(name: str) -> str:
+    return f"validation.cases.{name}.compute.figures" if (CASES / name / "compute.py").is_file() else ""
+
+
+def _function(case: Case) -> Callable[[Case], Mapping[str, float]]:
+    module, _, name = case.compute.rpartition(".")
+    try:
+        found: Callable[[Case], Mapping[str, float]] = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise CaseError(f"{case.name}/case.toml: compute: {error}") from error
+    return found
+
+
 def run_case(name: str) -> list[Verdict]:
     """Compute the figures of a case and compare each with what the paper prints."""
     case = load_case(name)
     figures = model_figures(case.models)
-    if (CASES / name / "compute.py").is_file():
-        compute: Callable[[Case], Mapping[str, float]] = importlib.import_module(
-            f"validation.cases.{name}.compute"
-        ).figures
-        figures |= compute(case)
+    if case.compute:
+        figures |= _function(case)(case)
     verdicts = []
     for check in case.checks:
         if check.figure not in figures:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +28,7 @@ from validation.accuracy import accuracy
 from validation.fit.collectives import SOURCE, Table, provenance
 from validation.fit.fitting import fit, write_kernels
 from validation.kernels.collective_rows import PAYLOAD
+from validation.papers.papers import CASES, Case
 
 Phase = Literal["dispatch", "combine"]
 PHASES: tuple[Phase, Phase] = ("dispatch", "combine")
@@ -99,21 +100,19 @@ def _published(row: Mapping[str, str]) -> Published:
     )
 
 
-def case_figures(folder: Path, sources: Collection[str]) -> dict[str, float]:
+def case_figures(case: Case) -> dict[str, float]:
     """Predict published rows for a case of papers: time [s], and the rate that DeepEP derives from it [bytes/s].
 
-    Parameters
-    ----------
-    folder : Path
-        The case; its ``published.csv``, where there is one, holds rows that nothing is fitted to, with a check id.
-    sources : collection of str
-        Sources of the rows that coefficients are fitted to, which are named by device, kernel, phase, ranks and tokens.
+    Its ``sources`` say which of the rows that coefficients are fitted to it holds; those are named by device, kernel,
+    phase, ranks and tokens. Its ``published.csv``, where there is one, has rows that nothing is fitted to, with a name
+    each.
     """
+    sources = case.inputs["sources"]
     found: dict[str, float] = {}
     named = [
         (f"{r.device}.{r.mode}.{r.phase}.{r.ranks}.{r.tokens}", r) for r in published_rows() if r.source in sources
     ]
-    if (own := folder / "published.csv").is_file():
+    if (own := CASES / case.name / "published.csv").is_file():
         with own.open(encoding="utf-8", newline="") as file:
             named += [(row["figure_id"], _published(row)) for row in csv.DictReader(file)]
     for key, row in named:

@@ -98,7 +98,7 @@ def validate_serving(
     named : Named, optional
         Device, stack and model, where the measurements do not say or say otherwise; the user's profiles.
     every : int
-        Play every so manieth run only [1].
+        Play each run whose number is a multiple of this [1].
     progress : callable, optional
         Told the share of runs that are done [1].
 

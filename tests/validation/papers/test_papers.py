@@ -119,6 +119,16 @@ def test_a_malformed_case_says_what_is_wrong(
         run_case("x")
 
 
+def test_a_case_names_the_function_that_derives_its_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_case("deepep").compute == "validation.papers.published_exchange.case_figures"
+    assert load_case("bam").compute == "validation.cases.bam.compute.figures"
+    assert load_case("minicpm").compute == ""
+    lost = dataclasses.replace(load_case("bam"), compute="validation.papers.systems.no_such_figures")
+    monkeypatch.setattr(papers, "load_case", lambda _: lost)
+    with pytest.raises(CaseError, match=r"bam/case\.toml: compute: .*no_such_figures"):
+        run_case("bam")
+
+
 def test_the_command_answers_in_json() -> None:
     answer = CliRunner().invoke(app, ["validate", "papers", "slimmoe", "qmoe", "--json"])
     document = json.loads(answer.stdout)

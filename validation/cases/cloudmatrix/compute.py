@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from validation.papers.papers import Case
 from validation.papers.published_exchange import case_figures
@@ -12,7 +11,7 @@ from validation.papers.systems import system_figures
 
 def figures(case: Case) -> Mapping[str, float]:
     """Time [s] of every row of the exchange, its rate [bytes/s] by phase and ranks, and the serving points."""
-    found = case_figures(Path(__file__).parent, case.inputs["sources"])
+    found = case_figures(case)
     for name, seconds in list(found.items()):
         if name.endswith(".time"):
             _, _, phase, ranks, _, _ = name.split(".")
