@@ -568,7 +568,7 @@ ATTENTION_PREFILL = Family(
     coefficients=AttentionPrefillKernel,
     time=_prefill_time,
     axes=("batch", "context", "num_heads", "num_kv_heads", "head_dim", "kv_length"),
-    table_dtype="dtype",
+    table_dtype="kv_dtype",
     equation="max(host, launch + smooth_max(compute, memory)); compute = smooth_max(spread, critical) of blocks of "
     "block + hypot(matrix, softmax), memory = bytes of queries, keys and values / bandwidth",
     validity="heads of 64 and 128 elements, up to 16384 new tokens; sliding windows were not measured",

@@ -20,7 +20,7 @@ from simulator.parallelism import Parallelism
 from simulator.scenario.sections import Stack
 from simulator.stack import customised
 from simulator.step.tables import expert_seconds
-from workloads.models.library import load_model
+from workloads.models.library import load_model, with_dtypes
 
 CASES: dict[str, tuple[str, Parallelism, str, str | None]] = {
     "mixtral-8x7b": ("a100-sxm", Parallelism(tp=2), "vllm", None),
@@ -241,3 +241,16 @@ def test_a_price_names_the_tables_that_it_compared() -> None:
     assert set(reduced.compared) == {f"all_reduce.{backend}" for backend in cost.stack.backends["all_reduce"]}
     assert all(time.table in time.compared for time in times)
     assert {table for time in times for table in time.compared} <= cost.hardware.kernels.keys()
+
+
+def test_attention_over_an_8_bit_cache_is_priced_by_the_kernel_that_was_measured_on_one() -> None:
+    cost = model_of("llama-3.1-8b")
+    model = with_dtypes(load_model("llama-3.1-8b"), kv_cache="fp8")
+    tables = {
+        time.op.kind: time.table
+        for phase in ("prefill", "decode")
+        for time in cost.times(build_ops(model, Parallelism(), cost.stack, shape_of(phase, 8, 1000)))
+        if float(time.seconds) > 0.0
+    }
+    assert tables["attention_prefill"] == "attention_prefill.flash.fp8"
+    assert tables["attention_decode"] == "attention_decode.flash.fp8"
