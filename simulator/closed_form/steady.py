@@ -27,7 +27,7 @@ _NAN = float("nan")
 _WINDOWS = 4
 _ROUNDS = 40
 #: Decode steps of an answer below which steps matter by which its first token is late [1].
-_SHORT_ANSWER = 16
+_SHORT_ANSWER = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,8 +102,8 @@ def approximations(deployment: Deployment, load: Load) -> tuple[str, ...]:
     limits = deployment.limits
     if load.rate and limits.delivery_steps and 0.0 < load.decodes < _SHORT_ANSWER:
         return (
-            f"estimate: answers of {load.outputs:.3g} tokens are so short that the steps after which users get their "
-            "first token count, which the closed form leaves out: TPOT may be off several times, use simulate",
+            f"estimate: answers of {load.outputs:.3g} tokens are so short that it matters by how many steps users get "
+            "their first token late; the closed form knows the mean alone: TPOT may be off by a factor, use simulate",
         )
     if not load.in_lock_step:
         return ()
@@ -267,7 +267,10 @@ def _at(deployment: Deployment, load: Load, running: float, most: float, windows
     if frontend > 0.0 or not closed:
         # Who comes at any time waits for the rest of a step; the next of a closed loop comes as one ends.
         entry += -math.expm1(-others) * float(weights @ durations**2) / (2.0 * period)
-    missed = entry / period + policy.missed(prompts.chunks)
+    # Users get their first and last tokens some steps late, but at once where nothing is left to do.
+    behind, busy = limits.delivery_steps, -math.expm1(-others)
+    first, last = min(behind, load.decodes) * gap, behind * busy * gap
+    missed = entry / period + policy.missed(prompts.chunks) + behind * busy
     return Steady(
         running=running,
         sustained=load.concurrency * load.decodes / (load.decodes + missed)
@@ -275,8 +278,8 @@ def _at(deployment: Deployment, load: Load, running: float, most: float, windows
         else load.rate * load.decodes * gap,
         batch=batch,
         batch_mean=float(weights @ (durations * np.array([batch, others]))) / period,
-        gap_s=gap,
-        ttft_s=entry + prompts.chunks * prefill.duration,
+        gap_s=gap + (last - first) / load.decodes,
+        ttft_s=entry + prompts.chunks * prefill.duration + first,
         rate=batch / load.decodes / period,
         saturated=False,
         steps=columns((decode, prefill)),

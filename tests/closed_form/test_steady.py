@@ -228,3 +228,14 @@ def test_short_answers_of_an_open_loop_meet_the_prompts_that_came_during_their_o
     assert closed_form.ttft_s.mean == pytest.approx(events.ttft_s.mean, rel=0.08)
     assert closed_form.e2el_s.mean == pytest.approx(events.e2el_s.mean, rel=0.08)
     assert closed_form.tpot_s.mean == pytest.approx(events.tpot_s.mean, rel=0.15)
+
+
+@pytest.mark.parametrize("case", list(CASES)[1:])
+def test_users_get_their_tokens_late_in_both(case: str) -> None:
+    """TensorRT-LLM schedules a step ahead and handles tokens a step behind."""
+    asked = scenario(case, 16, stack={"name": "trtllm"})
+    assert deploy(asked).limits.delivery_steps > 0
+    closed_form, events = estimate(asked).summary, simulate(asked).summary
+    assert closed_form.ttft_s.mean == pytest.approx(events.ttft_s.mean, rel=0.06)
+    assert closed_form.tpot_s.mean == pytest.approx(events.tpot_s.mean, rel=0.03)
+    assert closed_form.e2el_s.mean == pytest.approx(events.e2el_s.mean, rel=0.03)
