@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import tomllib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +11,17 @@ import pytest
 from simulator import Scenario, estimate, simulate
 from simulator.closed_form.prompt_queue import _stationary
 
-CASE = Path(__file__).parents[3] / "shared" / "cases" / "c1_output1.toml"
+CASE: dict[str, Any] = {
+    "model": {"name": "gpt-oss-20b"},
+    "hardware": {"device": "h200-sxm"},
+    "stack": {"name": "vllm"},
+    "requests": {
+        "kind": "poisson",
+        "rate": 1.0,
+        "count": 5,
+        "lengths": {"kind": "fixed", "input": 2000, "output": 1},
+    },
+}
 
 
 def asked(stack: str, rate: float, prompt: int, **sections: Any) -> Scenario:
@@ -76,10 +84,9 @@ def test_who_is_served_a_step_behind_waits_for_the_next_step_only_if_there_is_on
     assert often[0] < often[1] < often[2]
 
 
-@pytest.mark.skipif(not CASE.exists(), reason="needs the shared cases")
 @pytest.mark.parametrize("change", [(), ("routing.tokens=256",), ("stack.name=trtllm",), ("stack.name=sglang",)])
 def test_the_case_that_made_figures_up_is_answered(change: tuple[str, ...]) -> None:
-    scenario = Scenario.from_mapping(tomllib.loads(CASE.read_text(encoding="utf-8"))).override(*change)
+    scenario = Scenario.from_mapping(CASE).override(*change)
     closed_form, events = estimate(scenario).summary, simulate(scenario).summary
     assert closed_form.ttft_s.mean == pytest.approx(events.ttft_s.mean, rel=0.1)
     assert closed_form.mfu < 1.0
