@@ -155,7 +155,7 @@ def load_hardware(
         node=home,
         cluster=joined,
         nodes=nodes or (joined.nodes if joined else 1),
-        silicon=silicon_of(accelerator.main),
+        silicon=silicon_of(accelerator.main, accelerator.id),
         fabric=fabric_of(accelerator, home, joined),
         price=_price(accelerator, offer, folder),
         kernels=kernels,
@@ -172,7 +172,9 @@ def _further(device: Device, node: Node, folder: Path | None) -> Mapping[str, Re
     found = {}
     for name, processor in processors.items():
         kernels, evidence = resolve_kernels(processor, folder)
-        found[name] = Resource(silicon=silicon_of(processor), kernels=kernels, evidence=evidence)
+        found[name] = Resource(
+            silicon=silicon_of(processor, f"the {name} of {device.id}"), kernels=kernels, evidence=evidence
+        )
     return found
 
 
@@ -186,8 +188,8 @@ def unused_processors(device: Device) -> tuple[str, ...]:
     )
 
 
-def silicon_of(processor: Processor) -> Silicon:
-    """Take the floats of a processor; one without a cache has none to hit."""
+def silicon_of(processor: Processor, name: str = "the processor") -> Silicon:
+    """Take the floats of a processor, which messages call by a name; one without a cache has none to hit."""
     return Silicon(
         units=processor.units.value,
         clock=processor.clock.value,
@@ -195,6 +197,7 @@ def silicon_of(processor: Processor) -> Silicon:
         memory_bandwidth=processor.memory_bandwidth.value,
         cache=processor.cache.value if processor.cache else 0.0,
         sustained=processor.sustained.value if processor.sustained else 1.0,
+        name=name,
     )
 
 

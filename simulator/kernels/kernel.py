@@ -53,7 +53,8 @@ class Silicon:
 
     ``units`` are SMs or AI cores [1]; ``clock`` [Hz]; ``peak`` dense FLOP/s by arithmetic dtype (``bfloat16``,
     ``fp8``, ``int8``, ``fp4``, ``float32``); ``memory_bandwidth`` [bytes/s]; ``cache`` [bytes]; ``sustained`` the rate
-    of long matrix kernels over that of the chips on which their loss of clock was fitted [1].
+    of long matrix kernels over that of the chips on which their loss of clock was fitted [1]. ``name`` is what messages
+    call it.
     """
 
     units: float
@@ -62,6 +63,7 @@ class Silicon:
     memory_bandwidth: float
     cache: float
     sustained: float = 1.0
+    name: str = "the processor"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,7 +207,10 @@ def matrix_peak(dtype: str, silicon: Silicon) -> float:
     arithmetic = ARITHMETIC.get(dtype, dtype)
     if silicon.peak.get(arithmetic, 0.0) <= 0.0:
         have = ", ".join(sorted(name for name, rate in silicon.peak.items() if rate > 0))
-        raise ProfileError(f"dtype {dtype!r} needs {arithmetic} arithmetic, which the processor lacks; it has {have}")
+        raise ProfileError(
+            f"dtype {dtype!r} needs {arithmetic} arithmetic, which {silicon.name} lacks; it has {have}: "
+            "give model.weights a dtype of these, or take another device"
+        )
     return silicon.peak[arithmetic]
 
 

@@ -112,7 +112,7 @@ def test_an_unknown_dtype_names_the_nearest_one() -> None:
 
 def test_a_dtype_that_the_device_lacks_is_refused_with_what_it_has() -> None:
     a100 = load_hardware("a100-sxm").silicon
-    with pytest.raises(ProfileError, match=r"'fp8' needs fp8 arithmetic, which the processor lacks; it has bfloat16"):
+    with pytest.raises(ProfileError, match=r"'fp8' needs fp8 arithmetic, which a100-sxm lacks; it has bfloat16"):
         seconds(1, 64, 64, dtype="fp8", silicon=a100)
 
 
