@@ -115,9 +115,12 @@ def print_outcomes(text: Console, outcomes: Sequence[Outcome]) -> None:
     failed = failures(outcomes)
     if failed:
         grid = table("figure", "before", "after", "change", "", right=("before", "after", "change"))
+        # A key may be wider than the terminal: it is broken, so that the numbers beside it are not.
+        for column in grid.columns:
+            column.no_wrap, column.overflow = column is not grid.columns[0], "fold"
         for o in failed[:MOST_ROWS]:
             grid.add_row(o.key, figure_text(o.key, o.before), figure_text(o.key, o.after), change_text(o), o.status)
         text.print(grid)
         if len(failed) > MOST_ROWS:
-            text.print(f"and {len(failed) - MOST_ROWS:,} more; --markdown writes all")
+            text.print(f"and {len(failed) - MOST_ROWS:,} more; --markdown FILE writes all")
     text.print(summary_line(outcomes))
