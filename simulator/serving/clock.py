@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any, cast
 
 import simpy
 from simpy.core import EmptySchedule
+
+
+class Notice(simpy.Event):
+    """An event that happens where it is given, before those in the queue, and not through it."""
+
+    def give(self, value: object) -> None:
+        """Let it happen now, with a value."""
+        waiting, self.callbacks = cast("list[Any]", self.callbacks), cast("Any", None)
+        self._ok, self._value = True, value
+        for callback in waiting:
+            callback(self)
 
 
 class Clock(simpy.Environment):
@@ -15,7 +26,8 @@ class Clock(simpy.Environment):
     Notes
     -----
     Of SimPy's own names it uses the time ``_now``, the heap ``_queue`` of events, whose entries begin with their time,
-    and the list ``callbacks`` of an event. ``tests/serving/test_clock.py`` fails where a release of SimPy changes them.
+    and of an event ``_ok``, ``_value`` and the list ``callbacks``. ``tests/serving/test_clock.py`` fails where a
+    release of SimPy changes them.
     """
 
     def skip(self, delay: float) -> bool:
@@ -33,6 +45,19 @@ class Clock(simpy.Environment):
     def later(self, delay: float, then: Callable[[Any], object], value: object) -> None:
         """Call a function with a value after a delay [s], without the cost of a process."""
         cast("list[Any]", self.timeout(delay, value).callbacks).append(lambda event: then(event.value))
+
+    def follow(self, way: Generator[simpy.Event, Any, None], value: object = None) -> None:
+        """Run a generator at once up to an event that has not happened yet, and on from there when it does.
+
+        It is like a process that nobody waits for or interrupts, and puts no events of its own into the queue.
+        """
+        try:
+            event = way.send(value)
+            while event.processed:
+                event = way.send(event.value)
+        except StopIteration:
+            return
+        cast("list[Any]", event.callbacks).append(lambda happened: self.follow(way, happened.value))
 
     def reach(self, event: simpy.Event) -> bool:
         """Let things happen until an event has; return ``False`` where nothing is left to happen before it does."""

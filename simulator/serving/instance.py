@@ -16,7 +16,7 @@ import simpy
 
 from simulator.deployment.limits import Limits
 from simulator.serving.batch import Batch
-from simulator.serving.clock import Clock
+from simulator.serving.clock import Clock, Notice
 from simulator.serving.kv_pool import KVPool
 from simulator.serving.prompt_queues import Chunk, PromptQueues
 from simulator.serving.rank_loads import RankLoads
@@ -115,7 +115,7 @@ class Instance:
         self._scheduler = SCHEDULERS[limits.scheduler]()
         self._prompts = PromptQueues(limits, run_state.state, self._fits, self._admit)
         # Requests whose prompt was computed elsewhere, and what occurs when there is memory for them.
-        self._arriving: list[deque[tuple[int, simpy.Event]]] = [deque() for _ in range(dp)]
+        self._arriving: list[deque[tuple[int, Notice]]] = [deque() for _ in range(dp)]
         # Requests whose KV cache is on its way out or in, by request, and those that have just arrived.
         self._moving: dict[int, int] = {}
         self._landed: list[int] = []
@@ -146,7 +146,7 @@ class Instance:
     def reserve(self, request: int) -> simpy.Event:
         """Queue a request whose prompt was computed elsewhere; the event brings its rank once that has memory."""
         rank = self._take_on(request)
-        reserved = self.env.event()
+        reserved = Notice(self.env)
         self._arriving[rank].append((request, reserved))
         self._queued += 1
         self._reserve(rank)
@@ -385,7 +385,7 @@ class Instance:
             self._queued -= 1
             self._admit(rank, request)
             self._moving[request] = rank
-            reserved.succeed(rank)
+            reserved.give(rank)
 
     def _join_landed(self) -> None:
         now = self.env.now

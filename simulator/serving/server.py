@@ -277,7 +277,7 @@ class Server:
         """Bring what an instance has computed to one that decodes it."""
         transfer = self._transfers[request] = _Transfer(source, rank)
         self.run_state.records.computed[request] = self.env.now
-        self.env.process(self._hand_over(request, transfer))
+        self.env.follow(self._hand_over(request, transfer))
 
     def _hand_over(self, request: int, transfer: _Transfer) -> Generator[simpy.Event, int, None]:
         """Find an instance that decodes, wait for memory there and for the link, and let the request decode.

@@ -7,7 +7,7 @@ from collections.abc import Generator
 import pytest
 import simpy
 
-from simulator.serving.clock import Clock
+from simulator.serving.clock import Clock, Notice
 
 
 def test_simpy_keeps_its_time_its_heap_and_its_callbacks_where_the_clock_looks_for_them() -> None:
@@ -21,6 +21,37 @@ def test_simpy_keeps_its_time_its_heap_and_its_callbacks_where_the_clock_looks_f
     env.step()
     assert env.now == 5.0
     assert event.callbacks is None
+
+
+def test_a_notice_happens_now_as_an_event_of_simpy_does_in_its_turn() -> None:
+    env, told = Clock(), []
+    ours, theirs = Notice(env), env.event()
+    for event in (ours, theirs):
+        event.callbacks.append(lambda happened: told.append(happened.value))
+    theirs.succeed(2)
+    ours.give(1)
+    assert told == [1], "before what is in the queue"
+    assert env.reach(theirs)
+    assert told == [1, 2]
+    for what in ("triggered", "processed", "ok"):
+        assert getattr(ours, what) is getattr(theirs, what) is True
+
+
+def test_a_generator_is_followed_like_a_process_but_begins_at_once() -> None:
+    env, seen = Clock(), []
+    opened = Notice(env)
+
+    def way() -> Generator[simpy.Event, object, None]:
+        for event in (opened, opened, env.timeout(1.5, "later")):
+            value = yield event
+            seen.append((env.now, value))
+
+    env.follow(way())
+    assert len(env._queue) == 1, "nothing but the event that it will wait for"
+    opened.give("now")
+    assert seen == [(0.0, "now"), (0.0, "now")], "what has happened is not waited for"
+    assert not env.reach(env.event())
+    assert seen[2:] == [(1.5, "later")]
 
 
 def test_the_clock_moves_on_by_itself_only_where_nothing_else_is_due() -> None:
