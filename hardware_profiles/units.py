@@ -175,13 +175,6 @@ def parse_quantity_text(text: str, dimension: Dimension, where: str = "value", *
     return to_si(number, unit, dimension, where, zero_allowed=zero_allowed)
 
 
-def dimension_of(unit: str) -> Dimension:
-    """Dimension of a known unit."""
-    if unit not in UNITS:
-        raise ProfileError(f"unknown unit {unit!r}; {_nearest_unit(unit, None)}")
-    return UNITS[unit][0]
-
-
 def format_seconds(seconds: float) -> str:
     """Write a time [s] with three significant digits and the unit that suits it.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -35,14 +36,17 @@ class Catalogue(Generic[T]):
     ----------
     folder : Path
         Holds ``*.toml``.
+    what : str
+        What one file describes, for the message about one that is no TOML.
     read : callable
-        Makes a value of one file, or raises :class:`ProfileError`.
+        Makes a value of what a file of that name holds, or raises :class:`ProfileError`.
     unknown : str
         Begins the message about a name that nobody has: the scenario's key and what it should name.
     """
 
     folder: Path
-    read: Callable[[Path], T]
+    what: str
+    read: Callable[[Mapping[str, Any], str], T]
     unknown: str
 
     def names(self) -> tuple[str, ...]:
@@ -71,9 +75,14 @@ class Catalogue(Generic[T]):
         return {value.id: value for value in values}
 
     def _load(self, path: Path) -> T:
-        return cast("T", _loaded(self.read, stamp(path)))
+        return cast("T", _loaded(self.what, self.read, stamp(path)))
 
 
 @lru_cache(maxsize=64)
-def _loaded(read: Callable[[Path], Any], file: Stamp) -> object:
-    return read(Path(file[0]))
+def _loaded(what: str, read: Callable[[Mapping[str, Any], str], Any], file: Stamp) -> object:
+    path = Path(file[0])
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ProfileError(f"{path}: not a readable {what} file: {error}") from None
+    return read(data, path.name)

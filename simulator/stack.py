@@ -6,7 +6,6 @@ profile, falling back to another backend or dtype of the same family where the d
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -199,26 +198,22 @@ def _dtype_relatives(dtype: str | None) -> tuple[str | None, ...]:
     return (*relatives.get(dtype or "", (dtype,) if dtype else ()), None)
 
 
-def _read(path: Path) -> StackProfile:
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ProfileError(f"{path}: not a readable stack file: {error}") from None
+def _read(data: Mapping[str, Any], file: str) -> StackProfile:
     allowed = {"id", "name", "aliases", "scheduler", "chunked", "exchange", "fused", "backends", "numbers", "overlap"}
-    check_keys(data, allowed - {"aliases", "fused", "overlap"}, allowed, path.name)
+    check_keys(data, allowed - {"aliases", "fused", "overlap"}, allowed, file)
     numbers = data["numbers"]
-    check_keys(numbers, _DIMENSIONS, {**_DIMENSIONS, **_OPTIONAL}, f"{path.name}: numbers")
+    check_keys(numbers, _DIMENSIONS, {**_DIMENSIONS, **_OPTIONAL}, f"{file}: numbers")
     return StackProfile(
         id=data["id"],
         name=data["name"],
         aliases=tuple(data.get("aliases", ())),
-        scheduler=parse_choice(data, "scheduler", SCHEDULERS, path.name),
+        scheduler=parse_choice(data, "scheduler", SCHEDULERS, file),
         chunked=bool(data["chunked"]),
-        exchange=parse_choice(data, "exchange", EXCHANGE_NAMES, path.name),
+        exchange=parse_choice(data, "exchange", EXCHANGE_NAMES, file),
         backends={family: tuple(names) for family, names in data["backends"].items()},
         fused=frozenset(data.get("fused", ())),
-        overlap=parse_choice(data, "overlap", OVERLAPS, path.name) if "overlap" in data else "none",
-        numbers={key: _quantity(value, key, path.name) for key, value in numbers.items()},
+        overlap=parse_choice(data, "overlap", OVERLAPS, file) if "overlap" in data else "none",
+        numbers={key: _quantity(value, key, file) for key, value in numbers.items()},
     )
 
 
@@ -227,4 +222,6 @@ def _quantity(table: object, key: str, file: str) -> Quantity:
     return parse_quantity(table, cast("Any", {**_DIMENSIONS, **_OPTIONAL}[key]), where, zero_allowed=True)
 
 
-_STACKS = Catalogue(folder=Path(__file__).parent / "stacks", read=_read, unknown="stack.name: unknown serving stack")
+_STACKS = Catalogue(
+    folder=Path(__file__).parent / "stacks", what="stack", read=_read, unknown="stack.name: unknown serving stack"
+)

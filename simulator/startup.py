@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,19 +70,15 @@ def load_startup(name: str) -> Startup:
     return _PROFILES.load(name)
 
 
-def _read(path: Path) -> Startup:
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ProfileError(f"{path}: not a readable start-up file: {error}") from None
-    check_keys(data, {"id", "name", "numbers"}, {"id", "name", "aliases", "numbers"}, path.name)
+def _read(data: Mapping[str, Any], file: str) -> Startup:
+    check_keys(data, {"id", "name", "numbers"}, {"id", "name", "aliases", "numbers"}, file)
     numbers = data["numbers"]
-    check_keys(numbers, _DIMENSIONS, _DIMENSIONS, f"{path.name}: numbers")
+    check_keys(numbers, _DIMENSIONS, _DIMENSIONS, f"{file}: numbers")
     return Startup(
         id=data["id"],
         name=data["name"],
         aliases=tuple(data.get("aliases", ())),
-        numbers={key: _quantity(value, key, path.name) for key, value in numbers.items()},
+        numbers={key: _quantity(value, key, file) for key, value in numbers.items()},
     )
 
 
@@ -97,5 +92,8 @@ def _quantity(table: object, key: str, file: str) -> Quantity:
 
 
 _PROFILES = Catalogue(
-    folder=Path(__file__).parent / "startups", read=_read, unknown="elastic.startup: unknown start-up profile"
+    folder=Path(__file__).parent / "startups",
+    what="start-up",
+    read=_read,
+    unknown="elastic.startup: unknown start-up profile",
 )

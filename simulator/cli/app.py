@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 from typer.core import TyperCommand
@@ -16,7 +15,20 @@ from simulator.cli.calibrate import calibrate
 from simulator.cli.exchange import exchange
 from simulator.cli.place import place
 from simulator.cli.routing import routing
-from simulator.cli.scenario_argument import Device, File, Json, Profiles, Set, again, load_scenario
+from simulator.cli.scenario_argument import (
+    Batch,
+    Context,
+    Device,
+    File,
+    Folder,
+    Json,
+    Phase,
+    Profiles,
+    Quiet,
+    Set,
+    again,
+    load_scenario,
+)
 from simulator.cli.validate import regress, validate
 
 app = typer.Typer(
@@ -33,23 +45,8 @@ app.add_typer(validate)
 app.add_typer(routing)
 
 
-class Catalogues(StrEnum):
-    """What ``list`` can list."""
-
-    DEVICES = "devices"
-    NODES = "nodes"
-    CLUSTERS = "clusters"
-    MODELS = "models"
-    STACKS = "stacks"
-    PRESETS = "presets"
-    KEYS = "keys"
-
-
-class Phases(StrEnum):
-    """Steps that ``explain`` can explain."""
-
-    PREFILL = "prefill"
-    DECODE = "decode"
+#: What ``list`` can list.
+Listed = Literal["devices", "nodes", "clusters", "models", "stacks", "presets", "keys"]
 
 
 class _Command(TyperCommand):
@@ -91,9 +88,9 @@ def simulate(
     overrides: Set = None,
     device: Device = None,
     profiles: Profiles = None,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the result into this folder.")] = None,
+    out: Folder = None,
     as_json: Json = False,
-    no_progress: Annotated[bool, typer.Option("--no-progress", help="Show no progress bar.")] = False,
+    no_progress: Quiet = False,
 ) -> None:
     """Simulate a scenario, event by event."""
     with answering(as_json=as_json):
@@ -146,9 +143,9 @@ def scale(
     device: Device = None,
     profiles: Profiles = None,
     compare: Annotated[bool, typer.Option("--compare", help="Play every mechanism and set them side by side.")] = False,
-    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the result into this folder.")] = None,
+    out: Folder = None,
     as_json: Json = False,
-    no_progress: Annotated[bool, typer.Option("--no-progress", help="Show no progress bar.")] = False,
+    no_progress: Quiet = False,
 ) -> None:
     """Simulate a deployment that changes its size: what each change takes, holds and costs."""
     with answering(as_json=as_json):
@@ -164,9 +161,9 @@ def explain(
     overrides: Set = None,
     device: Device = None,
     profiles: Profiles = None,
-    phase: Annotated[Phases, typer.Option(help="Which kind of step.")] = Phases.DECODE,
-    batch: Annotated[int | None, typer.Option(min=1, help="Sequences in the step over all ranks.")] = None,
-    context: Annotated[int | None, typer.Option(min=1, help="Tokens of each sequence.")] = None,
+    phase: Phase = "decode",
+    batch: Batch = None,
+    context: Context = None,
     as_json: Json = False,
 ) -> None:
     """Explain one step op by op: time, bound, equation, inputs and their sources."""
@@ -176,7 +173,7 @@ def explain(
         from simulator.cli.explain_text import explanation_document, print_explanation
 
         scenario = load_scenario(file, overrides or (), device, profiles)
-        answer = api.explain(scenario, phase=phase.value, batch=batch, context=context)
+        answer = api.explain(scenario, phase=phase, batch=batch, context=context)
         if as_json:
             print_json(explanation_document(answer))
         else:
@@ -189,9 +186,9 @@ def timeline(
     overrides: Set = None,
     device: Device = None,
     profiles: Profiles = None,
-    phase: Annotated[Phases, typer.Option(help="Which kind of step.")] = Phases.DECODE,
-    batch: Annotated[int | None, typer.Option(min=1, help="Sequences in the step over all ranks.")] = None,
-    context: Annotated[int | None, typer.Option(min=1, help="Tokens of each sequence.")] = None,
+    phase: Phase = "decode",
+    batch: Batch = None,
+    context: Context = None,
     ranks: Annotated[int, typer.Option(min=0, help="Ranks drawn beside the slowest and the mean one.")] = 8,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a Perfetto trace into this file.")] = None,
     as_json: Json = False,
@@ -204,7 +201,7 @@ def timeline(
         from simulator.export import encode_trace, write_atomically
 
         scenario = load_scenario(file, overrides or (), device, profiles)
-        drawn = draw(scenario, phase=phase.value, batch=batch, context=context)
+        drawn = draw(scenario, phase=phase, batch=batch, context=context)
         written = None if out is None else write_atomically(out, encode_trace(drawn.slices(ranks)))
         if as_json:
             print_json(timeline_document(scenario, drawn, written))
@@ -246,7 +243,7 @@ def check(
 
 @app.command("list")
 def list_(
-    what: Annotated[Catalogues, typer.Argument(metavar="WHAT", help=", ".join(Catalogues))],
+    what: Annotated[Listed, typer.Argument(metavar="WHAT", help=", ".join(get_args(Listed)))],
     profiles: Profiles = None,
     as_json: Json = False,
 ) -> None:
@@ -256,11 +253,11 @@ def list_(
         from simulator.cli.catalogue_text import print_list
         from simulator.cli.console import console
 
-        rows = list_entries(what.value, profiles)
+        rows = list_entries(what, profiles)
         if as_json:
-            print_json({what.value: rows})
+            print_json({what: rows})
         else:
-            print_list(console(), what.value, rows)
+            print_list(console(), what, rows)
 
 
 @app.command()

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from simulator.cli.answer import answering, print_json
-from simulator.cli.scenario_argument import Json
+from simulator.cli.scenario_argument import Json, Profiles, Quiet
 
 calibrate = typer.Typer(
     name="calibrate",
@@ -64,7 +64,6 @@ Size = Annotated[
     str | None, typer.Option(metavar="SIZE", help="tiny, small or full; small on a CPU, full on a GPU if not given.")
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="Cores of a CPU to use.")]
-Quiet = Annotated[bool, typer.Option("--no-progress", help="Show no progress bar.")]
 
 
 def profile_folder() -> Path:
@@ -165,7 +164,7 @@ def fit_(
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Folder of profiles; ~/.config/moesim/profiles if not given.")
     ] = None,
-    profiles: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of your own hardware profiles.")] = None,
+    profiles: Profiles = None,
     as_json: Json = False,
     no_progress: Quiet = False,
 ) -> None:

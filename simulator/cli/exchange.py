@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from simulator.cli.answer import answering, print_json
+from simulator.cli.scenario_argument import Json, Profiles, Quiet
 from simulator.errors import ScenarioError, nearest
 
 if TYPE_CHECKING:
@@ -59,9 +60,9 @@ def exchange(
         str | None, typer.Option(help="Cluster profile; one that joins such nodes where absent.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of random choices.")] = 0,
-    profiles: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of your own hardware profiles.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
-    no_progress: Annotated[bool, typer.Option("--no-progress", help="Show no progress bar.")] = False,
+    profiles: Profiles = None,
+    as_json: Json = False,
+    no_progress: Quiet = False,
 ) -> None:
     """Compare ways to bring tokens to their experts and back, in closed form or with messages that share links."""
     with answering(as_json=as_json):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from simulator.cli.answer import answering, print_json, say, whole_numbers
-from simulator.cli.scenario_argument import load_scenario
+from simulator.cli.scenario_argument import Json, Profiles, Quiet, Set, load_scenario
 from simulator.errors import OutputError, ScenarioError, WorkloadError, nearest
 
 if TYPE_CHECKING:
@@ -54,13 +54,10 @@ def place(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the load of ranks before and after: .svg or .html.")
     ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the scenario; may be repeated."),
-    ] = None,
-    profiles: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of your own hardware profiles.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")] = False,
-    no_progress: Annotated[bool, typer.Option("--no-progress", help="Show no progress bar.")] = False,
+    overrides: Set = None,
+    profiles: Profiles = None,
+    as_json: Json = False,
+    no_progress: Quiet = False,
 ) -> None:
     """Compare placements of experts: balance and step time on routing that they were not computed from."""
     with answering(as_json=as_json):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -22,6 +22,11 @@ Device = Annotated[
 ]
 Profiles = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of your own hardware profiles.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Quiet = Annotated[bool, typer.Option("--no-progress", help="Show no progress bar.")]
+Folder = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Write the result into this folder.")]
+Phase = Annotated[Literal["prefill", "decode"], typer.Option(help="Which kind of step.")]
+Batch = Annotated[int | None, typer.Option(min=1, help="Sequences in the step over all ranks.")]
+Context = Annotated[int | None, typer.Option(min=1, help="Tokens of each sequence.")]
 
 
 def load_scenario(

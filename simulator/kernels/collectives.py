@@ -6,8 +6,10 @@ over all ranks, an all-to-all what one rank sends.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import NoneType
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -404,7 +406,6 @@ class CollectiveShape:
 
 
 _AXES = ("message_bytes", "ranks")
-_VALIDITY = "2 to 8 ranks of one domain were measured, 512 B to 512 MiB; nothing across domains"
 _REFERENCES = (
     "R. Thakur, R. Rabenseifner, W. Gropp, Optimization of Collective Communication Operations in MPICH, "
     "IJHPCA 19(1), 2005, doi:10.1177/1094342005051521",
@@ -413,75 +414,56 @@ _REFERENCES = (
 _RING = "latency + link (+ scale_out across domains); latency = launch, hops and ramp of V, link = V / bandwidth"
 
 
-def _all_gather(shape: CollectiveShape, machine: Machine, kernel: CollectiveKernel) -> KernelTime:
-    return all_gather_time(shape.message_bytes, shape.ranks, fabric=machine.fabric, kernel=kernel)
+def _collective(
+    kind: str,
+    coefficients: type[CollectiveKernel],
+    time: Callable[..., KernelTime],
+    equation: str,
+    *further: str,
+    fastest: bool = False,
+) -> Family[CollectiveShape, Any]:
+    """Record a collective, whose function takes a message and the ranks among which it travels."""
 
+    def price(shape: CollectiveShape, machine: Machine, kernel: CollectiveKernel) -> KernelTime:
+        return time(shape.message_bytes, shape.ranks, fabric=machine.fabric, kernel=kernel)
 
-def _reduce_scatter(shape: CollectiveShape, machine: Machine, kernel: CollectiveKernel) -> KernelTime:
-    return reduce_scatter_time(shape.message_bytes, shape.ranks, fabric=machine.fabric, kernel=kernel)
-
-
-def _all_to_all(shape: CollectiveShape, machine: Machine, kernel: CollectiveKernel) -> KernelTime:
-    return all_to_all_time(shape.message_bytes, shape.ranks, fabric=machine.fabric, kernel=kernel)
-
-
-def _all_reduce(shape: CollectiveShape, machine: Machine, kernel: AllReduceKernel) -> KernelTime:
-    return all_reduce_time(shape.message_bytes, shape.ranks, fabric=machine.fabric, kernel=kernel)
+    return Family(
+        kinds=(kind,),
+        shape=CollectiveShape,
+        coefficients=coefficients,
+        time=price,
+        axes=_AXES,
+        equation=equation,
+        validity="2 to 8 ranks of one domain were measured, 512 B to 512 MiB; nothing across domains",
+        references=(*_REFERENCES, *further),
+        theory="collectives.md",
+        off_together="collectives",
+        fastest=fastest,
+    )
 
 
 def _send(shape: CollectiveShape, machine: Machine, _: None) -> KernelTime:
     return send_time(shape.message_bytes, shape.ranks, fabric=machine.fabric)
 
 
-ALL_GATHER = Family(
-    kinds=("all_gather",),
-    shape=CollectiveShape,
-    coefficients=CollectiveKernel,
-    time=_all_gather,
-    axes=_AXES,
-    equation=f"{_RING}; V = message * (n - 1) / n",
-    validity=_VALIDITY,
-    references=_REFERENCES,
-    theory="collectives.md",
-    off_together="collectives",
+ALL_GATHER = _collective("all_gather", CollectiveKernel, all_gather_time, f"{_RING}; V = message * (n - 1) / n")
+REDUCE_SCATTER = _collective(
+    "reduce_scatter", CollectiveKernel, reduce_scatter_time, f"{_RING}; V = message * (n - 1) / n"
 )
-REDUCE_SCATTER = Family(
-    kinds=("reduce_scatter",),
-    shape=CollectiveShape,
-    coefficients=CollectiveKernel,
-    time=_reduce_scatter,
-    axes=_AXES,
-    equation=f"{_RING}; V = message * (n - 1) / n",
-    validity=_VALIDITY,
-    references=_REFERENCES,
-    theory="collectives.md",
-    off_together="collectives",
+ALL_TO_ALL = _collective(
+    "all_to_all",
+    CollectiveKernel,
+    all_to_all_time,
+    f"{_RING}, beside the parts for other domains; V = message * (n - 1) / n",
 )
-ALL_TO_ALL = Family(
-    kinds=("all_to_all",),
-    shape=CollectiveShape,
-    coefficients=CollectiveKernel,
-    time=_all_to_all,
-    axes=_AXES,
-    equation=f"{_RING}, beside the parts for other domains; V = message * (n - 1) / n",
-    validity=_VALIDITY,
-    references=_REFERENCES,
-    theory="collectives.md",
-    off_together="collectives",
-)
-ALL_REDUCE = Family(
-    kinds=("all_reduce",),
-    shape=CollectiveShape,
-    coefficients=AllReduceKernel,
-    time=_all_reduce,
-    axes=_AXES,
-    equation="fastest backend of the stack, each latency + V / bandwidth: the lesser of ring (V = 2 S (n - 1) / n) and "
+ALL_REDUCE = _collective(
+    "all_reduce",
+    AllReduceKernel,
+    all_reduce_time,
+    "fastest backend of the stack, each latency + V / bandwidth: the lesser of ring (V = 2 S (n - 1) / n) and "
     "switch (V = S (1 + 1 / n)) with the copy outside a graph, or up to direct_bytes one shot (V = S (n - 1)) or two "
     "(V = 2 S (n - 1) / n); + scale_out across domains, no less than host",
-    validity=_VALIDITY,
-    references=(*_REFERENCES, "B. Klenk et al., In-Network Reduction, ISCA 2020, doi:10.1109/ISCA45697.2020.00085"),
-    theory="collectives.md",
-    off_together="collectives",
+    "B. Klenk et al., In-Network Reduction, ISCA 2020, doi:10.1109/ISCA45697.2020.00085",
     fastest=True,
 )
 SEND = Family(

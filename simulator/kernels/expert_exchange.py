@@ -364,10 +364,6 @@ def scale_out_peers(
     return np.asarray((n - d) / np.asarray(expert_shards, dtype=np.float64), dtype=np.float64)
 
 
-#: A combine sends every copy's result back the way it came: the same times with the combine's coefficients and bytes.
-combine_time = dispatch_time
-
-
 def _copies(
     top_k: ArrayLike,
     n: FloatArray,

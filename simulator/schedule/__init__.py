@@ -5,8 +5,6 @@ from __future__ import annotations
 from simulator.schedule.makespan import (
     LayerTimes,
     beside,
-    serial_makespan,
-    shared_expert_saving,
     two_batch_floor,
     two_batch_makespan,
 )
@@ -24,7 +22,6 @@ from simulator.schedule.mechanisms import (
     dual_pipe_tasks,
     layer_tasks,
     single_batch_tasks,
-    total_seconds,
     two_batch_tasks,
 )
 from simulator.schedule.streams import Schedule, Task, exposure, list_schedule
@@ -48,10 +45,7 @@ __all__ = [
     "exposure",
     "layer_tasks",
     "list_schedule",
-    "serial_makespan",
-    "shared_expert_saving",
     "single_batch_tasks",
-    "total_seconds",
     "two_batch_floor",
     "two_batch_makespan",
     "two_batch_tasks",

@@ -86,19 +86,6 @@ def exposed(units: float, stretch: float) -> float:
     return (1.0 - 1.0 / stretch) / (1.0 - units)
 
 
-def serial_makespan(times: LayerTimes) -> float:
-    """One batch, one block after the other [s]."""
-    each = times.compute + times.shared + times.dispatch[0] + times.combine[0]
-    return times.layers * each + float(times.experts.sum())
-
-
-def shared_expert_saving(times: LayerTimes) -> float:
-    """Return what a step saves where the shared experts run beside the dispatch [s]."""
-    message = times.dispatch[0]
-    apart = times.shared + message
-    return times.layers * (apart - beside(times.shared, message, times.dispatch_units, times.dispatch_stretch))
-
-
 def two_batch_makespan(times: LayerTimes) -> float:
     """Two batches, each of which computes while the other communicates [s].
 

@@ -253,11 +253,6 @@ def dual_pipe_tasks(forward: PassTimes, backward: PassTimes, layers: int, units:
     return tasks
 
 
-def total_seconds(tasks: Sequence[Task]) -> float:
-    """Time of the tasks one after the other [s]."""
-    return sum(task.seconds for task in tasks)
-
-
 def _add(tasks: list[Task], task: Task) -> int:
     tasks.append(task)
     return len(tasks) - 1

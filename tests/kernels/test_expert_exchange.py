@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hardware_profiles.loader import load_device
 from simulator.errors import ScenarioError
-from simulator.kernels.expert_exchange import ExchangeKernel, combine_time, dispatch_time, distinct
+from simulator.kernels.expert_exchange import ExchangeKernel, dispatch_time, distinct
 from simulator.kernels.kernel import Fabric, coefficients
 from validation.papers.published_exchange import Published, kernel_of, predict, published_rows
 
@@ -86,12 +86,6 @@ def test_counted_copies_replace_the_even_expectation() -> None:
     even = dispatch_time(4096, ranks=8, kernel=IDEAL, **LAYER)
     counted = dispatch_time(4096, ranks=8, kernel=IDEAL, rank_copies=2 * distinct(8, 8, 256), **LAYER)
     assert float(counted.seconds) == pytest.approx(2 * float(even.seconds))
-
-
-def test_combine_of_the_same_bytes_takes_what_dispatch_takes() -> None:
-    there = dispatch_time(512, ranks=32, kernel=IDEAL, **LAYER).seconds
-    back = combine_time(512, ranks=32, kernel=IDEAL, **LAYER).seconds
-    assert float(back) == float(there)
 
 
 def test_scalars_and_arrays_agree() -> None:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 from simulator.kernels.attention import AttentionDecodeKernel, AttentionPrefillKernel
 from simulator.kernels.elementwise import ElementwiseKernel
 from simulator.kernels.gemm import GemmKernel
 from simulator.kernels.mla import MlaDecodeKernel, MlaPrefillKernel
 from simulator.kernels.moe import MoeKernel
-from validation.fit.dense_starts import STARTS, Start
+from validation.fit.dense_starts import STARTS, Start, values_of
 from validation.fit.fitting import Bounds
 
 #: A limit that is never reached.
@@ -95,12 +94,8 @@ _PREFILL = AttentionPrefillKernel(
 _CAUSAL: Bounds = {**_ROOFS, "tile": (1e-9, 1e-2), "softmax": (1e-3, 300.0)}
 
 
-def _values(kernel: Any) -> dict[str, Any]:
-    return {field.name: getattr(kernel, field.name) for field in dataclasses.fields(kernel)}
-
-
-_LATENT_DECODE = MlaDecodeKernel(**_values(_DECODE), head_tile=1.0, compute=0.3, convert=0.0)
-_LATENT_PREFILL = MlaPrefillKernel(**_values(_PREFILL), absorbed=False)
+_LATENT_DECODE = MlaDecodeKernel(**values_of(_DECODE), head_tile=1.0, compute=0.3, convert=0.0)
+_LATENT_PREFILL = MlaPrefillKernel(**values_of(_PREFILL), absorbed=False)
 #: Start of PyTorch's fp8 product on a GPU: as DeepGEMM's, whose A is quantised inside the timed call too.
 _SCALED = STARTS["gemm.deepgemm"][0]
 

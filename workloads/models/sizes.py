@@ -190,11 +190,6 @@ def _bytes(counts: Mapping[str, Count], dtypes: DTypes) -> dict[str, float]:
     return {part: c.matrices * DTYPE_BYTES[stored[part]] + c.vectors * vector for part, c in counts.items()}
 
 
-def layer_weight_bytes(spec: ModelSpec, layer: Layer) -> dict[str, float]:
-    """Size the weights of one layer by part [bytes], scales included."""
-    return _bytes(layer_parameters(layer, spec.hidden), spec.dtypes)
-
-
 def weight_bytes(spec: ModelSpec, *, mtp: bool = False) -> dict[str, float]:
     """Size the stored weights by part [bytes], the scales of quantised dtypes included."""
     sizes = dict.fromkeys(PARTS, 0.0)
