@@ -1,13 +1,7 @@
-"""The array types that function signatures name."""
+"""The array types that function signatures name, as :mod:`workloads.arrays` has them."""
 
 from __future__ import annotations
 
-from typing import Any
+from workloads.arrays import FloatArray, IdArray, IntArray
 
-import numpy as np
-from numpy.typing import NDArray
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
-#: Integers of any width, such as expert ids in the width that their number needs.
-IdArray = NDArray[np.integer[Any]]
+__all__ = ["FloatArray", "IdArray", "IntArray"]

@@ -13,17 +13,15 @@ from workloads.routing.stats import expert_load
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from workloads.arrays import FloatArray, IdArray
     from workloads.routing.trace import RoutingTrace
-
-    IntArray = NDArray[np.integer]
-    FloatArray = NDArray[np.float64]
 
 #: Pairs of tokens that a mean over pairs is taken from; its standard error is then below 0.5 % of an overlap of 0.3.
 PAIRS = 6000
 SAMPLE = 16_000  # tokens that joint counts are taken from
 
 
-def overlap(trace: RoutingTrace, first: IntArray, second: IntArray) -> FloatArray:
+def overlap(trace: RoutingTrace, first: IdArray, second: IdArray) -> FloatArray:
     """Share of the experts of some tokens that others chose too, shape (layers,) [-].
 
     Parameters
@@ -56,7 +54,7 @@ def overlap_by_lag(trace: RoutingTrace, lags: tuple[int, ...], rng: np.random.Ge
     sequence = sequence_of(trace)
     shares = np.empty((len(lags), trace.layers))
     for row, lag in enumerate(lags):
-        token: IntArray = np.arange(max(trace.tokens - lag, 0))
+        token: IdArray = np.arange(max(trace.tokens - lag, 0))
         token = token[sequence[token] == sequence[token + lag]]
         token = _sample(rng, token)
         shares[row] = overlap(trace, token, token + lag)
@@ -176,7 +174,7 @@ def co_activation_information(trace: RoutingTrace, *, most_tokens: int = SAMPLE)
     return found
 
 
-def token_identity_share(trace: RoutingTrace, token_ids: IntArray, rng: np.random.Generator) -> FloatArray:
+def token_identity_share(trace: RoutingTrace, token_ids: IdArray, rng: np.random.Generator) -> FloatArray:
     """Share of the choice that the token's identity explains.
 
     Parameters
@@ -208,7 +206,7 @@ def token_identity_share(trace: RoutingTrace, token_ids: IntArray, rng: np.rando
     return (equal - chance) / (1 - chance)
 
 
-def sequence_of(trace: RoutingTrace) -> IntArray:
+def sequence_of(trace: RoutingTrace) -> IdArray:
     """Return the sequence of each token, shape (tokens,)."""
     lengths = np.diff(trace.sequence_start, append=trace.tokens)
     return np.repeat(np.arange(len(lengths)), lengths)
@@ -237,14 +235,14 @@ def _independent(together: FloatArray) -> FloatArray:
     return np.asarray(expected * (together.sum() / max(expected.sum(), 1e-300)))
 
 
-def _together(ids: IntArray, experts: int) -> FloatArray:
+def _together(ids: IdArray, experts: int) -> FloatArray:
     """Count the tokens that each two different experts have in common, shape (experts, experts)."""
     table = _pairs(ids, ids, experts).astype(np.float64)
     np.fill_diagonal(table, 0.0)
     return table
 
 
-def _pairs(here: IntArray, there: IntArray, experts: int) -> NDArray[np.int64]:
+def _pairs(here: IdArray, there: IdArray, experts: int) -> NDArray[np.int64]:
     """Count pairs of an expert of ``here`` and one of ``there``, tokens side by side, empty slots left out."""
     wide = experts + 1
     table = np.zeros(wide * wide, np.int64)
@@ -254,10 +252,10 @@ def _pairs(here: IntArray, there: IntArray, experts: int) -> NDArray[np.int64]:
     return table.reshape(wide, wide)[:experts, :experts]
 
 
-def _spread(trace: RoutingTrace, most: int) -> IntArray:
+def _spread(trace: RoutingTrace, most: int) -> IdArray:
     """Take at most ``most`` tokens, evenly spread."""
     return trace.expert_ids[:: max(-(-trace.tokens // most), 1)]
 
 
-def _sample(rng: np.random.Generator, items: IntArray) -> IntArray:
+def _sample(rng: np.random.Generator, items: IdArray) -> IdArray:
     return items if len(items) <= PAIRS else items[rng.integers(len(items), size=PAIRS)]

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from workloads.arrays import FloatArray
 from workloads.errors import WorkloadError
 from workloads.routing.dependence import (
     co_activation_information,
@@ -25,8 +26,6 @@ from workloads.routing.dependence import (
 from workloads.routing.latent import PARTS, PASSAGES, LatentRouting, generate_fitted
 from workloads.routing.stats import expert_load
 from workloads.routing.trace import RoutingTrace
-
-FloatArray = NDArray[np.float64]
 
 LAGS = (1, 2, 4, 8, 16, 40, 100)
 DISTANCES = (1, 2, 4, 8, 16, 32)

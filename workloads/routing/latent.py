@@ -26,9 +26,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from workloads.arrays import RealArray
     from workloads.routing.trace import RoutingTrace
-
-    FloatArray = NDArray[np.float32]
 
 #: Tokens after which a passage's part of the state has lost 1/e of its correlation; what fits differ in is how much
 #: of the state each holds. They span a phrase to a page.
@@ -129,7 +128,7 @@ def generate_fitted(
     count("routing.tokens", tokens)
     resized = resize(model, seed, layers, num_experts, top_k)
     starts, lengths = sequence_layout(resized, stream(seed, "routing").spawn(5)[0], tokens)
-    choose_from: Callable[[FloatArray], NDArray[np.int64]] = partial(largest, top_k=resized.top_k)
+    choose_from: Callable[[RealArray], NDArray[np.int64]] = partial(largest, top_k=resized.top_k)
     if router is not None:
         choose_from = _router(router, dict(router_parameters or {}), resized.top_k)
     layers_chosen: list[list[NDArray[np.int64]]] = [[] for _ in range(resized.layers)]
@@ -145,7 +144,7 @@ def generate_fitted(
     )
 
 
-def _router(name: str, given: dict[str, Any], top_k: int) -> Callable[[FloatArray], NDArray[np.int64]]:
+def _router(name: str, given: dict[str, Any], top_k: int) -> Callable[[RealArray], NDArray[np.int64]]:
     """Bind the parameters of a router; its ``top_k`` is the fit's where it takes one that is not given."""
     if name not in ROUTERS:
         raise WorkloadError(f"router.kind: unknown kind {name!r}; {nearest(name, ROUTERS)}")
@@ -155,7 +154,7 @@ def _router(name: str, given: dict[str, Any], top_k: int) -> Callable[[FloatArra
     return partial(ROUTERS[name], **given)
 
 
-def latent_logits(model: LatentRouting, lengths: NDArray[np.int64], seed: int) -> Iterator[tuple[int, int, FloatArray]]:
+def latent_logits(model: LatentRouting, lengths: NDArray[np.int64], seed: int) -> Iterator[tuple[int, int, RealArray]]:
     """Yield (layer, first token, logits with their noise): all tokens of a layer in chunks, layer after layer.
 
     Parameters
@@ -196,13 +195,13 @@ def latent_logits(model: LatentRouting, lengths: NDArray[np.int64], seed: int) -
 
 def _logits(
     state: _State,
-    of_sequence: FloatArray,
-    of_kind: FloatArray,
-    of_passages: FloatArray,
-    loading: FloatArray,
+    of_sequence: RealArray,
+    of_kind: RealArray,
+    of_passages: RealArray,
+    loading: RealArray,
     noise: np.random.Generator,
     tokens: Any,
-) -> FloatArray:
+) -> RealArray:
     """Return the logits of some tokens of one layer, without the bias of its experts."""
     mixed = of_sequence[state.sequence[tokens]] + of_kind[state.kind[tokens]]
     for size, passage in zip(of_passages, state.passages, strict=True):
@@ -214,7 +213,7 @@ def _logits(
     return np.asarray(logits, np.float32)
 
 
-def balance(logits: FloatArray, probability: NDArray[np.float64], top_k: int) -> FloatArray:
+def balance(logits: RealArray, probability: NDArray[np.float64], top_k: int) -> RealArray:
     """Find the bias of every expert with which each is among the ``top_k`` of its share of the tokens.
 
     Parameters
@@ -254,10 +253,10 @@ def balance(logits: FloatArray, probability: NDArray[np.float64], top_k: int) ->
 class _State:
     """Standard normal states: per sequence (domain, own), per token kind, and per token (passages)."""
 
-    domains: FloatArray
-    sequences: FloatArray
-    passages: tuple[FloatArray, ...]
-    kinds: FloatArray
+    domains: RealArray
+    sequences: RealArray
+    passages: tuple[RealArray, ...]
+    kinds: RealArray
     sequence: NDArray[np.int64]
     kind: NDArray[np.int64]
 
@@ -285,7 +284,7 @@ def _draw_state(model: LatentRouting, lengths: NDArray[np.int64], rng: np.random
     )
 
 
-def _even(rng: np.random.Generator, number: int, factors: int) -> FloatArray:
+def _even(rng: np.random.Generator, number: int, factors: int) -> RealArray:
     """Draw ``number`` normal vectors of mean 0 and, where there are enough of them, of unit covariance exactly."""
     vectors = rng.standard_normal((number, factors))
     if number > 1:
@@ -314,7 +313,7 @@ def sequence_layout(
     return starts, ends - starts
 
 
-def largest(logits: FloatArray, top_k: int) -> NDArray[np.int64]:
+def largest(logits: RealArray, top_k: int) -> NDArray[np.int64]:
     """Return the ids of the ``top_k`` largest of each row, largest first."""
     if top_k == logits.shape[1]:
         return np.argsort(-logits, axis=1, kind="stable")
@@ -379,7 +378,7 @@ def _to_sum(probability: NDArray[np.float64], top_k: int) -> NDArray[np.float64]
     return np.asarray(np.minimum(scaled, 1.0))
 
 
-def _autoregressive(shocks: FloatArray, lengths: NDArray[np.int64], memory: float) -> FloatArray:
+def _autoregressive(shocks: RealArray, lengths: NDArray[np.int64], memory: float) -> RealArray:
     """Turn independent shocks into a stationary AR(1) process of unit variance within each sequence, in place."""
     longest_first = np.argsort(-lengths, kind="stable")
     starts, sorted_lengths = (np.cumsum(lengths) - lengths)[longest_first], lengths[longest_first]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from workloads.arrays import FloatArray
 from workloads.routing.dependence import (
     co_activation,
     co_activation_information,
@@ -23,8 +24,6 @@ from workloads.routing.dependence import (
 )
 from workloads.routing.stats import active_experts, expert_load, imbalance, imbalance_by_batch
 from workloads.routing.trace import RoutingTrace
-
-FloatArray = NDArray[np.float64]
 
 RANKS = (4, 8, 16, 32, 64)
 BATCHES = (8, 32, 128, 512, 2048, 4096)

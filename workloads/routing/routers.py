@@ -13,15 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from workloads.arrays import IntArray, RealArray
 from workloads.errors import WorkloadError
 from workloads.parameters import choose, count, number
 from workloads.routing.trace import RoutingTrace
 
-FloatArray = NDArray[np.floating]
-IntArray = NDArray[np.int64]
 
-
-def softmax_top_k(logits: FloatArray, *, top_k: Any) -> IntArray:
+def softmax_top_k(logits: RealArray, *, top_k: Any) -> IntArray:
     """Choose the ``top_k`` most probable experts (Shazeer et al., 2017); softmax keeps the order of the logits.
 
     Parameters
@@ -39,7 +37,7 @@ def softmax_top_k(logits: FloatArray, *, top_k: Any) -> IntArray:
     return _largest(_checked(logits), count("top_k", top_k, most=logits.shape[1]))
 
 
-def sigmoid_with_bias(logits: FloatArray, *, top_k: Any, bias: Any = 0.0) -> IntArray:
+def sigmoid_with_bias(logits: RealArray, *, top_k: Any, bias: Any = 0.0) -> IntArray:
     """Choose the experts with the largest ``sigmoid(logit) + bias``: balancing without an auxiliary loss.
 
     Parameters
@@ -60,7 +58,7 @@ def sigmoid_with_bias(logits: FloatArray, *, top_k: Any, bias: Any = 0.0) -> Int
 
 
 def group_limited(
-    logits: FloatArray,
+    logits: RealArray,
     *,
     top_k: Any,
     num_groups: Any = 8,
@@ -100,7 +98,7 @@ def group_limited(
     return _largest(np.where(allowed, scores, -np.inf).reshape(tokens, experts), taken)
 
 
-def top_p(logits: FloatArray, *, p: Any, most: Any = None) -> IntArray:
+def top_p(logits: RealArray, *, p: Any, most: Any = None) -> IntArray:
     """Choose the fewest experts whose probabilities sum to ``p``: more for a token that the router is unsure of.
 
     Parameters
@@ -127,7 +125,7 @@ def top_p(logits: FloatArray, *, p: Any, most: Any = None) -> IntArray:
     return _trim(np.where(chosen, ids, experts), experts)
 
 
-def null_experts(logits: FloatArray, *, top_k: Any, num_null: Any, null_logit: Any = 0.0) -> IntArray:
+def null_experts(logits: RealArray, *, top_k: Any, num_null: Any, null_logit: Any = 0.0) -> IntArray:
     """Choose among the experts and ``num_null`` equal ones that do nothing, and leave out the latter.
 
     Parameters
@@ -153,7 +151,7 @@ def null_experts(logits: FloatArray, *, top_k: Any, num_null: Any, null_logit: A
     return _trim(np.minimum(ids, experts), experts)
 
 
-def expert_choice(logits: FloatArray, *, capacity_factor: Any, top_k: Any = 1) -> IntArray:
+def expert_choice(logits: RealArray, *, capacity_factor: Any, top_k: Any = 1) -> IntArray:
     """Let every expert choose the tokens that it is most probable for: balanced load, a varying number per token.
 
     Parameters
@@ -189,7 +187,7 @@ ROUTERS: dict[str, Callable[..., IntArray]] = {
 }
 
 
-def route(kind: str, logits: FloatArray, **parameters: Any) -> IntArray:
+def route(kind: str, logits: RealArray, **parameters: Any) -> IntArray:
     """Route by the name of a router.
 
     Raises
@@ -325,7 +323,7 @@ def stacked(chunks: list[IntArray], num_experts: int) -> IntArray:
     return np.concatenate(fill)
 
 
-def _checked(logits: FloatArray) -> FloatArray:
+def _checked(logits: RealArray) -> RealArray:
     if logits.ndim != 2 or 0 in logits.shape or not np.isfinite(logits).all():
         raise WorkloadError(f"logits: got shape {logits.shape}, expected finite numbers of (tokens, experts)")
     return logits
@@ -339,7 +337,7 @@ def _per_expert(key: str, value: Any, experts: int) -> NDArray[np.float64]:
     return given
 
 
-def _largest(scores: FloatArray, taken: int) -> IntArray:
+def _largest(scores: RealArray, taken: int) -> IntArray:
     """Ids of the largest scores of each row, largest first, the lower id first among equals."""
     return np.asarray(np.argsort(-scores, axis=1, kind="stable")[:, :taken], np.int64)
 
@@ -352,10 +350,10 @@ def _trim(ids: IntArray, experts: int) -> IntArray:
     return np.take_along_axis(ids, order, axis=1)[:, :width]
 
 
-def _sigmoid(logits: FloatArray) -> NDArray[np.float64]:
+def _sigmoid(logits: RealArray) -> NDArray[np.float64]:
     return np.asarray(0.5 * (1.0 + np.tanh(0.5 * np.asarray(logits, np.float64))))
 
 
-def _softmax(logits: FloatArray) -> NDArray[np.float64]:
+def _softmax(logits: RealArray) -> NDArray[np.float64]:
     shifted = np.exp(np.asarray(logits, np.float64) - logits.max(axis=1, keepdims=True))
     return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
