@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from simulator.cli.catalogue import CATALOGUES, Row, quantities
+from simulator.export.catalogues import CATALOGUES, Row, quantities
 from simulator.startup import load_startup, startup_names
 
 #: Kinds of entries, in the order in which they are listed, by what one of them is called in the catalogues.

@@ -249,9 +249,9 @@ def list_(
 ) -> None:
     """List devices, nodes, clusters, models, stacks, presets, or the keys of a scenario."""
     with answering(as_json=as_json):
-        from simulator.cli.catalogue import list_entries
         from simulator.cli.catalogue_text import print_list
         from simulator.cli.console import console
+        from simulator.export.catalogues import list_entries
 
         rows = list_entries(what, profiles)
         if as_json:
@@ -268,9 +268,9 @@ def show(
 ) -> None:
     """Show one device, node, cluster, model, stack or preset, with the source of every number."""
     with answering(as_json=as_json):
-        from simulator.cli.catalogue import show_entry
         from simulator.cli.catalogue_text import print_entry
         from simulator.cli.console import console
+        from simulator.export.catalogues import show_entry
 
         document = show_entry(name, profiles)
         if as_json:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hardware_profiles.units import format_bytes, format_rate
-from simulator.cli.catalogue import Row
 from simulator.cli.console import count_text, number, pairs, table
+from simulator.export.catalogues import Row
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from simulator.arrays import FloatArray
-from simulator.kernels.family import Family
+from simulator.kernels.family import Family, arguments
 from simulator.kernels.kernel import (
     CACHE_SPEED,
     FLAG,
@@ -532,34 +532,11 @@ class AttentionDecodeShape:
 
 
 def _prefill_time(shape: AttentionPrefillShape, machine: Machine, kernel: AttentionPrefillKernel) -> KernelTime:
-    return attention_prefill_time(
-        np.maximum(shape.batch, 1.0),
-        np.maximum(shape.context, 1.0),
-        shape.prefix,
-        shape.num_heads,
-        shape.num_kv_heads,
-        shape.head_dim,
-        window=shape.window,
-        dtype=shape.dtype,
-        kv_dtype=shape.kv_dtype,
-        silicon=machine.silicon,
-        kernel=kernel,
-    )
+    return attention_prefill_time(**arguments(shape, "batch", "context"), silicon=machine.silicon, kernel=kernel)
 
 
 def _decode_time(shape: AttentionDecodeShape, machine: Machine, kernel: AttentionDecodeKernel) -> KernelTime:
-    return attention_decode_time(
-        np.maximum(shape.batch, 1.0),
-        np.maximum(shape.kv_length, 1.0),
-        shape.num_heads,
-        shape.num_kv_heads,
-        shape.head_dim,
-        window=shape.window,
-        dtype=shape.dtype,
-        kv_dtype=shape.kv_dtype,
-        silicon=machine.silicon,
-        kernel=kernel,
-    )
+    return attention_decode_time(**arguments(shape, "batch", "kv_length"), silicon=machine.silicon, kernel=kernel)
 
 
 ATTENTION_PREFILL = Family(

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from simulator.arrays import FloatArray
 from simulator.errors import ScenarioError
-from simulator.kernels.family import Family
+from simulator.kernels.family import Family, arguments
 from simulator.kernels.kernel import FLAG, LINK_SHARPNESS, Fabric, KernelTime, Machine, smooth_max
 
 _S = {"unit": "s"}
@@ -425,19 +425,7 @@ class ExchangeShape:
 
 
 def _time(shape: ExchangeShape, machine: Machine, kernel: ExchangeKernel) -> KernelTime:
-    return dispatch_time(
-        np.maximum(shape.tokens, 1.0),
-        hidden=shape.hidden,
-        top_k=shape.top_k,
-        ranks=shape.ranks,
-        element_bytes=shape.element_bytes,
-        num_experts=shape.num_experts,
-        max_nodes=shape.max_nodes,
-        max_rank_share=shape.max_rank_share,
-        expert_shards=shape.expert_shards,
-        fabric=machine.fabric,
-        kernel=kernel,
-    )
+    return dispatch_time(**arguments(shape, "tokens"), fabric=machine.fabric, kernel=kernel)
 
 
 EXCHANGE = Family(

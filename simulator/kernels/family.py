@@ -8,8 +8,10 @@ and one record.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from dataclasses import dataclass, fields
+from typing import Any, Generic, Literal, TypeVar
+
+import numpy as np
 
 from simulator.kernels.kernel import KernelTime, Machine
 
@@ -70,3 +72,9 @@ class Family(Generic[Shape, Kernel]):
     fastest: bool = False
     substitutes: bool = True
     backends: frozenset[str] = frozenset()
+
+
+def arguments(shape: Any, *at_least_one: str) -> dict[str, Any]:
+    """Unpack a shape whose fields are the arguments of its kernel's function, some of which are never below one."""
+    given = {each.name: getattr(shape, each.name) for each in fields(shape)}
+    return given | {name: np.maximum(given[name], 1.0) for name in at_least_one}

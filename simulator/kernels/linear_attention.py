@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from simulator.arrays import FloatArray
-from simulator.kernels.family import Family
+from simulator.kernels.family import Family, arguments
 from simulator.kernels.kernel import CACHE_SPEED, KernelTime, Machine, Silicon, found_in_cache
 
 #: Tokens of one chunk of the chunked scans [1].
@@ -220,22 +220,11 @@ class ScanShape:
 
 
 def _convolution(shape: ConvolutionShape, machine: Machine, kernel: ConvolutionKernel) -> KernelTime:
-    return causal_convolution_time(
-        shape.batch, shape.seq_len, shape.channels, width=shape.width, silicon=machine.silicon, kernel=kernel
-    )
+    return causal_convolution_time(**arguments(shape), silicon=machine.silicon, kernel=kernel)
 
 
 def _scan(shape: ScanShape, machine: Machine, kernel: ScanKernel) -> KernelTime:
-    return scan_time(
-        shape.batch,
-        shape.seq_len,
-        shape.key_heads,
-        shape.value_heads,
-        shape.key_dim,
-        shape.value_dim,
-        silicon=machine.silicon,
-        kernel=kernel,
-    )
+    return scan_time(**arguments(shape), silicon=machine.silicon, kernel=kernel)
 
 
 _REFERENCES = (

@@ -14,7 +14,7 @@ from simulator.kernels.attention import (
     causal_time,
     streaming_time,
 )
-from simulator.kernels.family import Family
+from simulator.kernels.family import Family, arguments
 from simulator.kernels.kernel import FLAG, KernelTime, Machine, Silicon, dtype_bytes, matrix_peak
 
 
@@ -265,34 +265,11 @@ class MlaDecodeShape:
 
 
 def _prefill_time(shape: MlaPrefillShape, machine: Machine, kernel: MlaPrefillKernel) -> KernelTime:
-    return mla_prefill_time(
-        np.maximum(shape.batch, 1.0),
-        np.maximum(shape.context, 1.0),
-        shape.prefix,
-        shape.num_heads,
-        kv_lora_rank=shape.kv_lora_rank,
-        rope_dim=shape.rope_dim,
-        nope_dim=shape.nope_dim,
-        v_dim=shape.v_dim,
-        dtype=shape.dtype,
-        kv_dtype=shape.kv_dtype,
-        silicon=machine.silicon,
-        kernel=kernel,
-    )
+    return mla_prefill_time(**arguments(shape, "batch", "context"), silicon=machine.silicon, kernel=kernel)
 
 
 def _decode_time(shape: MlaDecodeShape, machine: Machine, kernel: MlaDecodeKernel) -> KernelTime:
-    return mla_decode_time(
-        np.maximum(shape.batch, 1.0),
-        np.maximum(shape.kv_length, 1.0),
-        shape.num_heads,
-        kv_lora_rank=shape.kv_lora_rank,
-        rope_dim=shape.rope_dim,
-        dtype=shape.dtype,
-        kv_dtype=shape.kv_dtype,
-        silicon=machine.silicon,
-        kernel=kernel,
-    )
+    return mla_decode_time(**arguments(shape, "batch", "kv_length"), silicon=machine.silicon, kernel=kernel)
 
 
 _REFERENCES = (

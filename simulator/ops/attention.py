@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +28,35 @@ def attention_ops(c: StepContext, attention: Attention, count: int) -> Iterator[
     else:
         yield from _linear_attention_ops(c, attention, count)
     yield from all_reduce(c, "attention_all_reduce", count, c.split.tp, c.tokens)
+
+
+def _mixing(
+    c: StepContext,
+    kind: str,
+    phase: Phase,
+    count: int,
+    shape: Any,
+    flops: FloatArray,
+    memory_bytes: FloatArray,
+    *,
+    name: str = "",
+    backends: tuple[str, ...] = (),
+) -> Op:
+    """Mix the tokens of one phase, by a kernel that is named as its kind where nothing else is said."""
+    return Op(
+        name=name or kind,
+        kind=kind,
+        component="attention",
+        driver=phase,
+        family=kind,
+        dtype=c.model.dtypes.activation,
+        backends=backends,
+        repeat=count,
+        rows=c.prefill if phase == "prefill" else c.decode,
+        shape=shape,
+        flops=flops,
+        memory_bytes=memory_bytes,
+    )
 
 
 def _grouped_query_ops(c: StepContext, a: GroupedQueryAttention, count: int) -> Iterator[Op]:
@@ -60,52 +90,34 @@ def _grouped_query_attention(
     pairs = c.sequences * _causal_pairs(new, c.prefix, a.window)
     kv_row = 2 * kv_heads * a.head_dim * dtype_bytes(dtypes.kv_cache)
     reach = np.minimum(c.context, a.window) if a.window else c.context
-    yield Op(
-        name="attention_prefill",
-        kind="attention_prefill",
-        component="attention",
-        driver="prefill",
-        family="attention_prefill",
+    prompts = AttentionPrefillShape(
+        batch=c.sequences,
+        context=new,
+        prefix=c.prefix,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=a.head_dim,
+        window=a.window,
         dtype=dtypes.activation,
-        repeat=count,
-        rows=c.prefill,
-        shape=AttentionPrefillShape(
-            batch=c.sequences,
-            context=new,
-            prefix=c.prefix,
-            num_heads=heads,
-            num_kv_heads=kv_heads,
-            head_dim=a.head_dim,
-            window=a.window,
-            dtype=dtypes.activation,
-            kv_dtype=dtypes.kv_cache,
-        ),
-        flops=4.0 * pairs * heads * a.head_dim,
-        memory_bytes=c.prefill * _projected(a, heads, kv_heads) * 2 + c.sequences * (c.prefix + new) * kv_row,
+        kv_dtype=dtypes.kv_cache,
     )
-    yield Op(
-        name="attention_decode",
-        kind="attention_decode",
-        component="attention",
-        driver="decode",
-        family="attention_decode",
+    flops = 4.0 * pairs * heads * a.head_dim
+    moved = c.prefill * _projected(a, heads, kv_heads) * 2 + c.sequences * (c.prefix + new) * kv_row
+    yield _mixing(c, "attention_prefill", "prefill", count, prompts, flops, moved)
+    # Queries of one sequence share its keys and values as the heads of one group do.
+    decoded = AttentionDecodeShape(
+        batch=c.decode_sequences,
+        kv_length=c.context,
+        num_heads=heads * c.query_tokens,
+        num_kv_heads=kv_heads,
+        head_dim=a.head_dim,
+        window=a.window,
         dtype=dtypes.activation,
-        repeat=count,
-        rows=c.decode,
-        # Queries of one sequence share its keys and values as the heads of one group do.
-        shape=AttentionDecodeShape(
-            batch=c.decode_sequences,
-            kv_length=c.context,
-            num_heads=heads * c.query_tokens,
-            num_kv_heads=kv_heads,
-            head_dim=a.head_dim,
-            window=a.window,
-            dtype=dtypes.activation,
-            kv_dtype=dtypes.kv_cache,
-        ),
-        flops=4.0 * c.decode * reach * heads * a.head_dim,
-        memory_bytes=c.decode_sequences * reach * kv_row + c.decode * heads * a.head_dim * 4,
+        kv_dtype=dtypes.kv_cache,
     )
+    flops = 4.0 * c.decode * reach * heads * a.head_dim
+    moved = c.decode_sequences * reach * kv_row + c.decode * heads * a.head_dim * 4
+    yield _mixing(c, "attention_decode", "decode", count, decoded, flops, moved)
 
 
 def _causal_pairs(new: FloatArray, prefix: FloatArray, window: int | None) -> FloatArray:
@@ -154,30 +166,21 @@ def _latent_prefill(c: StepContext, a: LatentAttention, count: int, heads: float
         "prefill",
     )
     pairs = c.sequences * _causal_pairs(new, prefix, a.index_top_k or None)
-    yield Op(
-        name="mla_prefill",
-        kind="mla_prefill",
-        component="attention",
-        driver="prefill",
-        family="mla_prefill",
+    shape = MlaPrefillShape(
+        batch=c.sequences,
+        context=new,
+        prefix=prefix,
+        num_heads=heads,
+        kv_lora_rank=a.kv_lora_rank,
+        rope_dim=a.qk_rope_head_dim,
+        nope_dim=a.qk_nope_head_dim,
+        v_dim=a.v_head_dim,
         dtype=dtypes.activation,
-        repeat=count,
-        rows=c.prefill,
-        shape=MlaPrefillShape(
-            batch=c.sequences,
-            context=new,
-            prefix=prefix,
-            num_heads=heads,
-            kv_lora_rank=a.kv_lora_rank,
-            rope_dim=a.qk_rope_head_dim,
-            nope_dim=a.qk_nope_head_dim,
-            v_dim=a.v_head_dim,
-            dtype=dtypes.activation,
-            kv_dtype=dtypes.kv_cache,
-        ),
-        flops=2.0 * pairs * heads * (query + a.v_head_dim),
-        memory_bytes=(c.prefill * (query + a.v_head_dim) + expanded * (query + a.v_head_dim)) * heads * 2,
+        kv_dtype=dtypes.kv_cache,
     )
+    flops = 2.0 * pairs * heads * (query + a.v_head_dim)
+    moved = (c.prefill * (query + a.v_head_dim) + expanded * (query + a.v_head_dim)) * heads * 2
+    yield _mixing(c, "mla_prefill", "prefill", count, shape, flops, moved)
 
 
 def _latent_decode(c: StepContext, a: LatentAttention, count: int, heads: float) -> Iterator[Op]:
@@ -185,35 +188,26 @@ def _latent_decode(c: StepContext, a: LatentAttention, count: int, heads: float)
     dtypes, latent = c.model.dtypes, a.kv_lora_rank + a.qk_rope_head_dim
     reach = np.minimum(c.context, a.index_top_k) if a.index_top_k else c.context
     yield gemm("absorb_key", count, c.decode, heads * a.kv_lora_rank, a.qk_nope_head_dim, "bfloat16", "decode")
-    yield Op(
-        name="mla_decode",
-        kind="mla_decode",
-        component="attention",
-        driver="decode",
-        family="mla_decode",
+    shape = MlaDecodeShape(
+        batch=c.decode_sequences,
+        kv_length=reach,
+        num_heads=heads * c.query_tokens,
+        kv_lora_rank=a.kv_lora_rank,
+        rope_dim=a.qk_rope_head_dim,
         dtype=dtypes.activation,
-        repeat=count,
-        rows=c.decode,
-        shape=MlaDecodeShape(
-            batch=c.decode_sequences,
-            kv_length=reach,
-            num_heads=heads * c.query_tokens,
-            kv_lora_rank=a.kv_lora_rank,
-            rope_dim=a.qk_rope_head_dim,
-            dtype=dtypes.activation,
-            kv_dtype=dtypes.kv_cache,
-        ),
-        flops=2.0 * c.decode * reach * heads * (latent + a.kv_lora_rank),
-        memory_bytes=c.decode_sequences * reach * latent * dtype_bytes(dtypes.kv_cache) + c.decode * heads * latent * 4,
+        kv_dtype=dtypes.kv_cache,
     )
+    flops = 2.0 * c.decode * reach * heads * (latent + a.kv_lora_rank)
+    moved = c.decode_sequences * reach * latent * dtype_bytes(dtypes.kv_cache) + c.decode * heads * latent * 4
+    yield _mixing(c, "mla_decode", "decode", count, shape, flops, moved)
     yield gemm("absorb_value", count, c.decode, heads * a.v_head_dim, a.kv_lora_rank, "bfloat16", "decode")
 
 
 def _linear_attention_ops(c: StepContext, a: GatedDeltaNet | Mamba2, count: int) -> Iterator[Op]:
     hidden, dtypes, layer = c.model.hidden, c.model.dtypes, _LinearLayer.of(a, c.split.tp)
     yield gemm("in_proj", count, c.tokens, layer.width, hidden, dtypes.attention)
-    yield from _scan_ops(c, layer, count, "prefill", c.prefill, c.sequences)
-    yield from _scan_ops(c, layer, count, "decode", c.decode, c.decode_sequences)
+    yield from _scan_ops(c, layer, count, "prefill")
+    yield from _scan_ops(c, layer, count, "decode")
     yield small("gated_norm", count, c.tokens, c.tokens * layer.inner * 2 * 3)
     yield gemm("out_proj", count, c.tokens, hidden, layer.inner, dtypes.attention)
 
@@ -269,49 +263,31 @@ class _LinearLayer:
 _CONVOLUTIONS: Mapping[Phase, str] = {"prefill": "causal_conv1d_fn", "decode": "causal_conv1d_update"}
 
 
-def _scan_ops(
-    c: StepContext, layer: _LinearLayer, count: int, phase: Phase, rows: FloatArray, sequences: FloatArray
-) -> Iterator[Op]:
+def _scan_ops(c: StepContext, layer: _LinearLayer, count: int, phase: Phase) -> Iterator[Op]:
     """Convolve and scan the tokens of one phase."""
+    rows, sequences = (c.prefill, c.sequences) if phase == "prefill" else (c.decode, c.decode_sequences)
     batch = np.maximum(sequences, 1.0)
     seq_len = np.maximum(rows / batch, 1.0)
     states = layer.values * layer.key_dim * layer.value_dim
     mixed = rows * layer.channels * 2 * 2
     if layer.taps:
-        yield Op(
-            name=f"{layer.kind}_convolution_{phase}",
-            kind="causal_convolution",
-            component="attention",
-            driver=phase,
-            family=layer.kind,
-            dtype=c.model.dtypes.activation,
-            backends=(_CONVOLUTIONS[phase],),
-            repeat=count,
-            rows=rows,
-            shape=ConvolutionShape(batch=batch, seq_len=seq_len, channels=layer.channels, width=layer.taps),
-            flops=rows * 2.0 * layer.taps * layer.channels,
-            memory_bytes=mixed,
-        )
-    yield Op(
-        name=f"{layer.kind}_{phase}",
-        kind=layer.kind,
-        component="attention",
-        driver=phase,
-        family=layer.kind,
-        dtype=c.model.dtypes.activation,
-        backends=(layer.scans[phase],),
-        repeat=count,
-        rows=rows,
-        shape=ScanShape(
-            batch=batch,
-            seq_len=seq_len,
-            key_heads=layer.keys,
-            value_heads=layer.values,
-            key_dim=layer.key_dim,
-            value_dim=layer.value_dim,
-        ),
-        flops=rows * 6.0 * states,
-        memory_bytes=rows * layer.inner * 2 * 2 * 2
-        + 2 * sequences * states * dtype_bytes(c.model.dtypes.state)
-        + (0.0 if layer.taps else mixed),
+        filtered = ConvolutionShape(batch=batch, seq_len=seq_len, channels=layer.channels, width=layer.taps)
+        flops, named = rows * 2.0 * layer.taps * layer.channels, f"{layer.kind}_convolution_{phase}"
+        kernels = (_CONVOLUTIONS[phase],)
+        op = _mixing(c, "causal_convolution", phase, count, filtered, flops, mixed, name=named, backends=kernels)
+        yield replace(op, family=layer.kind)
+    scanned = ScanShape(
+        batch=batch,
+        seq_len=seq_len,
+        key_heads=layer.keys,
+        value_heads=layer.values,
+        key_dim=layer.key_dim,
+        value_dim=layer.value_dim,
     )
+    moved = (
+        rows * layer.inner * 2 * 2 * 2
+        + 2 * sequences * states * dtype_bytes(c.model.dtypes.state)
+        + (0.0 if layer.taps else mixed)
+    )
+    named, kernels, flops = f"{layer.kind}_{phase}", (layer.scans[phase],), rows * 6.0 * states
+    yield _mixing(c, layer.kind, phase, count, scanned, flops, moved, name=named, backends=kernels)

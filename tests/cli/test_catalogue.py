@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hardware_profiles.schema import Quantity
-from simulator.cli.catalogue import CATALOGUES, facts, list_entries, quantities
+from simulator.export.catalogues import CATALOGUES, facts, list_entries, quantities
 
 
 @pytest.mark.parametrize("kind", [*CATALOGUES, "keys"])

@@ -13,9 +13,9 @@ from typer.main import get_command
 
 from hardware_profiles.units import parse_quantity_text
 from simulator.cli.app import app
-from simulator.cli.keys import scenario_keys, with_table
 from simulator.errors import ScenarioError
 from simulator.scenario import Scenario
+from simulator.scenario.keys import scenario_keys, with_table
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -24,7 +24,7 @@ def test_the_documented_keys_are_those_of_the_scenario() -> None:
     page = DOCS / "formats" / "scenario.md"
     text = page.read_text(encoding="utf-8")
     wanted = with_table(text)
-    assert text == wanted, f"{page} is out of date; write it anew with simulator.cli.keys.with_table"
+    assert text == wanted, f"{page} is out of date; write it anew with simulator.scenario.keys.with_table"
 
 
 def test_every_key_has_a_meaning() -> None:

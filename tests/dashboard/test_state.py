@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from dashboard.link import Names, from_params, to_params
 from dashboard.panels.tabs import open_tabs
 from dashboard.state import PageState, apply, differences
-from simulator.cli.keys import scenario_keys
 from simulator.errors import ScenarioError
 from simulator.scenario import Scenario
+from simulator.scenario.keys import scenario_keys
 from simulator.scenario.scenario import served
 from simulator.scenario.sections import Served
 

@@ -20,8 +20,8 @@ from hardware_profiles.loader import (
     resolve_kernels,
 )
 from hardware_profiles.schema import Quantity
-from simulator.cli.keys import scenario_keys
 from simulator.errors import ModelError, ScenarioError, nearest
+from simulator.scenario.keys import scenario_keys
 from simulator.scenario.presets import preset_names, preset_path
 from simulator.stack import load_stack, stack_names
 from workloads.models.library import load_model, model_names
