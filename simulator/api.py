@@ -68,6 +68,6 @@ def save(result: Result, folder: Path) -> Path:
     OutputError
         The folder cannot be written, or holds something else; nothing is left half-written.
     """
-    from simulator.export import write_result
+    from simulator.export.result import write_result
 
     return write_result(result, folder)

@@ -68,6 +68,20 @@ def component_marker(component: str) -> dict[str, object]:
     }
 
 
+def filled(colour: str, pattern: str = "") -> dict[str, object]:
+    """Fill bars with a colour and a pattern, outlined."""
+    return {"color": colour, "pattern": {"shape": pattern}, "line": {"color": BLACK, "width": 1}}
+
+
+def legend_below(room: int, *, top: int = 10, as_added: bool = False) -> dict[str, object]:
+    """Lay a chart out with its legend below it, in so much room [pixels]; in the order of the series where asked."""
+    legend = {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"}
+    return {
+        "margin": {**MARGIN, "t": top, "b": room},
+        "legend": {**legend, **({"traceorder": "normal"} if as_added else {})},
+    }
+
+
 def thinned(values: NDArray[np.float64], limit: int) -> NDArray[np.intp]:
     """Choose at most ``limit`` positions that keep the first, the last, and every stretch's lowest and highest.
 

@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from dashboard.display import duration, in_unit, seconds_scale, significant
-from dashboard.figures.common import MARGIN, Chart, component_label, component_marker
+from dashboard.figures.common import Chart, component_label, component_marker, legend_below
 from simulator.results.values import Explanation
 from simulator.step.components import COMPONENTS
 
@@ -36,8 +36,7 @@ def ops_chart(explanation: Explanation, most: int = 12) -> Chart:
     figure.update_layout(
         barmode="stack",
         height=150 + 26 * len(names),
-        margin={**MARGIN, "b": 100},
-        legend={"orientation": "h", "traceorder": "normal", "yref": "container", "y": 0, "yanchor": "bottom"},
+        **legend_below(100, as_added=True),
         xaxis={"title": f"Time in one step [{unit}]"},
         yaxis={"categoryorder": "array", "categoryarray": names},
     )

@@ -25,6 +25,7 @@ from dashboard.figures.common import (
     Chart,
     component_label,
     component_marker,
+    legend_below,
     thinned,
 )
 from simulator.step.components import COMPONENTS
@@ -58,8 +59,7 @@ def breakdown_chart(breakdowns: Mapping[str, Mapping[str, float]]) -> Chart:
     figure.update_layout(
         barmode="stack",
         height=180 + 60 * max(len(breakdowns), 1),
-        margin={**MARGIN, "b": 130},
-        legend={"orientation": "h", "traceorder": "normal", "yref": "container", "y": 0, "yanchor": "bottom"},
+        **legend_below(130, as_added=True),
         xaxis={"title": "Share of time [%]", "range": [0, 100]},
         yaxis={"autorange": "reversed"},
     )

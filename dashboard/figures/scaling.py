@@ -11,18 +11,18 @@ from plotly.subplots import make_subplots
 
 from dashboard.display import duration, in_unit, significant
 from dashboard.figures.common import (
-    BLACK,
     BLUE,
     GREEN,
     GREY,
     LINES,
-    MARGIN,
     MIDDLE_GREY,
     ORANGE,
     PURPLE,
     SKY,
     YELLOW,
     Chart,
+    filled,
+    legend_below,
 )
 from simulator.results.values import Scaling
 
@@ -62,11 +62,7 @@ def scaling_chart(scaling: Scaling, baseline: Scaling | None = None) -> Chart:
         begin, end = change["command_s"], change["switched_s"]
         figure.add_vrect(x0=begin, x1=max(end, begin), fillcolor=ORANGE, opacity=0.25, line_width=0)
     figure.update_xaxes(title_text="Simulated time [s]", row=len(_PANELS), col=1)
-    figure.update_layout(
-        height=620,
-        margin={**MARGIN, "b": 110},
-        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"},
-    )
+    figure.update_layout(height=620, **legend_below(110))
     return Chart(figure=figure, alt=_scaling_alt(scaling), table=scaling_table(scaling, baseline))
 
 
@@ -143,12 +139,11 @@ def instances_chart(scaling: Scaling) -> Chart:
             y=[f"instance {number}" for number in rows["instance"]],
             orientation="h",
             name=state,
-            marker={"color": colour, "pattern": {"shape": pattern}, "line": {"color": BLACK, "width": 1}},
+            marker=filled(colour, pattern),
             customdata=rows[["size"]].to_numpy(),
             hovertemplate=f"{state}, %{{customdata[0]}} ranks: %{{base:.4g}} s + %{{x:.4g}} s<extra>%{{y}}</extra>",
         )
-    count = int(drawn["instance"].nunique())
-    _as_gantt(figure, count, "Simulated time [s]")
+    _as_gantt(figure, int(drawn["instance"].nunique()), "Simulated time [s]")
     spans = frame.assign(span=frame["end_s"] - frame["start_s"]).groupby("state")["span"].sum()
     total = float(spans.sum())
     table = pd.DataFrame(
@@ -180,7 +175,7 @@ def phases_chart(scaling: Scaling) -> Chart:
             y=[f"change {number + 1}" for number in rows["change"]],
             orientation="h",
             name=name,
-            marker={"color": colour, "pattern": {"shape": pattern}, "line": {"color": BLACK, "width": 1}},
+            marker=filled(colour, pattern),
             hovertemplate=f"{name}: %{{base:.4g}} s + %{{x:.4g}} s<extra>%{{y}}</extra>",
         )
     _as_gantt(figure, int(drawn["change"].nunique()), "Time after the command [s]")
@@ -210,8 +205,7 @@ def _as_gantt(figure: go.Figure, rows: int, axis: str) -> None:
     figure.update_layout(
         barmode="overlay",
         height=150 + 26 * rows,
-        margin={**MARGIN, "b": 90},
-        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"},
+        **legend_below(90),
         xaxis={"title": axis, "rangemode": "tozero"},
         yaxis={"autorange": "reversed"},
     )

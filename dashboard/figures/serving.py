@@ -23,6 +23,8 @@ from dashboard.figures.common import (
     PURPLE,
     VERMILLION,
     Chart,
+    filled,
+    legend_below,
 )
 from simulator.arrays import FloatArray
 from simulator.elastic.report import tokens_between
@@ -61,13 +63,12 @@ def pools_chart(requests: pd.DataFrame, steps: pd.DataFrame, decoders: int) -> C
     factor, unit = seconds_scale(total)
     figure = make_subplots(rows=1, cols=2, column_widths=[0.4, 0.6], horizontal_spacing=0.14)
     pools = busy.groupby("pool", sort=False)["share"].mean()
-    marker = {"color": BLUE, "line": {"color": BLACK, "width": 1}}
     hover = "%{y}: %{x:.3g} %<extra></extra>"
     figure.add_bar(
         x=100 * pools,
         y=pools.index,
         orientation="h",
-        marker=marker,
+        marker=filled(BLUE),
         showlegend=False,
         hovertemplate=hover,
         row=1,
@@ -79,7 +80,7 @@ def pools_chart(requests: pd.DataFrame, steps: pd.DataFrame, decoders: int) -> C
             y=["mean TTFT"],
             orientation="h",
             name=name,
-            marker={"color": colour, "pattern": {"shape": pattern}, "line": {"color": BLACK, "width": 1}},
+            marker=filled(colour, pattern),
             hovertemplate=f"{name}: %{{x:.3g}} {unit}<extra></extra>",
             row=1,
             col=2,
@@ -89,8 +90,7 @@ def pools_chart(requests: pd.DataFrame, steps: pd.DataFrame, decoders: int) -> C
     figure.update_layout(
         barmode="stack",
         height=300,
-        margin={**MARGIN, "b": 90},
-        legend={"orientation": "h", "traceorder": "normal", "yref": "container", "y": 0, "yanchor": "bottom"},
+        **legend_below(90, as_added=True),
     )
     table = pd.DataFrame(
         {
@@ -228,11 +228,7 @@ def faults_chart(requests: pd.DataFrame, steps: pd.DataFrame, faults: Sequence[F
     figure.update_yaxes(title_text="Output<br>[tokens/s]", rangemode="tozero", row=1, col=1)
     figure.update_yaxes(title_text="Requests<br>[1/s]", rangemode="tozero", row=2, col=1)
     figure.update_xaxes(title_text="Simulated time [s]", row=2, col=1)
-    figure.update_layout(
-        height=460,
-        margin={"l": 10, "r": 10, "t": 30, "b": 90},
-        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"},
-    )
+    figure.update_layout(height=460, **legend_below(90, top=30))
     alt = _faults_alt(requests, _tokens(steps, edges) / width, edges, faults)
     return Chart(figure=figure, alt=alt, table=_faults_table(faults))
 

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from dashboard.display import duration, in_unit, seconds_scale, significant
-from dashboard.figures.common import MARGIN, Chart, component_marker
+from dashboard.figures.common import Chart, component_marker, legend_below
 from simulator.placement.policies import POLICIES
 
 if TYPE_CHECKING:
@@ -70,8 +70,7 @@ def step_chart(drawn: StepTimeline, *, whole: bool = False) -> Chart:
     figure.update_layout(
         barmode="overlay",
         height=330,
-        margin={**MARGIN, "b": 110},
-        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"},
+        **legend_below(110),
         xaxis={"title": f"Time in the step [{unit}]", "range": [low * factor, high * factor]},
         yaxis={"categoryorder": "array", "categoryarray": _STREAMS[::-1]},
     )

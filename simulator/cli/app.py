@@ -198,7 +198,8 @@ def timeline(
         from simulator.cli.console import console
         from simulator.cli.timeline_text import print_timeline, timeline_document
         from simulator.explanation.explanation import timeline as draw
-        from simulator.export import encode_trace, write_atomically
+        from simulator.export.files import write_atomically
+        from simulator.export.perfetto import encode_trace
 
         scenario = load_scenario(file, overrides or (), device, profiles)
         drawn = draw(scenario, phase=phase, batch=batch, context=context)

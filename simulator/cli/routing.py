@@ -11,9 +11,6 @@ from simulator.cli.answer import answering, print_json, whole_numbers
 from simulator.cli.scenario_argument import Json
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from workloads.routing.trace import RoutingTrace
 
 routing = typer.Typer(
@@ -52,6 +49,7 @@ def stats(
     with answering(as_json=as_json):
         from simulator.cli.console import console
         from simulator.cli.routing_text import heat_map_svg, print_stats
+        from workloads.routing.convert import read_token_ids
         from workloads.routing.report import routing_report
         from workloads.trace_paths import replacing
 
@@ -61,7 +59,7 @@ def stats(
             ranks=() if ep is None else tuple(whole_numbers("--ep", ep, 2)),
             batches=() if batch is None else tuple(whole_numbers("--batch", batch, 1)),
             concurrency=concurrency,
-            token_ids=None if token_ids is None else _token_ids(token_ids),
+            token_ids=None if token_ids is None else read_token_ids(token_ids),
             seed=seed,
         )
         if picture is not None:
@@ -225,12 +223,6 @@ def _path(name: str) -> Path:
     from workloads.samples import sample_path
 
     return sample_path(name.removeprefix("sample:")) if name.startswith("sample:") else Path(name)
-
-
-def _token_ids(path: Path) -> NDArray[np.int64]:
-    from workloads.routing.convert import read_token_ids
-
-    return read_token_ids(path)
 
 
 def _report_written(trace: RoutingTrace, path: Path, *, as_json: bool) -> None:

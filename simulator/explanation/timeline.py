@@ -17,8 +17,8 @@ from simulator.errors import ScenarioError
 from simulator.explanation.priced import asked_step
 from simulator.ops import Op
 from simulator.results.trace import Slice
-from simulator.schedule import COMMUNICATION, COMPUTE, Overlap, Schedule, Task, exposure, layer_tasks
-from simulator.schedule.streams import list_schedule
+from simulator.schedule.mechanisms import COMMUNICATION, COMPUTE, Overlap, layer_tasks
+from simulator.schedule.streams import Schedule, Task, exposure, list_schedule
 from simulator.step.components import component_words
 from simulator.step.overlap import StepLayers
 from simulator.step.timer import TableTimer

@@ -8,7 +8,8 @@ import numpy as np
 
 from simulator.arrays import FloatArray
 from simulator.placement.replay import RoutingReplay
-from simulator.schedule import LayerTimes, Overlap, beside, two_batch_floor, two_batch_makespan
+from simulator.schedule.makespan import LayerTimes, beside, two_batch_floor, two_batch_makespan
+from simulator.schedule.mechanisms import Overlap
 from simulator.stack import StackProfile
 from simulator.step.attention import AttentionTimes
 from simulator.step.blocks import BlockTimes

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from simulator.arrays import FloatArray
 from simulator.ops import Op, StepShape, build_ops, draft_ops
 from simulator.parallelism import Parallelism
-from simulator.schedule import Overlap
+from simulator.schedule.mechanisms import Overlap
 from simulator.stack import StackProfile
 from workloads.models.spec import ModelSpec, Phase
 

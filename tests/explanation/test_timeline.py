@@ -21,7 +21,7 @@ from simulator.errors import ScenarioError
 from simulator.explanation.explanation import explain, timeline
 from simulator.explanation.priced import asked_step
 from simulator.explanation.timeline import StepTimeline
-from simulator.export import check_nesting, encode_trace
+from simulator.export.perfetto import check_nesting, encode_trace
 from simulator.results.trace import Slice
 
 EP32: dict[str, Any] = {

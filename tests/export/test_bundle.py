@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from simulator.errors import OutputError
-from simulator.export import Manifest, library_versions, write_bundle
+from simulator.export.bundle import Manifest, library_versions, write_bundle
 
 FRAMES = {"requests": pd.DataFrame({"request_id": [0, 1], "ttft_s": [0.5, float("nan")]})}
 

@@ -11,8 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator.errors import OutputError
-from simulator.export import check_output_folder, encode_json, output_folder, write_atomically
-from simulator.export.files import MANIFEST_FORMAT, MANIFEST_NAME, plain
+from simulator.export.files import (
+    MANIFEST_FORMAT,
+    MANIFEST_NAME,
+    check_output_folder,
+    encode_json,
+    output_folder,
+    plain,
+    write_atomically,
+)
 
 
 def nested(inner: st.SearchStrategy[object]) -> st.SearchStrategy[object]:

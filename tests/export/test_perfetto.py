@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator.errors import OutputError
-from simulator.export import Counter, Flow, check_nesting, encode_trace
+from simulator.export.perfetto import Counter, Flow, check_nesting, encode_trace
 from simulator.results.trace import Slice
 
 

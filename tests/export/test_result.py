@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from simulator.export import write_result
+from simulator.export.result import write_result
 from simulator.results.trace import Slice, TokenGaps
 from simulator.results.values import Distribution, Result, Summary
 from simulator.scenario import Scenario

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simulator.errors import OutputError
-from simulator.export import encode_json, vllm_bench_result
+from simulator.export.files import encode_json
+from simulator.export.vllm_bench import vllm_bench_result
 from simulator.results.percentiles import weighted_percentile
 from simulator.results.trace import TokenGaps
 

@@ -7,13 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.schedule import (
-    LayerTimes,
-    beside,
-    layer_tasks,
-    list_schedule,
-    two_batch_makespan,
-)
+from simulator.schedule.makespan import LayerTimes, beside, two_batch_makespan
+from simulator.schedule.mechanisms import layer_tasks
+from simulator.schedule.streams import list_schedule
 
 SECONDS = st.floats(0.0, 1e-2).map(lambda value: round(value, 7))
 SHARE = st.floats(0.0, 0.9)

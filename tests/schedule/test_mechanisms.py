@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.schedule import (
+from simulator.schedule.mechanisms import (
     ChunkTimes,
     HybridTimes,
     PassTimes,
@@ -16,8 +16,8 @@ from simulator.schedule import (
     chunked_seconds,
     co_scheduled_tasks,
     dual_pipe_tasks,
-    list_schedule,
 )
+from simulator.schedule.streams import list_schedule
 
 SECONDS = st.floats(0.001, 5.0)
 

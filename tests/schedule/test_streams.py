@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.schedule import Task, exposure, list_schedule
+from simulator.schedule.streams import Task, exposure, list_schedule
 
 
 def task(name: str, stream: str, seconds: float, *after: int, uses: float = 0.0, firm: bool = False) -> Task:

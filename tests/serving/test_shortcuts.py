@@ -12,7 +12,7 @@ from simulator import Scenario
 from simulator.deployment.deployment import deploy
 from simulator.deployment.inputs import scenario_requests
 from simulator.placement.replay import RoutingReplay
-from simulator.schedule import two_batch_makespan
+from simulator.schedule.makespan import two_batch_makespan
 from simulator.serving.clock import Clock
 from simulator.serving.engine import EngineRun, Pool, run_engine
 from simulator.step.overlap import Overlapper

@@ -9,7 +9,8 @@ from simulator.cost.model import CostModel, OpTime
 from simulator.hardware import load_hardware
 from simulator.ops import StepShape, build_ops
 from simulator.parallelism import Parallelism
-from simulator.schedule import Task, beside, list_schedule
+from simulator.schedule.makespan import beside
+from simulator.schedule.streams import Task, list_schedule
 from simulator.stack import load_stack
 from simulator.step.contention import contention_table, stretched, units_taken
 from workloads.models.library import load_model

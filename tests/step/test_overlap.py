@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from simulator import Scenario, estimate, simulate
 from simulator.deployment.deployment import Deployment, deploy
 from simulator.errors import MoesimError
-from simulator.schedule import layer_tasks, list_schedule
+from simulator.schedule.mechanisms import layer_tasks
+from simulator.schedule.streams import list_schedule
 from simulator.stack import load_stack
 from simulator.step.timer import TableTimer
 from simulator.step.work import StepTime, StepWork
