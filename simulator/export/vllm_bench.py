@@ -77,7 +77,7 @@ def vllm_bench_result(
     Returns
     -------
     dict
-        The document; encode with :func:`simulator.export.encode_json`.
+        The document; encode with :func:`simulator.export.files.encode_json`.
 
     Raises
     ------
