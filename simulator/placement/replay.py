@@ -31,10 +31,12 @@ _CHUNK = 64
 class RankSums:
     """Running sums of one token order.
 
-    ``sums`` has shape (tokens + 1, ranks, layers): assignments to each rank at each layer before each token [1].
+    ``sums`` has shape (tokens + 1, ranks, layers): assignments to each rank at each layer before each token [1]. No
+    token has more than ``top_k`` at a layer [1].
     """
 
     sums: NDArray[np.uint32]
+    top_k: int
 
     @property
     def tokens(self) -> int:
@@ -52,7 +54,7 @@ class RankSums:
             return difference
         turns, rest = divmod(stop, self.tokens)
         every: NDArray[np.unsignedinteger] = sums[-1]
-        if (turns + 1) * int(every.max(initial=0)) >= 2**32:
+        if (turns + 1) * self.tokens * self.top_k >= 2**32:
             every = every.astype(np.uint64)
         total: NDArray[np.unsignedinteger] = every * every.dtype.type(turns) + sums[rest] - sums[start]
         return total
@@ -322,7 +324,7 @@ def _rank_sums(rank_ids: IdArray, ranks: int, order: NDArray[np.int64] | None) -
     if ranks == 1 and not rank_ids.any():
         # One rank has it all, whichever tokens come first.
         run = np.arange(tokens + 1, dtype=np.uint32) * np.uint32(top_k)
-        return RankSums(sums=np.repeat(run, layers).reshape(tokens + 1, 1, layers))
+        return RankSums(sums=np.repeat(run, layers).reshape(tokens + 1, 1, layers), top_k=top_k)
     sums = np.zeros((tokens + 1, ranks, layers), dtype=np.uint32)
     layer = np.arange(layers)[:, None]
     size = (ranks + 1) * layers
@@ -334,4 +336,4 @@ def _rank_sums(rank_ids: IdArray, ranks: int, order: NDArray[np.int64] | None) -
     # NOTE: row by row, because a cumulative sum over the first axis strides through memory and is ten times slower.
     for token in range(tokens):
         np.add(sums[token], sums[token + 1], out=sums[token + 1])
-    return RankSums(sums=sums)
+    return RankSums(sums=sums, top_k=top_k)
