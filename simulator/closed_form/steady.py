@@ -301,7 +301,7 @@ def _prompt_steps(load: Load, dp: int, ends: float, late: int) -> tuple[float, f
 
 
 def steady_state(
-    deployment: Deployment, trace: RequestTrace, instances: int, slo: Slo, capacity: Capacity
+    deployment: Deployment, load: Load, instances: int, slo: Slo, capacity: Capacity
 ) -> tuple[Summary, dict[str, float]]:
     """Summarise the steady state of a load.
 
@@ -309,10 +309,10 @@ def steady_state(
     ----------
     deployment : Deployment
         What serves.
-    trace : RequestTrace
-        The load, of which only the means count.
+    load : Load
+        What one instance is asked.
     instances : int
-        Instances that share it [1].
+        Instances, each of which is asked as much [1].
     slo : Slo
         Objectives that the means are held to.
     capacity : Capacity
@@ -325,11 +325,10 @@ def steady_state(
     breakdown : dict of str to float
         Seconds by component per second of one instance, idle included.
     """
-    load = mean_load(trace, instances)
     state = solve(deployment, load)
-    breakdown = dict.fromkeys(COMPONENTS, 0.0)
+    timer, breakdown = deployment.timer(), dict.fromkeys(COMPONENTS, 0.0)
     for index, weight in enumerate(state.weights):
-        parts = deployment.timer().breakdown({name: column[index : index + 1] for name, column in state.steps.items()})
+        parts = timer.breakdown({name: column[index : index + 1] for name, column in state.steps.items()})
         for part, seconds in parts.items():
             breakdown[part] += weight * seconds
     breakdown["idle"] = max(1.0 - sum(breakdown.values()), 0.0)

@@ -25,7 +25,7 @@ from simulator.results.summary import Capacity, Records, Work, measured_window, 
 from simulator.results.trace import TokenGaps
 from simulator.results.values import Estimate, Result
 from simulator.results.work import step_slices, step_work
-from simulator.run.objectives import unreachable, unreachable_in_run
+from simulator.run.objectives import missed, unreachable, unreachable_in_run
 from simulator.run.plan import RunPlan
 from simulator.scenario import Scenario
 from simulator.scenario.features import asks, left_out_of_closed_form
@@ -108,10 +108,10 @@ def assemble(plan: RunPlan, run: EngineRun, *, wall: float) -> Result:
 def assemble_estimate(scenario: Scenario, trace: RequestTrace, deployment: Deployment) -> Estimate:
     """Solve the steady state of a deployment and say where the answer comes from."""
     instances = scenario.parallelism.instances
-    summary, breakdown = steady_state(
-        deployment, trace, instances, scenario.slo, _capacity(deployment, instances * deployment.split.devices)
-    )
     load = mean_load(trace, instances)
+    summary, breakdown = steady_state(
+        deployment, load, instances, scenario.slo, _capacity(deployment, instances * deployment.split.devices)
+    )
     certainty = _certainty(scenario, deployment, round(summary.batch_size_mean), round(load.context))
     return Estimate(
         scenario=scenario,
@@ -120,7 +120,7 @@ def assemble_estimate(scenario: Scenario, trace: RequestTrace, deployment: Deplo
         warnings=(
             *_warnings(trace, deployment, certainty),
             *unread_keys(scenario),
-            *unreachable([(deployment, deployment)], trace, scenario.slo),
+            *unreachable([(deployment, deployment)], trace, missed(scenario.slo, summary)),
             *left_out_of_closed_form(scenario),
             *approximations(deployment, load),
         ),

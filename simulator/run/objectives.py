@@ -10,6 +10,7 @@ from hardware_profiles.units import format_seconds
 from simulator.closed_form.load import mean_load
 from simulator.closed_form.steady import solve
 from simulator.deployment.deployment import Deployment
+from simulator.results.values import Summary
 from simulator.run.plan import RunPlan
 from simulator.scenario.features import asked_features
 from simulator.scenario.sections import Slo
@@ -28,6 +29,21 @@ def unreachable_in_run(plan: RunPlan) -> tuple[str, ...]:
     deployments = [fleet.deployment(size) for size in sizes]
     where = f" at {' or '.join(map(str, sizes))} ranks"
     return unreachable([(each, each) for each in deployments], plan.trace, scenario.slo, where)
+
+
+def missed(slo: Slo, summary: Summary) -> Slo:
+    """Keep the objectives that the mean request of a load misses: those that it meets are within reach.
+
+    Parameters
+    ----------
+    slo : Slo
+        The objectives.
+    summary : Summary
+        What the load is given; a mean that it does not have (NaN) meets nothing.
+    """
+    means = {"ttft": summary.ttft_s.mean, "tpot": summary.tpot_s.mean, "e2el": summary.e2el_s.mean}
+    met = {name: None for name, mean in means.items() if (limit := getattr(slo, name)) is not None and mean <= limit}
+    return slo.model_copy(update=met)
 
 
 def unreachable(
