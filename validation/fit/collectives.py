@@ -1,28 +1,21 @@
-"""Fit collectives and expert exchanges to measured tables and report how well they predict.
-
-Run as ``python -m validation.fit.collectives MEASUREMENTS DEVICE [--in-switch] [--write]``, where MEASUREMENTS
-holds one folder per device.
-"""
+"""Fits of collectives and expert exchanges to measured tables, each with a note of how well it predicts."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from simulator.arrays import FloatArray
-from simulator.hardware import load_hardware
 from simulator.kernels.collectives import AllReduceKernel, CollectiveKernel
 from simulator.kernels.expert_exchange import ExchangeKernel
 from simulator.kernels.kernel import Fabric
 from validation.accuracy import Accuracy, accuracy
-from validation.fit.fitting import Bounds, Fit, fit, write_kernels
-from validation.kernels.collective_rows import RINGS, joined, predict_all_reduce, predict_exchange, predict_ring
+from validation.fit.fitting import Bounds, Fit, fit
+from validation.kernels.collective_rows import RINGS, predict_all_reduce, predict_exchange, predict_ring
 from validation.kernels.held_out import SEED, split
 
 if TYPE_CHECKING:
@@ -85,11 +78,6 @@ def provenance(rows: int, result: Accuracy) -> dict[str, Any]:
         "date": datetime.now(UTC).date().isoformat(),
         "note": f"{rows} rows; on held-out rows median {result.median_ape:.1%}, p90 {result.p90_ape:.1%}",
     }
-
-
-def fit_nccl(frame: pd.DataFrame, fabric: Fabric, *, in_switch: bool) -> dict[str, Table]:
-    """Fit NCCL's collectives; ``in_switch`` says whether this machine's switches reduce."""
-    return dict(fit_collective(name, frame, fabric, in_switch=in_switch) for name in (*RINGS, "all_reduce"))
 
 
 def fit_collective(
@@ -271,35 +259,3 @@ def plain_all_to_all(table: Table) -> Table:
     )
     note = "the all-to-all's launch and bandwidth, one copy per rank"
     return kernel, {**provenance, "status": "assumption", "note": note}
-
-
-def main() -> None:
-    """Fit, report and, if asked, write the coefficients."""
-    import pandas as pd
-
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("measurements", type=Path)
-    parser.add_argument("device")
-    parser.add_argument("--in-switch", action="store_true", help="the machine's switches can reduce")
-    parser.add_argument("--write", action="store_true")
-    options = parser.parse_args()
-    hardware = load_hardware(options.device)
-    fabric = joined(hardware)
-    folder = options.measurements / options.device.replace("-", "_")
-    tables = fit_nccl(pd.read_parquet(folder / "nccl.parquet"), fabric, in_switch=options.in_switch)
-    tables |= fit_direct(pd.read_parquet(folder / "custom_allreduce.parquet"), fabric, tables["all_reduce.nccl"][0])
-    for mode, units in (("low_latency", hardware.silicon.units), ("normal", 20.0)):
-        path = folder / f"deepep_{mode}.parquet"
-        if path.exists():
-            tables |= fit_exchange(pd.read_parquet(path), fabric, mode=mode, units=units)
-    for phase in ("dispatch", "combine"):
-        tables[f"{phase}.all_to_all"] = plain_all_to_all(tables["all_to_all.nccl"])
-    for name, (_, described) in tables.items():
-        print(f"  {name:34s} {described['note']}")
-    if options.write:
-        kernels = Path(__file__).parents[2] / "hardware_profiles" / "kernels"
-        write_kernels(kernels / f"{options.device}.moe.toml", tables)
-
-
-if __name__ == "__main__":
-    main()

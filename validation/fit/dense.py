@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,10 @@ from simulator.kernels.kernel import Silicon
 from simulator.kernels.mla import MlaPrefillKernel
 from validation.accuracy import Accuracy, accuracy
 from validation.fit.dense_starts import Start, starts_of, values_of
-from validation.fit.fitting import fit, write_kernels
+from validation.fit.fitting import fit
 from validation.kernels.dense_rows import FAMILIES, Family
 from validation.kernels.held_out import DENSE_SEED, split
 
-SOURCE = "fit to kernel latencies of github:ai-dynamo/aiconfigurator"
 #: What quantising A to one byte moves: two bytes read and one written for the values, about one for the scale pass
 #: [bytes per element].
 QUANTISE_TRAFFIC = 4.0
@@ -31,10 +29,8 @@ QUANTISE_TRAFFIC = 4.0
 class FittedTable:
     """A fitted kernel table with its accuracy on rows that it was not fitted to, overall and by regime."""
 
-    op: str
     name: str
     kernel: Any
-    train: Accuracy
     test: Accuracy
     regimes: Mapping[str, Accuracy]
     at_bound: tuple[str, ...]
@@ -79,10 +75,8 @@ def fit_table(
     result = min(results, key=lambda fitted: fitted.cost)
     overall, regimes = judge(family, test, silicon, result.coefficients)
     return FittedTable(
-        op=op,
         name=name,
         kernel=result.coefficients,
-        train=result.accuracy,
         test=overall,
         regimes=regimes,
         at_bound=result.at_bound,
@@ -142,31 +136,6 @@ def borrowed(fitted: Sequence[FittedTable]) -> dict[str, tuple[Any, str]]:
     return found
 
 
-def save(fitted: Sequence[FittedTable], path: Path) -> None:
-    """Write fitted tables, and those borrowed from them, into a kernel file with where they came from."""
-    own = {"source": SOURCE, "date": datetime.now(UTC).date().isoformat()}
-    resembling = {
-        name: (kernel, {**own, "status": "assumption", "note": f"not measured: {note}"})
-        for name, (kernel, note) in borrowed(fitted).items()
-    }
-    write_kernels(
-        path,
-        resembling
-        | {
-            table.name: (
-                table.kernel,
-                {
-                    **own,
-                    "status": "fitted",
-                    "note": f"{table.train.rows} rows fitted; on {table.test.rows} others median error "
-                    f"{table.test.median_ape:.1%}, p90 {table.test.p90_ape:.1%}, bias {table.test.bias:+.1%}",
-                },
-            )
-            for table in fitted
-        },
-    )
-
-
 def report(fitted: FittedTable) -> None:
     """Print a fitted table's accuracy on rows that it was not fitted to."""
     print(f"{fitted.name:52s} {fitted.test}  at bound: {', '.join(fitted.at_bound) or '-'}")
@@ -175,31 +144,18 @@ def report(fitted: FittedTable) -> None:
 
 
 def main() -> None:
-    """Fit the dense kernels of a device, report, and if asked write the coefficients."""
+    """Fit the dense kernels of a device and report; ``moesim calibrate fit`` writes them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("measurements", type=Path, help="folder with a folder of tables per device")
     parser.add_argument("device")
-    parser.add_argument("--write", action="store_true")
     parser.add_argument("--only", default="", help="fit only ops whose name contains this")
-    parser.add_argument("--blind", metavar="DEVICE", help="also predict this device with the kernels fitted here")
     options = parser.parse_args()
     silicon = load_hardware(options.device).silicon
     folder = options.measurements / options.device.replace("-", "_")
-    fitted = []
     for op in FAMILIES:
-        if options.only not in op:
-            continue
-        for name, rows in tables_of(op, folder):
-            fitted.append(fit_table(op, name, rows, silicon))
-            report(fitted[-1])
-    if options.write:
-        save(fitted, Path(__file__).parents[2] / "hardware_profiles" / "kernels" / f"{options.device}.toml")
-    if options.blind:
-        other = load_hardware(options.blind).silicon
-        for table in fitted:
-            for name, rows in tables_of(table.op, options.measurements / options.blind.replace("-", "_")):
-                if name == table.name:
-                    print(f"blind {options.blind} {name:40s} {judge(FAMILIES[table.op], rows, other, table.kernel)[0]}")
+        if options.only in op:
+            for name, rows in tables_of(op, folder):
+                report(fit_table(op, name, rows, silicon))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Fit the fused MoE kernels to measured tables and report how well they predict unseen shapes.
 
-Run as ``python -m validation.fit.moe MEASUREMENTS DEVICE [--write]``, where MEASUREMENTS holds one folder per device.
+Run as ``python -m validation.fit.moe MEASUREMENTS DEVICE``, where MEASUREMENTS holds one folder per device.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from simulator.hardware import load_hardware
 from simulator.kernels.kernel import Silicon, matrix_peak
 from simulator.kernels.moe import MoeKernel
 from validation.accuracy import accuracy
-from validation.fit.fitting import fit, write_kernels
+from validation.fit.fitting import fit
 from validation.kernels.held_out import SEED, split
 from validation.kernels.moe_rows import LAYOUTS, MoeRows, moe_rows, predict_moe_rows, tables_of, version_of
 
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 ANOMALY = 0.6
 #: Rows that a fit draws from a table [1].
 SAMPLE = 2500
-SOURCE = "aiconfigurator kernel tables (Apache-2.0), fitted by validation.fit.moe"
 
 BOUNDS: Mapping[str, tuple[float, float]] = {
     "launch": (2e-6, 2e-4),
@@ -196,16 +194,14 @@ def report(name: str, frame: pd.DataFrame, predicted: FloatArray, rows: IntArray
 
 
 def main() -> None:
-    """Fit, report and, if asked, write the coefficients."""
+    """Fit the kernels of a device and report; ``moesim calibrate fit`` writes them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("measurements", type=Path)
     parser.add_argument("device")
-    parser.add_argument("--write", action="store_true")
     parser.add_argument("--only", default="", help="fit only tables whose name contains this")
     parser.add_argument("--leave-out", action="store_true", help="also fit without each model family in turn")
     options = parser.parse_args()
     silicon = load_hardware(options.device).silicon
-    written: dict[str, tuple[MoeKernel, dict[str, Any]]] = {}
     for name, (frame, layout) in tables(options.measurements / options.device.replace("-", "_")).items():
         if options.only not in name:
             continue
@@ -215,21 +211,8 @@ def main() -> None:
         predicted = predict_moe_rows(rows, silicon=silicon, kernel=kernel)
         report(name, frame, predicted, test)
         print(f"  {'':36s} anomalous {anomalous:.1%}, at bound: {', '.join(stuck) or '-'}")
-        result = accuracy(predicted[test], frame["latency_us"].to_numpy(dtype=np.float64)[test] * 1e-6)
-        written[name] = (
-            kernel,
-            {
-                "source": SOURCE,
-                "status": "fitted",
-                "date": datetime.now(UTC).date().isoformat(),
-                "note": f"{len(train)} rows; on held-out rows median {result.median_ape:.1%}, p90 {result.p90_ape:.1%}",
-            },
-        )
         if options.leave_out:
             _leave_out(name, frame, rows, silicon)
-    if options.write:
-        folder = Path(__file__).parents[2] / "hardware_profiles" / "kernels"
-        write_kernels(folder / f"{options.device}.moe.toml", written)
 
 
 def _leave_out(name: str, frame: pd.DataFrame, rows: MoeRows, silicon: Silicon) -> None:

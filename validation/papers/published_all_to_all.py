@@ -1,6 +1,6 @@
 """Flat and two-level all-to-all on up to 2048 A100s, from what Tutel published, and their coefficients.
 
-Run as ``python -m validation.papers.published_all_to_all [--write]`` after :mod:`validation.fit.collectives`. Tutel
+Run as ``python -m validation.papers.published_all_to_all [--write]`` after ``moesim calibrate fit``. Tutel
 (MLSys 2023, arXiv:2206.03382) prints times of the flat all-to-all (Table 2), the gain of the two-level one in a layer
 (section 5.2) and, averaged over many layers, how far either is from the best choice (Table 6a).
 

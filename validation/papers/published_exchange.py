@@ -1,6 +1,6 @@
 """Published dispatch and combine times, what the exchange model makes of them, and the coefficients only they give.
 
-Run as ``python -m validation.papers.published_exchange [--write]`` after :mod:`validation.fit.collectives`: one node's
+Run as ``python -m validation.papers.published_exchange [--write]`` after ``moesim calibrate fit``: one node's
 measurements say nothing about the links between nodes, and some exchanges were only ever published.
 
 All rows are DeepSeek-V3 shapes: width 7168, top-8 of 256 experts. Times in microseconds as published; DeepEP's normal
