@@ -23,8 +23,8 @@ _OF_A_RUN = ("requests_completed", "engine_steps", "simulated_s", "wall_s", "pre
 Verdict = Literal["better", "worse", "same"]
 
 
-def significant(value: float, digits: int = 3) -> str:
-    """Write a number with so many significant digits and separated thousands; tiny ones get an exponent.
+def significant(value: float) -> str:
+    """Write a number with three significant digits and separated thousands; tiny ones get an exponent.
 
     Examples
     --------
@@ -36,9 +36,9 @@ def significant(value: float, digits: int = 3) -> str:
     if value == 0:
         return "0"
     if abs(value) < _PLAIN:
-        return f"{value:.{digits - 1}e}"
-    rounded = float(f"{value:.{digits - 1}e}")
-    decimals = digits - 1 - math.floor(math.log10(abs(rounded)))
+        return f"{value:.2e}"
+    rounded = float(f"{value:.2e}")
+    decimals = 2 - math.floor(math.log10(abs(rounded)))
     return f"{rounded:,.{max(decimals, 0)}f}"
 
 

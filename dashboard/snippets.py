@@ -1,4 +1,4 @@
-"""The scenario on the page as TOML, as a command line and as Python."""
+"""The scenario on the page as a command line and as Python."""
 
 from __future__ import annotations
 
@@ -7,11 +7,6 @@ from collections.abc import Mapping
 from pprint import pformat
 
 from simulator.scenario import Scenario
-
-
-def as_toml(scenario: Scenario) -> str:
-    """Write the scenario as the file that ``moesim simulate`` takes."""
-    return scenario.to_toml()
 
 
 def as_command(preset: str, changes: Mapping[str, str]) -> str:

@@ -32,7 +32,7 @@ def copies(preset: str, base: Scenario, scenario: Scenario) -> None:
     for title, text in (
         ("Command line", snippets.as_command(preset, changes)),
         ("Python", snippets.as_python(preset, changes, scenario)),
-        ("TOML", snippets.as_toml(scenario)),
+        ("TOML", scenario.to_toml()),
     ):
         st.header(title)
         # Without colours: those of the highlighter are too pale to read.

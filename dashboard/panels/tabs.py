@@ -12,10 +12,6 @@ from simulator.scenario import Scenario
 from simulator.scenario.features import asks
 
 
-def _always(_: Scenario) -> bool:
-    return True
-
-
 def _of(feature: str) -> Callable[[Scenario], bool]:
     return partial(asks, name=feature)
 
@@ -39,7 +35,7 @@ class Tab:
     name: str
     label: str
     draw: Callable[[View], None]
-    there: Callable[[Scenario], bool] = _always
+    there: Callable[[Scenario], bool] = lambda _: True
 
 
 TABS = (

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dashboard.snippets import as_command, as_python, as_toml
+from dashboard.snippets import as_command, as_python
 from dashboard.state import apply, differences
 from simulator.scenario import Scenario
 from simulator.scenario.presets import preset_names, preset_path
@@ -56,5 +56,5 @@ def test_the_command_line_points_to_the_file_where_a_key_was_taken_away() -> Non
 
 
 def test_the_toml_is_the_scenario() -> None:
-    data: dict[str, Any] = tomllib.loads(as_toml(WITHOUT))
+    data: dict[str, Any] = tomllib.loads(WITHOUT.to_toml())
     assert Scenario.from_mapping(data) == WITHOUT

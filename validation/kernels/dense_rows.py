@@ -12,17 +12,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from simulator.arrays import FloatArray
-from simulator.kernels.attention import (
-    AttentionDecodeKernel,
-    AttentionPrefillKernel,
-    attention_decode_time,
-    attention_prefill_time,
-)
+from simulator.kernels.attention import attention_decode_time
 from simulator.kernels.families import FAMILIES as RECORDS
 from simulator.kernels.gemm import GemmKernel, gemm_time
-from simulator.kernels.kernel import Fabric, Machine, Silicon
+from simulator.kernels.kernel import Fabric, KernelTime, Machine, Silicon
 from simulator.kernels.linear_attention import ConvolutionKernel, ScanKernel, causal_convolution_time, scan_time
-from simulator.kernels.mla import MlaDecodeKernel, MlaPrefillKernel, mla_decode_time, mla_prefill_time
+from simulator.kernels.mla import MlaPrefillKernel, mla_decode_time, mla_prefill_time
 from validation.kernels.formats import DENSE
 
 #: Backend of kernels whose rows name none.
@@ -53,32 +48,19 @@ def _gemm(rows: pd.DataFrame, silicon: Silicon, kernel: GemmKernel) -> FloatArra
     return gemm_time(**shape, dtype=dtype, silicon=silicon, kernel=kernel, in_turn=sets).seconds
 
 
-def _attention_prefill(rows: pd.DataFrame, silicon: Silicon, kernel: AttentionPrefillKernel) -> FloatArray:
-    shape: dict[str, Any] = {
-        name: rows[name] for name in ("batch", "context", "prefix", "num_heads", "num_kv_heads", "head_dim")
-    }
-    return attention_prefill_time(**shape, **_storage(rows), silicon=silicon, kernel=kernel).seconds
-
-
-def _attention_decode(rows: pd.DataFrame, silicon: Silicon, kernel: AttentionDecodeKernel) -> FloatArray:
-    shape: dict[str, Any] = {name: rows[name] for name in ("batch", "num_heads", "num_kv_heads", "head_dim")}
-    length = rows["prefix"] + 1
-    return attention_decode_time(
-        kv_length=length, **shape, **_storage(rows), silicon=silicon, kernel=kernel, cached=_cached(rows)
-    ).seconds
-
-
 def _mla_prefill(rows: pd.DataFrame, silicon: Silicon, kernel: MlaPrefillKernel) -> FloatArray:
     shape: dict[str, Any] = {name: rows[name] for name in ("batch", "context", "prefix", "num_heads")}
     return mla_prefill_time(**shape, **_storage(rows), silicon=silicon, kernel=kernel).seconds
 
 
-def _mla_decode(rows: pd.DataFrame, silicon: Silicon, kernel: MlaDecodeKernel) -> FloatArray:
-    shape: dict[str, Any] = {name: rows[name] for name in ("batch", "num_heads")}
-    length = rows["prefix"] + 1
-    return mla_decode_time(
-        kv_length=length, **shape, **_storage(rows), silicon=silicon, kernel=kernel, cached=_cached(rows)
-    ).seconds
+def _decode(time: Callable[..., KernelTime], *heads: str) -> Predict:
+    """Predict rows of decode attention, whose columns ``heads`` the function takes beside the batch."""
+
+    def predict(rows: pd.DataFrame, silicon: Silicon, kernel: Any) -> FloatArray:
+        shape = {name: rows[name] for name in ("batch", *heads)} | {"kv_length": rows["prefix"] + 1}
+        return time(**shape, **_storage(rows), silicon=silicon, kernel=kernel, cached=_cached(rows)).seconds
+
+    return predict
 
 
 #: Kernels of one decoded token, whose state a repeated call finds in the cache.
@@ -195,17 +177,19 @@ def family_of_record(kind: str) -> Family:
 #: Families by the op that the measurement tables name.
 FAMILIES: Mapping[str, Family] = {
     **{kind: family_of_record(kind) for kind in DENSE},
-    "gemm": Family(
-        table=_gemm_table,
-        predict=_gemm,
-        regime=_gemm_regime,
-    ),
+    "gemm": Family(table=_gemm_table, predict=_gemm, regime=_gemm_regime),
     "attention_prefill": Family(
-        table=_flash_table("attention_prefill"), predict=_attention_prefill, regime=_time_regime
+        table=_flash_table("attention_prefill"), predict=_of_record("attention_prefill"), regime=_time_regime
     ),
-    "attention_decode": Family(table=_flash_table("attention_decode"), predict=_attention_decode, regime=_time_regime),
+    "attention_decode": Family(
+        table=_flash_table("attention_decode"),
+        predict=_decode(attention_decode_time, "num_heads", "num_kv_heads", "head_dim"),
+        regime=_time_regime,
+    ),
     "mla_prefill": Family(table=_flash_table("mla_prefill"), predict=_mla_prefill, regime=_time_regime),
-    "mla_decode": Family(table=_flash_table("mla_decode"), predict=_mla_decode, regime=_time_regime),
+    "mla_decode": Family(
+        table=_flash_table("mla_decode"), predict=_decode(mla_decode_time, "num_heads"), regime=_time_regime
+    ),
     "gated_delta_net": Family(
         table=lambda rows: "gated_delta_net." + rows["kernel"], predict=_gated_delta_net, regime=_time_regime
     ),

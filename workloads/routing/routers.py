@@ -251,7 +251,7 @@ def drop_over_capacity(
     return np.asarray(kept.reshape(ids.T.shape).T if choices_first else kept.reshape(ids.shape))
 
 
-def drop_trace(trace: RoutingTrace, capacity_factor: Any, batch: int, *, choices_first: bool = False) -> RoutingTrace:
+def drop_trace(trace: RoutingTrace, capacity_factor: Any, batch: int) -> RoutingTrace:
     """Route a trace with a capacity: in every batch of consecutive tokens an expert takes so many and no more.
 
     Parameters
@@ -262,8 +262,6 @@ def drop_trace(trace: RoutingTrace, capacity_factor: Any, batch: int, *, choices
         Tokens an expert takes over the mean, above 0 [-].
     batch : int
         Tokens that are routed together [tokens].
-    choices_first : bool
-        As in :func:`drop_over_capacity`.
     """
     together = count("batch", batch)
     kind = np.uint8 if trace.num_experts < 256 else np.uint16
@@ -272,9 +270,7 @@ def drop_trace(trace: RoutingTrace, capacity_factor: Any, batch: int, *, choices
         part = trace.expert_ids[first : first + together]
         room = capacity(len(part), trace.num_experts, trace.top_k, capacity_factor)
         for layer in range(trace.layers):
-            ids[first : first + len(part), layer] = drop_over_capacity(
-                part[:, layer], trace.num_experts, room, choices_first=choices_first
-            )
+            ids[first : first + len(part), layer] = drop_over_capacity(part[:, layer], trace.num_experts, room)
     source = f"{trace.source}, capacity factor {capacity_factor:g} in batches of {together}"
     return RoutingTrace(
         expert_ids=ids,

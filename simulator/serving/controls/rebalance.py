@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +32,6 @@ from workloads.routing.trace import RoutingTrace
 
 if TYPE_CHECKING:
     import simpy
-
-Mode = Literal["stall", "overlap"]
 
 
 @dataclass(slots=True, kw_only=True)
