@@ -136,7 +136,7 @@ def run_(
     with answering(as_json=as_json):
         from simulator.cli.calibrate_text import print_measured
         from simulator.cli.console import console
-        from validation.measure import run_microbenchmarks
+        from validation.measure.suite import run_microbenchmarks
 
         with _progress(no_progress) as progress:
             report = run_microbenchmarks(

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from validation.fit.calibrate import Calibration
-    from validation.measure import Report
+    from validation.measure.suite import Report
 
 #: 90th over 10th percentile of the repeats beyond which other work disturbed a measurement [1].
 DISTURBED = 1.5

@@ -11,7 +11,7 @@ from typing import Any
 from hardware_profiles.schema import Device
 from validation.fit.calibrate import Calibration, fit_measurements, write_calibration
 from validation.fit.user_profile import alone, check_identifier, completed, measured_device, save_profile
-from validation.measure import Report, run_microbenchmarks
+from validation.measure.suite import Report, run_microbenchmarks
 
 #: Share of the whole that measuring takes, for the progress bar [1].
 _MEASURING = 0.9
@@ -57,7 +57,7 @@ def calibrate_here(
     device : {"cuda", "cpu"} or None
         What to measure; the first GPU where there is one.
     ops, size, seconds, threads
-        As for :func:`validation.measure.run_microbenchmarks`.
+        As for :func:`validation.measure.suite.run_microbenchmarks`.
     name : str or None
         Id of the profile.
     progress : callable, optional

@@ -20,15 +20,10 @@ from validation.fit.dense_starts import starts_of
 from validation.fit.fitting import ROWS_PER_COEFFICIENT
 from validation.fit.torch_starts import torch_starts
 from validation.kernels.dense_rows import FAMILIES
-from validation.measure import (
-    OPS,
-    SIZES,
-    Machine,
-    MicrobenchmarkError,
-    run_microbenchmarks,
-)
 from validation.measure.case import Case, stratified
 from validation.measure.experts import route
+from validation.measure.machine import Machine, MicrobenchmarkError
+from validation.measure.suite import OPS, SIZES, run_microbenchmarks
 from validation.measure.timing import _stream, measure
 
 ROOT = Path(__file__).parents[3]

@@ -13,13 +13,8 @@ import pandas as pd
 import pytest
 
 from validation.kernels.formats import read_measured
-from validation.measure import (
-    OPS,
-    MicrobenchmarkError,
-    Report,
-    describe_machine,
-    run_microbenchmarks,
-)
+from validation.measure.machine import MicrobenchmarkError, describe_machine
+from validation.measure.suite import OPS, Report, run_microbenchmarks
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (extra 'calibrate')")
 #: Ops of one process; the collectives start others, which takes longer than all of these together.
