@@ -25,12 +25,8 @@ def fill(work: StepWork, batch: Batch, chunks: Sequence[Chunk], *, decodes: bool
     """
     if decodes:
         sequences, context = batch.longest()
-        work.set_decode(
-            running=batch.running,
-            most=batch.most_rows,
-            sequences=sequences,
-            context=context / sequences + work.query_tokens,
-        )
+        # NOTE: by place, because names cost a tenth of a microsecond in every step of a run.
+        work.set_decode(batch.running, batch.most_rows, sequences, context / sequences + work.query_tokens)
     else:
         work.clear(running=batch.running)
     if chunks:

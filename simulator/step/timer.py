@@ -15,7 +15,7 @@ from simulator.step.host import HostRule
 from simulator.step.overlap import Overlapper
 from simulator.step.tables import StepTables
 from simulator.step.totals import RowTotals
-from simulator.step.work import LoadArray, StepTime, StepWork
+from simulator.step.work import LoadArray, StepTime, StepWork, Window
 
 
 class StepTimer(Protocol):
@@ -92,8 +92,7 @@ class TableTimer:
         step.prompt_projections = 0.0
         fixed = self._prompts(work, step) if prompts else totals.alone[rows]
         if self._routing is not None:
-            if not (self._everywhere and self._experts_again(work, step)):
-                self._experts(self._routing, work, step)
+            self._experts(self._routing, work, step)
             fixed += (totals.prompt_exchange if prompts else totals.exchange)[rows] * (step.imbalance - 1.0)
         busy = fixed + step.attention + step.prompt_projections + step.experts + step.imbalance_wait
         launching = self.host.launching(work)
@@ -117,9 +116,27 @@ class TableTimer:
         return totals.tokens[rows] + totals.logits[logits] + totals.absorbed[decoded] + totals.drafting[decoded]
 
     def _experts(self, routing: RoutingReplay, work: StepWork, step: StepTime) -> None:
-        """Replay the next tokens of the trace: prompt chunks in order, decoded tokens across sequences."""
-        window = step.window
-        prompt, decode = self._advance(work, step)
+        """Time the experts on the next tokens of the trace, and go past them."""
+        window, trace, pp = step.window, self._trace_tokens, self._pp
+        prompt, decode = -(-work.prompt_total // pp), -(-work.decode_total // pp)
+        window.prompt_at, window.prompt = self._prompt_at, prompt
+        window.decode_at, window.decode = self._decode_at, decode
+        if prompt:
+            self._prompt_at = (self._prompt_at + prompt) % trace
+        self._decode_at = (self._decode_at + decode) % trace
+        found = self._known.get((prompt + decode, prompt > 0)) if self._everywhere else None
+        if found is None:
+            found = self._replayed(routing, window)
+            if self._everywhere:
+                self._known[prompt + decode, prompt > 0] = found
+        (step.experts, step.imbalance_wait, step.imbalance), window.load = found
+
+    def _replayed(self, routing: RoutingReplay, window: Window) -> tuple[tuple[float, float, float], LoadArray]:
+        """Replay tokens of the trace, prompt chunks in order, decoded tokens across sequences; return times and load.
+
+        The times are those of the experts on the mean rank, and what the slowest adds [s]; with them is the imbalance.
+        """
+        prompt, decode = window.prompt, window.decode
         if not prompt:
             load = routing.decode.load(window.decode_at, decode)
         else:
@@ -128,36 +145,7 @@ class TableTimer:
                 load = load + routing.decode.load(window.decode_at, decode)
         line = self._tables.experts["prefill" if prompt else "decode"].at(prompt + decode)
         hottest = np.maximum.reduce(load, axis=0).astype(np.float64)
-        found = line.time(hottest, (prompt + decode) * self._share)
-        step.experts, step.imbalance_wait, step.imbalance = found
-        window.load = load
-        if self._everywhere:
-            self._known[prompt + decode, prompt > 0] = (found, load)
-
-    def _experts_again(self, work: StepWork, step: StepTime) -> bool:
-        """Look the experts up where any other tokens loaded the ranks as much; return whether that could be."""
-        prompt, decode = -(-work.prompt_total // self._pp), -(-work.decode_total // self._pp)
-        known = self._known.get((prompt + decode, prompt > 0))
-        if known is None:
-            return False
-        (step.experts, step.imbalance_wait, step.imbalance), step.window.load = known
-        self._advance(work, step)
-        return True
-
-    def _advance(self, work: StepWork, step: StepTime) -> tuple[int, int]:
-        """Note which tokens of the trace a step replays, and go past them; return their numbers [tokens]."""
-        window, trace = step.window, self._trace_tokens
-        prompt, decode = -(-work.prompt_total // self._pp), -(-work.decode_total // self._pp)
-        window.prompt_at, window.prompt, window.decode_at, window.decode = (
-            self._prompt_at,
-            prompt,
-            self._decode_at,
-            decode,
-        )
-        if prompt:
-            self._prompt_at = (self._prompt_at + prompt) % trace
-        self._decode_at = (self._decode_at + decode) % trace
-        return prompt, decode
+        return line.time(hottest, (prompt + decode) * self._share), load
 
     def breakdown(self, steps: dict[str, FloatArray]) -> dict[str, float]:
         """Split recorded steps into seconds by component."""

@@ -108,7 +108,7 @@ class StepWork:
         work.add_prompts(rows=rows, prompt_rows=rows, sequences=own, prefix=prefix, total=tokens)
         return work
 
-    def set_decode(self, *, running: int, most: int, sequences: int, context: float) -> None:
+    def set_decode(self, running: int, most: int, sequences: int, context: float) -> None:
         """Make this a step that decodes ``running`` sequences over all ranks, and nothing else.
 
         Parameters
