@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +21,20 @@ if TYPE_CHECKING:
 
 #: Bins of the timeline at most.
 _BINS = 240
+#: What is told of a change of size, by the column of its frame.
+_CHANGE_COLUMNS: Mapping[str, Callable[[Change], float]] = {
+    "before": lambda change: change.before,
+    "after": lambda change: change.after,
+    "command_s": lambda change: change.command,
+    "ready_s": lambda change: change.ready,
+    "switched_s": lambda change: change.switched,
+    "released_s": lambda change: change.released,
+    "latency_s": lambda change: change.plan.ready,
+    "downtime_s": lambda change: change.downtime,
+    "devices": lambda change: change.plan.devices,
+    "memory_bytes": lambda change: change.plan.memory,
+    "moved_bytes": lambda change: change.plan.moved,
+}
 
 
 def scaling_report(fleet: Fleet, log: ScalingLog, run: EngineRun) -> Scaling:
@@ -29,7 +44,8 @@ def scaling_report(fleet: Fleet, log: ScalingLog, run: EngineRun) -> Scaling:
     records, end = run.requests, run.end
     arrival, first, finish = (column(each) for each in (records.arrival, records.first_token, records.finish))
     met = meets(request_latencies(arrival, first, finish, fleet.trace.output_tokens), fleet.scenario.slo)
-    changes = pd.DataFrame([_change_row(change) for change in log.changes], columns=list(_CHANGE_COLUMNS))
+    rows = [[read(change) for read in _CHANGE_COLUMNS.values()] for change in log.changes]
+    changes = pd.DataFrame(rows, columns=list(_CHANGE_COLUMNS))
     phases = pd.DataFrame(
         [
             (
@@ -54,38 +70,6 @@ def scaling_report(fleet: Fleet, log: ScalingLog, run: EngineRun) -> Scaling:
         phases=phases,
         instances=instances,
         timeline=_timeline(fleet, log, run, met),
-    )
-
-
-_CHANGE_COLUMNS = (
-    "before",
-    "after",
-    "command_s",
-    "ready_s",
-    "switched_s",
-    "released_s",
-    "latency_s",
-    "downtime_s",
-    "devices",
-    "memory_bytes",
-    "moved_bytes",
-)
-
-
-def _change_row(change: Change) -> tuple[float, ...]:
-    plan = change.plan
-    return (
-        change.before,
-        change.after,
-        change.command,
-        change.ready,
-        change.switched,
-        change.released,
-        plan.ready,
-        change.downtime,
-        plan.devices,
-        plan.memory,
-        plan.moved,
     )
 
 

@@ -78,17 +78,14 @@ FORMATS: Mapping[str, TableFormat] = {
     "moe": _MOE,
     "moe_wide_ep_prefill": _MOE,
     "moe_wide_ep_decode": _MOE,
-    "nccl": TableFormat(
-        names=("dtype", "collective"),
-        sizes=("num_gpus", "message_elems"),
-        optional={"kernel": ""},
-        figures=_WHOLE,
-    ),
-    "gloo": TableFormat(
-        names=("dtype", "collective"),
-        sizes=("num_gpus", "message_elems"),
-        optional={"kernel": ""},
-        figures=_WHOLE,
+    **dict.fromkeys(
+        ("nccl", "gloo"),
+        TableFormat(
+            names=("dtype", "collective"),
+            sizes=("num_gpus", "message_elems"),
+            optional={"kernel": ""},
+            figures=_WHOLE,
+        ),
     ),
     "elementwise": TableFormat(names=("kernel", "dtype"), sizes=("bytes_moved",), optional=_KERNEL, figures=_WHOLE),
     "custom_allreduce": TableFormat(

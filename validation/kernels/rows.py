@@ -151,19 +151,16 @@ def _dense(op: str, frame: pd.DataFrame, hardware: Hardware) -> Iterator[Block]:
         yield _attempt(frame, rows, find, library="".join(backends))
 
 
-def _find_dense(op: str, hardware: Hardware, backends: tuple[str, ...], dtype: str) -> Found:
-    name, kernel = _resolved(hardware, op, backends, dtype)
+def _find_dense(
+    op: str, hardware: Hardware, backends: tuple[str, ...], dtype: str | None, *, substitutes: bool = True
+) -> Found:
+    name, kernel = _resolved(hardware, op, backends, dtype, substitutes=substitutes)
     return name, lambda rows: FAMILIES[op].predict(rows, hardware.silicon, kernel)
 
 
 def _linear(op: str, frame: pd.DataFrame, hardware: Hardware) -> Iterator[Block]:
     for (operation,), rows in _groups(frame, ["kernel"]):
-        yield _attempt(frame, rows, partial(_find_linear, op, hardware, operation))
-
-
-def _find_linear(op: str, hardware: Hardware, operation: str) -> Found:
-    name, kernel = _resolved(hardware, op, (operation,), substitutes=False)
-    return name, lambda rows: FAMILIES[op].predict(rows, hardware.silicon, kernel)
+        yield _attempt(frame, rows, partial(_find_dense, op, hardware, (operation,), None, substitutes=False))
 
 
 def _moe(op: str, frame: pd.DataFrame, hardware: Hardware) -> Iterator[Block]:
