@@ -17,11 +17,11 @@ from simulator.catalogue import Catalogue
 from simulator.errors import ProfileError, nearest
 from simulator.exchange import EXCHANGES, Exchange
 from simulator.scenario.sections import Exchange as ExchangeName
-from simulator.scenario.sections import Overlap, Scheduler
+from simulator.scenario.sections import Overlap, Scheduler, StackScheduler
 from simulator.scenario.sections import Stack as StackChoice
 from workloads.models.spec import Phase
 
-SCHEDULERS: tuple[Scheduler, ...] = get_args(Scheduler)
+SCHEDULERS: tuple[StackScheduler, ...] = get_args(StackScheduler)
 EXCHANGE_NAMES: tuple[ExchangeName, ...] = get_args(ExchangeName)
 OVERLAPS: tuple[Overlap, ...] = get_args(Overlap)
 

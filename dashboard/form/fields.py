@@ -42,7 +42,15 @@ _WORDS = {
     "nic": "NIC",
     "slo": "SLO",
 }
-_PLAIN_WORDS = ("prefill_first", "shared_expert", "two_batch", "round_robin", "least_loaded", "power_of_two")
+_PLAIN_WORDS = (
+    "prefill_first",
+    "expert_aware",
+    "shared_expert",
+    "two_batch",
+    "round_robin",
+    "least_loaded",
+    "power_of_two",
+)
 
 
 def worded(name: str) -> str:

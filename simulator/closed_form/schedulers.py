@@ -12,7 +12,7 @@ from simulator.scenario.sections import Scheduler as SchedulerName
 
 
 class SteadyScheduler(Protocol):
-    """What the closed form asks of a scheduler; each of ``simulator.serving.scheduler.SCHEDULERS`` has one."""
+    """What the closed form asks of a scheduler; each that the table of features does not refuse has one."""
 
     def most_running(self, limits: Limits, load: Load) -> float:
         """Requests that can decode on a rank while as many prompts come in as requests end [1]."""

@@ -67,8 +67,13 @@ class Steady:
 
 
 def occupancy(deployment: Deployment, trace: RequestTrace, instances: int) -> tuple[float, float]:
-    """Return the requests that decode at once on one instance, and the mean KV length that they see [tokens]."""
+    """Return the requests that decode at once on one instance, and the mean KV length that they see [tokens].
+
+    A scheduler that the closed form does not know is taken to let all decode beside prompts, and one expert serve them.
+    """
     load = mean_load(trace, instances)
+    if deployment.limits.scheduler not in STEADY_SCHEDULERS:
+        deployment = replace(deployment, limits=replace(deployment.limits, scheduler="mixed"))
     return solve(deployment, load).running, load.context
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from simulator.cost.model import CostModel
 from simulator.deployment.fingerprint import fingerprint
-from simulator.deployment.inputs import scenario_requests, scenario_routing
+from simulator.deployment.inputs import scenario_model, scenario_requests, scenario_routing
 from simulator.deployment.layout import lay_out
 from simulator.deployment.limits import Limits, instance_limits
 from simulator.deployment.prices import PRICES, digest
@@ -22,10 +22,12 @@ from simulator.parallelism import Parallelism
 from simulator.placement import place_experts
 from simulator.placement.replay import RoutingReplay, replay
 from simulator.scenario import Scenario
-from simulator.scenario.sections import Stack
+from simulator.scenario.features import asks
+from simulator.scenario.sections import Model, Offload, Stack
 from simulator.stack import StackProfile
+from simulator.step.pregated import PregatedCosts, PregatedTimer, pregated_costs
 from simulator.step.tables import StepTables, compile_tables
-from simulator.step.timer import TableTimer
+from simulator.step.timer import StepTimer, TableTimer
 from simulator.step.totals import RowTotals, row_totals
 from workloads.models.spec import ModelSpec
 from workloads.requests.trace import RequestTrace
@@ -58,6 +60,8 @@ class Deployment:
         What a reader of the result must know.
     fingerprint : str
         Names all that the tables depend on: sections that price, contents of files, and the sizes of the load.
+    pregated : PregatedCosts or None
+        Prices of experts that are known before the step; ``model`` and the tables then have one as their dense FFN.
     """
 
     model: ModelSpec
@@ -74,10 +78,18 @@ class Deployment:
     longest: int
     warnings: tuple[str, ...]
     fingerprint: str
+    pregated: PregatedCosts | None = None
 
     def timer(self, instance: int = 0, instances: int = 1) -> TableTimer:
         """Return a step timer; instances begin at different places of the routing trace."""
         return TableTimer(self.tables, self.totals, self.routing, self.stack, self.split.pp, instance / instances)
+
+    def engine_timer(self, instance: int = 0, instances: int = 1) -> StepTimer:
+        """Return the timer that the engine plays with: that of :meth:`timer`, or one that knows the experts."""
+        timer = self.timer(instance, instances)
+        if self.pregated is None:
+            return timer
+        return PregatedTimer(timer, self.pregated, self.totals.padded, lookahead=self.limits.offload.lookahead)
 
 
 def deploy(scenario: Scenario, requests: RequestTrace | None = None) -> Deployment:
@@ -119,17 +131,23 @@ def _deploy(scenario: Scenario, longest: int, concurrency: int, key: str) -> Dep
     require_overlap(scenario.stack, model, split)
     limits = instance_limits(scenario, laid, concurrency)
     most_prompt = limits.token_budget if limits.chunked else max(limits.token_budget, longest)
+    cost = CostModel(hardware=hardware, stack=stack)
+    most_tokens = most_prompt + limits.max_running * limits.query_tokens
+    pregated = None
+    if asks(scenario, "expert_aware"):
+        require_known_experts(split, limits)
+        pregated = pregated_costs(cost, model, most_tokens, _router(scenario.offload))
+        model = pregated.backbone
     routing_trace = scenario_routing(scenario.routing, model, scenario.seed)
     concurrency = limits.max_running * split.dp
     routing = _place(scenario, routing_trace, model, split, hardware, concurrency) if routing_trace else None
-    cost = CostModel(hardware=hardware, stack=stack)
     drafts = scenario.speculation.draft_tokens if scenario.speculation.draft == "mtp" else 0
     tables = compile_tables(
         cost,
         model,
         split,
         routing,
-        most_tokens=most_prompt + limits.max_running * limits.query_tokens,
+        most_tokens=most_tokens,
         most_sequences=limits.max_running,
         most_context=longest,
         query_tokens=limits.query_tokens,
@@ -150,7 +168,32 @@ def _deploy(scenario: Scenario, longest: int, concurrency: int, key: str) -> Dep
         longest=longest,
         warnings=_warnings(hardware, tables.kernels, routing),
         fingerprint=key,
+        pregated=pregated,
     )
+
+
+def _router(choice: Offload) -> ModelSpec | None:
+    return None if choice.router is None else scenario_model(Model(name=choice.router))
+
+
+def require_known_experts(split: Parallelism, limits: Limits) -> None:
+    """Refuse a split or a stack on which steps cannot be made of requests that need the same experts.
+
+    Raises
+    ------
+    ScenarioError
+        The instance has several devices, or its stack does not cut prompts.
+    """
+    if split != Parallelism():
+        raise ScenarioError(
+            f"stack.scheduler: got 'expert_aware' with tp={split.tp}, dp={split.dp}, pp={split.pp}, ep={split.ep}; it "
+            "knows one device per instance, so leave parallelism at 1 (instances may be more)"
+        )
+    if not limits.chunked:
+        raise ScenarioError(
+            "stack.scheduler: got 'expert_aware' with a stack that computes prompts in one piece, but the tokens of a "
+            "prompt need different experts; use a stack that cuts prompts"
+        )
 
 
 def require_overlap(choice: Stack, model: ModelSpec, split: Parallelism) -> None:

@@ -15,6 +15,7 @@ from hardware_profiles.files import contents
 from simulator.deployment.inputs import read_hardware, read_model, read_stack, read_startup, trace_path
 from simulator.deployment.prices import digest
 from simulator.scenario import Scenario
+from simulator.scenario.sections import Model
 from simulator.step.contention import FILE
 
 #: Keys whose place the contents of what they name take; the name of a scenario changes nothing.
@@ -26,6 +27,7 @@ _NAMES: Any = {
     "routing": {"trace", "fit"},
     "requests": {"trace"},
     "elastic": {"startup"},
+    "offload": {"router"},
 }
 
 
@@ -60,6 +62,7 @@ def fingerprint(scenario: Scenario) -> str:
         read_hardware(scenario.hardware, _most_devices(scenario))[1],
         read_stack(scenario.stack.name)[1],
         *(contents(path) for path in files),
+        *([read_model(Model(name=scenario.offload.router))[1]] if scenario.offload.router else []),
         *([read_startup(scenario.elastic.startup)[1]] if scenario.elastic.mechanism != "none" else []),
     )
     return _combined(scenario, said)

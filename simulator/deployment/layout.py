@@ -9,6 +9,7 @@ from simulator.hardware import Hardware
 from simulator.memory import MemoryBudget, memory_budget, require_fit
 from simulator.parallelism import Parallelism, expert_slots, require_split
 from simulator.scenario import Scenario
+from simulator.scenario.features import asks
 from simulator.stack import StackProfile, customised
 from workloads.models.spec import ModelSpec
 
@@ -49,9 +50,17 @@ def lay_out(scenario: Scenario) -> Layout:
     hardware = scenario_hardware(scenario.hardware, split.devices)
     slots = expert_slots(model, scenario.placement)
     require_split(model, split, slots)
-    budget = device_budget(model, split, stack, hardware, slots)
+    budget = device_budget(model, split, stack, hardware, held_slots(scenario, model, slots))
     require_fit(budget, model, split, 1, scenario.placement.redundant_slots)
     return Layout(model=model, hardware=hardware, split=split, stack=stack, slots=slots, budget=budget)
+
+
+def held_slots(scenario: Scenario, model: ModelSpec, slots: int | None) -> int | None:
+    """Return the expert slots per layer that devices hold: fewer than all where others are fetched when needed [1]."""
+    resident = scenario.offload.resident
+    if model.moe is None or resident is None or not asks(scenario, "expert_aware"):
+        return slots
+    return min(resident, model.moe.num_experts)
 
 
 def device_budget(

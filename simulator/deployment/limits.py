@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from simulator.deployment.layout import Layout
 from simulator.scenario import Scenario
-from simulator.scenario.sections import Scheduler
+from simulator.scenario.sections import Offload, Scheduler
 from simulator.step.speculation import tokens_per_step
 
 
@@ -44,6 +44,8 @@ class Limits:
         Tokens of a request in a decode step; above 1 with speculative decoding [1].
     accepted_per_step : float
         Tokens of these that are accepted on average, the one that every step yields included [1].
+    offload : Offload
+        How ``expert_aware`` batches, and which experts the device holds.
     """
 
     dp: int
@@ -60,6 +62,7 @@ class Limits:
     delivery_steps: int = 0
     query_tokens: int = 1
     accepted_per_step: float = 1.0
+    offload: Offload = field(default_factory=Offload)
 
 
 def instance_limits(scenario: Scenario, laid: Layout, concurrency: int) -> Limits:
@@ -95,4 +98,5 @@ def instance_limits(scenario: Scenario, laid: Layout, concurrency: int) -> Limit
         query_tokens=1 + scenario.speculation.draft_tokens,
         accepted_per_step=tokens_per_step(scenario.speculation),
         swap_rate=laid.hardware.host_bandwidth,
+        offload=scenario.offload,
     )

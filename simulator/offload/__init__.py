@@ -1,14 +1,13 @@
-"""Experts that do not all fit a device: which are kept, and what fetching the others costs."""
+"""Experts that do not all fit a device: which are kept, and which must be fetched."""
 
 from simulator.offload.cache import POLICIES, CachePolicy, ExpertCacheRun, future_uses, replay_cache
-from simulator.offload.pregated_cost import PregatedCosts, pregated_costs
+from simulator.offload.residency import Residency
 
 __all__ = [
     "POLICIES",
     "CachePolicy",
     "ExpertCacheRun",
-    "PregatedCosts",
+    "Residency",
     "future_uses",
-    "pregated_costs",
     "replay_cache",
 ]

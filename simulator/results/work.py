@@ -86,7 +86,7 @@ def step_slices(deployment: Deployment, steps: dict[str, FloatArray], count: int
     """
     total = len(steps["start_s"])
     first = max((total - count) // 2, 0)
-    timer = deployment.timer()
+    timer = deployment.engine_timer()
     drawn: list[Slice] = []
     for index in range(first, min(first + count, total)):
         row = {name: column[index : index + 1] for name, column in steps.items()}

@@ -151,7 +151,7 @@ def _breakdown(parts: Sequence[_Part], span: float) -> dict[str, float]:
     """Seconds by component over all pools; what is left of the span of all instances [s] is idle."""
     total = dict.fromkeys(COMPONENTS, 0.0)
     for deployment, steps in parts:
-        for name, seconds in deployment.timer().breakdown(steps).items():
+        for name, seconds in deployment.engine_timer().breakdown(steps).items():
             total[name] += seconds
     total["idle"] = max(span - sum(total.values()), 0.0)
     return total

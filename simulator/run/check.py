@@ -13,7 +13,7 @@ from simulator.deployment.inputs import (
     scenario_requests,
     scenario_routing,
 )
-from simulator.deployment.layout import device_budget
+from simulator.deployment.layout import device_budget, held_slots
 from simulator.elastic.fleet import build_fleet, sized
 from simulator.errors import MoesimError
 from simulator.hardware import Hardware, unused_processors
@@ -27,7 +27,7 @@ from simulator.scenario.sections import PlacementChoice
 from simulator.scenario.unread import unread_keys
 from simulator.serving.controls.faults import fault_controls
 from simulator.serving.controls.rebalance import rebalance_controls
-from simulator.serving.plan import prefix_caching
+from simulator.serving.plan import known_experts, prefix_caching
 from simulator.stack import StackProfile, customised
 from simulator.step.speculation import accepted_chances
 from workloads.models.spec import ModelSpec
@@ -63,7 +63,7 @@ def check(scenario: Scenario) -> tuple[Finding, ...]:
         )
         _try(findings, "stack.overlap", lambda: require_overlap(scenario.stack, model, split))
         if hardware is not None and stack is not None:
-            findings.extend(_memory(model, split, stack, hardware, slots, requests))
+            findings.extend(_memory(model, split, stack, hardware, held_slots(scenario, model, slots), requests))
     if hardware is not None:
         findings.extend(_evidence(hardware, split))
     if model is not None and requests is not None:
@@ -91,6 +91,7 @@ def _run(scenario: Scenario, requests: RequestTrace) -> list[Finding]:
     start = _try(findings, "deployment", lambda: plan_start(scenario, requests))
     if start is not None:
         pools, _ = start
+        _try(findings, "routing", lambda: known_experts(scenario, requests))
         _try(findings, "prefix_cache", lambda: prefix_caching(scenario, requests, pools))
         _try(findings, "faults", lambda: fault_controls(scenario, pools))
         _try(findings, "placement.rebalance", lambda: rebalance_controls(scenario, pools, []))
@@ -116,7 +117,7 @@ def _memory(
     budget = device_budget(model, split, stack, hardware, slots)
     longest = int((requests.input_tokens + requests.output_tokens).max()) if requests is not None else 1
     try:
-        require_fit(budget, model, split, longest, slots - model.moe.num_experts if slots and model.moe else 0)
+        require_fit(budget, model, split, longest, max(slots - model.moe.num_experts, 0) if slots and model.moe else 0)
     except MoesimError as error:
         yield Finding(level="error", where="memory", message=str(error))
         return

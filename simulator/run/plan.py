@@ -21,7 +21,8 @@ from simulator.serving.controls.faults import fault_controls
 from simulator.serving.controls.rebalance import Rebalance, rebalance_controls
 from simulator.serving.engine import EngineRun, PrefixCaching, Progress, run_engine
 from simulator.serving.kv_link import KVLink
-from simulator.serving.plan import PoolPlan, kv_link, plan_pools, prefix_caching
+from simulator.serving.plan import PoolPlan, known_experts, kv_link, plan_pools, prefix_caching, require_alone
+from simulator.serving.request_experts import RequestExperts
 from simulator.serving.server import Control
 from simulator.step.speculation import answer_steps
 from workloads.requests.trace import RequestTrace
@@ -45,6 +46,8 @@ class RunPlan:
         How prefixes are cached.
     answer_steps : int64 array, shape (requests,), or None
         Decode steps that every answer takes, where tokens are drafted [1].
+    experts : RequestExperts or None
+        The expert of every token, where a router says so before the step.
     controls : tuple of Control
         What acts on the live server: faults, rebalancing, changes of size.
     rebalances : list of Rebalance
@@ -59,6 +62,7 @@ class RunPlan:
     link: KVLink | None
     caching: PrefixCaching | None
     answer_steps: IntArray | None
+    experts: RequestExperts | None
     controls: tuple[Control, ...]
     rebalances: list[Rebalance]
     scaler: Scaler | None
@@ -67,7 +71,7 @@ class RunPlan:
         """Play it; what acted on the server has written down what it did."""
         run = run_engine(
             self.trace,
-            [pool.pool() for pool in self.pools],
+            [pool.pool(self.experts) for pool in self.pools],
             balance=self.scenario.stack.balancer,
             frontend=self.pools[0].deployment.stack.number("frontend"),
             link=self.link,
@@ -117,6 +121,7 @@ def plan_run(scenario: Scenario, trace: RequestTrace) -> RunPlan:
         link=kv_link(scenario, pools),
         caching=prefix_caching(scenario, trace, pools),
         answer_steps=answer_steps(scenario.speculation, trace.output_tokens, scenario.seed),
+        experts=known_experts(scenario, trace),
         controls=(
             *fault_controls(scenario, pools),
             *rebalance_controls(scenario, pools, moves),
@@ -135,6 +140,7 @@ def plan_start(scenario: Scenario, trace: RequestTrace) -> tuple[tuple[PoolPlan,
     MoesimError
         As for :func:`plan_run`.
     """
+    require_alone(scenario)
     if not asks(scenario, "elastic"):
         return plan_pools(scenario, trace), None
     fleet = build_fleet(scenario, trace)

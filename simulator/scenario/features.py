@@ -120,6 +120,16 @@ FEATURES = (
         words="exchanges beside computing (stack.overlap)",
     ),
     Feature(
+        name="expert_aware",
+        key="stack.scheduler",
+        asked=lambda scenario: scenario.stack.scheduler == "expert_aware",
+        words="batching by expert (stack.scheduler)",
+        closed_form="refused",
+        in_one_step=False,
+        while_scaling=False,
+        quickens=True,
+    ),
+    Feature(
         name="swap",
         key="stack.preemption",
         asked=lambda scenario: scenario.stack.preemption == "swap",

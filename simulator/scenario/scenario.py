@@ -24,6 +24,7 @@ from simulator.scenario.sections import (
     Fault,
     HardwareChoice,
     Model,
+    Offload,
     ParallelismChoice,
     PlacementChoice,
     PrefixCache,
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 #: The sections, and keys outside of sections, that a price can depend on; a deployment sees no others.
-PRICING = ("seed", "model", "hardware", "parallelism", "placement", "stack", "routing", "speculation")
+PRICING = ("seed", "model", "hardware", "parallelism", "placement", "stack", "routing", "speculation", "offload")
 
 
 class Scenario(Section):
@@ -69,6 +70,7 @@ class Scenario(Section):
     disaggregation: Disaggregation = Field(default_factory=Disaggregation)
     prefix_cache: PrefixCache = Field(default_factory=PrefixCache)
     speculation: Speculation = Field(default_factory=Speculation)
+    offload: Offload = Field(default_factory=Offload)
     faults: Annotated[tuple[Fault, ...], Served(most=100_000)] = Field((), description="what breaks and when")
     elastic: ElasticChoice = Field(default_factory=ElasticChoice)
     run: Run = Field(default_factory=Run)
@@ -169,13 +171,14 @@ def _anchor_paths(data: dict[str, Any], folder: Path) -> None:
         ("routing", "fit"),
         ("hardware", "profiles"),
         ("elastic", "startup"),
+        ("offload", "router"),
     )
     for section, key in paths:
         values = data.get(section)
         value = values.get(key) if isinstance(values, dict) else None
         if isinstance(value, str) and not value.startswith("sample:") and not Path(value).is_absolute():
             candidate = folder / value
-            is_path = key not in ("name", "startup") or value.endswith((".json", ".toml"))
+            is_path = key not in ("name", "startup", "router") or value.endswith((".json", ".toml"))
             if is_path and (candidate.exists() or not Path(value).exists()):
                 cast("dict[str, Any]", values)[key] = str(candidate)
 

@@ -80,7 +80,10 @@ Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Chance = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
-Scheduler = Literal["mixed", "prefill_first"]
+Scheduler = Literal["mixed", "prefill_first", "expert_aware"]
+#: Those that a stack may have by itself; the others need a model made for them.
+StackScheduler = Literal["mixed", "prefill_first"]
+Opening = Literal["one", "worthwhile", "all"]
 Exchange = Literal[
     "all_to_all",
     "all_to_all_2d",
@@ -196,6 +199,23 @@ class Disaggregation(Section):
     prefill: ParallelismChoice = Field(default_factory=ParallelismChoice, description="instances that compute prompts")
     token_budget: Count | None = Field(None, description="tokens of one step of their ranks; the stack's where absent")
     overlap: bool = Field(True, description="KV caches travel layer by layer while the next layers are computed")
+
+
+class Offload(Section):
+    """Experts of a model whose router runs before the step, and how it batches by them (scheduler expert_aware)."""
+
+    router: str | None = Field(
+        None, description="model that routes before the step, as model.name; its time is left out where absent"
+    )
+    first: Literal["expert", "decode", "prompt"] = Field(
+        "expert", description="who fills a step first: tokens of one expert, requests that decode, or prompts"
+    )
+    opening: Opening = Field(
+        "worthwhile", description="when a step goes on to a further expert: never, where it saves time, or always"
+    )
+    patience: Count = Field(8, description="steps that a request waits before it goes first whatever its expert")
+    resident: Count | None = Field(None, description="experts that the device holds; all where absent")
+    lookahead: bool = Field(True, description="missing experts are fetched while the step before runs")
 
 
 class PrefixCache(Section):

@@ -28,7 +28,13 @@ def unread_keys(scenario: Scenario) -> tuple[str, ...]:
     ("requests.rate has no effect: requests.kind = 'closed_loop' does not read it",)
     """
     given = set(_leaves(scenario.to_mapping()))
-    rules = (*_of_load(scenario), *_of_routing(scenario), *_of_serving(scenario), *_of_elastic(scenario))
+    rules = (
+        *_of_load(scenario),
+        *_of_routing(scenario),
+        *_of_serving(scenario),
+        *_of_offload(scenario),
+        *_of_elastic(scenario),
+    )
     found = []
     for key in sorted(given):
         why = next((why for rule, why in rules if key == rule or key.startswith(f"{rule}.")), None)
@@ -110,6 +116,17 @@ def _of_serving(scenario: Scenario) -> Iterator[tuple[str, str]]:
         yield "placement.policy", "placement.rebalance begins with linear and goes on with a policy of its own"
     if rebalance.mode == "stall":
         yield "placement.rebalance.bandwidth_share", "only placement.rebalance.mode = 'overlap' reads it"
+
+
+def _of_offload(scenario: Scenario) -> Iterator[tuple[str, str]]:
+    choice = scenario.offload
+    if not asks(scenario, "expert_aware"):
+        yield "offload", "only stack.scheduler = 'expert_aware' knows experts before the step"
+    if choice.first != "expert":
+        for key in ("opening", "patience"):
+            yield f"offload.{key}", f"offload.first = {choice.first!r} does not read it"
+    if choice.resident is None:
+        yield "offload.lookahead", "all experts are resident (offload.resident)"
 
 
 def _of_elastic(scenario: Scenario) -> Iterator[tuple[str, str]]:

@@ -97,6 +97,13 @@ class Batch:
         self.held -= 1
         self._move(rank, -tokens, -1)
 
+    def hold(self, rank: int) -> None:
+        """Take back the last step of a request of a rank, which decodes and did not go in it."""
+        self._origin[rank] -= self._gain
+        self._origin_total -= self._gain
+        if not self._alone:
+            self._contexts[rank] -= self._gain
+
     def _reserve(self, rank: int, prompt: int, sequences: int) -> None:
         self._prompts[rank] += prompt
         self.prompts += prompt

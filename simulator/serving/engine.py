@@ -19,6 +19,7 @@ from simulator.serving.instance import Probe
 from simulator.serving.kv_link import KVLink
 from simulator.serving.prefix_cache import Blocks, PrefixCache
 from simulator.serving.recorder import ColumnRecorder, RequestRecorder
+from simulator.serving.request_experts import RequestExperts
 from simulator.serving.server import Control, Server, Store
 from simulator.serving.state import Role, RunState, request_state
 from simulator.step.columns import STEP_COLUMNS
@@ -31,12 +32,16 @@ Progress = Callable[[float], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """Instances of one kind: a timer for each, what bounds them, what of a request they do, and who watches them."""
+    """Instances of one kind: a timer for each, what bounds them, what of a request they do, and who watches them.
+
+    ``experts`` are those of every token, where its scheduler knows them before the step; there is one pool then.
+    """
 
     timers: Sequence[StepTimer]
     limits: Limits
     role: Role = "both"
     probe: Probe | None = None
+    experts: RequestExperts | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +127,7 @@ def run_engine(
         block_tokens=caching.block_tokens if caching else 0,
         store=store.blocks if store else None,
         store_tokens=store.tokens if store else 0.0,
+        experts=pools[0].experts,
     )
     server = Server(
         env,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from typing import Protocol
 
 import simpy
@@ -20,8 +20,9 @@ from simulator.serving.clock import Clock, Notice
 from simulator.serving.kv_pool import KVPool
 from simulator.serving.prompt_queues import Chunk, PromptQueues
 from simulator.serving.rank_loads import RankLoads
-from simulator.serving.scheduler import NOTHING, SCHEDULERS
+from simulator.serving.scheduler import SCHEDULERS
 from simulator.serving.state import Role, RunState
+from simulator.serving.step_plan import NOTHING
 from simulator.serving.step_rows import disturb, fill
 from simulator.serving.tokens_out import TokensOut
 from simulator.step.columns import step_row
@@ -112,7 +113,7 @@ class Instance:
         self._listener, self._probe = listener, probe
         dp = limits.dp
         self.loads = RankLoads(dp)
-        self._scheduler = SCHEDULERS[limits.scheduler]()
+        self._scheduler = SCHEDULERS[limits.scheduler](run_state, limits, timer)
         self._prompts = PromptQueues(limits, run_state.state, self._fits, self._admit)
         # Requests whose prompt was computed elsewhere, and what occurs when there is memory for them.
         self._arriving: list[deque[tuple[int, Notice]]] = [deque() for _ in range(dp)]
@@ -312,7 +313,7 @@ class Instance:
                 now = env.now
                 continue
             chunks, decodes = plan.chunks, plan.decodes
-            fill(work, batch, chunks, decodes=decodes)
+            fill(work, batch, plan)
             step = self.timer.time(work)
             if self._stall or self.slow != 1.0:
                 disturb(step, self.slow, self._stall)
@@ -334,7 +335,7 @@ class Instance:
                 now = env.now
             out.step += 1
             if decodes:
-                self._decode(now)
+                self._decode(now, plan.held)
             if chunks:
                 for chunk in chunks:
                     self._advance_prompt(chunk, now)
@@ -395,13 +396,16 @@ class Instance:
             self._join(request, rank)
         self._landed.clear()
 
-    def _decode(self, now: float) -> None:
-        """Every running request gains its tokens; those that are done leave."""
+    def _decode(self, now: float, held: Sequence[int]) -> None:
+        """Every running request but those held back gains its tokens; those that are done leave."""
         batch = self._batch
         batch.step()
+        for request in held:
+            batch.hold(self._records.rank[request])
+            self._finish_at.setdefault(self._state.put_off(request), []).append(request)
         if self._probe is not None:
             self._probe.on_decode(self)
-        self._out.decoded(batch.running, now)
+        self._out.decoded(batch.running, now, held)
         if batch.index not in self._finish_at:
             return
         for request in self._finish_at.pop(batch.index):
@@ -413,7 +417,7 @@ class Instance:
         request, rank, state = chunk.request, chunk.rank, self._state
         if chunk.prefix + chunk.tokens < state.prompt[request]:
             return
-        self._prompts.finish(rank)
+        self._prompts.finish(rank, request)
         self.kv.computed(rank, request)
         if self.role == "prefill" and state.output[request] - state.generated[request] > 1:
             self._moving[request] = rank

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simulator.deployment.deployment import Deployment, deploy
+from simulator.deployment.inputs import scenario_model, scenario_routing
 from simulator.errors import ScenarioError
 from simulator.scenario import Scenario
-from simulator.scenario.features import asks
+from simulator.scenario.features import asked_features, asks
 from simulator.serving.engine import Pool, PrefixCaching
 from simulator.serving.kv_link import KVLink
+from simulator.serving.request_experts import RequestExperts, request_experts
 from simulator.serving.state import Role
 from workloads.models.work import kv_bytes_per_token_by_layer
 from workloads.requests.trace import RequestTrace
@@ -36,10 +38,10 @@ class PoolPlan:
         """Devices of all its instances [1]."""
         return self.instances * self.deployment.split.devices
 
-    def pool(self) -> Pool:
-        """Return the pool that the engine runs."""
-        timers = [self.deployment.timer(index, self.places or self.instances) for index in range(self.instances)]
-        return Pool(timers=timers, limits=self.deployment.limits, role=self.role)
+    def pool(self, experts: RequestExperts | None = None) -> Pool:
+        """Return the pool that the engine runs; with the expert of every token where its scheduler knows them."""
+        timers = [self.deployment.engine_timer(index, self.places or self.instances) for index in range(self.instances)]
+        return Pool(timers=timers, limits=self.deployment.limits, role=self.role, experts=experts)
 
     def ran(self, instance: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Tell which rows of a column of instances are of this pool."""
@@ -63,6 +65,44 @@ def plan_pools(scenario: Scenario, trace: RequestTrace) -> tuple[PoolPlan, ...]:
         PoolPlan(role="decode", deployment=whole, instances=count),
         PoolPlan(role="prefill", deployment=prompts, instances=instances, first=count),
     )
+
+
+def require_alone(scenario: Scenario) -> None:
+    """Refuse what batching by expert does not know.
+
+    Raises
+    ------
+    ScenarioError
+        The scenario asks for both; one line for each feature.
+    """
+    if not asks(scenario, "expert_aware"):
+        return
+    unknown = ("disaggregation", "speculation", "faults", "elastic", "rebalance")
+    lines = [
+        f"stack.scheduler: 'expert_aware' knows nothing of {feature.key}; leave out one of the two"
+        for feature in asked_features(scenario)
+        if feature.name in unknown
+    ]
+    if lines:
+        raise ScenarioError("\n".join(lines))
+
+
+def known_experts(scenario: Scenario, trace: RequestTrace) -> RequestExperts | None:
+    """Deal the experts of the routing trace out to the requests, where they are known before the step.
+
+    The router before the step names one expert for all layers: the one that the trace has for the first of them.
+
+    Raises
+    ------
+    MoesimError
+        The trace cannot be loaded, or tokens use several experts.
+    """
+    if not asks(scenario, "expert_aware"):
+        return None
+    routing = scenario_routing(scenario.routing, scenario_model(scenario.model), scenario.seed)
+    if routing is None:
+        raise ScenarioError(f"stack.scheduler: got 'expert_aware', but {scenario.model.name} has no routed experts")
+    return request_experts(trace, replace(routing, expert_ids=routing.expert_ids[:, :1]))
 
 
 def prompt_scenario(scenario: Scenario) -> Scenario:

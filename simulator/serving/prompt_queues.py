@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from simulator.deployment.limits import Limits
@@ -116,6 +116,31 @@ class PromptQueues:
                 self.open.discard(rank)
         return chunks
 
+    def admit(self) -> list[int]:
+        """Admit all waiting requests that fit, before anything of them is computed; return them."""
+        admitted: list[int] = []
+        for rank in sorted(self.open):
+            waiting = self._waiting[rank]
+            while waiting and self._fits(rank, waiting[0]):
+                request = waiting.popleft()
+                self.waiting -= 1
+                self._computing[rank].append([request, self._admit(rank, request)])
+                admitted.append(request)
+        # What does not fit now may when a request ends or arrives.
+        self.open.clear()
+        return admitted
+
+    def computing(self, rank: int) -> dict[int, int]:
+        """Tell of every admitted request of a rank whose prompt is not computed how many tokens of it are [tokens]."""
+        return {item[0]: item[1] for item in self._computing[rank]}
+
+    def take(self, rank: int, tokens: Mapping[int, int]) -> list[Chunk]:
+        """Put so many prompt tokens of some admitted requests of a rank into a step [tokens]."""
+        chunks: list[Chunk] = []
+        for item in self._computing[rank]:
+            self._take(chunks, rank, item, tokens.get(item[0], 0))
+        return chunks
+
     def _in_one_piece(self, request: int, budget: int, *, fresh: bool) -> bool:
         """Whether a prompt goes into a step whole, where it must; one longer than a whole step is split anyway."""
         if self._limits.chunked or self._state.prompt[request] <= budget:
@@ -130,9 +155,13 @@ class PromptQueues:
             item[1] = done + tokens
         return max(tokens, 0)
 
-    def finish(self, rank: int) -> None:
-        """Take off the first prompt of a rank, which is computed."""
-        self._computing[rank].popleft()
+    def finish(self, rank: int, request: int) -> None:
+        """Take off a prompt of a rank, which is computed: the first one unless the scheduler mixes their order."""
+        computing = self._computing[rank]
+        if computing[0][0] == request:
+            computing.popleft()
+        else:
+            del computing[next(place for place, item in enumerate(computing) if item[0] == request)]
         self.unfinished -= 1
 
     def drop(self, rank: int) -> tuple[int, int] | None:

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from simulator.deployment.limits import Limits
 from simulator.scenario.sections import Scheduler as SchedulerName
 from simulator.serving.batch import Batch
-from simulator.serving.prompt_queues import Chunk, PromptQueues
-
-
-@dataclass(slots=True)
-class StepPlan:
-    """What the next step holds: chunks of prompts, and whether every running request decodes."""
-
-    chunks: Sequence[Chunk]
-    decodes: bool
-
-
-#: Plans that most steps share, so that none is made anew where only decoding goes on.
-DECODE = StepPlan((), decodes=True)
-NOTHING = StepPlan((), decodes=False)
+from simulator.serving.expert_aware import expert_aware
+from simulator.serving.prompt_queues import PromptQueues
+from simulator.serving.state import RunState
+from simulator.serving.step_plan import DECODE, NOTHING, StepPlan
+from simulator.step.timer import StepTimer
 
 
 class Scheduler(Protocol):
-    """Decides step after step what one instance does next; a closed form of its own belongs to every one."""
+    """Decides step after step what one instance does next; one that the closed form answers has a twin there."""
 
     def next_step(self, queues: PromptQueues, batch: Batch, limits: Limits) -> StepPlan:
         """Plan a step, admitting waiting requests as it goes; ``NOTHING`` where all that is here has to wait."""
@@ -56,4 +46,9 @@ class PrefillFirst:
         return DECODE if batch.running else NOTHING
 
 
-SCHEDULERS: Mapping[SchedulerName, Callable[[], Scheduler]] = {"mixed": Mixed, "prefill_first": PrefillFirst}
+#: What makes the scheduler of an instance from what its run shares, what bounds it and its timer.
+SCHEDULERS: Mapping[SchedulerName, Callable[[RunState, Limits, StepTimer], Scheduler]] = {
+    "mixed": lambda *_: Mixed(),
+    "prefill_first": lambda *_: PrefillFirst(),
+    "expert_aware": expert_aware,
+}

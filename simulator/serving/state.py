@@ -10,6 +10,7 @@ import numpy as np
 
 from simulator.serving.prefix_cache import Blocks, PrefixCache
 from simulator.serving.recorder import ColumnRecorder, RequestRecorder
+from simulator.serving.request_experts import RequestExperts
 from workloads.requests.trace import RequestTrace
 
 #: What an instance does: all of a request, its prompt alone, or its answer alone.
@@ -43,6 +44,12 @@ class RequestState:
         steps = self.steps[request]
         return left if steps == whole else -(-steps * left // max(whole, 1))
 
+    def put_off(self, request: int) -> int:
+        """Let a request that decodes go a step later than the others, and return when it ends now [1]."""
+        self.joined[request] += 1
+        self.due[request] += 1
+        return self.due[request]
+
 
 def request_state(trace: RequestTrace, steps: np.ndarray | None = None) -> RequestState:
     """Put every request of a trace at its start; without drafts each further token takes a step."""
@@ -64,7 +71,8 @@ class RunState:
     """What all instances of a run share: the requests, and where they, steps and inter-token gaps are recorded.
 
     ``blocks`` are the full hash blocks of every prompt of ``block_tokens`` tokens each, ``None`` where prefixes are not
-    cached; ``store`` the blocks that all instances share, up to ``store_tokens``, where they do.
+    cached; ``store`` the blocks that all instances share, up to ``store_tokens``, where they do. ``experts`` are
+    those of every token, where a router says so before the step.
     """
 
     state: RequestState
@@ -75,3 +83,4 @@ class RunState:
     block_tokens: int = 0
     store: PrefixCache | None = None
     store_tokens: float = 0.0
+    experts: RequestExperts | None = None

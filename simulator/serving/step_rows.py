@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from simulator.serving.batch import Batch
 from simulator.serving.prompt_queues import Chunk
+from simulator.serving.step_plan import StepPlan
 from simulator.step.work import StepTime, StepWork
 
 
-def fill(work: StepWork, batch: Batch, chunks: Sequence[Chunk], *, decodes: bool) -> None:
+def fill(work: StepWork, batch: Batch, plan: StepPlan) -> None:
     """Describe the step by its busiest rank and its totals.
 
     Parameters
@@ -18,19 +19,41 @@ def fill(work: StepWork, batch: Batch, chunks: Sequence[Chunk], *, decodes: bool
         Filled anew.
     batch : Batch
         The sequences that decode or may.
-    chunks : sequence of Chunk
-        Prompt tokens of the step.
-    decodes : bool
-        Whether the batch decodes in it.
+    plan : StepPlan
+        Which of them do, and the prompt tokens of the step.
     """
-    if decodes:
+    if plan.experts is not None:
+        _fill_known(work, batch, plan)
+        return
+    if plan.decodes:
         sequences, context = batch.longest()
         # NOTE: by place, because names cost a tenth of a microsecond in every step of a run.
         work.set_decode(batch.running, batch.most_rows, sequences, context / sequences + work.query_tokens)
     else:
         work.clear(running=batch.running)
-    if chunks:
-        _add_prompts(work, batch, chunks, decodes=decodes)
+    if plan.chunks:
+        _add_prompts(work, batch, plan.chunks, decodes=plan.decodes)
+
+
+def _fill_known(work: StepWork, batch: Batch, plan: StepPlan) -> None:
+    """Describe a step of one rank whose experts are known, and in which not all that run need go."""
+    work.known_experts = plan.experts
+    going = batch.running - len(plan.held) if plan.decodes else 0
+    if going:
+        context = (batch.context - plan.held_tokens) / going + work.query_tokens
+        work.set_decode(running=going, most=going, sequences=going, context=context)
+        work.running = batch.running
+    else:
+        work.clear(running=batch.running)
+    if plan.chunks:
+        prompts = sum(chunk.tokens for chunk in plan.chunks)
+        work.add_prompts(
+            rows=work.rows + prompts,
+            prompt_rows=prompts,
+            sequences=len(plan.chunks),
+            prefix=sum(chunk.prefix * chunk.tokens for chunk in plan.chunks) / prompts,
+            total=prompts,
+        )
 
 
 def _add_prompts(work: StepWork, batch: Batch, chunks: Sequence[Chunk], *, decodes: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
 
 from simulator.serving.state import RunState
 
@@ -55,9 +56,14 @@ class TokensOut:
             self._gaps.add((now - state.paused.pop(request, now), 1, now))
         self._fresh[request] = now
 
-    def decoded(self, running: int, now: float) -> None:
-        """Count the tokens of a decode step in which so many requests ran."""
+    def decoded(self, running: int, now: float, held: Sequence[int] = ()) -> None:
+        """Count the tokens of a decode step in which so many requests ran, but for those that were held back."""
         fresh = self._fresh
+        if held:
+            kept = {request: fresh.pop(request, self.last) for request in held}
+            self.decoded(running - len(held), now)
+            fresh.update(kept)
+            return
         if not fresh:
             if running:
                 self._gaps.add((now - self.last, running, now))

@@ -52,6 +52,9 @@ STEP_COMPONENTS = (
     Component(
         name="imbalance_wait", words="imbalance wait", colour=_VERMILLION, pattern="x", recorded="imbalance_wait"
     ),
+    Component(
+        name="offload_stall", words="wait for experts", colour=_VERMILLION, pattern="/", recorded="offload_stall"
+    ),
     Component(name="cpu_gap", words="CPU gap", colour=_BLACK, pattern="|", recorded="gap"),
     Component(name="idle", words="idle", colour=_GREY),
 )

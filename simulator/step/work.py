@@ -6,6 +6,7 @@ user asks for. :meth:`StepWork.shape` is the only door from there to ops.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,6 +20,25 @@ from simulator.stack import StackProfile
 from workloads.models.spec import ModelSpec, Phase
 
 LoadArray = NDArray[np.unsignedinteger]
+
+
+@dataclass(frozen=True, slots=True)
+class KnownExperts:
+    """What is known of the experts of a step before it runs, where the router runs before it.
+
+    Attributes
+    ----------
+    tokens : sequence of int
+        Tokens of the step by expert [tokens].
+    missing : int
+        Experts among them that are not on the device [1].
+    follows : bool
+        Whether requests of the step before go on, so that the experts could be fetched while it ran.
+    """
+
+    tokens: Sequence[int]
+    missing: int
+    follows: bool
 
 
 @dataclass(slots=True)
@@ -45,6 +65,8 @@ class StepWork:
         Requests that decode on all ranks [1].
     query_tokens : int
         Tokens of a decoded sequence in a step, more than one where drafts are verified [1].
+    known_experts : KnownExperts or None
+        The experts of its tokens, where they are known before it runs.
     """
 
     rows: int = 0
@@ -58,6 +80,7 @@ class StepWork:
     logits: int = 0
     running: int = 0
     query_tokens: int = 1
+    known_experts: KnownExperts | None = None
 
     @classmethod
     def decode(cls, sequences: int, context: float, *, dp: int = 1, query_tokens: int = 1) -> StepWork:
@@ -201,7 +224,8 @@ class StepTime:
     """Duration of a step and the parts that only the step itself knows [s].
 
     ``imbalance`` is max/mean over ranks. All parts are those of one batch whose ops follow each other; ``saved`` is
-    what ``overlap`` takes off their sum. ``window`` is what the step replays of the routing trace.
+    what ``overlap`` takes off their sum, ``offload_stall`` the wait for experts that are not on the device, which
+    ``duration`` includes. ``window`` is what the step replays of the routing trace.
     """
 
     duration: float = 0.0
@@ -212,6 +236,7 @@ class StepTime:
     gap: float = 0.0
     imbalance: float = 1.0
     saved: float = 0.0
+    offload_stall: float = 0.0
     overlap: Overlap = "none"
     window: Window = field(default_factory=Window)
 

@@ -1,16 +1,21 @@
-"""Every scheduler of the engine has a twin in closed form."""
+"""Every scheduler of the engine has a twin in closed form, or is refused there."""
 
 from __future__ import annotations
 
 import pytest
 
 from simulator.closed_form.schedulers import STEADY_SCHEDULERS
+from simulator.scenario import Scenario
+from simulator.scenario.features import beyond_closed_form
 from simulator.scenario.sections import Scheduler
 from simulator.serving.scheduler import SCHEDULERS
 
 
-def test_every_scheduler_has_a_steady_twin() -> None:
-    assert tuple(STEADY_SCHEDULERS) == tuple(SCHEDULERS)
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_every_scheduler_has_a_steady_twin_or_is_refused(scheduler: Scheduler) -> None:
+    plain = {"model": {"name": "mixtral-8x7b"}, "hardware": {"device": "a100-sxm"}, "stack": {"scheduler": scheduler}}
+    refused = beyond_closed_form(Scenario.from_mapping(plain)) == ("stack.scheduler",)
+    assert (scheduler in STEADY_SCHEDULERS) != refused
 
 
 @pytest.mark.parametrize("scheduler", STEADY_SCHEDULERS)

@@ -25,6 +25,7 @@ ASKED = {
     "rebalance": "placement.rebalance.every_steps=5",
     "priorities": "requests.priorities=[0.5, 0.5]",
     "overlap": "stack.overlap=two_batch",
+    "expert_aware": "stack.scheduler=expert_aware",
     "swap": "stack.preemption=swap",
 }
 

@@ -11,11 +11,14 @@ import pytest
 
 from simulator.deployment.limits import Limits
 from simulator.scenario.sections import Scheduler as SchedulerName
+from simulator.scenario.sections import StackScheduler
 from simulator.serving.batch import Batch
 from simulator.serving.engine import Pool, run_engine
 from simulator.serving.prompt_queues import PromptQueues
-from simulator.serving.scheduler import DECODE, NOTHING, SCHEDULERS
-from simulator.serving.state import RequestState
+from simulator.serving.recorder import ColumnRecorder, RequestRecorder
+from simulator.serving.scheduler import SCHEDULERS
+from simulator.serving.state import RequestState, RunState
+from simulator.serving.step_plan import DECODE, NOTHING
 from workloads.requests.trace import RequestTrace
 
 Play = Callable[..., Any]
@@ -213,11 +216,14 @@ def test_every_scheduler_that_a_scenario_may_name_is_one_of_the_engine() -> None
     assert tuple(SCHEDULERS) == get_args(SchedulerName)
 
 
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
-def test_a_step_without_prompts_takes_a_plan_that_is_there_already(scheduler: SchedulerName, limits: LimitsOf) -> None:
-    batch, plans = Batch(1), SCHEDULERS[scheduler]()
-    bounds = limits(scheduler=scheduler)
-    queues = PromptQueues(bounds, RequestState(*(array("q", [0]) for _ in range(6))), lambda *_: True, lambda *_: 0)
+@pytest.mark.parametrize("scheduler", get_args(StackScheduler))
+def test_a_step_without_prompts_takes_a_plan_that_is_there_already(
+    scheduler: SchedulerName, limits: LimitsOf, constant_timer: Any
+) -> None:
+    state, bounds = RequestState(*(array("q", [0]) for _ in range(6))), limits(scheduler=scheduler)
+    shared = RunState(state=state, records=RequestRecorder(1), steps=ColumnRecorder(()), gaps=ColumnRecorder(()))
+    batch, plans = Batch(1), SCHEDULERS[scheduler](shared, bounds, constant_timer())
+    queues = PromptQueues(bounds, state, lambda *_: True, lambda *_: 0)
     assert plans.next_step(queues, batch, bounds) is NOTHING
     batch.join(0, 5)
     assert plans.next_step(queues, batch, bounds) is DECODE

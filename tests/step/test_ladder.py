@@ -5,6 +5,7 @@ Routing is balanced, so that no step depends on which tokens of a trace it repla
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ BASE: dict[str, Any] = {
     },
     "routing": {"kind": "balanced", "tokens": 512},
 }
+ONE_EXPERT = str(Path(__file__).parents[1] / "data" / "one_expert.toml")
 MTP: dict[str, Any] = {"draft_tokens": 3, "acceptance": (0.8, 0.7, 0.6), "draft": "mtp"}
 EP16: dict[str, Any] = {
     "model": {"name": "deepseek-v3"},
@@ -82,6 +84,10 @@ ASKED: dict[str, tuple[dict[str, Any], int]] = {
     "pools": (POOLS, 40),
     "prefix cache": ({"prefix_cache": {"kind": "instance"}}, 16),
     "swapped requests": ({"stack": {"name": "sglang", "preemption": "swap"}}, 16),
+    "experts known before the step": (
+        {"model": {"name": ONE_EXPERT}, "stack": {"name": "vllm", "scheduler": "expert_aware"}},
+        16,
+    ),
     "priorities": ({"requests": {**BASE["requests"], "priorities": (0.5, 0.5)}}, 16),
     "changes of size": (
         {"parallelism": {"dp": 4, "ep": 4}, "elastic": {"mechanism": "horizontal", "max_size": 8}},

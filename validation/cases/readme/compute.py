@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 
 from simulator.cost.model import CostModel
+from simulator.deployment.limits import Limits
 from simulator.hardware import load_hardware
-from simulator.offload import CachePolicy, PregatedCosts, pregated_costs, replay_cache
+from simulator.offload import CachePolicy, replay_cache
 from simulator.ops import StepShape, build_ops
 from simulator.parallelism import Parallelism
-from simulator.scenario.sections import Stack
-from simulator.serving.expert_aware import (
-    BATCHINGS,
-    PregatedLimits,
-    PregatedRun,
-    PregatedTimer,
-    request_experts,
-    serve_pregated,
-)
+from simulator.scenario.sections import Offload, Stack
+from simulator.serving.engine import EngineRun, Pool, run_engine
+from simulator.serving.recorder import column
+from simulator.serving.request_experts import request_experts
 from simulator.stack import customised
+from simulator.step.pregated import PregatedCosts, PregatedTimer, pregated_costs
+from simulator.step.tables import compile_tables
+from simulator.step.timer import TableTimer
+from simulator.step.totals import row_totals
 from validation.papers.papers import Case
 from workloads.models.sizes import active_parameters, total_parameters
 from workloads.models.spec import ModelSpec
@@ -42,7 +42,7 @@ class _Setting:
 
     cost: CostModel
     costs: PregatedCosts
-    limits: PregatedLimits
+    limits: Limits
 
 
 def figures(case: Case) -> Mapping[str, float]:
@@ -50,7 +50,16 @@ def figures(case: Case) -> Mapping[str, float]:
     given, models = case.inputs, case.models
     moe, router = models["moe"], models["router"]
     cost = CostModel(hardware=load_hardware(given["device"]), stack=customised(Stack(name=given["stack"])))
-    limits = PregatedLimits(token_budget=given["token_budget"], max_running=given["max_running"], opening="worthwhile")
+    limits = Limits(
+        dp=1,
+        token_budget=given["token_budget"],
+        max_running=given["max_running"],
+        pool=1.0,
+        kv_per_token=0.0,
+        kv_per_sequence=0.0,
+        scheduler="expert_aware",
+        chunked=True,
+    )
     setting = _Setting(cost=cost, costs=pregated_costs(cost, moe, limits.token_budget, router), limits=limits)
     return {
         "active": sum(active_parameters(moe).values()) + total_parameters(router),
@@ -142,19 +151,32 @@ def _gains(given: Inputs, setting: _Setting) -> dict[str, float]:
     )
     tokens = int((requests.input_tokens + requests.output_tokens).sum())
     experts = request_experts(requests, _routing(given, tokens))
-    timer = PregatedTimer(setting.cost, setting.costs, setting.limits, 2 * given["longest"])
-    runs = {name: serve_pregated(requests, experts, timer, setting.limits, name) for name in BATCHINGS}
+    tables = compile_tables(
+        setting.cost,
+        setting.costs.backbone,
+        Parallelism(),
+        None,
+        most_tokens=setting.limits.token_budget,
+        most_sequences=min(setting.limits.max_running, setting.limits.token_budget),
+        most_context=2 * given["longest"],
+    )
+    totals = row_totals(tables, setting.cost.stack)
+
+    def play(first: Literal["expert", "decode", "prompt"]) -> EngineRun:
+        timer = PregatedTimer(TableTimer(tables, totals, None, setting.cost.stack), setting.costs, totals.padded)
+        limits = replace(setting.limits, offload=Offload(first=first))
+        return run_engine(requests, [Pool(timers=[timer], limits=limits, experts=experts)])
+
+    aware, answers, prompts = play("expert"), play("decode"), play("prompt")
     counted = slice(given["warmup"], -given["tail"])
 
-    def latency(run: PregatedRun, percentile: float | None) -> float:
-        own = run.latency[counted]
+    def latency(run: EngineRun, percentile: float | None) -> float:
+        own = (column(run.requests.finish) - requests.arrival)[counted]
         return float(own.mean() if percentile is None else np.percentile(own, percentile))
 
-    usual = runs["decode_first"]
-    loaded = slice(*np.searchsorted(usual.start, usual.arrival[[given["warmup"], -given["tail"]]]).tolist())
-    found = {"batch": float(usual.tokens[loaded].mean())}
-    for name in ("decode_first", "prompt_first"):
+    bounds = np.searchsorted(answers.steps["start_s"], requests.arrival[[given["warmup"], -given["tail"]]])
+    found = {"batch": float(answers.steps["rows"][slice(*bounds.tolist())].mean())}
+    for name, other in (("decode_first", answers), ("prompt_first", prompts)):
         for label, percentile in (("mean", None), ("p95", 95.0)):
-            aware, other = latency(runs["expert_aware"], percentile), latency(runs[name], percentile)
-            found[f"gain.{name}.{label}"] = 1.0 - aware / other
+            found[f"gain.{name}.{label}"] = 1.0 - latency(aware, percentile) / latency(other, percentile)
     return found

@@ -1,17 +1,24 @@
-"""What a step costs a model whose router runs before the step and names one expert for all layers of a token."""
+"""What a step costs a model whose router runs before the step and names one expert for all layers of a token.
+
+Ops and their prices are those of any model; what differs is that the tokens of every expert are known, so that each
+expert is priced by its own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from simulator.arrays import FloatArray
 from simulator.cost.model import CostModel
 from simulator.errors import ScenarioError
 from simulator.ops import Op, StepShape, build_ops
 from simulator.parallelism import Parallelism
+from simulator.step.timer import TableTimer
+from simulator.step.work import StepTime, StepWork
 from workloads.models.dtypes import DTYPE_BYTES
 from workloads.models.sizes import parameters
 from workloads.models.spec import DenseFFN, ModelSpec, MoE
@@ -32,6 +39,8 @@ class PregatedCosts:
         Experts to choose from [1].
     expert : float64 array, shape (tokens + 1,)
         Time of one expert at all layers for so many tokens [s].
+    parts : mapping of str to float64 array, shape (tokens + 1,)
+        The same by the component that its ops belong to where it is a dense FFN [s].
     router : float64 array, shape (tokens + 1,)
         Time of the router before the step [s]; zeros where the model's router is none of its own.
     expert_bytes : float
@@ -43,6 +52,7 @@ class PregatedCosts:
     backbone: ModelSpec
     num_experts: int
     expert: FloatArray
+    parts: Mapping[str, FloatArray]
     router: FloatArray
     expert_bytes: float
     fetch: float
@@ -94,16 +104,80 @@ def pregated_costs(
     backbone = replace(model, layers=layers, dtypes=dtypes)
     tokens = np.arange(most_tokens + 1, dtype=np.float64)
     weights = parameters(backbone)["dense_ffn"] * DTYPE_BYTES[dtypes.dense_ffn]
+    expert = [op for op in _ops(cost, backbone, tokens) if op.name in _EXPERT]
+    parts = {
+        name: _seconds(cost, [op for op in expert if op.component == name], tokens)
+        for name in sorted({op.component for op in expert})
+    }
     return PregatedCosts(
         backbone=backbone,
         num_experts=moe.num_experts,
-        expert=_seconds(cost, [op for op in _ops(cost, backbone, tokens) if op.name in _EXPERT], tokens),
+        expert=np.sum(list(parts.values()), axis=0),
+        parts=parts,
         router=_seconds(cost, _ops(cost, replace(router, vocab=moe.num_experts), tokens), tokens)
         if router
         else np.zeros_like(tokens),
         expert_bytes=weights,
         fetch=host.latency.value + weights / host.bandwidth.value,
     )
+
+
+class PregatedTimer:
+    """Times steps whose tokens by expert are known; a timer of the engine.
+
+    Parameters
+    ----------
+    backbone : TableTimer
+        Times steps of the model with one expert as its dense FFN.
+    costs : PregatedCosts
+        Prices of experts and router.
+    padded : int64 array, shape (tokens + 1,)
+        Tokens that a decode step of so many computes [tokens].
+    lookahead : bool
+        Whether missing experts are fetched while the step before runs.
+
+    Attributes
+    ----------
+    rest : float
+        What the last step took beside its experts, without any wait for them [s].
+    """
+
+    def __init__(
+        self, backbone: TableTimer, costs: PregatedCosts, padded: NDArray[np.int64], *, lookahead: bool = True
+    ) -> None:
+        self._backbone, self._costs, self._padded, self._lookahead = backbone, costs, padded, lookahead
+        self._expert: list[float] = costs.expert.tolist()
+        self._router: list[float] = costs.router.tolist()
+        self._before = 0.0
+        self.rest = 0.0
+
+    def expert(self, tokens: int) -> float:
+        """Return the time of one expert for so many tokens [s]."""
+        return self._expert[tokens]
+
+    def time(self, work: StepWork) -> StepTime:
+        """Return the duration of a step and its parts; one whose experts nobody knows is that of one expert."""
+        step, known = self._backbone.time(work), work.known_experts
+        rows = work.rows if work.prompt_total else int(self._padded[work.rows])
+        one = self._expert[rows]
+        experts = one if known is None else sum([self._expert[tokens] for tokens in known.tokens])
+        self.rest = step.duration - one + self._router[work.rows]
+        own, stall = self.rest + experts, 0.0
+        if known is not None and known.missing:
+            hidden = self._before if self._lookahead and known.follows else 0.0
+            stall = max(known.missing * self._costs.fetch - hidden, 0.0)
+        self._before = own
+        return replace(step, duration=own + stall, experts=experts, offload_stall=stall)
+
+    def breakdown(self, steps: dict[str, FloatArray]) -> dict[str, float]:
+        """Split recorded steps into seconds by component; the router's ops are counted as small GEMMs."""
+        total = self._backbone.breakdown(steps)
+        rows = steps["rows"].astype(np.int64)
+        computed = np.where(steps["prompt_total"] > 0, rows, self._padded[rows])
+        for name, seconds in self._costs.parts.items():
+            total[name] -= float(seconds[computed].sum())
+        total["gemm"] += float(self._costs.router[rows].sum())
+        return total
 
 
 def _only_moe(model: ModelSpec) -> MoE:
