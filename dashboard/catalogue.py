@@ -57,6 +57,7 @@ class Catalogue:
             "routing.trace": (*self.routing_traces, *own.of("routing.trace")),
             "routing.fit": self.routing_fits,
             "elastic.startup": self.startups,
+            "offload.router": self.models,
         }
         return Names(presets=self.presets, by_key=by_key)
 

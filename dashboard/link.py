@@ -49,6 +49,7 @@ _NAMED = (
     "routing.trace",
     "routing.fit",
     "elastic.startup",
+    "offload.router",
 )
 
 #: Whole numbers beyond this are not exact in a browser.

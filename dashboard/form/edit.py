@@ -203,6 +203,8 @@ def _stack(fields: Fields, catalogue: Catalogue) -> None:
     fields.choice("stack.name", "Stack", catalogue.stacks)
     for key, label in (("scheduler", "Batching"), ("exchange", "Token exchange"), ("overlap", "Overlap")):
         fields.choice(f"stack.{key}", label, options(Stack, key), absent=_STACK_DEFAULT)
+    if fields.get("stack.scheduler") == "expert_aware":
+        form_serving.offload(fields, catalogue)
     for key, label in (("token_budget", "Tokens per step and rank"), ("max_running", "Running requests per rank")):
         fields.count(f"stack.{key}", label, empty=_STACK_DEFAULT)
     fields.number("stack.memory_fraction", "Share of device memory", highest=1.0, empty=_STACK_DEFAULT)

@@ -9,6 +9,7 @@ from dashboard.form.fields import Fields, options
 from simulator.scenario.sections import (
     ElasticChoice,
     Fault,
+    Offload,
     PlacementChoice,
     PrefixCache,
     Rebalance,
@@ -60,6 +61,18 @@ def pools(fields: Fields) -> None:
     split(fields, "disaggregation.prefill")
     fields.count("disaggregation.token_budget", "Prefill tokens per step and rank", empty="the stack's")
     fields.flag("disaggregation.overlap", "Send KV caches layer by layer")
+
+
+def offload(fields: Fields, catalogue: Catalogue) -> None:
+    """Draw how steps are made of requests that need the same experts, and which experts the device holds."""
+    first = fields.choice("offload.first", "First into a step", options(Offload, "first"))
+    if first == "expert":
+        fields.choice("offload.opening", "A further expert in a step", options(Offload, "opening"))
+        fields.count("offload.patience", "Patience [steps]")
+    fields.choice("offload.router", "Router before the step", catalogue.models, absent="takes no time")
+    fields.count("offload.resident", "Experts on the device", empty="all")
+    if fields.get("offload.resident") is not None:
+        fields.flag("offload.lookahead", "Fetch experts a step ahead")
 
 
 def prefix_cache(fields: Fields) -> None:

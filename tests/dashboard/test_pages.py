@@ -81,7 +81,15 @@ def test_a_tab_is_there_where_its_feature_is_asked_for(asked: str, tab: str) -> 
 
 def test_what_the_closed_form_refuses_has_a_tab_or_is_on_one() -> None:
     refused = {feature.name for feature in FEATURES if feature.closed_form == "refused"}
-    assert refused <= {"disaggregation", "prefix_cache", "speculation", "faults", "elastic", "rebalance"}
+    assert refused <= {
+        "disaggregation",
+        "prefix_cache",
+        "speculation",
+        "faults",
+        "elastic",
+        "rebalance",
+        "expert_aware",
+    }
 
 
 def test_no_folder_beside_the_router_is_taken_by_streamlit_for_its_own() -> None:

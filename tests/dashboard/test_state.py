@@ -151,6 +151,7 @@ def test_a_key_that_was_taken_away_has_an_empty_value() -> None:
         ("routing.trace", "/srv/traces/other.npz"),
         ("model.name", "../config.json"),
         ("hardware.profiles", "/srv/profiles"),
+        ("offload.router", "/srv/router.toml"),
         ("hardware.device", "h100"),
     ],
 )
