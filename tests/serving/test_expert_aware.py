@@ -54,7 +54,7 @@ LIMITS = Limits(
     offload=Offload(opening="all"),
 )
 FIRST = ("expert", "decode", "prompt")
-MODEL = Path(__file__).parents[1] / "data" / "one_expert.toml"
+MODEL = Path(__file__).parents[2] / "validation" / "baselines" / "one_expert.toml"
 
 
 def small_model(top_k: int = 1) -> ModelSpec:

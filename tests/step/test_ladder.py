@@ -34,7 +34,7 @@ BASE: dict[str, Any] = {
     },
     "routing": {"kind": "balanced", "tokens": 512},
 }
-ONE_EXPERT = str(Path(__file__).parents[1] / "data" / "one_expert.toml")
+ONE_EXPERT = str(Path(__file__).parents[2] / "validation" / "baselines" / "one_expert.toml")
 MTP: dict[str, Any] = {"draft_tokens": 3, "acceptance": (0.8, 0.7, 0.6), "draft": "mtp"}
 EP16: dict[str, Any] = {
     "model": {"name": "deepseek-v3"},
