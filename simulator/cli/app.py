@@ -210,7 +210,15 @@ def timeline(
         text = console()
         print_timeline(text, scenario, drawn)
         if written is None:
-            text.print(f"next: {again('timeline', file, overrides, device, profiles)} --out step.json", style="dim")
+            asked = {
+                "--phase": (phase, "decode"),
+                "--batch": (batch, None),
+                "--context": (context, None),
+                "--ranks": (ranks, 8),
+            }
+            given = "".join(f" {option} {value}" for option, (value, default) in asked.items() if value != default)
+            command = again("timeline", file, overrides, device, profiles)
+            text.print(f"next: {command}{given} --out step.json", style="dim")
         else:
             text.print(f"written to {written}\nnext: open it at https://ui.perfetto.dev", style="dim")
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from simulator.cli.console import pairs, percent, seconds
 from simulator.cli.explain_text import print_hidden
+from simulator.cli.result_text import print_warnings
 from simulator.explanation.explanation import hidden_rows
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def print_timeline(out: Console, scenario: Scenario, drawn: StepTimeline) -> Non
     out.print(pairs(rows))
     if drawn.exchanged_s > 0.0:
         print_hidden(out, hidden_rows(drawn))
+    print_warnings(out, drawn.warnings)
 
 
 def overlap_effect(drawn: StepTimeline) -> str:
@@ -62,5 +64,6 @@ def timeline_document(scenario: Scenario, drawn: StepTimeline, written: Path | N
         "exchanged_s": drawn.exchanged_s,
         "exposed_s": drawn.exposed_s,
         "hidden": hidden_rows(drawn),
+        "warnings": list(drawn.warnings),
         "file": None if written is None else str(written),
     }

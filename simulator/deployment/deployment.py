@@ -294,7 +294,9 @@ def expert_nodes(split: Parallelism, hardware: Hardware) -> int:
 def _warnings(hardware: Hardware, used: frozenset[str], routing: RoutingReplay | None) -> tuple[str, ...]:
     found = [*unused_processors(hardware.device)]
     if borrowed := sorted({name.split(".")[0] for name in used if name not in hardware.device.main.kernels}):
-        found.append(f"extrapolated: {hardware.device.id} takes {', '.join(borrowed)} from {hardware.evidence}")
+        # What a device has of its own is borrowed from nobody.
+        relatives = hardware.evidence.removeprefix("own; ")
+        found.append(f"extrapolated: {hardware.device.id} takes {', '.join(borrowed)} from its {relatives}")
     if routing is not None and routing.tokens < routing.recorded_tokens:
         found.append(f"routing trace cut to its first {routing.tokens} of {routing.recorded_tokens} tokens")
     return tuple(found)

@@ -79,7 +79,7 @@ def explain(
         context=length,
         step_s=total,
         ops=pd.DataFrame(rows),
-        warnings=(*deployment.warnings, *left_out_of_one_step(asked), *_too_many(deployment, phase, sequences)),
+        warnings=_step_warnings(asked, deployment, phase, sequences, length),
         hidden=None if drawn is None else pd.DataFrame(hidden_rows(drawn)),
     )
 
@@ -104,10 +104,11 @@ def timeline(
         As for :func:`simulator.simulate`.
     """
     trace = scenario_requests(scenario.requests, scenario.seed)
-    scenario = _pool(scenario, phase)
+    asked, scenario = scenario, _pool(scenario, phase)
     deployment = deploy(scenario, trace)
     sequences, length = _defaults(deployment, trace, phase, batch, context, scenario.parallelism.instances)
-    return _drawn(scenario, deployment, trace, phase, sequences, length)
+    drawn = _drawn(scenario, deployment, trace, phase, sequences, length)
+    return replace(drawn, warnings=_step_warnings(asked, deployment, phase, sequences, length))
 
 
 def _pool(scenario: Scenario, phase: str) -> Scenario:
@@ -115,13 +116,26 @@ def _pool(scenario: Scenario, phase: str) -> Scenario:
     return prompt_scenario(scenario) if scenario.disaggregation.enabled and phase == "prefill" else scenario
 
 
-def _too_many(deployment: Deployment, phase: str, sequences: int) -> tuple[str, ...]:
-    """Say where a batch is larger than the deployment would ever run."""
-    limits = deployment.limits
-    held = max(int(deployment.stack.number("max_running")), limits.max_running)
-    if phase == "prefill" or sequences <= held * limits.dp:
-        return ()
-    return (f"batch: {sequences} is more than the {held} requests that each of {limits.dp} ranks may run at once",)
+def _step_warnings(
+    asked: Scenario, deployment: Deployment, phase: Phase, sequences: int, length: int
+) -> tuple[str, ...]:
+    """What a step rests on, leaves out, and holds that the deployment would never run."""
+    return (*deployment.warnings, *left_out_of_one_step(asked), *_too_much(deployment, phase, sequences, length))
+
+
+def _too_much(deployment: Deployment, phase: Phase, sequences: int, length: int) -> tuple[str, ...]:
+    """Say where a step is larger than the deployment would ever run."""
+    limits, found = deployment.limits, []
+    most = max(int(deployment.stack.number("max_running")), limits.max_running)
+    ranks = "the rank" if limits.dp == 1 else f"each of {limits.dp} ranks"
+    tokens = -(-sequences // limits.dp) * length
+    if phase == "decode" and sequences > most * limits.dp:
+        found.append(f"batch: {sequences} is more than the {most} requests that {ranks} may run at once")
+    if phase == "prefill" and tokens > limits.token_budget:
+        found.append(f"batch, context: {tokens} tokens are more than the {limits.token_budget} of a step on {ranks}")
+    if length > deployment.model.max_context:
+        found.append(f"context: {length} is more than the {deployment.model.max_context} tokens that the model knows")
+    return tuple(found)
 
 
 def _drawn(

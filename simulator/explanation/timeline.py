@@ -56,6 +56,8 @@ class StepTimeline:
         Routed experts of every rank [s]; no ranks without routed experts.
     parts : Mapping of str to list of (str, float)
         The ops of every block and their shares of it [1].
+    warnings : tuple of str
+        What the answer rests on or leaves out.
     """
 
     phase: Phase
@@ -68,6 +70,7 @@ class StepTimeline:
     beside: Mapping[tuple[str, str], float]
     rank_experts: FloatArray
     parts: _Parts
+    warnings: tuple[str, ...] = ()
 
     @property
     def host_s(self) -> float:
