@@ -213,7 +213,7 @@ def _scores(study: PlacementStudy) -> pd.DataFrame:
             "Step": [duration(score.step) for score in ordered],
             "Gain [%]": [f"{100 * study.gain(score):+.1f}" for score in ordered],
             "Max/mean": [f"{score.imbalance_later:.2f}" for score in ordered],
-            "Wait": [duration(score.parts["wait"]) for score in ordered],
+            "Imbalance wait": [duration(score.parts["imbalance_wait"]) for score in ordered],
             "Exchange": [duration(score.parts["exchange"]) for score in ordered],
         }
     )

@@ -32,7 +32,17 @@ def print_study(text: Console, study: PlacementStudy) -> None:
     """Print the scores of a split, and the load of ranks under its first and its best placement."""
     nodes = f"{study.nodes} nodes" if study.nodes > 1 else "one node"
     title = f"EP {study.ranks} on {nodes}, {study.redundant_slots} redundant slots"
-    numbers = ("seen", "held out", "bound", "in a step", "slots touched", "far copies", "experts", "wait", "exchange")
+    numbers = (
+        "seen",
+        "held out",
+        "bound",
+        "in a step",
+        "slots touched",
+        "far copies",
+        "experts",
+        "imbalance wait",
+        "exchange",
+    )
     shown = table("policy", *numbers, "step", "gain", title=title, right=(*numbers, "step", "gain"))
     for score in study.scores:
         first = score is study.scores[0]
@@ -42,7 +52,7 @@ def print_study(text: Console, study: PlacementStudy) -> None:
             f"{score.imbalance_step:.3f}",
             percent(score.active),
             number(score.far_copies),
-            *(seconds(score.parts[part]) for part in ("experts", "wait", "exchange")),
+            *(seconds(score.parts[part]) for part in ("experts", "imbalance_wait", "exchange")),
             seconds(score.step),
             "-" if first else f"{100 * study.gain(score):+.1f} %",
             style="dim" if score.policy == ORACLE else None,

@@ -99,19 +99,19 @@ def two_batch_makespan(times: LayerTimes) -> float:
     first, second = times.dispatch
     back, last = times.combine
     dispatch, combine = times.dispatch_units, times.combine_units
-    there, home = times.dispatch_stretch, times.combine_stretch
+    dispatch_stretch, combine_stretch = times.dispatch_stretch, times.combine_stretch
     # A stage lasts as :func:`beside` says, for both halves and all layers at once: what the exchange holds, and the
     # kernel or, where that is shorter, a floor less what the exchange gains from running alone at its end.
     works = times.experts + times.shared
-    floors = np.array(((second * (1.0 - dispatch) * there,), (back * (1.0 - combine) * home,)))
+    floors = np.array(((second * (1.0 - dispatch) * dispatch_stretch,), (back * (1.0 - combine) * combine_stretch,)))
     ends = np.maximum(works, floors)
-    if there > 1.0 or home > 1.0:
-        slopes = np.array(((exposed(dispatch, there),), (exposed(combine, home),)))
+    if dispatch_stretch > 1.0 or combine_stretch > 1.0:
+        slopes = np.array(((exposed(dispatch, dispatch_stretch),), (exposed(combine, combine_stretch),)))
         ends -= slopes * np.maximum(floors - works, 0.0)
-    held = times.layers * (second * dispatch * there + back * combine * home)
-    experts = float(np.add.reduce(ends, axis=None)) + held
-    attention = times.layers * beside(times.compute, first, dispatch, there)
-    following = (times.layers - 1) * beside(times.compute, last, combine, home)
+    unit_seconds = times.layers * (second * dispatch * dispatch_stretch + back * combine * combine_stretch)
+    experts = float(np.add.reduce(ends, axis=None)) + unit_seconds
+    attention = times.layers * beside(times.compute, first, dispatch, dispatch_stretch)
+    following = (times.layers - 1) * beside(times.compute, last, combine, combine_stretch)
     return times.compute + attention + experts + following + last
 
 
@@ -122,8 +122,8 @@ def two_batch_floor(times: LayerTimes) -> float:
     and the shared experts take, and what the exchange holds of the compute units.
     """
     first, back, dispatch, combine = times.dispatch[0], times.combine[0], times.dispatch_units, times.combine_units
-    there, home = times.dispatch_stretch, times.combine_stretch
-    held = first * dispatch * there + back * combine * home
-    layer = beside(times.compute, first, dispatch, there) + 2.0 * times.shared + held
-    following = (times.layers - 1) * beside(times.compute, back, combine, home)
+    dispatch_stretch, combine_stretch = times.dispatch_stretch, times.combine_stretch
+    unit_seconds = first * dispatch * dispatch_stretch + back * combine * combine_stretch
+    layer = beside(times.compute, first, dispatch, dispatch_stretch) + 2.0 * times.shared + unit_seconds
+    following = (times.layers - 1) * beside(times.compute, back, combine, combine_stretch)
     return times.compute + times.layers * layer + following + back

@@ -19,26 +19,37 @@ from workloads.models.spec import ModelSpec, MoE
 
 #: Columns of a block table, all over the whole step [s]: computing inside before the dispatch, shared experts,
 #: dispatch and combine, what these add per unit of (imbalance - 1), what they hold of the compute units, and the rest.
-_COLUMNS = ("compute", "shared", "dispatch", "combine", "uneven", "uneven_back", "held", "held_back", "outside")
+_COLUMNS = (
+    "compute",
+    "shared",
+    "dispatch",
+    "combine",
+    "uneven_dispatch",
+    "uneven_combine",
+    "dispatch_unit_seconds",
+    "combine_unit_seconds",
+    "outside",
+)
 
 
 @dataclass(slots=True, kw_only=True)
 class BlockTimes:
     """Blocks of a step with so many rows on a rank, over all its layers [s].
 
-    ``uneven`` and ``uneven_back`` are what dispatch and combine add per unit of (imbalance - 1) [s]; ``held`` and
-    ``held_back`` the compute time that they take from kernels beside them [s]; ``dispatch_stretch`` and
-    ``combine_stretch`` how much longer they take beside kernels, factors [1].
+    ``uneven_dispatch`` and ``uneven_combine`` are what dispatch and combine add per unit of (imbalance - 1) [s];
+    ``dispatch_unit_seconds`` and ``combine_unit_seconds`` their time by the share of the compute units that they take
+    from kernels beside them [s]; ``dispatch_stretch`` and ``combine_stretch`` how much longer they take beside
+    kernels, factors [1].
     """
 
     compute: float
     shared: float
     dispatch: float
     combine: float
-    uneven: float
-    uneven_back: float
-    held: float
-    held_back: float
+    uneven_dispatch: float
+    uneven_combine: float
+    dispatch_unit_seconds: float
+    combine_unit_seconds: float
     outside: float
     dispatch_stretch: float = 1.0
     combine_stretch: float = 1.0
@@ -46,12 +57,12 @@ class BlockTimes:
     @property
     def dispatch_units(self) -> float:
         """Share of the compute units that the dispatch takes [1]."""
-        return self.held / self.dispatch if self.dispatch > 0.0 else 0.0
+        return self.dispatch_unit_seconds / self.dispatch if self.dispatch > 0.0 else 0.0
 
     @property
     def combine_units(self) -> float:
         """Share of the compute units that the combine takes [1]."""
-        return self.held_back / self.combine if self.combine > 0.0 else 0.0
+        return self.combine_unit_seconds / self.combine if self.combine > 0.0 else 0.0
 
 
 class BlockTable:
@@ -116,7 +127,7 @@ def block_table(
     grid: FloatArray,
     even: Sequence[OpTime],
     uneven: Sequence[OpTime],
-    held: Sequence[FloatArray],
+    units: Sequence[FloatArray],
     stretch: Sequence[float],
     where: Inside,
 ) -> BlockTable:
@@ -128,7 +139,7 @@ def block_table(
         Rows that the ops were priced at [tokens].
     even, uneven : sequence of OpTime
         Ops that tokens drive, priced with an even load and with twice the mean on the busiest rank.
-    held : sequence of array
+    units : sequence of array
         Share of the compute units that each op takes where it is an exchange [1].
     stretch : sequence of float
         How much longer each op takes beside kernels where it is an exchange, a factor [1].
@@ -136,16 +147,15 @@ def block_table(
         What counts as inside.
     """
     columns = dict.fromkeys(_COLUMNS, np.zeros(len(grid)))
-    for time, busier, units in zip(even, uneven, held, strict=True):
+    for time, busier, taken in zip(even, uneven, units, strict=True):
         block, seconds = time.op.block, time.seconds
         share = where.share(block)
         name = {"dispatch": "dispatch", "combine": "combine", "shared": "shared"}.get(block, "compute")
         columns[name] = columns[name] + share * seconds
         columns["outside"] = columns["outside"] + (1.0 - share) * seconds
         if block in ("dispatch", "combine"):
-            back = "_back" if block == "combine" else ""
-            columns[f"uneven{back}"] = columns[f"uneven{back}"] + (busier.seconds - seconds)
-            columns[f"held{back}"] = columns[f"held{back}"] + units * seconds
+            columns[f"uneven_{block}"] = columns[f"uneven_{block}"] + (busier.seconds - seconds)
+            columns[f"{block}_unit_seconds"] = columns[f"{block}_unit_seconds"] + taken * seconds
     longest = {"dispatch": 1.0, "combine": 1.0}
     for time, factor in zip(even, stretch, strict=True):
         if time.op.block in longest:

@@ -80,8 +80,8 @@ def units_taken(time: OpTime, silicon: Silicon) -> FloatArray:
         return np.minimum(share + 0.0 * time.seconds, _MOST)
     alone = time.seconds / time.op.repeat
     issue = 2.0 * how.issue.value if how.issue is not None else 0.0
-    held = issue + time.op.memory_bytes / silicon.memory_bandwidth + time.terms.get("scale_up", 0.0)
-    return np.minimum(np.divide(held, alone, out=np.zeros_like(alone), where=alone > 0), _MOST)
+    busy = issue + time.op.memory_bytes / silicon.memory_bandwidth + time.terms.get("scale_up", 0.0)
+    return np.minimum(np.divide(busy, alone, out=np.zeros_like(alone), where=alone > 0), _MOST)
 
 
 def stretched(time: OpTime) -> float:

@@ -192,7 +192,7 @@ class Overlapper:
         rows = -(-work.rows // self._stages)
         blocks, uneven = self._blocks(work, rows), self._tables.blocks[work.phase]
         layers = self._tables.inside.layers
-        message = (blocks.dispatch + uneven.at(rows).uneven * (step.imbalance - 1.0)) / layers
+        message = (blocks.dispatch + uneven.at(rows).uneven_dispatch * (step.imbalance - 1.0)) / layers
         shared = blocks.shared / layers
         return layers * (shared + message - beside(shared, message, blocks.dispatch_units, blocks.dispatch_stretch))
 
@@ -213,8 +213,8 @@ class Overlapper:
             layers=layers,
             compute=(blocks.compute + inside.attention * attention) / layers,
             shared=blocks.shared / layers,
-            dispatch=tuple([(blocks.dispatch + uneven.uneven * (each - 1.0)) / layers for each in imbalance]),
-            combine=tuple([(blocks.combine + uneven.uneven_back * (each - 1.0)) / layers for each in imbalance]),
+            dispatch=tuple([(blocks.dispatch + uneven.uneven_dispatch * (each - 1.0)) / layers for each in imbalance]),
+            combine=tuple([(blocks.combine + uneven.uneven_combine * (each - 1.0)) / layers for each in imbalance]),
             experts=experts,
             dispatch_units=blocks.dispatch_units,
             combine_units=blocks.combine_units,

@@ -303,11 +303,11 @@ def _token_tables(price: _Pricer, shape: StepShape, grid: FloatArray, where: Ins
     )
     seconds = _by_component(even, len(grid))
     extra = (_by_component(busiest, len(grid)) - seconds).sum(axis=1, keepdims=True)
-    held = [units_taken(time, price.cost.hardware.silicon) for time in even]
+    units = [units_taken(time, price.cost.hardware.silicon) for time in even]
     return _TokenTables(
         seconds=_dense(grid, seconds),
         uneven=_dense(grid, extra)[:, 0],
-        blocks=block_table(grid, even, busiest, held, [stretched(time) for time in even], where),
+        blocks=block_table(grid, even, busiest, units, [stretched(time) for time in even], where),
     )
 
 

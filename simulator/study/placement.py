@@ -93,7 +93,7 @@ class PlacementScore:
     far_copies : float
         Domains other than its own that a token reaches, mean [1].
     parts : mapping of str to float
-        Time of a step [s]: ``experts`` of the mean rank, ``wait`` for the slowest, ``exchange`` and ``rest``.
+        Time of a step [s]: ``experts`` of the mean rank, ``imbalance_wait`` for the slowest, ``exchange`` and ``rest``.
     heat : float array, shape (layers, ranks)
         Load of every rank on later tokens over the mean rank [1].
     """
@@ -325,7 +325,7 @@ def _step_parts(bench: _Bench, routing: ServedTokens, counts: FloatArray) -> tup
     exchange, far = _exchange(bench, routing, exchanged)
     return {
         "experts": experts,
-        "wait": max(hottest - experts, 0.0),
+        "imbalance_wait": max(hottest - experts, 0.0),
         "exchange": exchange,
         "rest": float(sum(time.seconds + time.imbalance_wait for time in cost.times(rest))),
     }, far

@@ -242,7 +242,7 @@ def score(policy: str, wait: float, heaviest: float) -> PlacementScore:
         bound=1.0,
         active=1.0,
         far_copies=0.0,
-        parts={"experts": 1e-3, "wait": wait, "exchange": 1e-3, "rest": 1e-3},
+        parts={"experts": 1e-3, "imbalance_wait": wait, "exchange": 1e-3, "rest": 1e-3},
         heat=np.array([[heaviest, 2 - heaviest]]),
     )
 
