@@ -41,7 +41,7 @@ _DRAFTS = 8
 #: Parts of a TTFT where prompts have instances of their own: name, from, to, colour, pattern.
 _STAGES = (
     ("queue", "arrival_s", "admitted_s", BLUE, ""),
-    ("prompt", "admitted_s", "computed_s", ORANGE, "/"),
+    ("prefill", "admitted_s", "computed_s", ORANGE, "/"),
     ("wait for a decoder", "computed_s", "sent_s", PURPLE, "x"),
     ("KV cache on its way", "sent_s", "first_token_s", GREEN, "."),
 )

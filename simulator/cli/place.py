@@ -41,7 +41,7 @@ def place(
         str | None,
         typer.Option(metavar="NAME,...", help="Policies to compare; gains are over the first. All where absent."),
     ] = None,
-    prefill: Annotated[bool, typer.Option("--prefill", help="Price prompt steps instead of decode steps.")] = False,
+    prefill: Annotated[bool, typer.Option("--prefill", help="Price prefill steps instead of decode steps.")] = False,
     batch: Annotated[int, typer.Option(min=1, help="Tokens of a step on each rank.")] = 64,
     context: Annotated[int, typer.Option(min=1, help="Tokens that a sequence has.")] = 1024,
     seen: Annotated[

@@ -112,21 +112,21 @@ def _print_load(text: Console, report: RoutingReport) -> None:
 
 
 def _print_batches(text: Console, report: RoutingReport) -> None:
-    columns = ("prompt", "decode", "shuffled", "skew alone", "chance alone")
+    columns = ("prefill", "decode", "shuffled", "skew alone", "chance alone")
     grid = table("EP", "batch", *columns, title="Imbalance over ranks, max/mean", right=("EP", "batch", *columns))
     for row in report.batches:
-        values = (row.prompt, row.decode, row.shuffled, row.skew, row.chance)
+        values = (row.prefill, row.decode, row.shuffled, row.skew, row.chance)
         grid.add_row(str(row.ranks), f"{row.batch:,}", *(number(value) for value in values))
     text.print(grid)
     text.print(
-        "prompt: consecutive tokens; decode: one token of many sequences; shuffled: any tokens; skew alone: all tokens "
-        "together; chance alone: a router without preference, same batch",
+        "prefill: consecutive tokens; decode: one token of many sequences; shuffled: any tokens; skew alone: all "
+        "tokens together; chance alone: a router without preference, same batch",
         style="dim",
     )
 
 
 def _print_active(text: Console, report: RoutingReport) -> None:
-    columns = ("prompt", "decode", "shuffled")
+    columns = ("prefill", "decode", "shuffled")
     grid = table("batch", *columns, title=f"Experts touched, of {report.num_experts}", right=("batch", *columns))
     for row in report.active:
         grid.add_row(f"{row['batch']:,.0f}", *(number(row[name]) for name in columns))

@@ -166,7 +166,7 @@ def _sustained(deployment: Deployment, load: Load) -> Steady:
     Notes
     -----
     With n requests in a decode step, e = n / (outputs - 1) end per step and as many prompts come in, each of
-    ``chunks = ceil(prompt / budget)`` prompt steps. At least one comes in with the probability 1 - exp(-e) of
+    ``chunks = ceil(prompt / budget)`` prefill steps. At least one comes in with the probability 1 - exp(-e) of
     independent endings. A request meets the prompts of the others, but not its own. In a closed loop n is what is in
     flight less those who miss the step: requests not yet admitted and, where steps are mixed, in prefill. In an open
     loop rate * (outputs - 1) * gap decode at any time, a Poisson number m: a request finds m others, and a step, which
@@ -293,7 +293,7 @@ def _at(deployment: Deployment, load: Load, running: float, most: float, windows
 
 
 def _prompt_steps(load: Load, dp: int, ends: float, late: int) -> tuple[float, float]:
-    """Prompt steps per decode step, and prompt tokens of the busiest rank in one, before any chunking [1], [tokens].
+    """Prefill steps per decode step, and prompt tokens of the busiest rank in one, before any chunking [1], [tokens].
 
     Prompts come ``late`` decode steps after the ends that made room for them. Where they run first, the first to come
     stops the decoding; those whose turn came while it was on its way arrive during its step and share the next.

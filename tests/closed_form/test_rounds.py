@@ -48,7 +48,7 @@ def settled(scenario: Scenario) -> dict[str, float]:
     return {"ttft": ttft, "e2el": e2el, "rate": concurrency / e2el}
 
 
-# One prompt step for all and several; prompts longer than a step; few and many decode steps; none.
+# One prefill step for all and several; prompts longer than a step; few and many decode steps; none.
 GRID = [
     (GPT_OSS, 32, 1024, 64),
     (GPT_OSS, 32, 500, 8),

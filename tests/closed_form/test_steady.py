@@ -130,7 +130,7 @@ def test_an_open_loop_below_capacity_agrees_too(rate: float) -> None:
 
 
 def test_prompts_that_meet_on_a_rank_hold_up_all_ranks() -> None:
-    """Many requests on eight ranks: a prompt step takes as long as the rank with most prompt tokens."""
+    """Many requests on eight ranks: a prefill step takes as long as the rank with most prompt tokens."""
     closed_form, events = (answer.summary for answer in both("deepseek-v3 on h200, dp 8 ep 8", 256))
     assert closed_form.tpot_s.mean == pytest.approx(events.tpot_s.mean, rel=0.03)
     assert closed_form.output_tokens_per_s_per_gpu == pytest.approx(events.output_tokens_per_s_per_gpu, rel=0.03)

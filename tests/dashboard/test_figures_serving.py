@@ -41,7 +41,7 @@ def test_a_ttft_is_parted_into_what_it_consists_of(requests: pd.DataFrame, make_
     chart = pools_chart(handed_over(requests), make_steps(10, instances=2), decoders=1)
     assert dict(zip(chart.table["Part of TTFT"], chart.table["Share [%]"], strict=True)) == {
         "queue": "10.0",
-        "prompt": "40.0",
+        "prefill": "40.0",
         "wait for a decoder": "20.0",
         "KV cache on its way": "30.0",
     }

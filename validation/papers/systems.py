@@ -4,8 +4,8 @@ A case lists scenarios and points. A point is a step with the batch, lengths and
 states, or a load that the closed form or the engine answers. Publications of systems with pools for prompts and answers
 count each phase's own tokens on that phase's own devices, and so do these figures.
 
-Point keys: ``scenario`` and ``set`` (what runs), ``phase`` (``prompt``, ``decode``, ``estimate`` or ``simulate``),
-``batch`` (tokens of a rank in a prompt step, requests of a rank in a decode step), ``length`` (prompt length or KV
+Point keys: ``scenario`` and ``set`` (what runs), ``phase`` (``prefill``, ``decode``, ``estimate`` or ``simulate``),
+``batch`` (tokens of a rank in a prefill step, requests of a rank in a decode step), ``length`` (prompt length or KV
 length), ``prefix`` (cached tokens before each prompt), ``routing`` (text whose placement was computed on other text)
 and ``policy`` (of that placement), ``overlap`` (instead of the scenario's).
 """
@@ -126,7 +126,7 @@ def decode_work(deployment: Deployment, point: Mapping[str, Any]) -> StepWork:
 
 
 def prompt_work(deployment: Deployment, point: Mapping[str, Any]) -> StepWork:
-    """Describe a prompt step in which every rank computes ``batch`` tokens of prompts of ``length`` tokens."""
+    """Describe a prefill step in which every rank computes ``batch`` tokens of prompts of ``length`` tokens."""
     tokens, ranks = int(point["batch"]), deployment.split.dp
     sequences = max(tokens // int(point["length"]), 1)
     return StepWork.prefill(sequences * ranks, tokens * ranks, dp=ranks, prefix=float(point.get("prefix", 0)))

@@ -39,14 +39,14 @@ MOST_TOKENS = 2**17
 class BatchImbalance:
     """Imbalance over ranks (max/mean) at one batch size and EP degree, mean over batches and layers [-].
 
-    ``prompt`` takes consecutive tokens, ``decode`` one token of many sequences; ``shuffled`` any tokens, so that only
+    ``prefill`` takes consecutive tokens, ``decode`` one token of many sequences; ``shuffled`` any tokens, so that only
     the skew of the load and the chance of a finite batch are left; ``chance`` is a perfectly even router's. ``skew`` is
     that of all tokens together, at no chance.
     """
 
     ranks: int
     batch: int
-    prompt: float
+    prefill: float
     decode: float
     shuffled: float
     chance: float
@@ -169,7 +169,7 @@ def _moved(trace: RoutingTrace) -> float:
 def _orders(trace: RoutingTrace, concurrency: int, rng: np.random.Generator) -> dict[str, RoutingTrace]:
     """Return the trace in prompt order, in decode order and shuffled, of at most ``MOST_TOKENS`` tokens."""
     lanes = decode_lanes(trace, concurrency)
-    orders = {"prompt": np.arange(trace.tokens), "decode": lanes, "shuffled": rng.permutation(trace.tokens)}
+    orders = {"prefill": np.arange(trace.tokens), "decode": lanes, "shuffled": rng.permutation(trace.tokens)}
     return {
         name: replace(trace, expert_ids=trace.expert_ids[order[:MOST_TOKENS]], sequence_start=np.zeros(1, np.int64))
         for name, order in orders.items()

@@ -181,11 +181,11 @@ def test_identity_decides_all_where_the_token_alone_chooses():
 def test_a_report_separates_chance_from_skew():
     even = generate_routing("uniform", tokens=8000, layers=2, num_experts=16, top_k=2, seed=1)
     row = routing_report(even, ranks=(8,), batches=(32,)).batches[0]
-    assert row.prompt == pytest.approx(row.chance, rel=0.03)
+    assert row.prefill == pytest.approx(row.chance, rel=0.03)
     assert row.skew < 1.06 < 1.3 < row.chance
     skewed = generate_routing("zipf", tokens=8000, layers=2, num_experts=16, top_k=2, seed=1, exponent=1.0)
     row = routing_report(skewed, ranks=(8,), batches=(1024,)).batches[0]
-    assert row.prompt == pytest.approx(row.skew, rel=0.05)
+    assert row.prefill == pytest.approx(row.skew, rel=0.05)
     assert row.chance < 1.2 < row.skew
 
 
