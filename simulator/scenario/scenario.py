@@ -217,14 +217,14 @@ def _findings(error: ValidationError, data: Mapping[str, Any], where: str) -> st
         elif finding["type"] == "missing":
             lines.append(f"{where}: {key}: is required")
         else:
-            lines.append(f"{where}: {key}: got {_given(data, path)}; {_allowed(finding)}")
+            lines.append(f"{where}: {key}: got {_given(data, path)}; {_allowed(finding, path)}")
     return "\n".join(lines)
 
 
-def _allowed(finding: ErrorDetails) -> str:
+def _allowed(finding: ErrorDetails, path: Sequence[str]) -> str:
     """Say what a value may be, with the nearest of several names."""
     if finding["type"] == "tuple_type":
-        return "expected a list, as in [0.5, 0.3], or tables in double brackets, as in [[faults]]"
+        return _expected_list(path)
     text = finding["msg"].removeprefix("Value error, ")
     text = text[0].lower() + text[1:]
     given = finding["input"]
@@ -232,6 +232,17 @@ def _allowed(finding: ErrorDetails) -> str:
         return text
     hint = nearest(given, re.findall(r"'([^']*)'", str(finding["ctx"]["expected"])))
     return f"{text}; {hint}" if hint.startswith("did you mean") else text
+
+
+def _expected_list(path: Sequence[str]) -> str:
+    """Say how the list at ``path`` is written: tables, numbers or names."""
+    field = _fields(path[:-1])[path[-1]]
+    if _section(field) is not None:
+        return f"expected tables in double brackets, as in [[{'.'.join(path)}]]"
+    names = get_args(get_args(field.annotation)[0])
+    if names and isinstance(names[0], str):
+        return f"expected a list of names, as in [{names[0]!r}]"
+    return "expected a list of numbers, as in [0.5, 0.3]"
 
 
 def _given(data: Mapping[str, Any], path: Sequence[str]) -> str:
@@ -248,11 +259,16 @@ def _given(data: Mapping[str, Any], path: Sequence[str]) -> str:
 
 def _keys(path: Sequence[str]) -> list[str]:
     """List the keys that the section at ``path`` allows."""
+    return list(_fields(path))
+
+
+def _fields(path: Sequence[str]) -> dict[str, FieldInfo]:
+    """Return the keys that the section at ``path`` allows, with what they hold."""
     section: type[BaseModel] | None = Scenario
     for part in path:
         if section is not None and not part.isdigit():
             section = _section(section.model_fields[part])
-    return [] if section is None else list(section.model_fields)
+    return {} if section is None else section.model_fields
 
 
 def _section(field: FieldInfo) -> type[BaseModel] | None:

@@ -51,7 +51,7 @@ def small(tmp_path: Path) -> Path:
         (["disaggregation.enabled=true", "disaggregation.prefill.ep=3"], "ep=3 must divide"),
         (["prefix_cache.kind=instance"], "no hash blocks"),
         (["speculation.draft_tokens=2", "speculation.acceptance=[1.5]"], "speculation.acceptance.0: got 1.5"),
-        (["speculation.draft_tokens=2", "speculation.acceptance=0.5"], "expected a list, as in [0.5, 0.3]"),
+        (["speculation.draft_tokens=2", "speculation.acceptance=0.5"], "expected a list of numbers, as in [0.5, 0.3]"),
         (["speculation.draft_tokens=2"], "speculation.acceptance: is required"),
         (["faults=[{at='1 s', rank=9}]"], "faults.0.rank: got 9; instance 0 has ranks 0 to 3"),
         (["faults=[{at='-1 s'}]"], "must be zero or more"),
