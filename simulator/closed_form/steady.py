@@ -344,7 +344,7 @@ def steady_state(
     # An answer of one token has no time between tokens, and meets any limit on it.
     met = all(limit is None or not value > limit for value, limit in limits)
     rate = state.rate * instances
-    spread = expert_spread(deployment.routing, round(state.batch), _WINDOWS) if state.batch >= 0.5 else (_NAN, _NAN)
+    spread = expert_spread(deployment.routing, round(state.batch), _WINDOWS)
     summary = _summary(state, load, capacity, work, rate, e2el, instances, spread, met=met)
     return summary, breakdown
 

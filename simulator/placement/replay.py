@@ -236,9 +236,11 @@ def expert_spread(routing: RoutingReplay | None, tokens: int, windows: int = 32)
     imbalance : float
         Load of the most loaded slot over the mean slot, mean over layers and windows [1].
     active : float
-        Share of slots that are touched [1]. Both are 1 without routing.
+        Share of slots that are touched [1]. Both are NaN where nothing decodes, and 1 without routing.
     """
-    if routing is None or tokens < 1:
+    if tokens < 1:
+        return float("nan"), float("nan")
+    if routing is None:
         return 1.0, 1.0
     counts = routing.counts("decode", tokens, windows).reshape(-1, routing.placement.slots)
     mean = np.maximum(counts.mean(axis=-1), 1e-12)

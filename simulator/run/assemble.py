@@ -73,7 +73,7 @@ def assemble(plan: RunPlan, run: EngineRun, *, wall: float) -> Result:
         slo=scenario.slo,
         work=Work(flops=sum(each.flops for each in work), memory_bytes=sum(each.memory_bytes for each in work)),
         capacity=_capacity(deployment, plan.devices(window.begin, window.end)),
-        spread=expert_spread(deployment.routing, batch) if batch else (float("nan"), float("nan")),
+        spread=expert_spread(deployment.routing, batch),
         wall=wall,
     )
     certainty = _certainty(scenario, deployment, batch, _mean_context(deployment, run.steps))
