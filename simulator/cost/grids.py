@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from simulator.arrays import FloatArray
 
@@ -56,14 +58,15 @@ class TimeGrid:
         Maps meshed arrays, one per axis, to times of the same shape [s].
     """
 
-    __slots__ = ("_axes", "_logs")
+    __slots__ = ("_array", "_axes", "_logs")
 
     def __init__(self, axes: tuple[LogAxis, ...], price: Callable[..., FloatArray]) -> None:
         mesh = np.meshgrid(*(axis.points for axis in axes), indexing="ij")
         times = np.broadcast_to(price(*mesh), mesh[0].shape)
         self._axes: list[_Axis] = [(a.offset, math.log2(a.low + a.offset), a.per_octave, a.size - 1) for a in axes]
+        self._array: FloatArray = np.log(np.maximum(times, _FLOOR))
         # NOTE: nested lists, because indexing an array for one number is five times slower.
-        self._logs = np.log(np.maximum(times, _FLOOR)).tolist()
+        self._logs = self._array.tolist()
 
     def at(self, *values: float) -> float:
         """Return the time at one point [s]."""
@@ -77,6 +80,19 @@ class TimeGrid:
         """Return the time at one point that :meth:`places` found [s]."""
         blend = _blend(self._logs, places, 0)
         return 0.0 if blend < _NOTHING else math.exp(blend)
+
+    def at_all(self, *values: ArrayLike) -> FloatArray:
+        """Return the times at many points [s]; the values broadcast, and so does the result.
+
+        Notes
+        -----
+        What :meth:`at` returns of each, up to the rounding of the logarithms.
+        """
+        places = [
+            _places(np.asarray(value, dtype=np.float64), axis) for value, axis in zip(values, self._axes, strict=True)
+        ]
+        blended = _blend_all(self._array, places)
+        return np.where(blended < _NOTHING, 0.0, np.exp(blended))
 
     def line(self, value: float) -> TimeLine:
         """Fix the first of two axes at a value."""
@@ -107,6 +123,12 @@ class TimeLine:
         blend = low + share * (high - low)
         return 0.0 if blend < _NOTHING else math.exp(blend)
 
+    def at_all(self, values: ArrayLike) -> FloatArray:
+        """Return the times at many points, shape as theirs [s]."""
+        axis = self._offset, self._first, self._per_octave, self._last
+        blended = _blend_all(np.asarray(self._logs), [_places(np.asarray(values, dtype=np.float64), axis)])
+        return np.where(blended < _NOTHING, 0.0, np.exp(blended))
+
 
 def _place(value: float, axis: _Axis) -> Place:
     offset, first, per_octave, last = axis
@@ -127,3 +149,23 @@ def _blend(table: Any, places: list[Place], depth: int) -> float:
         high = _blend(high, places, depth + 1) if share else low
     blended: float = low + share * (high - low)
     return blended
+
+
+def _places(values: FloatArray, axis: _Axis) -> tuple[NDArray[np.intp], FloatArray]:
+    """Find many values on an axis: as :func:`_place` finds each."""
+    offset, first, per_octave, last = axis
+    places = np.clip((np.log2(np.maximum(values + offset, 1e-9)) - first) * per_octave, 0.0, last)
+    index = np.minimum(places.astype(np.intp), last - 1)
+    return index, places - index
+
+
+def _blend_all(table: FloatArray, places: list[tuple[NDArray[np.intp], FloatArray]]) -> FloatArray:
+    """Blend the corners of the cells around many points, the last axis first."""
+    indices, shares = zip(*places, strict=True)
+    corners = [
+        table[tuple(index + up for index, up in zip(indices, corner, strict=True))]
+        for corner in product((0, 1), repeat=len(places))
+    ]
+    for share in reversed(shares):
+        corners = [low + share * (high - low) for low, high in zip(corners[::2], corners[1::2], strict=True)]
+    return np.asarray(corners[0])

@@ -64,6 +64,28 @@ class ExpertLines:
             line = self._known[tokens] = self._between(tokens)
         return line
 
+    def times(
+        self, tokens: NDArray[np.int64], loads: FloatArray, share: float
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Return what :meth:`ExpertLine.time` returns, of many steps at once; arrays of shape (steps,) [s], [s], [1].
+
+        Parameters
+        ----------
+        tokens : int array, shape (steps,)
+            Tokens of each step over all ranks [tokens].
+        loads : array, shape (steps, layers)
+            Assignments of the most loaded rank at each layer [1].
+        share : float
+            Assignments of the mean rank per token [1].
+        """
+        sizes, where = np.unique(tokens, return_inverse=True)
+        lines = [self.at(size) for size in sizes.tolist()]
+        base, slope = (np.array(each)[where] for each in zip(*((line.base, line.slope) for line in lines), strict=True))
+        mean_loads = tokens * share
+        even = slope * mean_loads
+        hottest, load_means = np.einsum("spl,sl->ps", np.stack([line.weights for line in lines])[where], loads)
+        return base + even, np.maximum(hottest - even, 0.0), load_means / mean_loads
+
     def touched(self, tokens: FloatArray) -> FloatArray:
         """Expert slots of the mean rank that steps of so many tokens over all ranks touch [1]."""
         return np.interp(np.log(np.maximum(tokens, 1.0)), np.log(self._tokens), self._touched)
@@ -105,6 +127,24 @@ class ExpertLine:
         even = self.slope * mean_load
         hottest, load_mean = self.weights.dot(load).tolist()
         return self.base + even, max(hottest - even, 0.0), load_mean / mean_load
+
+    def times(self, loads: FloatArray, mean_load: float) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Return what :meth:`time` returns, of steps of as many tokens that load the ranks in different ways.
+
+        Parameters
+        ----------
+        loads : array, shape (steps, layers)
+            Assignments of the most loaded rank of each step at each layer [1].
+        mean_load : float
+            Assignments of the mean rank [1].
+
+        Returns
+        -------
+        experts, wait, imbalance : array, shape (steps,)
+        """
+        even = self.slope * mean_load
+        hottest, load_mean = self.weights.dot(loads.T)
+        return np.full(len(loads), self.base + even), np.maximum(hottest - even, 0.0), load_mean / mean_load
 
     def layers(self, loads: FloatArray, mean_loads: list[float]) -> tuple[FloatArray, list[float]]:
         """Return the time of the slowest rank at each layer [s], shape (parts, layers), and the imbalance of each part.

@@ -64,3 +64,20 @@ def test_no_work_takes_no_time() -> None:
 def test_a_single_time_may_serve_the_whole_grid() -> None:
     grid = TimeGrid((BATCH, CONTEXT), lambda *_: np.array(3e-6))
     assert grid.at(17.0, 4000.0) == pytest.approx(3e-6)
+
+
+@given(points=st.lists(st.tuples(st.floats(0.1, 1000), st.floats(0, 100_000)), min_size=1, max_size=8))
+def test_many_points_looked_up_at_once_take_the_times_of_each(points: list[tuple[float, float]]) -> None:
+    grid = TimeGrid((BATCH, CONTEXT), lambda b, c: np.where(b < 2, 0.0, 1e-5 + 1e-8 * b * c))
+    batch, context = np.array(points).T
+    assert grid.at_all(batch, context) == pytest.approx([grid.at(*point) for point in points], rel=1e-12)
+    line = grid.line(7.0)
+    assert line.at_all(context) == pytest.approx([line.at(each) for each in context.tolist()], rel=1e-12)
+
+
+def test_points_on_three_axes_broadcast() -> None:
+    grid = TimeGrid(
+        (BATCH, LogAxis(low=1, high=64, per_octave=1), CONTEXT), lambda b, n, c: 1e-6 * b * n**0.5 * (c + 128)
+    )
+    found = grid.at_all(np.array([[3.0], [500.0]]), np.array([1.0, 8.0, 100.0]), 700.0)
+    assert found == pytest.approx(np.array([[grid.at(b, n, 700.0) for n in (1.0, 8.0, 100.0)] for b in (3.0, 500.0)]))

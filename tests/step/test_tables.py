@@ -265,3 +265,15 @@ def test_the_host_takes_its_time_per_step_per_request_and_for_launches_that_it_c
     long = timer.time(Step(prompts=2, new=4000).work(1))
     assert long.duration - long.gap > host
     assert long.gap == pytest.approx(fixed + 2 * each)
+
+
+def test_experts_of_many_steps_timed_at_once_take_the_times_of_each() -> None:
+    d = deployment("deepseek-v3")
+    assert d.routing is not None
+    lines, share = d.tables.experts["decode"], d.routing.mean_load
+    tokens = np.array([64, 100, 64, 900])
+    loads = np.stack([d.routing.decode.load(2 * n, n).max(axis=0) for n in tokens.tolist()]).astype(np.float64)
+    each = [lines.at(n).time(load, n * share) for n, load in zip(tokens.tolist(), loads, strict=True)]
+    assert np.transpose(lines.times(tokens, loads, share)) == pytest.approx(np.array(each), rel=1e-12)
+    alike = lines.at(64).times(loads[[0, 2]], 64 * share)
+    assert np.transpose(alike) == pytest.approx(np.array(each)[[0, 2]], rel=1e-12)
