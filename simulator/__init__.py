@@ -10,8 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from simulator.api import check, estimate, explain, simulate
+    from simulator.api import check, estimate, estimate_many, explain, simulate
     from simulator.errors import InfeasibleScenario, MoesimError, ProfileError, ScenarioError, WorkloadError
+    from simulator.results.sweep import Sweep
     from simulator.results.values import Distribution, Estimate, Explanation, Finding, Result, Summary
     from simulator.scenario import Scenario
 
@@ -28,9 +29,11 @@ _HOMES = {
     "Scenario": "simulator.scenario",
     "ScenarioError": "simulator.errors",
     "Summary": "simulator.results.values",
+    "Sweep": "simulator.results.sweep",
     "WorkloadError": "simulator.errors",
     "check": "simulator.api",
     "estimate": "simulator.api",
+    "estimate_many": "simulator.api",
     "explain": "simulator.api",
     "simulate": "simulator.api",
 }
@@ -47,9 +50,11 @@ __all__ = [
     "Scenario",
     "ScenarioError",
     "Summary",
+    "Sweep",
     "WorkloadError",
     "check",
     "estimate",
+    "estimate_many",
     "explain",
     "simulate",
 ]
