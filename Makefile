@@ -2,7 +2,7 @@
 #
 #   make demo     simulate one preset and write the result to out/demo
 #   make test     lint, types, layers and tests
-#   make bench    measure the simulator itself; writes benchmarks/results.json
+#   make bench    measure the simulator itself; writes benchmarks/results.json and history.jsonl
 #   make docs     build the documentation into site/
 #   make lock     renew uv.lock after a change of pyproject.toml
 
