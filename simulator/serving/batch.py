@@ -29,6 +29,8 @@ class Batch:
         Tokens that a request has gained which decoded in all of them [tokens].
     rows, sequences : list of int
         Requests that decode on each rank, and those that hold KV cache there, prompts included [1].
+    most_rows : int
+        Requests that decode on the rank with most of them [1].
     running, held : int
         Requests that decode on all ranks, and those that hold KV cache [1].
     prompts : int
@@ -40,12 +42,13 @@ class Batch:
         "_contexts",
         "_gain",
         "_gains",
-        "_most",
         "_origin",
         "_origin_total",
         "_prompts",
+        "_ranks_with",
         "held",
         "index",
+        "most_rows",
         "position",
         "prompts",
         "rows",
@@ -68,8 +71,10 @@ class Batch:
         kind = np.int64 if isinstance(self._gain, int) else np.float64
         self._contexts: NDArray[Any] = np.zeros(dp, dtype=kind)
         self._gains: NDArray[Any] = np.zeros(dp, dtype=kind)
-        self._most: int | None = 0
         self._alone = dp == 1
+        # How many ranks have so many requests that decode, and the most that one has.
+        self._ranks_with = [dp]
+        self.most_rows = 0
 
     def step(self) -> None:
         """Let every request that decodes gain its tokens."""
@@ -80,22 +85,37 @@ class Batch:
 
     def admit(self, rank: int, prompt: int) -> None:
         """Reserve KV cache for a prompt."""
-        self._reserve(rank, prompt, 1)
+        self._prompts[rank] += prompt
+        self.prompts += prompt
+        self.sequences[rank] += 1
+        self.held += 1
 
     def drop(self, rank: int, prompt: int) -> None:
         """Give the KV cache of an uncomputed prompt back."""
-        self._reserve(rank, -prompt, -1)
+        self._prompts[rank] -= prompt
+        self.prompts -= prompt
+        self.sequences[rank] -= 1
+        self.held -= 1
 
     def join(self, rank: int, prompt: int) -> None:
         """Let a request decode whose prompt is computed."""
-        self._reserve(rank, -prompt, 0)
-        self._move(rank, prompt, 1)
+        self._prompts[rank] -= prompt
+        self.prompts -= prompt
+        rows = self.rows[rank] + 1
+        if rows > self.most_rows:
+            self.most_rows = rows
+            if rows == len(self._ranks_with):
+                self._ranks_with.append(0)
+        self._move(rank, prompt, rows, 1)
 
     def leave(self, rank: int, tokens: float) -> None:
         """Take out a request that decodes and holds so many tokens."""
         self.sequences[rank] -= 1
         self.held -= 1
-        self._move(rank, -tokens, -1)
+        rows = self.rows[rank]
+        self._move(rank, -tokens, rows - 1, -1)
+        if rows == self.most_rows and not self._ranks_with[rows]:
+            self.most_rows = rows - 1
 
     def hold(self, rank: int) -> None:
         """Take back the last step of a request of a rank, which decodes and did not go in it."""
@@ -104,29 +124,17 @@ class Batch:
         if not self._alone:
             self._contexts[rank] -= self._gain
 
-    def _reserve(self, rank: int, prompt: int, sequences: int) -> None:
-        self._prompts[rank] += prompt
-        self.prompts += prompt
-        self.sequences[rank] += sequences
-        self.held += sequences
-
-    def _move(self, rank: int, tokens: float, rows: int) -> None:
-        origin = tokens - rows * self.position
+    def _move(self, rank: int, tokens: float, rows: int, more: int) -> None:
+        origin = tokens - more * self.position
         self._origin[rank] += origin
         self._origin_total += origin
-        self.rows[rank] += rows
-        self.running += rows
-        self._most = None
+        self._ranks_with[rows - more] -= 1
+        self._ranks_with[rows] += 1
+        self.rows[rank] = rows
+        self.running += more
         if not self._alone:
             self._contexts[rank] += tokens
-            self._gains[rank] = self.rows[rank] * self._gain
-
-    @property
-    def most_rows(self) -> int:
-        """Requests that decode on the rank with most of them [1]."""
-        if self._most is None:
-            self._most = max(self.rows)
-        return self._most
+            self._gains[rank] = rows * self._gain
 
     @property
     def context(self) -> float:

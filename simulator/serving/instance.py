@@ -114,7 +114,6 @@ class Instance:
         dp = limits.dp
         self.loads = RankLoads(dp)
         self._scheduler = SCHEDULERS[limits.scheduler](run_state, limits, timer)
-        self._prompts = PromptQueues(limits, run_state.state, self._fits, self._admit)
         # Requests whose prompt was computed elsewhere, and what occurs when there is memory for them.
         self._arriving: list[deque[tuple[int, Notice]]] = [deque() for _ in range(dp)]
         # Requests whose KV cache is on its way out or in, by request, and those that have just arrived.
@@ -122,12 +121,14 @@ class Instance:
         self._landed: list[int] = []
         self._batch = Batch(dp, limits.accepted_per_step)
         self.kv = KVPool(limits, self._batch, run_state)
+        self._prompts = PromptQueues(limits, run_state.state, self.kv.fits, self._admit)
         self._pools = limits.pool * dp
         self._order: list[list[int]] = [[] for _ in range(dp)]
         self._queued = 0
         self._finish_at: dict[int, list[int]] = {}
-        # Decode step before which the memory of no rank can run out.
+        # Decode step before which the memory of no rank can run out, and ranks that have taken more on since.
         self._check_at = _LONGEST_WITHOUT_LOOK
+        self._fuller: set[int] = set()
         self._out = TokensOut(run_state, limits.delivery_steps)
         self._stall = 0.0
         self._halted = self._stepping = False
@@ -142,7 +143,8 @@ class Instance:
     def submit(self, request: int) -> None:
         """Queue a request whose prompt is to be computed here."""
         self._prompts.add(self._take_on(request), request)
-        self._rouse()
+        if self._wake is not None:
+            self._rouse()
 
     def reserve(self, request: int) -> simpy.Event:
         """Queue a request whose prompt was computed elsewhere; the event brings its rank once that has memory."""
@@ -307,6 +309,8 @@ class Instance:
             if batch.index >= self._check_at:
                 self._make_room()
             plan = next_step(prompts, batch, limits)
+            if self._fuller:
+                self._look_ahead()
             if plan is NOTHING:
                 # Everything that waits needs memory that requests on their way out still hold.
                 yield from self._sleep()
@@ -337,8 +341,7 @@ class Instance:
             if decodes:
                 self._decode(now, plan.held)
             if chunks:
-                for chunk in chunks:
-                    self._advance_prompt(chunk, now)
+                self._advance_prompts(chunks, now)
             if out.late:
                 self._deliver(now)
 
@@ -357,31 +360,30 @@ class Instance:
         self._wake = None
 
     def _admit(self, rank: int, request: int) -> int:
-        """Reserve KV memory for a request, look again before its rank could run out, and return what is cached."""
-        batch, state = self._batch, self._state
+        """Reserve KV memory for a request, and return what of its prompt is cached [tokens]."""
+        state, records = self._state, self._records
         prompt = state.prompt[request]
         cached = self.kv.admit(rank, request, prompt, state.output[request])
-        self._check_at = min(self._check_at, batch.index + int(self.kv.steps_left(rank)) - 1)
-        if math.isnan(self._records.admitted[request]):
-            self._records.admitted[request] = self.env.now
-            self._records.cached[request] = cached
-        if request in state.swapped:
+        self._fuller.add(rank)
+        if math.isnan(records.admitted[request]):
+            records.admitted[request] = self.env.now
+            records.cached[request] = cached
+        if state.swapped and request in state.swapped:
             state.swapped.discard(request)
             self.stall(self.kv.swap_time(prompt))
             cached = prompt - 1
         return cached
 
-    def _fits(self, rank: int, request: int) -> bool:
-        """Whether a request fits the batch of a rank and its KV pool."""
-        state = self._state
-        if self._batch.sequences[rank] >= self.limits.max_running:
-            return False
-        return self.kv.fits(rank, request, state.prompt[request], state.output[request])
+    def _look_ahead(self) -> None:
+        """Tell when the memory of ranks that have taken requests on could run out."""
+        for rank in self._fuller:
+            self._check_at = min(self._check_at, self._batch.index + int(self.kv.steps_left(rank)) - 1)
+        self._fuller.clear()
 
     def _reserve(self, rank: int) -> None:
         """Take memory for requests that come from elsewhere, in order, as far as it goes."""
         arriving = self._arriving[rank]
-        while arriving and self._fits(rank, arriving[0][0]):
+        while arriving and self.kv.fits(rank, arriving[0][0]):
             request, reserved = arriving.popleft()
             self._queued -= 1
             self._admit(rank, request)
@@ -412,32 +414,38 @@ class Instance:
             if self._state.due[request] == batch.index:
                 self._finish(request, now)
 
-    def _advance_prompt(self, chunk: Chunk, now: float) -> None:
-        """Finish a chunk; the last of a prompt emits a token, and the request joins the batch or moves on."""
-        request, rank, state = chunk.request, chunk.rank, self._state
-        if chunk.prefix + chunk.tokens < state.prompt[request]:
-            return
-        self._prompts.finish(rank, request)
-        self.kv.computed(rank, request)
-        if self.role == "prefill" and state.output[request] - state.generated[request] > 1:
-            self._moving[request] = rank
-            self.loads.add(rank, -1)
-            self._listener.on_prompt(request, self, rank)
-            return
-        self._out.emit(request, now)
-        self._join(request, rank)
+    def _advance_prompts(self, chunks: Sequence[Chunk], now: float) -> None:
+        """Finish chunks; the last of a prompt emits a token, and the request joins the batch or moves on."""
+        state, kv, prompts = self._state, self.kv, self._prompts
+        for chunk in chunks:
+            request, rank = chunk.request, chunk.rank
+            if chunk.prefix + chunk.tokens < state.prompt[request]:
+                continue
+            prompts.finish(rank, request)
+            if kv.caches:
+                kv.computed(rank, request)
+            if self.role == "prefill" and state.output[request] - state.generated[request] > 1:
+                self._moving[request] = rank
+                self.loads.add(rank, -1)
+                self._listener.on_prompt(request, self, rank)
+                continue
+            self._out.emit(request, now)
+            self._join(request, rank)
 
     def _join(self, request: int, rank: int) -> None:
         """Let a request decode whose prompt is in the KV cache; one that needs no further token ends."""
         state, batch = self._state, self._batch
         steps = state.steps_left(request)
         state.joined[request] = batch.index
-        state.due[request] = batch.index + steps
+        due = state.due[request] = batch.index + steps
         batch.join(rank, state.prompt[request])
         if steps == 0:
             self._finish(request, self.env.now)
             return
-        self._finish_at.setdefault(batch.index + steps, []).append(request)
+        if due in self._finish_at:
+            self._finish_at[due].append(request)
+        else:
+            self._finish_at[due] = [request]
         order = self._order[rank]
         order.append(request)
         if len(order) > 64 + 4 * batch.rows[rank]:
@@ -454,7 +462,8 @@ class Instance:
         prompt, steps = state.prompt[request], batch.index - state.joined[request]
         state.due[request] = -1
         batch.leave(rank, prompt + steps * self.limits.accepted_per_step)
-        self.kv.release(rank, request, prompt, state.output[request])
+        if not self.kv.plain:
+            self.kv.release(rank, request, prompt, state.output[request])
         return steps
 
     def _look_again(self, rank: int) -> None:
@@ -466,7 +475,8 @@ class Instance:
 
     def _finish(self, request: int, now: float) -> None:
         self._leave(request)
-        self._look_again(self._records.rank[request])
+        if self._prompts.waiting or self._queued:
+            self._look_again(self._records.rank[request])
         if self._out.end(request):
             self._answer(request, now)
 

@@ -20,13 +20,22 @@ class KVPool:
     batch : Batch
         The tokens that requests hold by rank.
     run_state : RunState
-        The hash blocks of the prompts, where prefixes are cached.
+        The requests, and the hash blocks of their prompts where prefixes are cached.
+
+    Attributes
+    ----------
+    caches : list of PrefixCache
+        The prefix cache of each rank; empty where prefixes are not cached.
+    plain : bool
+        Whether requests take nothing but what the batch counts: no prefixes are shared, nothing is reserved.
     """
 
-    __slots__ = ("_batch", "_blocks", "_full", "_held", "_limits", "_run_state", "_shared", "caches")
+    __slots__ = ("_batch", "_blocks", "_full", "_held", "_limits", "_run_state", "_shared", "_state", "caches", "plain")
 
     def __init__(self, limits: Limits, batch: Batch, run_state: RunState) -> None:
         self._limits, self._batch, self._run_state, self._blocks = limits, batch, run_state, run_state.blocks
+        self._state = run_state.state
+        self.plain = run_state.blocks is None and not limits.reserved_output
         self._full = [0.0] * limits.dp
         # Tokens that requests count as theirs but that lie in the prefix cache, by rank, and blocks by request.
         self._shared = [0] * limits.dp
@@ -55,28 +64,29 @@ class KVPool:
         tokens = self._batch.tokens_on(rank)
         return tokens - self._shared[rank] + self.caches[rank].held_tokens if self.caches else tokens
 
-    def fits(self, rank: int, request: int, prompt: int, output: int) -> bool:
-        """Whether a rank has memory for a further request, beside what every sequence decodes next.
-
-        Parameters
-        ----------
-        rank : int
-            Which rank.
-        request : int
-            Which request, for its hash blocks.
-        prompt, output : int
-            Tokens of its prompt, and of its answer [tokens].
-        """
+    def fits(self, rank: int, request: int) -> bool:
+        """Whether a rank has a place and memory for a further request, beside what every sequence decodes next."""
         limits, batch = self._limits, self._batch
         sequences = batch.sequences[rank] + 1
-        tokens = self._tokens(rank) + prompt + sequences * limits.accepted_per_step
-        if limits.reserved_output:
-            tokens = max(tokens, self._full[rank] + prompt + limits.reserved_output * output)
+        if sequences > limits.max_running:
+            return False
+        prompt = self._state.prompt[request]
+        tokens = (self._tokens(rank) if self.caches else batch.tokens_on(rank)) + prompt
+        tokens += sequences * limits.accepted_per_step
+        if not self.plain:
+            tokens = self._beyond(rank, request, prompt, tokens)
+        return tokens * limits.kv_per_token + sequences * limits.kv_per_sequence <= limits.pool
+
+    def _beyond(self, rank: int, request: int, prompt: int, tokens: float) -> float:
+        """Tokens that a rank has to have room for with a further request, with what is reserved and shared [tokens]."""
+        reserved = self._limits.reserved_output
+        if reserved:
+            tokens = max(tokens, self._full[rank] + prompt + reserved * self._state.output[request])
         if self._blocks is not None:
             # What others hold already is not taken twice.
             cache = self.caches[rank]
             tokens -= cache.match_held(self._blocks[request]) * cache.block_tokens
-        return tokens * limits.kv_per_token + sequences * limits.kv_per_sequence <= limits.pool
+        return tokens
 
     def match(self, rank: int, request: int, prompt: int) -> int:
         """Tokens of a prompt that need not be computed on a rank; its last token always is [tokens]."""
@@ -97,8 +107,10 @@ class KVPool:
         prompt, output : int
             Tokens of its prompt, and of its answer [tokens].
         """
-        self._full[rank] += prompt + self._limits.reserved_output * output
         self._batch.admit(rank, prompt)
+        if self.plain:
+            return 0
+        self._full[rank] += prompt + self._limits.reserved_output * output
         if self._blocks is None:
             return 0
         cache = self.caches[rank]
@@ -134,6 +146,8 @@ class KVPool:
         prompt, output : int
             Tokens of its prompt, and of its answer [tokens].
         """
+        if self.plain:
+            return
         self._full[rank] -= prompt + self._limits.reserved_output * output
         if self._blocks is not None:
             cache, blocks = self.caches[rank], self._held.pop(request)

@@ -63,10 +63,13 @@ class PromptQueues:
     def add(self, rank: int, request: int) -> None:
         """Queue a request behind all that are as urgent."""
         waiting, priority = self._waiting[rank], self._state.priority
-        place = len(waiting)
-        while priority is not None and place and priority[waiting[place - 1]] > priority[request]:
-            place -= 1
-        waiting.insert(place, request)
+        if priority is None:
+            waiting.append(request)
+        else:
+            place = len(waiting)
+            while place and priority[waiting[place - 1]] > priority[request]:
+                place -= 1
+            waiting.insert(place, request)
         self.open.add(rank)
         self.waiting += 1
         self.unfinished += 1
@@ -87,30 +90,40 @@ class PromptQueues:
         self.open.add(rank)
         return True
 
-    def chunks(self, rows: Sequence[int]) -> list[Chunk]:
+    def chunks(self, rows: Sequence[int] = (), query_tokens: int = 1) -> list[Chunk]:
         """Give every open rank prompt tokens within its budget, admitting waiting requests that fit.
 
         Parameters
         ----------
         rows : sequence of int
-            Decoded tokens that share the step, by rank [tokens].
+            Requests that decode in the step, by rank; nobody where empty [1].
+        query_tokens : int
+            Tokens that each of them has in it [tokens].
         """
         chunks: list[Chunk] = []
-        for rank in sorted(self.open):
-            budget = self._limits.token_budget - rows[rank]
+        prompt, chunked = self._state.prompt, self._limits.chunked
+        for rank in sorted(self.open) if len(self.open) > 1 else tuple(self.open):
+            budget = self._limits.token_budget - (rows[rank] * query_tokens if rows else 0)
             computing, waiting = self._computing[rank], self._waiting[rank]
             before = len(chunks)
             for item in computing:
                 budget -= self._take(chunks, rank, item, budget)
-            while budget > 0 and waiting and self._in_one_piece(waiting[0], budget, fresh=len(chunks) == before):
+            while budget > 0 and waiting:
                 request = waiting[0]
+                if not (chunked or self._in_one_piece(request, budget, fresh=len(chunks) == before)):
+                    break
                 if not self._fits(rank, request):
                     break
                 waiting.popleft()
                 self.waiting -= 1
-                item = [request, self._admit(rank, request)]
-                computing.append(item)
-                budget -= self._take(chunks, rank, item, budget)
+                done = self._admit(rank, request)
+                # NOTE: as _take does; most prompts begin and end here.
+                tokens = prompt[request] - done
+                if tokens > budget:
+                    tokens = budget
+                computing.append([request, done + tokens])
+                chunks.append(Chunk(rank, request, tokens, done))
+                budget -= tokens
             if not computing:
                 # Nothing fits, or nothing waits: look again when a request ends or arrives.
                 self.open.discard(rank)
@@ -142,8 +155,8 @@ class PromptQueues:
         return chunks
 
     def _in_one_piece(self, request: int, budget: int, *, fresh: bool) -> bool:
-        """Whether a prompt goes into a step whole, where it must; one longer than a whole step is split anyway."""
-        if self._limits.chunked or self._state.prompt[request] <= budget:
+        """Whether a prompt that must goes into a step whole; one longer than a whole step is split anyway."""
+        if self._state.prompt[request] <= budget:
             return True
         return fresh and budget >= self._limits.token_budget
 

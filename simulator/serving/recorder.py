@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from simulator.arrays import FloatArray
 
-_FLUSH = 8192
-
 
 class ColumnRecorder:
     """Collects rows of numbers and packs them, so that memory grows by 8 bytes a number and no more.
@@ -23,29 +21,21 @@ class ColumnRecorder:
         Names of the columns; every row has one number for each.
     """
 
-    __slots__ = ("_blocks", "_columns", "_pack", "_rows")
+    __slots__ = ("_columns", "_pack", "_packed")
 
     def __init__(self, columns: tuple[str, ...]) -> None:
         self._columns = columns
         self._pack = Struct(f"{len(columns)}d").pack
-        self._rows: list[bytes] = []
-        self._blocks: list[bytes] = []
+        # NOTE: packed row by row, because a list of tuples of floats takes twice as long to make into an array.
+        self._packed = bytearray()
 
     def add(self, row: tuple[float, ...]) -> None:
         """Append one row."""
-        # NOTE: packed row by row, because a list of tuples of floats takes twice as long to make into an array.
-        self._rows.append(self._pack(*row))
-        if len(self._rows) >= _FLUSH:
-            self._flush()
-
-    def _flush(self) -> None:
-        self._blocks.append(b"".join(self._rows))
-        self._rows.clear()
+        self._packed += self._pack(*row)
 
     def arrays(self) -> dict[str, FloatArray]:
-        """Return one array per column, rows in the order of their recording."""
-        self._flush()
-        table = np.frombuffer(bytearray().join(self._blocks)).reshape(-1, len(self._columns))
+        """Return one array per column, rows in the order of their recording; nothing can be added afterwards."""
+        table = np.frombuffer(self._packed).reshape(-1, len(self._columns))
         return {name: table[:, index] for index, name in enumerate(self._columns)}
 
 

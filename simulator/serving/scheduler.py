@@ -28,7 +28,7 @@ class Mixed:
     def next_step(self, queues: PromptQueues, batch: Batch, limits: Limits) -> StepPlan:
         """Let all that run decode, and give prompts what is left of the budget."""
         if queues.open:
-            chunks = queues.chunks([rows * limits.query_tokens for rows in batch.rows])
+            chunks = queues.chunks(batch.rows, limits.query_tokens)
             if chunks:
                 return StepPlan(chunks, decodes=batch.running > 0)
         return DECODE if batch.running else NOTHING
@@ -37,10 +37,10 @@ class Mixed:
 class PrefillFirst:
     """Prompts that wait and fit are computed in steps of their own, during which nobody decodes."""
 
-    def next_step(self, queues: PromptQueues, batch: Batch, limits: Limits) -> StepPlan:
+    def next_step(self, queues: PromptQueues, batch: Batch, limits: Limits) -> StepPlan:  # noqa: ARG002
         """Give prompts the whole budget; decode only where there are none."""
         if queues.open:
-            chunks = queues.chunks([0] * limits.dp)
+            chunks = queues.chunks()
             if chunks:
                 return StepPlan(chunks, decodes=False)
         return DECODE if batch.running else NOTHING
