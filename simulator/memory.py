@@ -47,7 +47,8 @@ def weight_bytes_per_device(model: ModelSpec, split: Parallelism, expert_slots: 
 
     Attention, dense FFN and shared experts are split over ``tp``, routed experts over ``ep * etp`` with redundant
     slots counted, layers over ``pp``. Embedding and LM head are split over ``tp`` on one stage. The router and the
-    norms are on every device. Key and value heads that are fewer than ``tp`` are repeated.
+    norms are on every device. Key and value heads that are fewer than ``tp`` are repeated. Encoders are split over
+    ``tp`` on the first stage.
     """
     parts = weight_bytes(model)
     slots = 1.0
@@ -59,8 +60,8 @@ def weight_bytes_per_device(model: ModelSpec, split: Parallelism, expert_slots: 
         + parts["router"]
         + parts["norms"]
     )
-    ends = (parts["embedding"] + parts["lm_head"]) / split.tp
-    return layers / split.pp + (ends if split.pp == 1 else max(parts["embedding"], parts["lm_head"]) / split.tp)
+    first, last = parts["embedding"] + parts["encoders"], parts["lm_head"]
+    return layers / split.pp + (first + last if split.pp == 1 else max(first, last)) / split.tp
 
 
 def kv_geometry(model: ModelSpec, split: Parallelism) -> tuple[float, float]:

@@ -95,6 +95,8 @@ def _print_model(out: Console, document: Row) -> None:
         )
     out.print(parts)
     flops, context = document["flops_per_token"], document["flops_context"]
+    for warning in document["warnings"]:
+        out.print(f"warning: {warning}", style="yellow", markup=False)
     out.print(
         pairs(
             [

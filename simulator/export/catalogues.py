@@ -199,7 +199,7 @@ def _show_model(name: str, _profiles: Path | None) -> Row:
         active_parameters(model, mtp=True),
         weight_bytes(model, mtp=True),
     )
-    plain = dataclasses.replace(model, layers=())
+    plain = dataclasses.replace(model, layers=(), notes=())
     return {
         "kind": "model",
         "name": model.name,
@@ -220,6 +220,7 @@ def _show_model(name: str, _profiles: Path | None) -> Row:
             phase: sum(flops_per_token(model, phase=phase, context=CONTEXT).values()) for phase in ("prefill", "decode")
         },
         "flops_context": CONTEXT,
+        "warnings": list(model.notes),
     }
 
 

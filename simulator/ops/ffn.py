@@ -50,14 +50,18 @@ def moe_ops(c: StepContext, moe: MoE, count: int, expert_counts: FloatArray | No
     """
     split, dtypes, hidden = c.split, c.model.dtypes, c.model.hidden
     yield from in_block("router", _router_ops(c, moe, count))
+    if moe.latent:
+        yield from in_block("shared", [gemm("latent_down", count, c.tokens, moe.latent, hidden, dtypes.shared)])
     yield from in_block("dispatch", _exchange(c, moe, count, "dispatch"))
     yield routed_experts(c, moe, count, expert_counts)
     if moe.shared_intermediate:
         sharded = moe.shared_intermediate / split.tp
-        ffn = _gated_ffn(c, "shared_experts", count, c.tokens, sharded, moe.matrices, dtypes.experts)
+        ffn = _gated_ffn(c, "shared_experts", count, c.tokens, sharded, moe.matrices, dtypes.shared)
         yield from in_block("shared", ffn)
         yield from in_block("shared", [small("add_shared", count, c.tokens, c.tokens * hidden * 2 * 3)])
     yield from in_block("combine", _exchange(c, moe, count, "combine"))
+    if moe.latent:
+        yield from in_block("shared", [gemm("latent_up", count, c.tokens, hidden, moe.latent, dtypes.shared)])
     yield from in_block("router", all_reduce(c, "moe_all_reduce", count, split.tp, c.tokens))
 
 
@@ -75,7 +79,7 @@ def routed_experts(c: StepContext, moe: MoE, count: int, expert_counts: FloatArr
     expert_counts : array or None
         As for :func:`~simulator.ops.build.build_ops`.
     """
-    split, dtypes, hidden = c.split, c.model.dtypes, c.model.hidden
+    split, dtypes, hidden = c.split, c.model.dtypes, moe.latent or c.model.hidden
     active = moe.top_k * moe.num_experts / (moe.num_experts + moe.null_experts)
     assignments = c.group_tokens * active / split.ep
     block = BLOCK_ELEMENTS.get(dtypes.experts, 1)
@@ -126,7 +130,7 @@ def _router_ops(c: StepContext, moe: MoE, count: int) -> Iterator[Op]:
 
 def _exchange(c: StepContext, moe: MoE, count: int, way: Way) -> Iterator[Op]:
     """Tokens to their experts and back, where data-parallel ranks hold different tokens."""
-    split, hidden = c.split, c.model.hidden
+    split, hidden = c.split, moe.latent or c.model.hidden
     if not split.exchanges_tokens:
         return
     exchange = c.stack.exchange_for(c.phase)

@@ -194,7 +194,7 @@ def _certainty(scenario: Scenario, deployment: Deployment, batch: int, context: 
 
 def _warnings(trace: RequestTrace, deployment: Deployment, certainty: Certainty) -> tuple[str, ...]:
     beyond = [f"extrapolated: {family} runs beyond the shapes it was measured on" for family in certainty.beyond]
-    return (*trace.notes, *deployment.warnings, *beyond)
+    return (*deployment.model.notes, *trace.notes, *deployment.warnings, *beyond)
 
 
 def _unused(scenario: Scenario, trace: RequestTrace, end: float) -> tuple[str, ...]:

@@ -52,6 +52,7 @@ def check(scenario: Scenario) -> tuple[Finding, ...]:
     stack = _try(findings, "stack", lambda: customised(scenario.stack))
     requests = _try(findings, "requests", lambda: scenario_requests(scenario.requests, scenario.seed))
     if model is not None:
+        findings.extend(Finding(level="warning", where="model", message=note) for note in model.notes)
         _try(findings, "routing", lambda: scenario_routing(scenario.routing, model, scenario.seed))
         scales = asks(scenario, "elastic")
         slots = _try(findings, "model", lambda: expert_slots(model, _placed(scenario, model)))

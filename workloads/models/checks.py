@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from hardware_profiles.errors import nearest
 from workloads.errors import ModelError
 from workloads.models.dtypes import DTYPE_BYTES
-from workloads.models.spec import Layer, ModelSpec, MoE
+from workloads.models.sizes import part_dtypes
+from workloads.models.spec import DTypes, Layer, ModelSpec, MoE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +25,8 @@ _MAY_BE_ZERO = {
     "index_heads",
     "index_head_dim",
     "index_top_k",
+    "latent",
+    "encoders",
 }
 
 
@@ -45,13 +48,25 @@ def check(spec: ModelSpec) -> list[str]:
         problems += [where + problem for problem in _layer_problems(layer)]
     for field in dataclasses.fields(spec.dtypes):
         dtype = getattr(spec.dtypes, field.name)
-        if dtype not in DTYPE_BYTES:
+        if field.name == "stored":
+            problems += _stored_problems(dtype)
+        elif dtype not in DTYPE_BYTES and (field.name != "shared_experts" or dtype is not None):
             problems.append(f"dtypes.{field.name} = {dtype!r}; {nearest(str(dtype), DTYPE_BYTES)}")
     for name in ("published_total", "published_active"):
         value = getattr(spec, name)
         if value is not None and not 0 < value < float("inf"):
             problems.append(f"{name} = {value}; expected a positive number")
     return problems
+
+
+def _stored_problems(stored: tuple[tuple[str, float], ...]) -> Iterator[str]:
+    """Say which parts are unknown, or stored in a size that no format has."""
+    parts = part_dtypes(DTypes())
+    for part, size in stored:
+        if part not in parts:
+            yield f"dtypes.stored: unknown part {part!r}; {nearest(str(part), parts)}"
+        elif isinstance(size, bool) or not isinstance(size, (int, float)) or not 0 < size <= 4:
+            yield f"dtypes.stored.{part} = {size!r}; expected bytes per element, above 0 and at most 4"
 
 
 def checked(spec: ModelSpec, where: str) -> ModelSpec:

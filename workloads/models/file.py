@@ -35,7 +35,7 @@ _PUBLISHED = {
 }
 # Keys that describe the file's place in a library, not the model; `note` and published.source are for the reader.
 _LIBRARY_KEYS = ("base", "aliases", "variants", "note")
-_PLAIN_KEYS = ("name", "hidden", "vocab", "tied_embeddings", "mtp_layers", "max_context", "source")
+_PLAIN_KEYS = ("name", "hidden", "vocab", "tied_embeddings", "mtp_layers", "encoders", "max_context", "source")
 _TABLE_KEYS = ("published", "dtypes", "attention", "ffn", "layers")
 # Longest repeating pattern of layers that the writer looks for.
 _LONGEST_PATTERN = 16
@@ -68,9 +68,15 @@ def spec_from_table(table: Mapping[str, Any], where: str) -> ModelSpec:
     for key, field in _PUBLISHED.items():
         if key in published:
             fields[field] = published[key]
-    fields["dtypes"] = _build(DTypes, _subtable(table, "dtypes", where), f"{where}: dtypes")
+    fields["dtypes"] = _dtypes(_subtable(table, "dtypes", where), f"{where}: dtypes")
     fields["layers"] = _layers(table, where)
     return checked(_build(ModelSpec, fields, where), where)
+
+
+def _dtypes(table: Mapping[str, Any], where: str) -> DTypes:
+    """Build the dtypes; ``stored`` is a table of bytes per element by part."""
+    stored = tuple(sorted(_subtable(table, "stored", where).items()))
+    return _build(DTypes, {**table, "stored": stored}, where)
 
 
 def _layers(table: Mapping[str, Any], where: str) -> tuple[Layer, ...]:
@@ -170,6 +176,7 @@ def _check_type(value: object, annotation: str, where: str) -> None:
         "bool": (bool,),
         "str": (str,),
         "DType": (str,),
+        "DType | None": (str, type(None)),
         "float | None": (int, float, type(None)),
     }
     kinds = expected.get(annotation)
@@ -190,7 +197,7 @@ def spec_to_table(spec: ModelSpec) -> dict[str, Any]:
     if published := {key: given[field] for key, field in _PUBLISHED.items() if field in given}:
         table["published"] = published
     if dtypes := _given(spec.dtypes):
-        table["dtypes"] = dtypes
+        table["dtypes"] = dtypes | ({"stored": dict(spec.dtypes.stored)} if spec.dtypes.stored else {})
     mixers: dict[Attention | None, str] = _names([layer.attention for layer in spec.layers], MIXERS)
     blocks: dict[FFN | None, str] = _names([layer.ffn for layer in spec.layers], _FFN)
     table["attention"] = {name: _describe(mixer, MIXERS) for mixer, name in mixers.items() if mixer is not None}

@@ -104,7 +104,7 @@ def with_dtypes(
     weights : str, optional
         Dtype of attention, experts and dense FFNs at once; embedding, LM head, router and norms stay as they are.
     attention, experts, dense_ffn, embedding, kv_cache : str, optional
-        Dtype of one part; goes before ``weights``.
+        Dtype of one part; goes before ``weights``. Shared experts follow the routed ones.
 
     Returns
     -------
@@ -119,6 +119,12 @@ def with_dtypes(
     parts = {"attention": attention, "experts": experts, "dense_ffn": dense_ffn}
     parts = {part: dtype or weights for part, dtype in parts.items()} | {"embedding": embedding, "kv_cache": kv_cache}
     changes: dict[str, Any] = {part: dtype for part, dtype in parts.items() if dtype is not None}
+    # What is quantised anew is no longer stored as the file said.
+    anew = {"routed_experts" if part == "experts" else part for part in changes}
+    anew |= {"shared_experts"} if "experts" in changes else set()
+    changes["stored"] = tuple(pair for pair in spec.dtypes.stored if pair[0] not in anew)
+    if "experts" in changes:
+        changes["shared_experts"] = None
     quantised = dataclasses.replace(spec, dtypes=dataclasses.replace(spec.dtypes, **changes))
     return checked(quantised, spec.name)
 

@@ -89,7 +89,9 @@ class GroupedQueryAttention:
     ``window`` limits attention to the last so many tokens; ``output_gate`` adds a gate projection as wide as the
     queries; ``qk_norm`` and ``bias`` (of queries, keys and values) add their small parameters, as does
     ``output_bias``; ``sinks`` adds one learned logit per head. Norm weights of queries and keys are shared by the
-    heads unless ``qk_norm_per_head``.
+    heads unless ``qk_norm_per_head``. With ``shared_kv`` the values come of the keys' projection, and the cache still
+    holds both; ``value_head_dim`` is the width of a value where it is not that of a key; ``head_gate`` is a gate of one
+    column per head.
     """
 
     num_heads: int
@@ -102,24 +104,36 @@ class GroupedQueryAttention:
     sinks: bool = False
     output_bias: bool = False
     qk_norm_per_head: bool = False
+    shared_kv: bool = False
+    value_head_dim: int | None = None
+    head_gate: bool = False
+
+    @property
+    def value_dim(self) -> int:
+        """Width of a value [elements]."""
+        return self.value_head_dim or self.head_dim
 
     def parameters(self, hidden: int) -> Count:
         """Count projections, norms, biases and sinks."""
         queries, keys = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
-        matrices = hidden * (2 * queries + 2 * keys + queries * self.output_gate)
+        values = 0 if self.shared_kv else self.num_kv_heads * self.value_dim
+        mixed = self.num_heads * self.value_dim
+        gates = mixed * self.output_gate + self.num_heads * self.head_gate
+        matrices = hidden * (queries + mixed + keys + values + gates)
         vectors = self.num_heads * self.sinks + hidden * self.output_bias
-        vectors += (queries + 2 * keys) * self.bias
+        vectors += (queries + keys + values) * self.bias
         if self.qk_norm:
             vectors += queries + keys if self.qk_norm_per_head else 2 * self.head_dim
         return Count(matrices, vectors)
 
     def score_flops(self, phase: Phase, context: float) -> float:
         """Scores over the window, and their sum of values [FLOP]."""
-        return 4.0 * self.num_heads * self.head_dim * attended_tokens(phase, context, self.window)
+        width = self.head_dim + self.value_dim
+        return 2.0 * self.num_heads * width * attended_tokens(phase, context, self.window)
 
     def kv_bytes(self, element: float) -> float:
         """A key and a value per KV head [bytes]."""
-        return element * 2 * self.num_kv_heads * self.head_dim
+        return element * self.num_kv_heads * (self.head_dim + self.value_dim)
 
     def state_bytes(self, state: float, activation: float) -> float:  # noqa: ARG002
         """Nothing [bytes]."""

@@ -34,13 +34,15 @@ PARTS = (
     "norms",
     "lm_head",
     "mtp",
+    "encoders",
 )
 
 
 def expert_parameters(moe: MoE, hidden: int) -> Count:
     """Count the parameters of one routed expert (matrices, biases)."""
-    biases = ((moe.matrices - 1) * moe.intermediate + hidden) * moe.bias
-    return Count(moe.matrices * hidden * moe.intermediate, biases)
+    width = moe.latent or hidden
+    biases = ((moe.matrices - 1) * moe.intermediate + width) * moe.bias
+    return Count(moe.matrices * width * moe.intermediate, biases)
 
 
 def experts_per_token(moe: MoE) -> float:
@@ -52,7 +54,10 @@ def experts_per_token(moe: MoE) -> float:
 
 
 def ffn_parameters(ffn: FFN, hidden: int, *, active: bool = False) -> dict[str, Count]:
-    """Count the parameters of one FFN by part; with ``active``, only those that a token meets."""
+    """Count the parameters of one FFN by part; with ``active``, only those that a token meets.
+
+    The projections to and from a latent belong to the shared experts: every token meets them.
+    """
     if isinstance(ffn, DenseFFN):
         return {"dense_ffn": Count(ffn.matrices * hidden * ffn.intermediate)}
     routes = ffn.num_experts + ffn.null_experts
@@ -62,9 +67,10 @@ def ffn_parameters(ffn: FFN, hidden: int, *, active: bool = False) -> dict[str, 
         "router": Count(hidden * routes, routes * (ffn.bias + ffn.router_bias)),
         "routed_experts": Count(number * expert.matrices, number * expert.vectors),
     }
-    if ffn.shared_intermediate:
+    if ffn.shared_intermediate or ffn.latent:
         gate = hidden * ffn.shared_gate
-        parts["shared_experts"] = Count(ffn.matrices * hidden * ffn.shared_intermediate + gate)
+        projections = 2 * hidden * ffn.latent
+        parts["shared_experts"] = Count(ffn.matrices * hidden * ffn.shared_intermediate + gate + projections)
     return parts
 
 
@@ -95,6 +101,8 @@ def _counts(spec: ModelSpec, *, active: bool, mtp: bool) -> dict[str, list[Count
         for part, count in layer_parameters(layer, spec.hidden, active=active).items():
             counts[part].append(count)
     counts["norms"].append(Count(0.0, spec.hidden))
+    if not active:
+        counts["encoders"].append(Count(0.0, spec.encoders))
     if mtp:
         counts["mtp"] += spec.mtp_layers * list(_mtp_parts(spec, active=active).values())
     return counts
@@ -177,17 +185,19 @@ def part_dtypes(dtypes: DTypes) -> dict[str, DType]:
         "attention": dtypes.attention,
         "router": dtypes.activation,
         "routed_experts": dtypes.experts,
-        "shared_experts": dtypes.experts,
+        "shared_experts": dtypes.shared,
         "dense_ffn": dtypes.dense_ffn,
         "norms": dtypes.activation,
         "lm_head": dtypes.embedding,
         "projection": dtypes.activation,
+        "encoders": dtypes.activation,
     }
 
 
 def _bytes(counts: Mapping[str, Count], dtypes: DTypes) -> dict[str, float]:
-    stored, vector = part_dtypes(dtypes), DTYPE_BYTES[dtypes.activation]
-    return {part: c.matrices * DTYPE_BYTES[stored[part]] + c.vectors * vector for part, c in counts.items()}
+    vector = DTYPE_BYTES[dtypes.activation]
+    element = {part: DTYPE_BYTES[dtype] for part, dtype in part_dtypes(dtypes).items()} | dict(dtypes.stored)
+    return {part: c.matrices * element[part] + c.vectors * vector for part, c in counts.items()}
 
 
 def weight_bytes(spec: ModelSpec, *, mtp: bool = False) -> dict[str, float]:

@@ -5,6 +5,7 @@ All sizes are counts of elements. A spec says nothing about the hardware or the 
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -30,7 +31,8 @@ class MoE:
 
     ``shared_intermediate`` is the total width of all shared experts (0 = none), ``shared_gate`` their sigmoid gate;
     ``null_experts`` take router slots but do no work; ``bias`` adds biases to router and experts;
-    ``router_bias`` adds the selection bias of sigmoid routers.
+    ``router_bias`` adds the selection bias of sigmoid routers. With ``latent`` the routed experts, and the exchange
+    with them, work in a latent of so many elements, to and from which every token is projected (0 = none).
     """
 
     num_experts: int
@@ -44,6 +46,7 @@ class MoE:
     top_k_groups: int = 1
     bias: bool = False
     router_bias: bool = False
+    latent: int = 0
 
 
 FFN = DenseFFN | MoE
@@ -62,8 +65,10 @@ class Layer:
 class DTypes:
     """Storage dtype of each part.
 
-    ``experts`` covers routed and shared experts, ``embedding`` also the LM head, ``activation`` also router, norms
-    and biases, ``state`` the recurrent state of linear attention and Mamba.
+    ``experts`` covers the routed experts and, unless ``shared_experts`` says otherwise, the shared ones; ``embedding``
+    also the LM head, ``activation`` also router, norms, biases and encoders, ``state`` the recurrent state of linear
+    attention and Mamba. ``stored`` holds the mean bytes per element [bytes] of the parts whose files differ from what
+    their dtype says: several formats in one part, or scales of other groups.
     """
 
     attention: DType = "bfloat16"
@@ -73,6 +78,13 @@ class DTypes:
     kv_cache: DType = "bfloat16"
     activation: DType = "bfloat16"
     state: DType = "float32"
+    shared_experts: DType | None = None
+    stored: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def shared(self) -> DType:
+        """Storage dtype of the shared experts."""
+        return self.shared_experts or self.experts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +93,8 @@ class ModelSpec:
 
     ``published_active`` counts every parameter that a token meets, as most publishers do, or leaves out the input
     embedding (a lookup), or the LM head as well, where ``published_active_convention`` says so. Each MTP layer
-    repeats the last layer.
+    repeats the last layer. ``encoders`` counts the parameters of vision and audio towers, which take memory and do no
+    work on text. ``notes`` say what is doubtful in the file that it was read from; they are no part of the model.
     """
 
     name: str
@@ -96,6 +109,8 @@ class ModelSpec:
     published_total: float | None = None
     published_active: float | None = None
     published_active_convention: ActiveConvention = "all"
+    encoders: int = 0
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def moe_layers(self) -> tuple[MoE, ...]:
@@ -104,14 +119,19 @@ class ModelSpec:
 
     @property
     def moe(self) -> MoE | None:
-        """The one shape of all MoE blocks; ``None`` for a dense model.
+        """The shape of all MoE blocks, the commonest where they differ in widths only; ``None`` for a dense model.
 
         Raises
         ------
         ModelError
-            The blocks have several shapes, which nothing that prices or places experts supports.
+            The blocks route differently: one routing trace cannot serve them.
         """
-        shapes = set(self.moe_layers)
-        if len(shapes) > 1:
-            raise ModelError(f"{self.name}: MoE layers of {len(shapes)} different shapes are not supported")
-        return next(iter(shapes), None)
+        shapes = Counter(self.moe_layers)
+        routers = {(moe.num_experts, moe.top_k, moe.null_experts) for moe in shapes}
+        if len(routers) > 1:
+            kinds = ", ".join(f"{top_k} of {experts}" for experts, top_k, _ in sorted(routers))
+            raise ModelError(
+                f"{self.name}: MoE layers of {len(routers)} different shapes are not supported where tokens are routed "
+                f"({kinds} experts); its sizes are (moesim show)"
+            )
+        return shapes.most_common(1)[0][0] if shapes else None

@@ -13,7 +13,7 @@ from hardware_profiles.errors import nearest
 from workloads.errors import ModelError
 from workloads.models.checks import checked
 from workloads.models.hf import families as families
-from workloads.models.hf.quantization import dtypes_of
+from workloads.models.hf.quantization import dtypes_of, quantisation_table, unkept_promise
 from workloads.models.hf.reader import HfConfig, read_config
 from workloads.models.spec import ActiveConvention, ModelSpec
 
@@ -99,22 +99,27 @@ def from_hf_config(source: str | Path | Mapping[str, Any]) -> ModelSpec:
         is missing or has the wrong type; or the sizes contradict each other.
     """
     outer = read_config(source)
+    path = None if isinstance(source, Mapping) else Path(source)
     config = _text_config(outer)
     layers = FAMILIES[config.model_type](config)
-    holder = config if config.has("quantization_config") else outer
-    dtype = {"torch_dtype": config.keys.get("torch_dtype", config.keys.get("dtype"))}
-    quantised = HfConfig(keys={**holder.keys, **dtype}, where=holder.where)
+    hidden = config.integer("hidden_size", "d_model")
+    holders = (config,) if config is outer else (config, outer)
+    table, contradictions = quantisation_table(holders, path)
+    dtypes, mixtures = dtypes_of(config, table, layers, hidden)
+    name = _name(source, outer)
+    promise = unkept_promise(name, dtypes)
     spec = ModelSpec(
-        name=_name(source, outer),
-        hidden=config.integer("hidden_size", "d_model"),
+        name=name,
+        hidden=hidden,
         vocab=config.integer("vocab_size"),
         layers=layers,
         tied_embeddings=_tied(outer, config),
         mtp_layers=_mtp_layers(config),
         max_context=config.integer("max_position_embeddings", "max_seq_len", default=_DEFAULT_CONTEXT),
-        dtypes=dtypes_of(quantised, layers),
+        dtypes=dtypes,
         published_active_convention=_ACTIVE_CONVENTION.get(config.model_type, "all"),
         source=f"Hugging Face configuration {outer.where}",
+        notes=(*contradictions, *mixtures, *(() if promise is None else (promise,))),
     )
     return checked(spec, outer.where)
 
@@ -137,7 +142,8 @@ def _hint(model_type: str) -> str:
 
 
 def _tied(outer: HfConfig, config: HfConfig) -> bool:
-    holder = config if config.has("tie_word_embeddings") else outer
+    # The outer flag rules, as it does where transformers ties the weights of the whole model.
+    holder = outer if outer.has("tie_word_embeddings") else config
     return holder.flag("tie_word_embeddings", default=config.model_type in _TIED_BY_DEFAULT)
 
 

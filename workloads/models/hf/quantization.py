@@ -1,45 +1,123 @@
-"""Storage dtypes from the ``quantization_config`` of a Hugging Face configuration.
+"""Storage dtypes of a model's parts, from every file of a checkpoint that says something of quantisation.
 
-Formats: fp8 (per-tensor and block-scaled), fbgemm_fp8, mxfp4, compressed-tensors, modelopt, awq, gptq, bitsandbytes.
-A part counts as quantised when most of its modules are; routers and norms never are.
+The table may stand in ``config.json`` or beside it: ``hf_quant_config.json`` (modelopt), ``quantize_config.json``
+(GPTQ), ``quant_config.json`` (AWQ). Each weight matrix takes the format that the files give its name; a part takes the
+format of most of its weights. Routers, norms, embedding and LM head stay as they are.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hardware_profiles.errors import nearest
 from workloads.errors import ModelError
-from workloads.models.spec import DType, DTypes, Layer, MoE
+from workloads.models.dtypes import DTYPE_BYTES
+from workloads.models.hf.modules import PREFIXES, layer_modules
+from workloads.models.hf.reader import HfConfig, read_config
+from workloads.models.hf.schemes import Format, Rule, Scheme, matcher, named, scheme_of
+from workloads.models.spec import DType, DTypes, Layer
 
 if TYPE_CHECKING:
-    from workloads.models.hf.reader import HfConfig
+    from collections.abc import Mapping
 
-# The names that publishers give to the modules of each part, one representative per part and layer.
-_MODULES = {
-    "attention": ("self_attn.o_proj", "linear_attn.out_proj", "mixer.out_proj"),
-    "experts": ("mlp.experts.0.down_proj", "block_sparse_moe.experts.0.w2", "feed_forward.experts.down_proj"),
-    "dense_ffn": ("mlp.down_proj", "feed_forward.down_proj", "mixer.down_proj"),
+# Files beside config.json that hold a quantisation table, and the method of those that do not name it.
+_BESIDE: Mapping[str, str | None] = {
+    "hf_quant_config.json": None,
+    "quantize_config.json": "gptq",
+    "quant_config.json": "awq",
+    "quantization_config.json": None,
 }
-_PREFIXES = ("model.layers", "language_model.model.layers", "model.language_model.layers", "backbone.layers")
+_FIELDS: Mapping[str, str] = {"attention": "attention", "routed_experts": "experts", "dense_ffn": "dense_ffn"}
+# Formats that the names of checkpoints promise, and the dtypes that keep the promise.
+_PROMISES: Sequence[tuple[str, frozenset[str]]] = (
+    (r"nvfp4|fp4", frozenset({"nvfp4", "mxfp4"})),
+    (r"mxfp4", frozenset({"mxfp4"})),
+    (r"fp8", frozenset({"fp8", "fp8_block"})),
+    (r"awq|gptq|int4|4bit|w4a16|w4a8|q4|autoround|auto-round|bnb", frozenset({"int4", "mxfp4", "nvfp4", "int8"})),
+    (r"int8|8bit|w8a8|w8a16|q8", frozenset({"int8", "fp8"})),
+    (r"quantized|quark|modelopt", frozenset({"fp8", "fp8_block", "int8", "int4", "mxfp4", "nvfp4"})),
+)
 
 
-def dtypes_of(config: HfConfig, layers: Sequence[Layer]) -> DTypes:
+def quantisation_table(configs: Sequence[HfConfig], path: Path | None) -> tuple[HfConfig | None, tuple[str, ...]]:
+    """Find the quantisation table of a checkpoint, and what of it is doubtful.
+
+    Parameters
+    ----------
+    configs : sequence of HfConfig
+        The configuration of the language model and those around it.
+    path : Path or None
+        The ``config.json``; files beside it are read too.
+
+    Returns
+    -------
+    HfConfig or None
+        The table, with what the file beside the configuration adds to it; ``None`` where nothing is quantised.
+    tuple of str
+        Contradictions between the files.
+    """
+    inside = next(
+        (
+            config.section(key)
+            for config in configs
+            for key in ("quantization_config", "compression_config")
+            if config.has(key)
+        ),
+        None,
+    )
+    beside = _beside(path) if path is not None else None
+    if inside is None or beside is None:
+        return inside or beside, ()
+    tables = {**beside.keys, **{key: value for key, value in inside.keys.items() if value is not None}}
+    merged = HfConfig(keys=tables, where=inside.where)
+    if all(inside.keys.get(key) in (None, beside.keys.get(key)) for key in ("quant_algo", "quant_method")):
+        return merged, ()
+    note = f"{beside.where} and {inside.where} disagree on the quantisation; the latter is used"
+    return merged, (note,)
+
+
+def _beside(path: Path) -> HfConfig | None:
+    for name, method in _BESIDE.items():
+        # A collection of configurations may put the model's name before both: NAME_config.json, NAME_hf_quant_....
+        if not path.name.endswith("config.json"):
+            return None
+        file = path.with_name(path.name.removesuffix("config.json") + name)
+        if file == path or not file.is_file():
+            continue
+        table = read_config(file)
+        if table.has("quantization"):
+            table = HfConfig(keys=table.section("quantization").keys, where=str(file))
+        if method is not None and not table.has("quant_method"):
+            table = HfConfig(keys={**table.keys, "quant_method": method}, where=str(file))
+        return table
+    return None
+
+
+def dtypes_of(
+    config: HfConfig, table: HfConfig | None, layers: Sequence[Layer], hidden: int
+) -> tuple[DTypes, tuple[str, ...]]:
     """Read the storage dtypes of a model's parts.
 
     Parameters
     ----------
     config : HfConfig
-        The configuration that holds ``quantization_config`` and ``torch_dtype`` (both optional).
+        The configuration of the language model, for ``dtype`` and ``expert_dtype``.
+    table : HfConfig or None
+        Its quantisation table, of :func:`quantisation_table`.
     layers : sequence of Layer
-        The model's layers: an ignore list names modules layer by layer.
+        The model's layers: formats are given module by module.
+    hidden : int
+        Width of the model [elements].
 
     Returns
     -------
     DTypes
         float16 counts as bfloat16, which has the same size.
+    tuple of str
+        Parts that are stored in several formats.
 
     Raises
     ------
@@ -47,116 +125,133 @@ def dtypes_of(config: HfConfig, layers: Sequence[Layer]) -> DTypes:
         The quantisation method, or its number of bits, is not known.
     """
     plain: DType = "float32" if config.keys.get("torch_dtype", config.keys.get("dtype")) == "float32" else "bfloat16"
-    unquantised = dict.fromkeys(("attention", "experts", "dense_ffn", "embedding"), plain)
-    if not config.has("quantization_config"):
-        return DTypes(**unquantised)
-    section = config.section("quantization_config")
-    method = section.text("quant_method")
-    if method not in _METHODS:
-        msg = f"{section.where}: quant_method = {method!r}; {nearest(method, _METHODS)}"
+    parts: dict[str, DType] = dict.fromkeys(_FIELDS.values(), plain)
+    scheme = Scheme() if table is None else scheme_of(table)
+    own = _expert_rule(config)
+    scheme = Scheme(rules=(*scheme.rules, *own), default=scheme.default, kv_cache=scheme.kv_cache)
+    if table is None and not own:
+        return DTypes(attention=plain, experts=plain, dense_ffn=plain, embedding=plain), ()
+    where = config.where if table is None else table.where
+    shared: DType | None = None
+    stored: list[tuple[str, float]] = []
+    notes: list[str] = []
+    formats = _weights_by_format(scheme, layers, hidden, plain)
+    for part, weights in formats.items():
+        total = sum(weights.values())
+        (main, most), *others = weights.most_common()
+        if part == "shared_experts":
+            shared = main.dtype
+        else:
+            parts[_FIELDS[part]] = main.dtype
+        mean = sum(form.size * count for form, count in weights.items()) / total
+        if abs(mean - DTYPE_BYTES[main.dtype]) > 1e-3 * mean:
+            stored.append((part, mean))
+        if any(form.dtype != main.dtype for form, _ in others):
+            notes.append(
+                f"{where}: {most / total:.0%} of the weights of {part} are {main.dtype}, the rest "
+                f"{', '.join(sorted({form.dtype for form, _ in others}))}: all are sized, and work is priced as "
+                f"{main.dtype}"
+            )
+    for part, field in _FIELDS.items():
+        # A part that the model lacks takes the format of all, so that what is made of it by hand does too.
+        if part not in formats and scheme.default is not None and not scheme.rules:
+            parts[field] = scheme.default.dtype
+    dtypes = DTypes(
+        attention=parts["attention"],
+        experts=parts["experts"],
+        dense_ffn=parts["dense_ffn"],
+        embedding=plain,
+        kv_cache=scheme.kv_cache,
+        shared_experts=None if shared == parts["experts"] else shared,
+        stored=tuple(sorted(stored)),
+    )
+    return dtypes, tuple(notes)
+
+
+def _expert_rule(config: HfConfig) -> tuple[Rule, ...]:
+    """Read ``expert_dtype`` of DeepSeek-V4, which is no part of its quantisation table."""
+    if not config.has("expert_dtype"):
+        return ()
+    kinds: Mapping[str, Format | None] = {
+        "fp4": named("mxfp4"),
+        "mxfp4": named("mxfp4"),
+        "fp8": named("fp8_block"),
+        "bf16": None,
+        "bfloat16": None,
+    }
+    given = config.text("expert_dtype")
+    if given not in kinds:
+        msg = f"{config.where}: expert_dtype = {given!r}; expected one of {', '.join(kinds)}"
         raise ModelError(msg)
-    weights = _METHODS[method](section)
-    ignored = _ignored(section)
-    dtypes = unquantised | {part: weights for part in _MODULES if _quantised(part, ignored, layers)}
-    # Every format here leaves the embedding; an LM head is quantised only where no list spares it, and rarely then.
-    return DTypes(**dtypes, kv_cache=_kv_cache(section))
+    return (Rule("experts", kinds[given]),)
 
 
-def _fp8(section: HfConfig) -> DType:
-    return "fp8_block" if section.has("weight_block_size") else "fp8"
+def _weights_by_format(
+    scheme: Scheme, layers: Sequence[Layer], hidden: int, plain: DType
+) -> dict[str, Counter[Format]]:
+    """Count the weights of each part by the format that they are stored in."""
+    format_of = _lookup(scheme)
+    found: dict[str, Counter[Format]] = defaultdict(Counter)
+    modules = {layer: tuple(layer_modules(layer, hidden)) for layer in dict.fromkeys(layers)}
+    for index, layer in enumerate(layers):
+        for part, names, weights in modules[layer]:
+            form = format_of(index, names)
+            found[part][named(plain) if form is None else form] += weights  # type: ignore[assignment]
+    return found
 
 
-def _by_bits(section: HfConfig, *, eight: DType, four: DType) -> DType:
-    bits = section.integer("num_bits", "bits", "w_bit")
-    if bits not in (4, 8):
-        msg = f"{section.where}: {bits}-bit weights; expected 4 or 8"
-        raise ModelError(msg)
-    return eight if bits == 8 else four
+_NUMBERED = re.compile(r"^(?:[\w.*]*\.)?layers\.(\d+)\.(.+)$")
 
 
-def _integer_weights(section: HfConfig) -> DType:
-    return _by_bits(section, eight="int8", four="int4")
+def _lookup(scheme: Scheme) -> Callable[[int, tuple[str, ...]], Format | None]:
+    """Sort rules by the layer that they name, so that each module meets only the few that may fit it."""
+    by_layer: dict[int, list[tuple[int, Rule]]] = defaultdict(list)
+    anywhere: list[tuple[int, Rule]] = []
+    for place, rule in enumerate(scheme.rules):
+        numbered = None if rule.pattern.startswith("re:") else _NUMBERED.match(rule.pattern)
+        if numbered is not None and not rule.pattern.startswith(("mtp", "model.mtp")):
+            by_layer[int(numbered[1])].append((place, Rule(numbered[2], rule.format)))
+        else:
+            anywhere.append((place, rule))
+    fits: dict[tuple[int, tuple[str, ...], int | None], bool] = {}
+
+    def general(place: int, rule: Rule, index: int, names: tuple[str, ...]) -> bool:
+        # Only a pattern with a number in it can tell one layer from another.
+        layer = index if re.search(r"\d|\\d|\[", rule.pattern) else None
+        key = (place, names, layer)
+        if key not in fits:
+            found = matcher(rule.pattern)
+            fits[key] = any(found.search(full) for full in _full_names(index, names))
+        return fits[key]
+
+    def format_of(index: int, names: tuple[str, ...]) -> Format | None:
+        hits = [
+            (place, rule.format)
+            for place, rule in by_layer.get(index, ())
+            if any(matcher(rule.pattern).search(name) for name in names)
+        ]
+        hits += [(place, rule.format) for place, rule in anywhere if general(place, rule, index, names)]
+        return min(hits, key=lambda hit: hit[0])[1] if hits else scheme.default
+
+    return format_of
 
 
-def _compressed_tensors(section: HfConfig) -> DType:
-    groups = section.section("config_groups")
-    if not groups.keys:
-        msg = f"{groups.where} is empty; expected a group of weights"
-        raise ModelError(msg)
-    weights = groups.section(next(iter(groups.keys))).section("weights")
-    if weights.text("type") == "int":
-        return _integer_weights(weights)
-    block = weights.keys.get("strategy") == "block"
-    four: DType = "nvfp4" if weights.integer("group_size", default=16) == 16 else "mxfp4"
-    return _by_bits(weights, eight="fp8_block" if block else "fp8", four=four)
-
-
-def _modelopt(section: HfConfig) -> DType:
-    algorithms: Mapping[str, DType] = {"FP8": "fp8", "NVFP4": "nvfp4", "FP8_PB_WO": "fp8_block", "MXFP4": "mxfp4"}
-    algorithm = section.text("quant_algo")
-    if algorithm not in algorithms:
-        msg = f"{section.where}: quant_algo = {algorithm!r}; {nearest(algorithm, algorithms)}"
-        raise ModelError(msg)
-    return algorithms[algorithm]
-
-
-def _bitsandbytes(section: HfConfig) -> DType:
-    return "int4" if section.flag("load_in_4bit", default=False) else "int8"
-
-
-_METHODS: Mapping[str, Callable[[HfConfig], DType]] = {
-    "fp8": _fp8,
-    "fbgemm_fp8": _fp8,
-    "mxfp4": lambda _: "mxfp4",
-    "compressed-tensors": _compressed_tensors,
-    "modelopt": _modelopt,
-    "awq": _integer_weights,
-    "gptq": _integer_weights,
-    "bitsandbytes": _bitsandbytes,
-}
-
-
-def _kv_cache(section: HfConfig) -> DType:
-    scheme: Any = section.keys.get("kv_cache_scheme")
-    compressed = isinstance(scheme, Mapping) and scheme.get("num_bits") == 8
-    return "fp8" if compressed or section.keys.get("kv_cache_quant_algo") == "FP8" else "bfloat16"
-
-
-def _ignored(section: HfConfig) -> list[re.Pattern[str]]:
-    """Compile the lists of modules left alone: dotted names, with ``*``, or ``re:`` and a regular expression."""
-    patterns: list[re.Pattern[str]] = []
-    for key in ("modules_to_not_convert", "ignored_layers", "ignore", "exclude_modules", "llm_int8_skip_modules"):
-        names = section.keys.get(key) or []
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            msg = f"{section.where}: {key} = {names!r}; expected a list of module names"
-            raise ModelError(msg)
+def _full_names(index: int, names: tuple[str, ...]) -> Iterator[str]:
+    for prefix in PREFIXES:
         for name in names:
-            try:
-                patterns.append(_pattern(name))
-            except re.error as error:
-                msg = f"{section.where}: {key}: {name!r} is not a regular expression: {error}"
-                raise ModelError(msg) from error
-    return patterns
+            yield f"{prefix}.{index}.{name}"
 
 
-def _pattern(name: str) -> re.Pattern[str]:
-    if name.startswith("re:"):
-        return re.compile(rf"^(?:{name.removeprefix('re:')})")
-    return re.compile(r"(?:^|\.)" + re.escape(name).replace(r"\*", ".*") + r"(?:\.|$)")
-
-
-def _quantised(part: str, ignored: Sequence[re.Pattern[str]], layers: Sequence[Layer]) -> bool:
-    """Tell whether most layers with this part have it outside the ignore list."""
-    spared = [_spared(part, index, ignored) for index, layer in enumerate(layers) if _holds(layer, part)]
-    return sum(spared) * 2 < len(spared) if spared else not ignored
-
-
-def _holds(layer: Layer, part: str) -> bool:
-    if part == "attention":
-        return layer.attention is not None
-    return layer.ffn is not None and isinstance(layer.ffn, MoE) == (part == "experts")
-
-
-def _spared(part: str, index: int, ignored: Sequence[re.Pattern[str]]) -> bool:
-    names = [f"{prefix}.{index}.{module}" for prefix in _PREFIXES for module in _MODULES[part]]
-    return any(pattern.search(name) for pattern in ignored for name in names)
+def unkept_promise(name: str, dtypes: DTypes) -> str | None:
+    """Say which format a checkpoint's name promises that none of its files confirms; ``None`` where none is."""
+    held = {dtypes.attention, dtypes.experts, dtypes.dense_ffn, dtypes.shared, dtypes.embedding}
+    for pattern, kept in _PROMISES:
+        found = re.search(rf"(?:^|[^a-z0-9])(?:{pattern})(?:$|[^a-z0-9])", name.lower())
+        if found and not held & kept:
+            word = found[0].strip("-_. /")
+            return (
+                f"the name {name!r} says {word.upper()}, which no file confirms: read as "
+                f"{', '.join(sorted(held))}; put hf_quant_config.json or quantization_config beside it, or set "
+                "model.weights"
+            )
+    return None

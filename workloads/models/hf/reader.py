@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,24 @@ from workloads.errors import ModelError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HfConfig:
-    """The keys of a ``config.json`` (or of its ``text_config``) and the file's name, for messages."""
+    """The keys of a ``config.json`` (or of its ``text_config``) and the file's name, for messages.
+
+    ``asked`` collects the keys that were looked at, so that those which nobody understands can be told.
+    """
 
     keys: Mapping[str, Any]
     where: str
+    asked: set[str] = field(default_factory=set, compare=False, repr=False)
 
     @property
     def model_type(self) -> str:
         """The configuration's ``model_type``."""
+        self.asked.add("model_type")
         return str(self.keys.get("model_type"))
 
     def has(self, key: str) -> bool:
         """Tell whether a key is present and not null."""
+        self.asked.add(key)
         return self.keys.get(key) is not None
 
     def integer(self, *names: str, default: int | None = None) -> int:
@@ -85,6 +91,18 @@ class HfConfig:
             msg = f"{self.where}: {name} = {value!r}; expected a list of integers"
             raise ModelError(msg)
         return value
+
+    def listed(self, name: str) -> Sequence[Any]:
+        """Return the list under ``name``; empty where it is absent."""
+        value = self.keys[name] if self.has(name) else []
+        if not isinstance(value, list):
+            msg = f"{self.where}: {name} = {value!r}; expected a list of names"
+            raise ModelError(msg)
+        return value
+
+    def within(self, keys: Mapping[str, Any], name: str) -> HfConfig:
+        """Return other keys as a table ``name`` of this one."""
+        return HfConfig(keys=keys, where=f"{self.where}: {name}")
 
     def section(self, name: str) -> HfConfig:
         """Return the table under ``name``, or raise."""

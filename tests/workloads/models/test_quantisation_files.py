@@ -1,0 +1,242 @@
+"""Storage formats from every file of a checkpoint and every dialect, part by part."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from workloads.errors import ModelError
+from workloads.models.hf.config import from_hf_config
+from workloads.models.library import load_model, with_dtypes
+from workloads.models.sizes import weight_bytes
+
+Config = dict[str, Any]
+
+#: A small model with every part: attention, dense FFN, routed and shared experts.
+TINY: Config = {
+    "model_type": "deepseek_v3",
+    "hidden_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "q_lora_rank": 32,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 8,
+    "intermediate_size": 128,
+    "moe_intermediate_size": 32,
+    "n_routed_experts": 16,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 4,
+    "first_k_dense_replace": 1,
+    "vocab_size": 100,
+}
+INT4 = {"num_bits": 4, "type": "int", "group_size": 32, "strategy": "group"}
+FP8_BLOCK = {"num_bits": 8, "type": "float", "strategy": "block", "block_structure": [128, 128]}
+NVFP4 = {"num_bits": 4, "type": "float", "group_size": 16}
+ATTENTION = ("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj")
+MXFP4 = {"dtype": "fp4", "qscheme": "per_group", "group_size": 32, "scale_format": "e8m0"}
+
+
+def formats(quantization: Config | None, **more: Any) -> tuple[str, ...]:
+    """Read attention, routed experts, shared experts, dense FFN and KV cache."""
+    dtypes = from_hf_config(TINY | {"quantization_config": quantization} | more).dtypes
+    return dtypes.attention, dtypes.experts, dtypes.shared, dtypes.dense_ffn, dtypes.kv_cache
+
+
+BF16 = "bfloat16"
+DIALECTS: dict[str, tuple[Config, tuple[str, ...]]] = {
+    "shared experts left alone": (
+        {"quant_method": "compressed-tensors", "config_groups": {"group_0": {"targets": ["Linear"], "weights": INT4}}}
+        | {"ignore": ["lm_head", "re:.*self_attn.*", "re:.*shared_experts.*", r"re:.*mlp\.(gate|up|down)_proj.*"]},
+        (BF16, "int4", BF16, BF16, BF16),
+    ),
+    "groups by pattern": (
+        {
+            "quant_method": "compressed-tensors",
+            "format": "mixed-precision",
+            "config_groups": {
+                "group_0": {"targets": ["re:.*self_attn.*"], "weights": FP8_BLOCK},
+                "group_1": {"targets": [r"re:.*mlp\.experts\..*_proj$"], "weights": NVFP4},
+            },
+        },
+        ("fp8_block", "nvfp4", BF16, BF16, BF16),
+    ),
+    "modelopt without a method": (
+        {"quant_algo": "FP8", "kv_cache_scheme": "FP8", "ignore": ["lm_head"], "producer": {"name": "modelopt"}},
+        ("fp8", "fp8", "fp8", "fp8", "fp8"),
+    ),
+    "modelopt with a cache of four bits": (
+        {"quant_method": "modelopt_fp4", "quant_algo": "NVFP4", "kv_cache_quant_algo": "NVFP4"},
+        ("nvfp4", "nvfp4", "nvfp4", "nvfp4", "nvfp4"),
+    ),
+    "mixed precision by layer": (
+        {
+            "quant_method": "modelopt",
+            "quant_algo": "MIXED_PRECISION",
+            "quantized_layers": {f"model.layers.{i}.mlp.experts": {"quant_algo": "NVFP4"} for i in range(4)}
+            | {f"model.layers.{i}.mlp.shared_experts.up_proj": {"quant_algo": "FP8"} for i in range(4)}
+            | {f"model.layers.{i}.mlp.shared_experts.gate_proj": {"quant_algo": "FP8"} for i in range(4)},
+        },
+        (BF16, "nvfp4", "fp8", BF16, BF16),
+    ),
+    "mixed precision by groups": (
+        {
+            "quant_algo": "MIXED_PRECISION",
+            "config_groups": {
+                "group_0": {"weights": {"num_bits": 8, "type": "float"}, "targets": ["*.self_attn.*"]},
+                "group_1": {"weights": NVFP4, "targets": ["*.mlp.experts.*"]},
+            },
+        },
+        ("fp8", "nvfp4", BF16, BF16, BF16),
+    ),
+    "quark": (
+        {
+            "quant_method": "quark",
+            "global_quant_config": {"weight": MXFP4},
+            "layer_quant_config": {"*self_attn*": {"weight": {"dtype": "fp8_e4m3", "qscheme": "per_channel"}}},
+            "exclude": ["lm_head", "re:.*shared_experts.*"],
+            "kv_cache_quant_config": {"*kv_proj": {"output_tensors": {"dtype": "fp8_e4m3"}}},
+        },
+        ("fp8", "mxfp4", BF16, "mxfp4", "fp8"),
+    ),
+    "auto-round": (
+        {
+            "quant_method": "auto-round",
+            "bits": 4,
+            "group_size": 128,
+            "sym": True,
+            "extra_config": {
+                f"model.layers.{i}.self_attn.{name}": {"bits": 16} for i in range(4) for name in ATTENTION
+            },
+        },
+        (BF16, "int4", "int4", "int4", BF16),
+    ),
+    "auto-round of mxfp4": (
+        {"quant_method": "intel/auto-round", "bits": 4, "data_type": "mx_fp", "group_size": 32},
+        ("mxfp4", "mxfp4", "mxfp4", "mxfp4", BF16),
+    ),
+    "gptq that skips and changes modules": (
+        {
+            "quant_method": "gptq",
+            "bits": 4,
+            "group_size": 128,
+            "dynamic": {"-:.*self_attn.*": {}, "+:.*shared_experts.*": {"bits": 8}},
+        },
+        (BF16, "int4", "int8", "int4", BF16),
+    ),
+    "gptq in Marlin's layout": ({"quant_method": "gptq_marlin", "bits": 8}, ("int8", "int8", "int8", "int8", BF16)),
+    "awq in Marlin's layout": ({"quant_method": "awq_marlin", "bits": 4}, ("int4", "int4", "int4", "int4", BF16)),
+    "awq of the older form": (
+        {"w_bit": 4, "q_group_size": 128, "zero_point": True, "modules_to_not_convert": ["self_attn"]},
+        (BF16, "int4", "int4", "int4", BF16),
+    ),
+    "w4afp8": ({"quant_method": "w4afp8"}, ("fp8_block", "int4", "fp8_block", "fp8_block", BF16)),
+    "bitsandbytes": ({"load_in_4bit": True}, ("int4", "int4", "int4", "int4", BF16)),
+}
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_every_dialect_gives_each_part_its_format(name: str) -> None:
+    quantization, expected = DIALECTS[name]
+    assert formats(quantization) == expected
+
+
+def test_the_experts_of_deepseek_v4_have_a_key_of_their_own() -> None:
+    blocks = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    assert formats(blocks, expert_dtype="fp4") == ("fp8_block", "mxfp4", "fp8_block", "fp8_block", BF16)
+    with pytest.raises(ModelError, match="expert_dtype = 'fp3'; expected one of fp4"):
+        formats(blocks, expert_dtype="fp3")
+
+
+def test_mixed_precision_that_names_no_modules_says_what_is_missing() -> None:
+    with pytest.raises(
+        ModelError, match=r"no quantized_layers says which; expected it here or in hf_quant_config.json"
+    ):
+        formats({"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION", "ignore": ["lm_head"]})
+
+
+def checkpoint(folder: Path, config: Config, **files: Config) -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    for name, content in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
+def test_a_quantisation_file_beside_the_configuration_is_read(tmp_path: Path) -> None:
+    left_alone = [f"model.layers.{i}.self_attn.{m}" for i in range(4) for m in ("q_a_proj", "q_b_proj", "kv_b_proj")]
+    beside = {
+        "producer": {"name": "modelopt"},
+        "quantization": {"quant_algo": "NVFP4", "kv_cache_quant_algo": "FP8", "exclude_modules": left_alone},
+    }
+    folder = checkpoint(tmp_path / "tiny-NVFP4", TINY, hf_quant_config=beside)
+    for source in (folder, folder / "config.json"):
+        spec = load_model(source)
+        assert (spec.dtypes.experts, spec.dtypes.shared, spec.dtypes.kv_cache) == ("nvfp4", "nvfp4", "fp8")
+    assert not any("no file confirms" in note for note in spec.notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("quantize_config", {"bits": 4, "group_size": 128, "desc_act": False}),
+        ("quant_config", {"w_bit": 4, "q_group_size": 128, "zero_point": True, "version": "GEMM"}),
+    ],
+)
+def test_older_quantisation_files_are_read_too(tmp_path: Path, name: str, content: Config) -> None:
+    spec = load_model(checkpoint(tmp_path / "tiny", TINY, **{name: content}))
+    assert (spec.dtypes.attention, spec.dtypes.experts) == ("int4", "int4")
+
+
+def test_files_that_disagree_are_told_and_the_configuration_rules(tmp_path: Path) -> None:
+    config = TINY | {"quantization_config": {"quant_method": "modelopt", "quant_algo": "FP8"}}
+    beside = {"quantization": {"quant_algo": "NVFP4", "kv_cache_quant_algo": "FP8"}}
+    spec = load_model(checkpoint(tmp_path / "tiny", config, hf_quant_config=beside))
+    assert (spec.dtypes.experts, spec.dtypes.kv_cache) == ("fp8", "fp8")
+    assert any("disagree on the quantisation" in note for note in spec.notes)
+
+
+def test_a_part_in_two_formats_is_sized_exactly_and_told() -> None:
+    kept = [f"model.layers.{i}.self_attn.{m}" for i in range(4) for m in ("q_a_proj", "kv_a_proj_with_mqa")]
+    config = {"quant_method": "modelopt", "quant_algo": "NVFP4", "exclude_modules": kept}
+    spec = from_hf_config(TINY | {"quantization_config": config})
+    whole, none = with_dtypes(spec, attention="nvfp4"), with_dtypes(spec, attention="bfloat16")
+    matrices = 4 * (64 * 32 + 64 * 20)
+    difference = weight_bytes(spec)["attention"] - weight_bytes(whole)["attention"]
+    assert difference == pytest.approx(matrices * (2 - 0.5625))
+    assert weight_bytes(spec)["attention"] < weight_bytes(none)["attention"]
+    assert any("of the weights of attention are nvfp4, the rest bfloat16" in note for note in spec.notes)
+
+
+def test_scales_are_counted_by_the_group_that_the_file_gives() -> None:
+    spec = from_hf_config(TINY | {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128}})
+    experts = 3 * 16 * 3 * 64 * 32
+    assert weight_bytes(spec)["routed_experts"] == pytest.approx(experts * (0.5 + 2 / 128))
+
+
+@pytest.mark.parametrize("name", ["tiny-NVFP4", "tiny-FP8", "tiny-AWQ", "tiny-w4a16", "tiny-GPTQ-int4", "tiny-int8"])
+def test_a_name_that_promises_a_format_no_file_confirms_is_told(tmp_path: Path, name: str) -> None:
+    spec = load_model(checkpoint(tmp_path / name, TINY))
+    assert any(f"the name '{name}' says" in note for note in spec.notes)
+
+
+def test_a_name_that_promises_what_the_files_hold_is_not(tmp_path: Path) -> None:
+    config = TINY | {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}
+    assert load_model(checkpoint(tmp_path / "tiny-FP8", config)).notes == ()
+    assert load_model(checkpoint(tmp_path / "tiny-Instruct-2507", TINY)).notes == ()
+
+
+CASES = Path(__file__).parents[3].parent / "shared" / "cases"
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="the published configurations are not at hand")
+def test_a_published_checkpoint_of_two_files_has_the_size_of_both() -> None:
+    spec = load_model(CASES / "sidecar_nvfp4")
+    assert sum(weight_bytes(spec).values()) == pytest.approx(386e9, rel=0.01)
+    assert load_model(CASES / "modelopt031_no_quant_method.json").dtypes.attention == "fp8"
+    shared = load_model(CASES / "kimi_k25_shared_bf16.json")
+    assert sum(weight_bytes(shared).values()) == pytest.approx(594.2e9, rel=0.001)
