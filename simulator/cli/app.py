@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperCommand
 
 from simulator.cli.answer import MENDABLE, answering, print_json
+from simulator.cli.cache import cache
 from simulator.cli.calibrate import calibrate
 from simulator.cli.exchange import exchange
 from simulator.cli.place import place
@@ -43,6 +44,7 @@ app = typer.Typer(
 app.add_typer(calibrate)
 app.add_typer(validate)
 app.add_typer(routing)
+app.add_typer(cache)
 
 
 #: What ``list`` can list.

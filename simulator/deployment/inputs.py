@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hardware_profiles.files import stamp
+from hardware_profiles.files import contents, stamp
 from hardware_profiles.loader import FOLDER_VARIABLE, load_device
 from hardware_profiles.residuals import load_residuals, load_transfer
+from simulator.deployment.disk import kept_on_disk
 from simulator.deployment.prices import PRICES, digest
 from simulator.errors import InfeasibleScenario, ScenarioError
 from simulator.hardware import Hardware, load_hardware
@@ -209,7 +210,27 @@ def scenario_routing(choice: Routing, model: ModelSpec, seed: int) -> RoutingTra
     if moe is None:
         return None
     _check_routing_keys(choice)
-    return PRICES.loaded("routing", (choice, moe, layers, seed), lambda: _routing(choice, moe, layers, seed))
+    return PRICES.loaded("routing", (choice, moe, layers, seed), lambda: _kept_routing(choice, moe, layers, seed))
+
+
+def _kept_routing(choice: Routing, moe: MoE, layers: int, seed: int) -> RoutingTrace:
+    """Take a routing that is drawn from the disk, where an earlier process drew it."""
+    if choice.kind in ("trace", "balanced"):
+        return _routing(choice, moe, layers, seed)
+    fit = contents(trace_path(choice.fit)) if choice.fit else None
+    said = (choice.model_dump(), fit, moe.num_experts, moe.null_experts, moe.top_k, layers, seed)
+    kept = kept_on_disk("routing", said, lambda: _routing_arrays(_routing(choice, moe, layers, seed)))
+    return RoutingTrace(
+        expert_ids=kept["expert_ids"],
+        sequence_start=kept["sequence_start"],
+        num_experts=int(kept["num_experts"]),
+        source=str(kept["source"]),
+        padded=bool(kept["padded"]),
+    )
+
+
+def _routing_arrays(trace: RoutingTrace) -> dict[str, NDArray[Any]]:
+    return {field.name: np.asarray(getattr(trace, field.name)) for field in fields(trace)}
 
 
 def _routing(choice: Routing, moe: MoE, layers: int, seed: int) -> RoutingTrace:
