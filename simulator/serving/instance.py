@@ -15,6 +15,7 @@ from typing import Protocol
 import simpy
 
 from simulator.deployment.limits import Limits
+from simulator.serving.answering import Answering
 from simulator.serving.batch import Batch
 from simulator.serving.clock import Clock, Notice
 from simulator.serving.kv_pool import KVPool
@@ -123,9 +124,8 @@ class Instance:
         self.kv = KVPool(limits, self._batch, run_state)
         self._prompts = PromptQueues(limits, run_state.state, self.kv.fits, self._admit)
         self._pools = limits.pool * dp
-        self._order: list[list[int]] = [[] for _ in range(dp)]
+        self._answering = Answering(run_state.state, run_state.records, index, dp)
         self._queued = 0
-        self._finish_at: dict[int, list[int]] = {}
         # Decode step before which the memory of no rank can run out, and ranks that have taken more on since.
         self._check_at = _LONGEST_WITHOUT_LOOK
         self._fuller: set[int] = set()
@@ -404,15 +404,16 @@ class Instance:
         batch.step()
         for request in held:
             batch.hold(self._records.rank[request])
-            self._finish_at.setdefault(self._state.put_off(request), []).append(request)
+            self._state.put_off(request)
+            self._answering.note_end(request)
         if self._probe is not None:
             self._probe.on_decode(self)
         self._out.decoded(batch.running, now, held)
-        if batch.index not in self._finish_at:
-            return
-        for request in self._finish_at.pop(batch.index):
-            if self._state.due[request] == batch.index:
-                self._finish(request, now)
+        if batch.index == self._answering.next_end:
+            due = self._state.due
+            for request in self._answering.ended(batch.index):
+                if due[request] == batch.index:
+                    self._finish(request, now)
 
     def _advance_prompts(self, chunks: Sequence[Chunk], now: float) -> None:
         """Finish chunks; the last of a prompt emits a token, and the request joins the batch or moves on."""
@@ -437,24 +438,12 @@ class Instance:
         state, batch = self._state, self._batch
         steps = state.steps_left(request)
         state.joined[request] = batch.index
-        due = state.due[request] = batch.index + steps
+        state.due[request] = batch.index + steps
         batch.join(rank, state.prompt[request])
         if steps == 0:
             self._finish(request, self.env.now)
-            return
-        if due in self._finish_at:
-            self._finish_at[due].append(request)
         else:
-            self._finish_at[due] = [request]
-        order = self._order[rank]
-        order.append(request)
-        if len(order) > 64 + 4 * batch.rows[rank]:
-            self._order[rank] = [r for r in order if self._runs(r, rank)]
-
-    def _runs(self, request: int, rank: int) -> bool:
-        """Whether a request decodes on a rank of this instance."""
-        place = self._records.instance[request], self._records.rank[request]
-        return self._state.due[request] >= 0 and place == (self.index, rank)
+            self._answering.add(request, rank, batch.rows[rank])
 
     def _leave(self, request: int) -> int:
         """Take a running request out of the batch, free its KV cache, and return the steps that it decoded [1]."""
@@ -529,10 +518,7 @@ class Instance:
 
     def _drop_running(self, rank: int) -> int:
         state = self._state
-        order = self._order[rank] = [each for each in self._order[rank] if self._runs(each, rank)]
-        # The youngest of the least urgent.
-        last = max(range(len(order)), key=lambda place: (state.priority[order[place]] if state.priority else 0, place))
-        request = order.pop(last)
+        request = self._answering.pop_youngest(rank)
         emitted = min(
             int(self._leave(request) * self.limits.accepted_per_step),
             state.output[request] - state.generated[request] - 1,

@@ -44,11 +44,10 @@ class RequestState:
         steps = self.steps[request]
         return left if steps == whole else -(-steps * left // max(whole, 1))
 
-    def put_off(self, request: int) -> int:
-        """Let a request that decodes go a step later than the others, and return when it ends now [1]."""
+    def put_off(self, request: int) -> None:
+        """Let a request that decodes go, and end, a step later than the others."""
         self.joined[request] += 1
         self.due[request] += 1
-        return self.due[request]
 
 
 def request_state(trace: RequestTrace, steps: np.ndarray | None = None) -> RequestState:
