@@ -96,17 +96,25 @@ def start(pace: Pace) -> list[Row]:
     """Start whole processes: with an empty cache, and again with what the first has left there."""
     h200, ep32 = (str(scenarios.PRESETS / file) for file in (scenarios.H200[0], scenarios.EP32[0]))
     found = []
-    for name, command, cold, second in (
-        ("`moesim estimate`, 8x H200", ["estimate", h200, "--json"], 0.6, 0.5),
-        ("`moesim estimate`, EP32", ["estimate", ep32, "--json"], 0.6, 0.5),
-        ("`moesim simulate`, 8x H200", ["simulate", h200, "--json"], None, None),
-        ("`moesim simulate`, EP32", ["simulate", ep32, "--json"], 1.5, 1.0),
-    ):
-        first, again = _starts(pace, [MOESIM, *command])
-        found += [took(f"{name}: cold", first, most=cold), took(f"{name}: second start", again, most=second)]
-    helped = pace.time(lambda: child_seconds([MOESIM, "--help"]), repeats=5)
-    imported = pace.time(lambda: child_seconds([sys.executable, "-c", "import simulator"]), repeats=5)
-    return [*found, took("`moesim --help`", helped, most=0.3), took("`import simulator`", imported, most=0.5)]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for question, command, cold, second in (
+            ("`moesim estimate`, 8x H200", ["estimate", h200, "--json"], 0.6, 0.5),
+            ("`moesim estimate`, EP32", ["estimate", ep32, "--json"], 0.6, 0.5),
+            ("`moesim simulate`, 8x H200", ["simulate", h200, "--json"], None, None),
+            ("`moesim simulate`, EP32", ["simulate", ep32, "--json"], 1.5, 1.0),
+        ):
+            first, again = _starts(pace, [MOESIM, *command], folder)
+            found += [
+                took(f"{question}: cold", first, most=cold),
+                took(f"{question}: second start", again, most=second),
+            ]
+        for question, command, most in (
+            ("`moesim --help`", [MOESIM, "--help"], 0.3),
+            ("`import simulator`", [sys.executable, "-c", "import simulator"], 0.5),
+        ):
+            found += [took(question, _starts(pace, command, folder)[1], most=most)]
+    return found
 
 
 def warm(pace: Pace) -> list[Row]:
@@ -269,20 +277,16 @@ def _whole_run(pace: Pace, mapping: dict[str, Any]) -> tuple[Timed, Any]:
     return timed, results[0]
 
 
-def _starts(pace: Pace, command: list[str], repeats: int = 3) -> tuple[Timed, Timed]:
+def _starts(pace: Pace, command: list[str], folder: Path, repeats: int = 3) -> tuple[Timed, Timed]:
     """Time whole processes with an empty cache, and with the one that they have filled."""
-    with tempfile.TemporaryDirectory() as folder:
-        cache = Path(folder) / "cache"
-        environment = {"MOESIM_CACHE_DIR": str(cache)}
 
-        def cold() -> float:
-            shutil.rmtree(cache, ignore_errors=True)
-            return child_seconds(command, environment)
+    def cold() -> float:
+        shutil.rmtree(folder / "moesim", ignore_errors=True)
+        return child_seconds(command, folder)
 
-        # Python compiles its modules once; that is no start of ours.
-        child_seconds(command, environment)
-        first = pace.time(cold, repeats)
-        return first, pace.time(partial(child_seconds, command, environment), repeats)
+    # Python compiles modules when they are first imported, once and for all.
+    cold()
+    return pace.time(cold, repeats), pace.time(partial(child_seconds, command, folder), repeats)
 
 
 def _median_seconds(work: Callable[[], object], repeats: int) -> float:

@@ -8,7 +8,7 @@ import resource
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -90,9 +90,19 @@ def cpu_seconds(work: Callable[[], object]) -> float:
     return time.process_time() - began
 
 
-def child_seconds(command: Sequence[str], environment: Mapping[str, str] | None = None) -> float:
-    """CPU time of a whole process, user and system [s]."""
-    child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, env={**os.environ, **(environment or {})})
+def child_seconds(command: Sequence[str], folder: Path) -> float:
+    """CPU time of a whole process, user and system [s].
+
+    Parameters
+    ----------
+    command : sequence of str
+        What to run.
+    folder : Path
+        Where Python keeps compiled modules, as it does for a user, and moesim what it has prepared.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    environment |= {"PYTHONPYCACHEPREFIX": str(folder / "python"), "MOESIM_CACHE_DIR": str(folder / "moesim")}
+    child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, env=environment)
     _, status, used = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
