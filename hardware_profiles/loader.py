@@ -11,11 +11,11 @@ import dataclasses
 import functools
 import os
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from hardware_profiles.edge import read_toml
 from hardware_profiles.errors import ProfileError, nearest
 from hardware_profiles.files import Stamp, stamp
 from hardware_profiles.parse import (
@@ -226,10 +226,7 @@ def parse_kernels_file(table: Table, file: str) -> Kernels:
 @functools.lru_cache(maxsize=512)
 def _read(file: Stamp) -> Table:
     path = Path(file[0])
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ProfileError(f"{path}: not valid TOML: {error}") from error
+    table = read_toml(path, ProfileError)
     if "id" in table and table["id"] != path.stem:
         raise ProfileError(f"{path}: id is {table['id']!r}; it must be the file's name, {path.stem!r}")
     if "id" in table and not _ID.fullmatch(path.stem):

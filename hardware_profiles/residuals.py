@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import functools
 import math
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from hardware_profiles.edge import read_toml
 from hardware_profiles.errors import ProfileError, nearest
 from hardware_profiles.files import Stamp, stamp
 from hardware_profiles.loader import catalogue_folders
@@ -138,8 +138,4 @@ def _cached(parse: Callable[[Mapping[str, Any], str], Mapping[str, T]], path: Pa
 @functools.lru_cache(maxsize=64)
 def _read(parse: Callable[[Mapping[str, Any], str], Mapping[str, Any]], file: Stamp) -> Mapping[str, Any]:
     path = Path(file[0])
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ProfileError(f"{path}: not valid TOML: {error}") from error
-    return parse(tables, path.name)
+    return parse(read_toml(path, ProfileError), path.name)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, cast
 
+from hardware_profiles.edge import read_toml, understanding
 from hardware_profiles.files import Stamp, stamp
 from simulator.errors import ProfileError, nearest
 
@@ -81,8 +81,6 @@ class Catalogue(Generic[T]):
 @lru_cache(maxsize=64)
 def _loaded(what: str, read: Callable[[Mapping[str, Any], str], Any], file: Stamp) -> object:
     path = Path(file[0])
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ProfileError(f"{path}: not a readable {what} file: {error}") from None
-    return read(data, path.name)
+    data = read_toml(path, ProfileError)
+    with understanding(f"{path}: not a readable {what} file", ProfileError):
+        return read(data, path.name)

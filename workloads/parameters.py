@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from hardware_profiles.edge import shown
 from hardware_profiles.errors import nearest
 from workloads.errors import WorkloadError
 
@@ -34,9 +35,10 @@ def number(key: str, value: Any, *, above: float | None = None, least: float = 0
     low = f"above {above:g}" if above is not None else f"of at least {least:g}"
     expected = f"a number {low}" + (f" and at most {most:g}" if math.isfinite(most) else "")
     fits = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    fits = fits and not (isinstance(value, int) and value.bit_length() > 1023)
     fits = fits and math.isfinite(value) and (value > above if above is not None else value >= least) and value <= most
     if not fits:
-        msg = f"{key}: got {value!r}, expected {expected}"
+        msg = f"{key}: got {shown(value)}, expected {expected}"
         raise WorkloadError(msg)
     return float(value)
 
@@ -56,7 +58,7 @@ def count(key: str, value: Any, *, least: int = 1, most: int | None = None) -> i
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if not whole or value < least or (most is not None and value > most):
         upper = "" if most is None else f" and at most {most}"
-        msg = f"{key}: got {value!r}, expected a whole number of at least {least}{upper}"
+        msg = f"{key}: got {shown(value)}, expected a whole number of at least {least}{upper}"
         raise WorkloadError(msg)
     return int(value)
 
@@ -83,7 +85,7 @@ def choose(
         Unknown kind or parameter (nearest names given), or one that is missing.
     """
     if kind not in kinds:
-        msg = f"{key}.kind: unknown kind {kind!r}; {nearest(str(kind), kinds)}"
+        msg = f"{key}.kind: unknown kind {shown(kind)}; {nearest(str(kind)[:60], kinds)}"
         raise WorkloadError(msg)
     accepted = {
         name: parameter

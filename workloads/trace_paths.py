@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hardware_profiles.errors import nearest
+from hardware_profiles.edge import regular_file, shown_path
 from workloads.errors import TraceFormatError, WorkloadError
 
 if TYPE_CHECKING:
@@ -17,21 +17,15 @@ if TYPE_CHECKING:
 
 def existing_file(path: str | Path) -> Path:
     """Return ``path`` if it is a readable file that is not empty, else raise with the nearest file name."""
-    file = Path(path)
-    if not file.is_file():
-        what = "is a folder, not a file" if file.is_dir() else "no such file"
-        siblings = [p.name for p in file.parent.iterdir() if p.is_file()] if file.parent.is_dir() else []
-        hint = nearest(file.name, siblings)
-        msg = f"{file}: {what}" + (f"; {hint}" if hint.startswith("did you mean") else "")
-        raise WorkloadError(msg)
+    file = regular_file(path, WorkloadError)
     try:
         with file.open("rb") as opened:
             first = opened.read(1)
     except OSError as error:
-        msg = f"{file}: cannot be read ({error.strerror})"
+        msg = f"{shown_path(file)}: cannot be read ({error.strerror})"
         raise WorkloadError(msg) from error
     if not first:
-        msg = f"{file}: the file is empty"
+        msg = f"{shown_path(file)}: the file is empty"
         raise TraceFormatError(msg)
     return file
 

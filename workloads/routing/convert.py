@@ -7,17 +7,18 @@ SGLang's expert-distribution recorder writes ``.pt`` (mode ``per_token``) or tab
 from __future__ import annotations
 
 import json
-import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hardware_profiles.edge import read_json, reason, shown, shown_path
 from workloads.errors import TraceFormatError, WorkloadError
+from workloads.npy import npz_names, read_npy, read_npz
 from workloads.routing.files import read_routing_trace, save_routing_trace
-from workloads.routing.trace import RoutingTrace, routing_fault
+from workloads.routing.trace import MOST_EXPERTS, RoutingTrace, routing_fault
 from workloads.trace_paths import existing_file, replacing
 
 IntArray = NDArray[np.integer[Any]]
@@ -46,16 +47,16 @@ def read_recording(path: str | Path, num_experts: int | None = None) -> RoutingT
     """
     file = existing_file(path)
     match file.suffix:
-        case ".npz" if "expert_ids" not in _names(file):
-            return _from_arrays(file, _arrays(file), num_experts)
+        case ".npz" if "expert_ids" not in npz_names(file):
+            return _from_arrays(file, read_npz(file), num_experts)
         case ".npz" | ".parquet":
             return read_routing_trace(file, num_experts)
         case ".npy":
-            return _from_arrays(file, {"": _array(file)}, num_experts)
+            return _from_arrays(file, {"": read_npy(file)}, num_experts)
         case ".pt":
             return _from_recorder(file, _torch_load(file), num_experts)
         case ".json":
-            return _from_recorder(file, _json_load(file), num_experts)
+            return _from_recorder(file, read_json(file, TraceFormatError), num_experts)
         case ".csv":
             _fail(file, f"a table of counts says how often experts were chosen, not by which token; {_REMEDY}")
     given = file.suffix or "a file without an extension"
@@ -114,7 +115,7 @@ def read_token_ids(path: str | Path) -> NDArray[np.int64]:
     file = existing_file(path)
     if file.suffix != ".npy":
         raise WorkloadError(f"{file}: token ids are .npy, not {file.suffix or 'a file without an extension'}")
-    found = _array(file)
+    found = read_npy(file)
     if found.ndim != 1 or not np.issubdtype(found.dtype, np.integer):
         _fail(file, f"holds {found.dtype} of shape {found.shape}, expected one whole number per token")
     return found.astype(np.int64)
@@ -143,8 +144,10 @@ def _from_recorder(file: Path, document: Any, num_experts: int | None) -> Routin
     if "records" not in document:
         if "logical_count" in document:
             _fail(file, f"holds counts (logical_count), not the choices of tokens; {_REMEDY}")
-        found = ", ".join(map(str, document)) or "nothing"
+        found = shown(", ".join(map(str, document)) or "nothing")
         _fail(file, f"'records' is missing, as SGLang's recorder writes them; found: {found}")
+    if not isinstance(document["records"], list | tuple):
+        _fail(file, f"records: got {shown(document['records'])}, expected a list")
     chunks, lengths = [], []
     for at, record in enumerate(document["records"]):
         if not isinstance(record, Mapping) or "topk_ids_of_layer" not in record:
@@ -162,8 +165,9 @@ def _from_recorder(file: Path, document: Any, num_experts: int | None) -> Routin
     ids = np.concatenate(chunks, axis=1)
     physical = document.get("last_physical_to_logical_map")
     if physical is not None:
-        ids = _logical(file, ids, _whole(file, "last_physical_to_logical_map", physical))
-        num_experts = num_experts or int(np.max(_whole(file, "map", physical))) + 1
+        mapped = _whole(file, "last_physical_to_logical_map", physical)
+        ids = _logical(file, ids, mapped)
+        num_experts = num_experts or int(mapped.max()) + 1
     # Dense layers keep the place of a MoE layer, with all tokens alike.
     routed = (ids != ids[:, :1, :1]).any(axis=(1, 2))
     stated = document.get("num_experts")
@@ -183,7 +187,7 @@ def _record_lengths(file: Path, at: int, record: Mapping[str, Any], tokens: int)
 
 
 def _logical(file: Path, ids: IntArray, physical_to_logical: IntArray) -> IntArray:
-    if physical_to_logical.ndim != 2 or len(physical_to_logical) != len(ids):
+    if physical_to_logical.ndim != 2 or len(physical_to_logical) != len(ids) or not physical_to_logical.size:
         shape = physical_to_logical.shape
         _fail(file, f"last_physical_to_logical_map has shape {shape}, expected ({len(ids)} layers, physical experts)")
     if ids.max() >= physical_to_logical.shape[1]:
@@ -199,7 +203,9 @@ def _trace(file: Path, ids: IntArray, lengths: Sequence[int], num_experts: int |
     if ids.min() < -1:
         token, layer, _ = np.argwhere(ids < -1)[0]
         _fail(file, f"token {token}, layer {layer}: expert {ids.min()} does not exist; only -1 marks an empty slot")
-    experts = num_experts or int(ids.max()) + 1
+    experts = num_experts or max(int(ids.max()) + 1, 1)
+    if not 0 < experts <= MOST_EXPERTS:
+        _fail(file, f"has {experts:,} experts in a layer, expected 1 to {MOST_EXPERTS:,}")
     padded = bool((ids < 0).any())
     compact: IntArray = np.where(ids < 0, experts, ids).astype(np.uint8 if experts < 256 else np.uint16)
     starts = np.cumsum([0, *lengths[:-1]]).astype(np.int64)
@@ -219,7 +225,6 @@ def _trace(file: Path, ids: IntArray, lengths: Sequence[int], num_experts: int |
 def _torch_load(file: Path) -> Any:
     """Read tensors and plain values; nothing that a pickle could run."""
     import importlib
-    import pickle
 
     try:
         torch = importlib.import_module("torch")
@@ -231,52 +236,22 @@ def _torch_load(file: Path) -> Any:
         raise WorkloadError(msg) from None
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        first = str(error).splitlines()[0].split(". ")[0].rstrip(".")
+    except Exception as error:  # whatever unpickling a damaged file may raise
+        first = reason(error).split(". ")[0].rstrip(".")
         _fail(file, f"not a .pt of tensors and plain values alone, and nothing else is loaded ({first})")
-
-
-def _json_load(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        _fail(file, f"not valid JSON, or a truncated one ({error})")
 
 
 def _whole(file: Path, what: str, value: Any) -> IntArray:
     """Read a tensor, array or nested list of whole numbers."""
     try:
         found = np.asarray(value)
-    except ValueError:
-        found = np.empty(0, object)
+    except (ValueError, TypeError, OverflowError):
+        found = np.empty(1, object)
     if found.size and not np.issubdtype(found.dtype, np.integer):
         _fail(file, f"{what}: expected whole numbers, all rows equally long")
     return found.astype(np.int64)
 
 
-def _names(file: Path) -> Iterable[str]:
-    try:
-        with zipfile.ZipFile(file) as archive:
-            return [name.removesuffix(".npy") for name in archive.namelist()]
-    except zipfile.BadZipFile as error:
-        _fail(file, f"not an npz archive, or a truncated one ({error})")
-
-
-def _arrays(file: Path) -> dict[str, IntArray]:
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        _fail(file, f"not an npz archive of plain arrays ({error})")
-
-
-def _array(file: Path) -> IntArray:
-    try:
-        return np.asarray(np.load(file, allow_pickle=False))
-    except (ValueError, OSError, EOFError) as error:
-        _fail(file, f"not a .npy of a plain array ({error})")
-
-
 def _fail(file: Path, what: str) -> NoReturn:
-    msg = f"{file}: {what}"
+    msg = f"{shown_path(file)}: {what}"
     raise TraceFormatError(msg)

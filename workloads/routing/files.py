@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import json
-import zipfile
-import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from hardware_profiles.errors import nearest
+from hardware_profiles.edge import shown, shown_path
 from workloads.errors import TraceFormatError, WorkloadError
+from workloads.npy import npz_names, read_npz
 from workloads.parameters import count
-from workloads.routing.trace import RoutingTrace, routing_fault
+from workloads.parquet import read_parquet, require_columns
+from workloads.routing.trace import MOST_EXPERTS, RoutingTrace, routing_fault
 from workloads.trace_paths import existing_file, replacing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
+
+_PARQUET_COLUMNS = ("sequence", "token", "layer", "experts")
 
 
 def read_routing_trace(path: str | Path, num_experts: int | None = None) -> RoutingTrace:
@@ -48,7 +50,7 @@ def read_routing_trace(path: str | Path, num_experts: int | None = None) -> Rout
         raise WorkloadError(msg)
     expert_ids, sequence_start, stated, padded = _READERS[file.suffix](file)
     if num_experts is not None:
-        stated = count("num_experts", num_experts)
+        stated = count("num_experts", num_experts, most=MOST_EXPERTS)
     elif stated is None:
         integers = np.issubdtype(expert_ids.dtype, np.integer) and expert_ids.size
         # The largest id of a padded trace marks empty slots.
@@ -99,28 +101,20 @@ def save_routing_trace(trace: RoutingTrace, path: str | Path) -> None:
 
 def _read_npz(file: Path) -> tuple[NDArray[Any], NDArray[Any], int | None, bool]:
     """Read expert_ids, sequence_start, and the optional sequence_length, num_experts and padded."""
-    try:
-        # Opened here, because np.load leaves the file open when the archive is broken.
-        with file.open("rb") as opened, np.lib.npyio.NpzFile(opened, allow_pickle=False) as archive:
-            missing = [name for name in ("expert_ids", "sequence_start") if name not in archive.files]
-            if missing:
-                _fail(file, f"array {missing[0]!r} is missing; {nearest(missing[0], archive.files)}")
-            wanted = ("expert_ids", "sequence_start", "sequence_length", "num_experts", "padded")
-            arrays = {name: archive[name] for name in wanted if name in archive.files}
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError) as error:
-        _fail(file, f"not an npz archive, or a truncated one ({error})")
+    require_columns(file, ("expert_ids", "sequence_start"), npz_names(file), what="array")
+    arrays = read_npz(file, ("expert_ids", "sequence_start", "sequence_length", "num_experts", "padded"))
     start, ids = arrays["sequence_start"], arrays["expert_ids"]
     if "sequence_length" in arrays:
         _require_tiling(file, start, arrays["sequence_length"], len(ids) if ids.ndim else 0)
     flag = arrays.get("padded", np.asarray(False))
     if flag.ndim or flag.dtype != np.bool_:
-        _fail(file, f"padded: got {flag}, expected one truth value")
+        _fail(file, f"padded: got {shown(flag.tolist())}, expected one truth value")
     if "num_experts" not in arrays:
         return ids, start, None, bool(flag)
     stated = arrays["num_experts"]
     if stated.ndim or not np.issubdtype(stated.dtype, np.integer) or stated < 1:
-        _fail(file, f"num_experts: got {stated}, expected one whole number of at least 1")
-    return ids, start, int(stated), bool(flag)
+        _fail(file, f"num_experts: got {shown(stated.tolist())}, expected one whole number of at least 1")
+    return ids, start, count(f"{shown_path(file)}: num_experts", int(stated), most=MOST_EXPERTS), bool(flag)
 
 
 def _require_tiling(file: Path, start: NDArray[Any], length: NDArray[Any], tokens: int) -> None:
@@ -144,25 +138,19 @@ def _require_tiling(file: Path, start: NDArray[Any], length: NDArray[Any], token
 def _read_parquet(file: Path) -> tuple[NDArray[Any], NDArray[Any], int | None, bool]:
     """Read rows (sequence, token, layer, experts), ordered by token, then layer."""
     import pyarrow as pa
-    import pyarrow.parquet
 
-    try:
-        table = pyarrow.parquet.read_table(file)
-    except (pa.ArrowInvalid, OSError) as error:
-        _fail(file, f"not a Parquet file, or a truncated one ({error})")
-    for name in ("sequence", "token", "layer", "experts"):
-        if name not in table.column_names:
-            _fail(file, f"column {name!r} is missing; {nearest(name, table.column_names)}")
+    table, facts = read_parquet(file, _PARQUET_COLUMNS)
+    for name in _PARQUET_COLUMNS:
         if table[name].null_count:
             _fail(file, f"row {_first(table[name].is_null()) + 1}: {name}: no value")
-    if not table.num_rows:
-        _fail(file, "the file has no rows")
     columns = {}
     for name in ("sequence", "token", "layer"):
         if not pa.types.is_integer(table.schema.field(name).type):
             _fail(file, f"column {name} holds {table.schema.field(name).type}, expected whole numbers")
         columns[name] = table[name].to_numpy()
     layers = int(columns["layer"].max()) + 1
+    if not 0 < layers <= table.num_rows:
+        _fail(file, f"column layer holds {layers - 1}, expected layers from 0, each with a row for every token")
     rows = np.arange(table.num_rows)
     for name, expected in (("layer", rows % layers), ("token", rows // layers)):
         wrong = columns[name] != expected
@@ -179,8 +167,10 @@ def _read_parquet(file: Path) -> tuple[NDArray[Any], NDArray[Any], int | None, b
     start = np.flatnonzero(np.diff(sequence[:, 0], prepend=sequence[0, 0] - 1))
     if len(np.unique(sequence[start, 0])) != len(start):
         _fail(file, "a sequence comes back after another one; the tokens of a sequence must be together")
-    stated = json.loads((table.schema.metadata or {}).get(b"moesim", b"{}"))
-    return ids, start, stated.get("num_experts"), stated.get("padded") is True
+    stated = facts.get("num_experts")
+    if stated is not None:
+        stated = count(f"{shown_path(file)}: metadata 'moesim': num_experts", stated, most=MOST_EXPERTS)
+    return ids, start, stated, facts.get("padded") is True
 
 
 def _experts(file: Path, lists: Any) -> NDArray[Any]:
@@ -195,6 +185,8 @@ def _experts(file: Path, lists: Any) -> NDArray[Any]:
         _fail(file, f"column experts holds lists of {kind.value_type}, expected whole numbers")
     sizes = np.asarray(pc.list_value_length(lists))
     wrong = sizes != sizes[0]
+    if not sizes[0]:
+        _fail(file, "row 1: experts is empty, expected the experts that the token chose")
     if wrong.any():
         row = int(wrong.argmax())
         _fail(file, f"row {row + 1}: experts has {sizes[row]} entries, the rows before {sizes[0]}")
@@ -230,7 +222,7 @@ def _first(mask: Any) -> int:
 
 
 def _fail(file: Path, what: str) -> NoReturn:
-    msg = f"{file}: {what}"
+    msg = f"{shown_path(file)}: {what}"
     raise TraceFormatError(msg)
 
 

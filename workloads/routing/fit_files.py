@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hardware_profiles.edge import read_toml, shown, shown_path
 from hardware_profiles.errors import nearest
 from workloads.errors import TraceFormatError, WorkloadError
 from workloads.parameters import count, number
@@ -50,18 +50,15 @@ def read_routing_fit(path: str | Path) -> LatentRouting:
         msg = f"{path}: a routing fit is .toml, not {Path(path).suffix or 'without an extension'}"
         raise WorkloadError(msg)
     file = existing_file(path)
-    try:
-        table = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        _fail(file, f"not valid TOML: {error}")
+    table = read_toml(file, TraceFormatError)
     for key in table:
         if key not in _KEYS:
-            _fail(file, f"{key}: unknown key; {nearest(key, _KEYS)}")
+            _fail(file, f"{shown(key)[1:-1]}: unknown key; {nearest(key[:60], _KEYS)}")
     for key in _KEYS[:-1]:
         if key not in table:
             _fail(file, f"{key}: is missing; 'moesim routing fit' writes it")
     if table["kind"] != KIND:
-        _fail(file, f"kind: got {table['kind']!r}, expected {KIND!r}")
+        _fail(file, f"kind: got {shown(table['kind'])}, expected {KIND!r}")
     try:
         return _model(table)
     except WorkloadError as error:
@@ -127,7 +124,7 @@ def _model(table: dict[str, Any]) -> LatentRouting:
         raise WorkloadError(f"probability: every layer must sum to top_k = {top_k}, no expert above 1")
     variance = table["variance"]
     if not isinstance(variance, dict) or set(variance) != set(PARTS):
-        raise WorkloadError(f"variance: got {sorted(variance)}, expected {', '.join(PARTS)}")
+        raise WorkloadError(f"variance: got {shown(variance)}, expected {', '.join(PARTS)}")
     columns = [_numbers(f"variance.{part}", variance[part], 1) for part in PARTS]
     if any(len(column) != layers for column in columns):
         raise WorkloadError(f"variance: expected a value for each of the {layers} layers in every part")
@@ -151,7 +148,7 @@ def _numbers(key: str, value: Any, axes: int) -> NDArray[np.float64]:
     """Read a list, or a list of equally long lists, of numbers of at least 0."""
     try:
         found = np.array(value, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         found = np.empty(0)
     if found.ndim != axes or not found.size or not np.isfinite(found).all() or found.min() < 0:
         rows = "a row of numbers per layer, all equally long" if axes == 2 else "a list of numbers"
@@ -165,5 +162,5 @@ def _text(value: str) -> str:
 
 
 def _fail(file: Path, what: str) -> NoReturn:
-    msg = f"{file}: {what}"
+    msg = f"{shown_path(file)}: {what}"
     raise TraceFormatError(msg)

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+#: Most experts of a layer: ids are kept in 16 bits, and one more marks an empty slot [1].
+MOST_EXPERTS = 2**16 - 2
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoutingTrace:
     """Recorded or generated top-k expert ids, tokens of a sequence in order.
@@ -110,6 +114,8 @@ def routing_fault(
         return f"expert_ids holds {expert_ids.dtype}, expected integers"
     if 0 in expert_ids.shape:
         return f"expert_ids is empty: shape {expert_ids.shape}"
+    if num_experts < 1 or num_experts > MOST_EXPERTS:
+        return f"has {num_experts:,} experts in a layer, expected 1 to {MOST_EXPERTS:,}"
     ids = num_experts + int(padded)
     if expert_ids.min() < 0 or expert_ids.max() >= ids:
         token, layer, slot = np.argwhere((expert_ids < 0) | (expert_ids >= ids))[0]

@@ -86,7 +86,7 @@ def test_a_file_that_does_not_state_its_experts_has_as_many_as_it_names(tmp_path
             {"sequence_start": np.array([0, 20]), "sequence_length": np.array([20, 10])},
             "sequence 1 covers tokens 20 to 29, but the trace has 40 tokens",
         ),
-        ({"num_experts": np.array([8, 8])}, "num_experts: got [8 8]"),
+        ({"num_experts": np.array([8, 8])}, "num_experts: got [8, 8]"),
         ({"num_experts": np.int64(4)}, "does not exist, expected 0 to 3"),
     ],
 )
