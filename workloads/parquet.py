@@ -56,7 +56,17 @@ def read_parquet(file: Path, needed: Collection[str], optional: Collection[str] 
 
 
 def require_columns(file: Path, needed: Collection[str], found: Collection[str], what: str = "column") -> None:
-    """Refuse a table that lacks a column, or has one twice; ``what`` is what the file calls them."""
+    """Refuse a table that lacks a column, or has one twice.
+
+    Parameters
+    ----------
+    file : Path
+        The table.
+    needed, found : collection of str
+        Names of columns that it must have, and that it has.
+    what : str
+        What the file calls a column.
+    """
     for name in needed:
         times = list(found).count(name)
         if times > 1:

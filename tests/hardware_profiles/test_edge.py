@@ -4,7 +4,16 @@ import os
 
 import pytest
 
-from hardware_profiles.edge import json_lines, parse_json, parse_toml, read_json, read_text, read_toml, shown, shown_path
+from hardware_profiles.edge import (
+    json_lines,
+    parse_json,
+    parse_toml,
+    read_json,
+    read_text,
+    read_toml,
+    shown,
+    shown_path,
+)
 from hardware_profiles.errors import ProfileError
 
 DEEP = 100_000

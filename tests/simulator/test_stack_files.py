@@ -39,7 +39,7 @@ def test_a_scenario_finds_the_stack_file_beside_it(own: Path) -> None:
         ('scheduler = "mixed"', 'scheduler = "random"', "allowed: mixed, prefill_first"),
         ("token_budget", "token_bugdet", "token_budget"),
         ('unit = "ms"', 'unit = "GB"', "expected time"),
-        ("[numbers]", "[numbers", "not a readable stack file"),
+        ("[numbers]", "[numbers", "not valid TOML"),
     ],
 )
 def test_a_broken_stack_file_says_what_is_wrong(own: Path, old: str, new: str, message: str) -> None:
