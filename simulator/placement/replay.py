@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.arrays import FloatArray, IdArray
+from simulator.arrays import FloatArray, IdArray, IntArray
 from simulator.placement.replica_routing import Assignments, home_ranks, serve
 from simulator.placement.slots import Placement
 from workloads.models.spec import Phase
@@ -57,6 +57,19 @@ class RankSums:
         if (turns + 1) * self.tokens * self.top_k >= 2**32:
             every = every.astype(np.uint64)
         total: NDArray[np.unsignedinteger] = every * every.dtype.type(turns) + sums[rest] - sums[start]
+        return total
+
+    def loads(self, starts: IntArray, counts: IntArray) -> NDArray[np.unsignedinteger]:
+        """Assignments of many windows, each as :meth:`load` tells them; shape (windows, ranks, layers) [1]."""
+        sums = self.sums
+        turns, rest = np.divmod(starts + counts, self.tokens)
+        total: NDArray[np.unsignedinteger] = sums[rest] - sums[starts]
+        if turns.any():
+            every = sums[-1]
+            if (int(turns.max()) + 1) * self.tokens * self.top_k >= 2**32:
+                every, total = every.astype(np.uint64), sums[rest].astype(np.uint64) - sums[starts]
+            around = np.flatnonzero(turns)
+            total[around] += turns[around, None, None].astype(every.dtype) * every
         return total
 
 

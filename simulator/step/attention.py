@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from simulator.arrays import FloatArray, IntArray
 from simulator.cost.grids import TimeLine
 from simulator.step.tables import StepTables
+from simulator.step.work import StepSeries
 
 
 class AttentionTimes:
@@ -41,3 +45,24 @@ class AttentionTimes:
         places = self._prompts.places(sequences, tokens / self._stages / sequences, prefix)
         projections = self._projections.at_places(places) if self._projections is not None else 0.0
         return self._prompts.at_places(places), projections
+
+    def series(self, work: StepSeries, prompts: IntArray) -> tuple[FloatArray, FloatArray]:
+        """Attention of many steps, and projections of their prompt chunks, shape (steps,) [s].
+
+        Parameters
+        ----------
+        work : StepSeries
+            The steps.
+        prompts : int array
+            Which of them hold prompt chunks.
+        """
+        attention, projections = np.zeros(len(work.rows)), np.zeros(len(work.rows))
+        decodes = np.flatnonzero(work.decode_rows)
+        attention[decodes] = self._decode.at_all(work.decode_rows[decodes] / self._stages, work.decode_context[decodes])
+        if len(prompts):
+            sequences = np.maximum(work.prompt_sequences[prompts] / self._stages, 1.0)
+            chunks = sequences, work.prompt_rows[prompts] / self._stages / sequences, work.prompt_prefix[prompts]
+            attention[prompts] += self._prompts.at_all(*chunks)
+            if self._projections is not None:
+                projections[prompts] = self._projections.at_all(*chunks)
+        return attention, projections

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
+from simulator.arrays import FloatArray
 from simulator.stack import StackProfile
-from simulator.step.work import StepWork
+from simulator.step.work import StepSeries, StepWork
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,3 +72,18 @@ class HostRule:
         if work.prompt_total:
             gap += self.prefill
         return gap + launching - busy if launching > busy else gap
+
+    def gaps(self, work: StepSeries, busy: FloatArray) -> FloatArray:
+        """Host time of many steps, each run as one batch, that their kernels do not hide, shape (steps,) [s].
+
+        Parameters
+        ----------
+        work : StepSeries
+            The steps.
+        busy : array, shape (steps,)
+            How long the kernels of each run [s].
+        """
+        prompting = work.prompt_total > 0
+        gap = self.fixed + self.each_request * (work.decode_rows + work.prompt_sequences) + self.prefill * prompting
+        eager = prompting | (-(-work.rows // self.stages) > self.graph_rows)
+        return np.asarray(gap + np.maximum(self.launch * eager - busy, 0.0))

@@ -13,9 +13,10 @@ from simulator.step.attention import AttentionTimes
 from simulator.step.components import OP_COMPONENTS, STEP_COMPONENTS, STEP_PARTS
 from simulator.step.host import HostRule
 from simulator.step.overlap import Overlapper
+from simulator.step.series import SeriesTimer, SeriesTimes
 from simulator.step.tables import StepTables
 from simulator.step.totals import RowTotals
-from simulator.step.work import LoadArray, StepTime, StepWork, Window
+from simulator.step.work import LoadArray, StepSeries, StepTime, StepWork, Window
 
 
 class StepTimer(Protocol):
@@ -74,6 +75,32 @@ class TableTimer:
         self._everywhere = routing is not None and routing.alike
         self._known: dict[tuple[int, bool], tuple[tuple[float, float, float], LoadArray]] = {}
         self._step = StepTime()
+        # What overlaps is chosen step by step.
+        self._series = (
+            None
+            if self._overlaps
+            else SeriesTimer(
+                tables=tables, totals=totals, routing=routing, attention=self._attention, host=self.host, pp=pp
+            )
+        )
+
+    @property
+    def takes_series(self) -> bool:
+        """Whether many steps can be timed at once."""
+        return self._series is not None
+
+    def series(self, work: StepSeries) -> SeriesTimes:
+        """Return the durations of many steps that follow each other, and their parts.
+
+        Raises
+        ------
+        ValueError
+            Kernels overlap, which is decided step by step.
+        """
+        if self._series is None:
+            raise ValueError("series: what overlaps in a step is decided step by step")
+        times, (self._prompt_at, self._decode_at) = self._series.times(work, self.places)
+        return times
 
     @property
     def places(self) -> tuple[int, int]:

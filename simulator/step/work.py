@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from simulator.arrays import FloatArray
+from simulator.arrays import FloatArray, IntArray
 from simulator.ops import Op, StepShape, build_ops, draft_ops
 from simulator.parallelism import Parallelism
 from simulator.schedule.mechanisms import Overlap
@@ -203,6 +203,21 @@ class StepWork:
             group_tokens=float(self.stage_tokens(pp)),
             max_rank_share=max_rank_share,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepSeries:
+    """The work of steps that follow each other: fields of ``StepWork`` as arrays of shape (steps,)."""
+
+    rows: IntArray
+    decode_rows: IntArray
+    decode_context: FloatArray
+    prompt_rows: IntArray
+    prompt_sequences: IntArray
+    prompt_prefix: FloatArray
+    prompt_total: IntArray
+    decode_total: IntArray
+    logits: IntArray
 
 
 @dataclass(slots=True)
