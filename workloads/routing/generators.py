@@ -389,8 +389,9 @@ def _draw_sticky(
         else:
             before = before[:, : len(row)]
             kept = rng.random(before.shape) < plan.stickiness
-            kept_first = np.argsort(~kept, axis=0, kind="stable")
-            held = np.take_along_axis(before, kept_first, axis=0)
-            drawn = draw_distinct(rng, popularity, row, top_k, held, kept.sum(axis=0))
+            place = np.cumsum(kept, axis=0)
+            held = np.zeros_like(before)
+            held[place[kept] - 1, np.broadcast_to(np.arange(len(row)), kept.shape)[kept]] = before[kept]
+            drawn = draw_distinct(rng, popularity, row, top_k, held, place[-1])
         expert_ids[token] = drawn.T.reshape(len(token), shape.layers, top_k)
         before = drawn

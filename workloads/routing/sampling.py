@@ -108,24 +108,24 @@ def draw_distinct(
     """
     experts = popularity.weights.shape[1]
     ids = np.empty((top_k, len(row)), np.int16 if experts <= np.iinfo(np.int16).max else np.int32)
-    for slot in range(top_k):
-        if held is None or held_count is None:
+    if held is None or held_count is None:
+        for slot in range(top_k):
             ids[slot] = _draw(rng, popularity, row)
-        else:
-            missing = np.flatnonzero(held_count <= slot)
-            ids[slot] = held[slot]
-            ids[slot, missing] = _draw(rng, popularity, row[missing])
+    else:
+        missing = np.arange(top_k)[:, None] >= held_count
+        ids[:] = held
+        ids[missing] = _draw(rng, popularity, np.broadcast_to(row, ids.shape)[missing])
     items: NDArray[np.integer] = np.arange(len(row))
     items, wrong = _unsettled(ids, items, allowed)
     for _ in range(MAX_REDRAWS):
         if len(items) * experts <= FEW_KEYS:
             break
-        slots, position = np.nonzero(wrong)
+        slots, position = wrong.nonzero()
         ids[slots, items[position]] = _draw(rng, popularity, row[items[position]])
         items, wrong = _unsettled(ids, items, allowed)
     if len(items):
-        open_to = np.ones((len(items), experts), bool) if allowed is None else allowed[items].copy()
-        ids[:, items] = _gumbel(rng, popularity.weights[row[items]], ids[:, items], wrong, open_to)
+        weights, closed = popularity.weights[row[items]], None if allowed is None else ~allowed[items]
+        ids[:, items] = _gumbel(rng, weights, ids.take(items, axis=1), wrong, closed)
     return ids
 
 
@@ -136,8 +136,9 @@ def _draw(rng: np.random.Generator, popularity: Popularity, row: NDArray[np.inte
     share = rng.random(len(row))
     target = row + share
     found = popularity.guide[row * buckets + (share * buckets).astype(np.int64)]
-    behind = np.flatnonzero(popularity.cumulative[found] <= target)
-    found[behind] += 1
+    passed = popularity.cumulative[found] <= target
+    found += passed
+    behind = passed.nonzero()[0]
     for _ in range(GUIDED_STEPS - 1):
         if not len(behind):
             break
@@ -152,16 +153,14 @@ def _unsettled(
     ids: NDArray[np.integer], items: NDArray[np.integer], allowed: NDArray[np.bool_] | None
 ) -> tuple[NDArray[np.integer], NDArray[np.bool_]]:
     """Find the items in play with a slot to redraw, and those slots, shape (top_k, items)."""
-    play = ids[:, items]
-    wrong, same = np.zeros(play.shape, bool), np.empty(play.shape[1], bool)
+    play = ids.take(items, axis=1)
+    wrong = np.zeros(play.shape, bool)
     for slot in range(1, len(play)):
-        for lower in range(slot):
-            np.equal(play[slot], play[lower], out=same)
-            wrong[slot] |= same
+        np.logical_or.reduce(play[:slot] == play[slot], axis=0, out=wrong[slot])
     if allowed is not None:
         wrong |= ~allowed[items, play]
-    again = wrong.any(axis=0)
-    return items[again], wrong[:, again]
+    again = np.flatnonzero(wrong.any(axis=0))
+    return items[again], wrong.take(again, axis=1)
 
 
 def _gumbel(
@@ -169,15 +168,19 @@ def _gumbel(
     weights: NDArray[np.float64],
     ids: NDArray[np.integer],
     wrong: NDArray[np.bool_],
-    open_to: NDArray[np.bool_],
+    closed: NDArray[np.bool_] | None,
 ) -> NDArray[np.integer]:
     """Fill each item from its first wrong slot on with the Gumbel top-k of the experts still open to it."""
-    top_k, _items = ids.shape
+    top_k, items = ids.shape
     first = wrong.argmax(axis=0)
-    slot = np.arange(top_k)[:, None]
+    slot, item = np.arange(top_k)[:, None], np.arange(items)
     settled = slot < first
-    open_to[np.nonzero(settled)[1], ids[settled]] = False
-    keys = np.where(open_to, np.log(weights) + rng.gumbel(size=weights.shape), -np.inf)
-    best = np.argsort(-keys, axis=1)[:, :top_k].T
-    filled = np.take_along_axis(best, np.maximum(slot - first, 0), axis=0)
-    return np.where(settled, ids, filled)
+    # The largest log(weight) plus Gumbel variate is the smallest exponential variate over the weight.
+    keys = -np.log(1.0 - rng.random(weights.shape)) / weights
+    keys[settled.nonzero()[1], ids[settled]] = np.inf
+    if closed is not None:
+        keys[closed] = np.inf
+    most = top_k - int(first.min())
+    few = np.argpartition(keys, most - 1, axis=1)[:, :most]
+    best = few[item[:, None], keys[item[:, None], few].argsort(axis=1)]
+    return np.where(settled, ids, best[item, np.maximum(slot - first, 0)])

@@ -1,5 +1,6 @@
 """Generated routing has the shape, the popularity and the memory that each kind promises."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,29 @@ def test_a_seed_fixes_the_trace(kind):
     np.testing.assert_array_equal(first.expert_ids, second.expert_ids)
     np.testing.assert_array_equal(first.sequence_start, second.sequence_start)
     assert not np.array_equal(first.expert_ids, other.expert_ids)
+
+
+#: What each kind drew on 28 November 2026, of few experts and of many.
+DRAWN = {
+    "dirichlet": ("357367889f98e693", "769cf42947a917e5"),
+    "domain": ("0f836c2e5c784312", "d25e67506267aafd"),
+    "drifting": ("f8a55582236fe3a5", "ce9628225e1fd4dc"),
+    "layer_skew": ("80159af1d3d84c5f", "4146cc18ac8f1aa1"),
+    "sticky": ("88c53b0f2a7fd999", "cbe1f1aea98b9608"),
+    "uniform": ("b939a11b89feba6b", "881237d54fc84197"),
+    "zipf": ("f4e262a72e41c3bb", "0585bc72056a151d"),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(ROUTING_KINDS))
+def test_a_seed_draws_what_it_drew_in_earlier_releases(kind):
+    drawn = (make(kind), make(kind, tokens=400, num_experts=300, top_k=8))
+    assert tuple(hashlib.sha256(trace.expert_ids.tobytes()).hexdigest()[:16] for trace in drawn) == DRAWN[kind]
+
+
+def test_groups_draw_what_they_drew_in_earlier_releases():
+    drawn = make("zipf", num_groups=8, top_k_groups=2).expert_ids
+    assert hashlib.sha256(drawn.tobytes()).hexdigest()[:16] == "49726a498c2df0a1"
 
 
 @pytest.mark.parametrize("kind", ["zipf", "dirichlet"])
