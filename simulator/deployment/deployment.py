@@ -166,7 +166,7 @@ def _deploy(scenario: Scenario, longest: int, concurrency: int, key: str) -> Dep
         drafts=drafts,
         limits=limits,
         longest=longest,
-        warnings=_warnings(hardware, tables.kernels, routing),
+        warnings=_warnings(hardware, tables.kernels),
         fingerprint=key,
         pregated=pregated,
     )
@@ -291,12 +291,10 @@ def expert_nodes(split: Parallelism, hardware: Hardware) -> int:
     return split.group // domain if split.group % domain == 0 and split.ep % (split.group // domain) == 0 else 1
 
 
-def _warnings(hardware: Hardware, used: frozenset[str], routing: RoutingReplay | None) -> tuple[str, ...]:
+def _warnings(hardware: Hardware, used: frozenset[str]) -> tuple[str, ...]:
     found = [*unused_processors(hardware.device)]
     if borrowed := sorted({name.split(".")[0] for name in used if name not in hardware.device.main.kernels}):
         # What a device has of its own is borrowed from nobody.
         relatives = hardware.evidence.removeprefix("own; ")
         found.append(f"extrapolated: {hardware.device.id} takes {', '.join(borrowed)} from its {relatives}")
-    if routing is not None and routing.tokens < routing.recorded_tokens:
-        found.append(f"routing trace cut to its first {routing.tokens} of {routing.recorded_tokens} tokens")
     return tuple(found)

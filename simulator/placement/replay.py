@@ -1,76 +1,26 @@
 """Replay of a routing trace on a placement: the load of every rank at every layer, exactly, in microseconds.
 
-The trace is reduced once per placement to running sums of tokens per rank. The load of any window of consecutive
-tokens is then one difference of two rows. Two orders of the tokens are kept: *prompt order*, sequence after sequence,
-from which prompt chunks take their tokens; and *decode order*, in which neighbouring tokens belong to different
-sequences, as the tokens of a decode batch do. Each order is walked from its start and around.
+Running sums of tokens per rank make the load of any window of consecutive tokens one difference of two rows. There
+are two orders of the tokens: *prompt order*, sequence after sequence, from which prompt chunks take their tokens; and
+*decode order*, in which neighbouring tokens belong to different sequences, as the tokens of a decode batch do. Each
+order is walked from its start and around.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.arrays import FloatArray, IdArray, IntArray
+from simulator.arrays import FloatArray, IdArray
+from simulator.placement.rank_sums import RankSums, turn_loads
 from simulator.placement.replica_routing import Assignments, home_ranks, serve
 from simulator.placement.slots import Placement
 from workloads.models.spec import Phase
 from workloads.routing.trace import RoutingTrace
-
-#: Largest size of the running sums of one order [bytes]; a longer trace is cut, and the result says so.
-MAX_SUMS_BYTES = 600e6
-#: Tokens that are counted at a time: their counts stay in the cache, and small arrays are quick to get.
-_CHUNK = 64
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RankSums:
-    """Running sums of one token order.
-
-    ``sums`` has shape (tokens + 1, ranks, layers): assignments to each rank at each layer before each token [1]. No
-    token has more than ``top_k`` at a layer [1].
-    """
-
-    sums: NDArray[np.uint32]
-    top_k: int
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of the order."""
-        return len(self.sums) - 1
-
-    def load(self, start: int, count: int) -> NDArray[np.unsignedinteger]:
-        """Assignments of ``count`` tokens from ``start`` on, around the end; shape (ranks, layers) [1].
-
-        ``start`` lies within the order, its end included. Counts have 32 bits, 64 where they could need more.
-        """
-        sums, stop = self.sums, start + count
-        if stop < len(sums):
-            difference: NDArray[np.unsignedinteger] = sums[stop] - sums[start]
-            return difference
-        turns, rest = divmod(stop, self.tokens)
-        every: NDArray[np.unsignedinteger] = sums[-1]
-        if (turns + 1) * self.tokens * self.top_k >= 2**32:
-            every = every.astype(np.uint64)
-        total: NDArray[np.unsignedinteger] = every * every.dtype.type(turns) + sums[rest] - sums[start]
-        return total
-
-    def loads(self, starts: IntArray, counts: IntArray) -> NDArray[np.unsignedinteger]:
-        """Assignments of many windows, each as :meth:`load` tells them; shape (windows, ranks, layers) [1]."""
-        sums = self.sums
-        turns, rest = np.divmod(starts + counts, self.tokens)
-        total: NDArray[np.unsignedinteger] = sums[rest] - sums[starts]
-        if turns.any():
-            every = sums[-1]
-            if (int(turns.max()) + 1) * self.tokens * self.top_k >= 2**32:
-                every, total = every.astype(np.uint64), sums[rest].astype(np.uint64) - sums[starts]
-            around = np.flatnonzero(turns)
-            total[around] += turns[around, None, None].astype(every.dtype) * every
-        return total
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,29 +161,27 @@ class ServedTokens:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoutingReplay(ServedTokens):
-    """A routing trace on a placement, with the running sums that make its rank loads quick to tell.
+    """A routing trace on a placement, with the sums that make its rank loads quick to tell.
 
     Attributes
     ----------
     prefill, decode : RankSums
-        Running sums in either order.
-    recorded_tokens : int
-        Tokens of the trace before any cut.
+        Rank loads of windows in either order.
+    mean_load : float
+        Assignments of the mean rank per token, those to null experts left out [1].
+    whole : bool
+        Whether every assignment is to an expert on some rank, none to a null expert.
     """
 
     prefill: RankSums
     decode: RankSums
-    recorded_tokens: int
+    mean_load: float
+    whole: bool
 
     @property
-    def mean_load(self) -> float:
-        """Assignments of the mean rank per token, those to null experts left out [1]."""
-        return float(self.prefill.sums[-1].mean()) / self.tokens
-
-    @property
-    def whole(self) -> bool:
-        """Whether every assignment is to an expert on some rank, none to a null expert."""
-        return bool((self.prefill.sums[-1].sum(axis=0, dtype=np.int64) == self.tokens * self.top_k).all())
+    def nbytes(self) -> int:
+        """Size of what is kept for it now [bytes]."""
+        return self.slot_ids.nbytes + self.prefill.nbytes + self.decode.nbytes
 
     @property
     def alike(self) -> bool:
@@ -283,21 +231,16 @@ def replay(
     nodes : int
         Nodes that hold the ranks, for routings that look where a replica is [1].
     """
-    room = int(MAX_SUMS_BYTES / (4 * placement.ranks * trace.layers))
-    kept = replace(
-        trace,
-        expert_ids=trace.expert_ids[: max(room, 1)],
-        sequence_start=trace.sequence_start[trace.sequence_start < max(room, 1)],
-    )
-    served = serve_tokens(kept, placement, concurrency, replica_routing=replica_routing, nodes=nodes)
-    rank_ids = served.slot_ids // placement.slots_per_rank
+    served = serve_tokens(trace, placement, concurrency, replica_routing=replica_routing, nodes=nodes)
+    turn = turn_loads(served.slot_ids, placement)
     return RoutingReplay(
         placement=placement,
         slot_ids=served.slot_ids,
         decode_order=served.decode_order,
-        prefill=_rank_sums(rank_ids, placement.ranks, None),
-        decode=_rank_sums(rank_ids, placement.ranks, served.decode_order),
-        recorded_tokens=trace.tokens,
+        prefill=RankSums(served.slot_ids, placement, turn),
+        decode=RankSums(served.slot_ids, placement, turn, served.decode_order),
+        mean_load=float(turn.mean()) / served.tokens,
+        whole=bool((turn.sum(axis=0) == served.tokens * served.top_k).all()),
     )
 
 
@@ -332,23 +275,3 @@ def decode_order(sequence_start: IdArray, tokens: int, concurrency: int) -> NDAr
         position[start : start + length] = np.arange(used, used + length)
         heapq.heappush(heap, (used + length, index))
     return np.lexsort((lane, position))
-
-
-def _rank_sums(rank_ids: IdArray, ranks: int, order: NDArray[np.int64] | None) -> RankSums:
-    tokens, layers, top_k = rank_ids.shape
-    if ranks == 1 and not rank_ids.any():
-        # One rank has it all, whichever tokens come first.
-        run = np.arange(tokens + 1, dtype=np.uint32) * np.uint32(top_k)
-        return RankSums(sums=np.repeat(run, layers).reshape(tokens + 1, 1, layers), top_k=top_k)
-    sums = np.zeros((tokens + 1, ranks, layers), dtype=np.uint32)
-    layer = np.arange(layers)[:, None]
-    size = (ranks + 1) * layers
-    for start in range(0, tokens, _CHUNK):
-        part = rank_ids[start : start + _CHUNK] if order is None else rank_ids[order[start : start + _CHUNK]]
-        flat = part.astype(np.int64) * layers + (layer + np.arange(len(part))[:, None, None] * size)
-        found = np.bincount(flat.reshape(-1), minlength=len(part) * size).reshape(len(part), ranks + 1, layers)
-        sums[start + 1 : start + 1 + len(part)] = found[:, :ranks]
-    # NOTE: row by row, because a cumulative sum over the first axis strides through memory and is ten times slower.
-    for token in range(tokens):
-        np.add(sums[token], sums[token + 1], out=sums[token + 1])
-    return RankSums(sums=sums, top_k=top_k)

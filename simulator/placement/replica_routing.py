@@ -17,7 +17,7 @@ BLOCK = 128
 #: Times that every replicated expert is poured anew [1].
 _SWEEPS = 2
 #: Tokens whose slots are looked up at a time [tokens].
-_CHUNK = 256
+_CHUNK = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,16 +48,18 @@ class Assignments:
 def round_robin(work: Assignments) -> IdArray:
     """Replicas take turns by token."""
     slots, count = _with_null_experts(work)
-    row = np.arange(work.expert_ids.shape[1])[:, None]
+    layers, experts, most = slots.shape
     kind = np.uint16 if work.placement.slots < 2**16 else np.uint32
-    if slots.shape[2] == 1:
-        table, only = slots[:, :, 0].astype(kind), np.empty(work.expert_ids.shape, dtype=kind)
-        # Part by part: small arrays are much quicker to get than large ones.
-        for start in range(0, len(only), _CHUNK):
-            only[start : start + _CHUNK] = table[row, work.expert_ids[start : start + _CHUNK]]
-        return only
-    turn = np.arange(len(work.expert_ids))[:, None, None] % count[row, work.expert_ids]
-    chosen: IdArray = slots[row, work.expert_ids, turn].astype(kind)
+    # Flat tables, and part by part: small arrays are much quicker to get than large ones.
+    table, replicas, base = slots.reshape(-1).astype(kind), count.reshape(-1), np.arange(layers)[:, None] * experts
+    chosen = np.empty(work.expert_ids.shape, dtype=kind)
+    for start in range(0, len(chosen), _CHUNK):
+        place = work.expert_ids[start : start + _CHUNK] + base
+        if most > 1:
+            turn = np.arange(start, start + len(place))[:, None, None]
+            place, turn = place * most, turn % replicas.take(place)
+            place += turn
+        table.take(place, out=chosen[start : start + _CHUNK])
     return chosen
 
 

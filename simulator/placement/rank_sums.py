@@ -1,0 +1,203 @@
+"""The load of every rank by any window of a token order, exactly: running sums, as fine as they are used."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.arrays import IdArray, IntArray
+from simulator.placement.slots import Placement
+
+#: Tokens between two rows of the sums that few have asked yet: quick to make, and small [tokens].
+_COARSE = 8
+#: Windows asked for after which finer sums pay: what is counted beside coarse ones has then cost as much [1].
+_PATIENCE = 1000
+#: Largest size of the sums of one order [bytes]; where not every token has room for a row, every second has, and so on.
+SUMS_ROOM = 40e6
+#: Tokens whose assignments are counted at a time: what is made on the way stays in the cache [tokens].
+_CHUNK = 64
+
+
+class RankSums:
+    """Assignments to every rank at every layer in windows of one token order.
+
+    Running sums are kept before every ``stride``-th token, and the tokens between are counted one by one.
+
+    Parameters
+    ----------
+    slot_ids : integer array, shape (tokens, layers, top_k)
+        Slot that serves each assignment, in prompt order; the number of slots where none does.
+    placement : Placement
+        Experts on ranks.
+    turn : int64 array, shape (ranks, layers)
+        Assignments of all tokens together [1].
+    order : int64 array, shape (tokens,), optional
+        Prompt-order index of each token of the order; that of prompts where absent.
+
+    Attributes
+    ----------
+    tokens : int
+        Tokens of the order [tokens].
+    """
+
+    __slots__ = (
+        "_asked",
+        "_cell",
+        "_full",
+        "_kind",
+        "_order",
+        "_rows",
+        "_slot_ids",
+        "_slots",
+        "_turn",
+        "_turns",
+        "tokens",
+    )
+
+    def __init__(
+        self,
+        slot_ids: IdArray,
+        placement: Placement,
+        turn: NDArray[np.int64],
+        order: NDArray[np.int64] | None = None,
+    ) -> None:
+        self.tokens = len(slot_ids)
+        self._slot_ids, self._order, self._turn, self._slots = slot_ids, order, turn, placement.slots
+        self._cell = cells_of_slots(placement, slot_ids.shape[1])
+        most = 2 * int(turn.max(initial=0))
+        self._kind = np.dtype(np.uint16 if most < 2**16 else np.uint32 if most < 2**32 else np.uint64)
+        # Rows and stride change together, for other threads may read them meanwhile.
+        self._rows: tuple[NDArray[np.unsignedinteger], int] = np.zeros((0, *turn.shape), dtype=self._kind), 0
+        self._asked = 0
+        # Whether every assignment is to some rank.
+        self._full = int(turn.sum()) == slot_ids.size
+        self._turns: tuple[int, NDArray[np.unsignedinteger]] = 1, turn.astype(self._kind)
+
+    @property
+    def stride(self) -> int:
+        """Tokens between two rows as they are now; 0 where there are none yet [tokens]."""
+        return self._rows[1]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the rows as they are now [bytes]."""
+        return self._rows[0].nbytes
+
+    def load(self, start: int, count: int) -> NDArray[np.unsignedinteger]:
+        """Assignments of ``count`` tokens from ``start`` on, around the end; shape (ranks, layers) [1].
+
+        ``start`` lies within the order, its end included. Windows of up to one turn have a type that holds the sum of
+        two of them; longer ones have 32 bits, 64 where they could need more.
+        """
+        rows, stride = self._rows
+        stop = start + count
+        if stride == 1 and stop < len(rows):
+            difference: NDArray[np.unsignedinteger] = rows[stop] - rows[start]
+            return difference
+        return self._around(start, count)
+
+    def loads(self, starts: IntArray, counts: IntArray) -> NDArray[np.unsignedinteger]:
+        """Assignments of many windows, each as :meth:`load` tells them; shape (windows, ranks, layers) [1]."""
+        rows, stride = self._asked_rows(len(starts))
+        if stride != 1:
+            each = [self.load(start, count) for start, count in zip(starts.tolist(), counts.tolist(), strict=True)]
+            return np.stack(each) if each else np.zeros((0, *self._turn.shape), dtype=self._kind)
+        turns, rest = np.divmod(counts, self.tokens)
+        last = starts + rest
+        around = np.flatnonzero(last > self.tokens)
+        last[around] -= self.tokens
+        total: NDArray[np.unsignedinteger] = rows[last] - rows[starts]
+        total[around] += self._turn.astype(self._kind)
+        if not turns.any():
+            return total
+        return total + turns[:, None, None].astype(np.uint64) * self._turn.astype(np.uint64)
+
+    def refine(self) -> None:
+        """Make the sums as fine as they may be, for who is going to ask for many windows."""
+        stride = self._finest()
+        if self.stride != stride:
+            self._rows = self._summed(stride), stride
+
+    def _finest(self) -> int:
+        stride, row = 1, self._turn.size * self._kind.itemsize
+        while (self.tokens // stride + 1) * row > SUMS_ROOM and stride < self.tokens:
+            stride *= 2
+        return stride
+
+    def _around(self, start: int, count: int) -> NDArray[np.unsignedinteger]:
+        """Return the load of a window that may go round the end, from sums that may not have a row for its ends."""
+        turns, rest = divmod(count, self.tokens)
+        wide = np.uint32 if (turns + 1) * self.tokens * self._slot_ids.shape[2] < 2**32 else np.uint64
+        if len(self._turn) == 1 and self._full:
+            # One rank has it all, whichever tokens come first.
+            return np.full(self._turn.shape, count * self._slot_ids.shape[2], dtype=wide)
+        rows, stride = self._asked_rows()
+        last = start + rest if start + rest <= self.tokens else start + rest - self.tokens
+        # Differences are right even where they pass through zero on the way, as counters go round.
+        load: NDArray[np.unsignedinteger] = rows[last // stride] - rows[start // stride]
+        if stride > 1:
+            flat, one = load.reshape(-1), load.dtype.type(1)
+            np.add.at(flat, self._cells(last - last % stride, last), one)
+            np.subtract.at(flat, self._cells(start - start % stride, start), one)
+        if last < start:
+            load += self._turn.astype(self._kind)
+        if not turns:
+            return load
+        if self._turns[0] != turns or self._turns[1].dtype != wide:
+            self._turns = turns, (self._turn * turns).astype(wide)
+        total: NDArray[np.unsignedinteger] = load + self._turns[1]
+        return total
+
+    def _asked_rows(self, windows: int = 1) -> tuple[NDArray[np.unsignedinteger], int]:
+        """Return rows and stride, coarse at first, and as fine as they may be once that pays."""
+        self._asked += windows
+        if self._asked > _PATIENCE:
+            self.refine()
+        elif not self.stride:
+            stride = max(_COARSE, self._finest())
+            self._rows = self._summed(stride), stride
+        return self._rows
+
+    def _summed(self, stride: int) -> NDArray[np.unsignedinteger]:
+        """Sum up to every ``stride``-th token; shape (tokens // stride + 1, ranks, layers)."""
+        size, chunk = self._turn.size, max(_CHUNK // stride, 1) * stride
+        rows = np.zeros((self.tokens // stride + 1, *self._turn.shape), dtype=self._kind)
+        flat, one = rows.reshape(-1), self._kind.type(1)
+        end = self.tokens - self.tokens % stride
+        for start in range(0, end, chunk):
+            stop = min(start + chunk, end)
+            row = np.repeat(np.arange(start // stride + 1, stop // stride + 1) * size, stride)
+            np.add.at(flat, self._cells(start, stop, row[:, None, None]), one)
+        # NOTE: row by row, because a cumulative sum over the first axis strides through memory and is ten times slower.
+        for index in range(len(rows) - 1):
+            np.add(rows[index], rows[index + 1], out=rows[index + 1])
+        return rows
+
+    def _cells(self, start: int, stop: int, row: NDArray[np.int64] | int = 0) -> NDArray[np.int64]:
+        """Return where the assignments of tokens are counted in flat rows that begin at ``row``."""
+        ids = self._slot_ids[start:stop] if self._order is None else self._slot_ids[self._order[start:stop]]
+        cells = self._cell.take(ids)
+        cells += np.arange(cells.shape[1])[:, None]
+        cells += row
+        flat: NDArray[np.int64] = cells.reshape(-1) if self._full else cells[ids < self._slots]
+        return flat
+
+
+def cells_of_slots(placement: Placement, layers: int) -> NDArray[np.int64]:
+    """Return where in flat counts of shape (ranks, layers) slots count at the first layer; shape (slots + 1,) [1].
+
+    The last is for assignments that no slot serves, which count beyond the last rank.
+    """
+    return np.append(np.arange(placement.slots) // placement.slots_per_rank, placement.ranks) * layers
+
+
+def turn_loads(slot_ids: IdArray, placement: Placement) -> NDArray[np.int64]:
+    """Assignments of all tokens together to every rank at every layer; shape (ranks, layers) [1]."""
+    layers = slot_ids.shape[1]
+    cell, size = cells_of_slots(placement, layers), (placement.ranks + 1) * layers
+    total = np.zeros(size, dtype=np.int64)
+    for start in range(0, len(slot_ids), 4 * _CHUNK):
+        cells = cell.take(slot_ids[start : start + 4 * _CHUNK])
+        cells += np.arange(layers)[:, None]
+        total += np.bincount(cells.reshape(-1), minlength=size)
+    return total[: placement.ranks * layers].reshape(placement.ranks, layers)
