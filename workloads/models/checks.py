@@ -27,6 +27,8 @@ _MAY_BE_ZERO = {
     "index_top_k",
     "latent",
     "encoders",
+    "ratio",
+    "gate_rank",
 }
 
 

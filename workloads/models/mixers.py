@@ -1,85 +1,24 @@
 """Token mixers: what each is made of, and what follows from that alone.
 
 A mixer says its parameters, its FLOPs beside the projections, what it keeps per token and per sequence, and what a
-description or a split of it must obey. A further one is a class here with a name in :data:`MIXERS`; the list of its ops
-is made by ``simulator.ops.attention``.
+description or a split of it must obey. A further one is a class here, or in :mod:`workloads.models.recurrent`, with a
+name in :data:`MIXERS`; the list of its ops is made by ``simulator.ops.attention``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
 
-#: Whether a step computes prompts or decodes.
-Phase = Literal["prefill", "decode"]
-
-
-class Count(NamedTuple):
-    """Parameters of one part: those in matrices (multiplied by every token) and those in vectors (norms, biases)."""
-
-    matrices: float
-    vectors: float = 0.0
-
-
-class Mixer(Protocol):
-    """What a token mixer knows of itself."""
-
-    @property
-    def window(self) -> int | None:
-        """Last tokens whose keys and values it keeps; all where absent [tokens]."""
-
-    def parameters(self, hidden: int) -> Count:
-        """Count projections and convolutions; and norms, biases, sinks and decays, at a model width [elements]."""
-
-    def score_flops(self, phase: Phase, context: float) -> float:
-        """FLOPs of one token outside the projections: scores and values, or the update of a state [FLOP].
-
-        Parameters
-        ----------
-        phase : {"prefill", "decode"}
-            In prefill the mean token of a prompt, in decode the last.
-        context : float
-            Prompt length (prefill) or tokens in the cache (decode) [tokens].
-        """
-
-    def kv_bytes(self, element: float) -> float:
-        """Bytes in the KV cache for each token, at so many per element [bytes]; 0 with a constant state."""
-
-    def state_bytes(self, state: float, activation: float) -> float:
-        """Bytes of constant state per sequence, at so many per element of state and of activations [bytes]."""
-
-    def kv_share(self, tp: int) -> float:
-        """Share of a token's KV bytes that each of ``tp`` devices keeps [1]."""
-
-    def problems(self) -> Iterator[str]:
-        """Say what of the description does not fit together."""
-
-    def split_problems(self, tp: int) -> Iterator[str]:
-        """Say why it cannot be split over ``tp`` devices."""
-
-
-def attended_tokens(phase: Phase, context: float, limit: float | None = None) -> float:
-    """Tokens that one query token attends to, itself included.
-
-    Parameters
-    ----------
-    phase : {"prefill", "decode"}
-        In prefill, the mean over the tokens of a prompt; in decode, the last token.
-    context : float
-        Prompt length (prefill) or tokens in the cache with the new one (decode) [tokens].
-    limit : float or None
-        Window or top-k of the attention [tokens].
-
-    Notes
-    -----
-    The i-th token of a causal prompt attends to min(i, w) tokens; the mean over i = 1..n is (n + 1)/2 without a
-    window and w - w(w - 1)/(2n) for n >= w.
-    """
-    bound = context if limit is None else min(limit, context)
-    if phase == "decode":
-        return bound
-    return bound - bound * (bound - 1) / (2 * context)
+from workloads.models.mixer import Count as Count
+from workloads.models.mixer import Mixer as Mixer
+from workloads.models.mixer import Phase as Phase
+from workloads.models.mixer import attended_tokens as attended_tokens
+from workloads.models.recurrent import GatedDeltaNet as GatedDeltaNet
+from workloads.models.recurrent import KimiDeltaAttention as KimiDeltaAttention
+from workloads.models.recurrent import Mamba1 as Mamba1
+from workloads.models.recurrent import Mamba2 as Mamba2
+from workloads.models.recurrent import ShortConvolution as ShortConvolution
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +97,12 @@ class GroupedQueryAttention:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatentAttention:
-    """Multi-head latent attention (DeepSeek-V2); ``index_*`` describe DeepSeek sparse attention's indexer."""
+    """Multi-head latent attention (DeepSeek-V2); ``index_*`` describe DeepSeek sparse attention's indexer.
+
+    With ``index_top_k`` alone a layer attends to what the indexer of an earlier layer chose. ``window`` limits
+    attention to the last so many tokens; ``output_gate`` adds a gate of one column per element that the heads mix,
+    ``head_gate`` one per head; ``sinks`` one learned logit per head.
+    """
 
     num_heads: int
     q_lora_rank: int | None
@@ -169,11 +113,10 @@ class LatentAttention:
     index_heads: int = 0
     index_head_dim: int = 0
     index_top_k: int = 0
-
-    @property
-    def window(self) -> None:
-        """All tokens are kept."""
-        return
+    window: int | None = None
+    output_gate: bool = False
+    head_gate: bool = False
+    sinks: bool = False
 
     def parameters(self, hidden: int) -> Count:
         """Count the projections to and from the latents, their norms, and the indexer."""
@@ -186,7 +129,8 @@ class LatentAttention:
             vectors = rank + self.q_lora_rank
         matrices += hidden * (rank + self.qk_rope_head_dim)
         matrices += rank * heads * (self.qk_nope_head_dim + self.v_head_dim)
-        matrices += heads * self.v_head_dim * hidden
+        matrices += heads * self.v_head_dim * hidden * (1 + self.output_gate) + hidden * heads * self.head_gate
+        vectors += heads * self.sinks
         if self.index_heads:
             source = self.q_lora_rank or hidden
             matrices += source * self.index_heads * self.index_head_dim
@@ -200,8 +144,8 @@ class LatentAttention:
         sparse = self.index_top_k > 0
         if phase == "prefill" and not sparse:
             width = self.qk_nope_head_dim + rope + self.v_head_dim
-            return 2.0 * heads * width * attended_tokens(phase, context)
-        limit = self.index_top_k if sparse else None
+            return 2.0 * heads * width * attended_tokens(phase, context, self.window)
+        limit = self.index_top_k if sparse else self.window
         scores = 2.0 * heads * (2 * self.kv_lora_rank + rope) * attended_tokens(phase, context, limit)
         indexer = 2.0 * self.index_heads * self.index_head_dim * attended_tokens(phase, context)
         return scores + indexer
@@ -210,9 +154,12 @@ class LatentAttention:
         """The latent and the rotary key [bytes].
 
         The index keys of sparse attention are kept as fp8 with one float32 scale per token, whatever the cache's dtype
-        (DeepSeek-V3.2's reference implementation).
+        (DeepSeek-V3.2's reference implementation). The fp8 cache of sparse attention keeps the rotary key in bfloat16
+        and a float32 scale per 128 elements of the latent: 656 bytes, not 576 (FlashMLA, vLLM and SGLang).
         """
         indexer = self.index_head_dim + 4.0 if self.index_heads else 0.0
+        if self.index_top_k and element <= 1.0:
+            return self.kv_lora_rank * (element + 4.0 / 128) + 2.0 * self.qk_rope_head_dim + indexer
         return element * (self.kv_lora_rank + self.qk_rope_head_dim) + indexer
 
     def state_bytes(self, state: float, activation: float) -> float:  # noqa: ARG002
@@ -225,8 +172,10 @@ class LatentAttention:
 
     def problems(self) -> Iterator[str]:
         """Say where the indexer is described in part."""
-        if len({size > 0 for size in (self.index_heads, self.index_head_dim, self.index_top_k)}) > 1:
-            yield "attention.index_heads, index_head_dim and index_top_k; expected all or none of them above 0"
+        if (self.index_heads > 0) != (self.index_head_dim > 0):
+            yield "attention.index_heads and index_head_dim; expected both or none of them above 0"
+        elif self.index_heads and not self.index_top_k:
+            yield "attention.index_top_k = 0; expected above 0 with an indexer"
 
     def split_problems(self, tp: int) -> Iterator[str]:
         """Say where heads do not divide over the devices."""
@@ -235,127 +184,111 @@ class LatentAttention:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GatedDeltaNet:
-    """Linear attention with a gated delta rule (Qwen3-Next); state of key_head_dim x value_head_dim per value head.
+class CompressedAttention:
+    """Attention over a window and over keys compressed ``ratio`` to one (DeepSeek-V4); one key is also the value.
 
-    With ``learned_decay`` false and ``conv_kernel`` 0 it is lightning attention (MiniMax-01): the same output gate and
-    state, a decay fixed per head, and no delta rule.
+    Queries come of a latent of ``q_lora_rank``; the output goes through ``o_groups`` latents of ``o_lora_rank``. With
+    ``ratio`` 0 there is the window alone. ``index_*`` describe the indexer that chooses ``index_top_k`` of the
+    compressed keys; its blocks overlap, so its compressor is twice as wide.
     """
-
-    num_key_heads: int
-    num_value_heads: int
-    key_head_dim: int
-    value_head_dim: int
-    conv_kernel: int
-    learned_decay: bool = True
-
-    @property
-    def window(self) -> None:
-        """There is no cache that a window could limit."""
-        return
-
-    def parameters(self, hidden: int) -> Count:
-        """Count projections, convolution, gates and the output norm."""
-        keys, values = self.num_key_heads * self.key_head_dim, self.num_value_heads * self.value_head_dim
-        gates = 2 * self.num_value_heads * self.learned_decay
-        matrices = hidden * (2 * keys + 2 * values + gates) + values * hidden
-        convolution = self.conv_kernel * (2 * keys + values)
-        # The output norm is shared by the heads where the decay is learned, and spans them where it is not.
-        vectors = self.value_head_dim + gates if self.learned_decay else values
-        return Count(matrices + convolution, vectors)
-
-    def score_flops(self, phase: Phase, context: float) -> float:  # noqa: ARG002
-        """Read by key (delta rule only), rank-one write, read by query: 2 FLOPs per state element each [FLOP]."""
-        passes = 3 if self.learned_decay else 2
-        return 2.0 * passes * self.num_value_heads * self.key_head_dim * self.value_head_dim
-
-    def kv_bytes(self, element: float) -> float:  # noqa: ARG002
-        """Nothing [bytes]."""
-        return 0.0
-
-    def kv_share(self, tp: int) -> float:  # noqa: ARG002
-        """There is nothing to share [1]."""
-        return 1.0
-
-    def state_bytes(self, state: float, activation: float) -> float:
-        """The state of every value head, and the last inputs of the convolution [bytes]."""
-        heads, keys, values = self.num_value_heads, self.key_head_dim, self.value_head_dim
-        channels = 2 * self.num_key_heads * keys + heads * values
-        return heads * keys * values * state + channels * max(self.conv_kernel - 1, 0) * activation
-
-    def problems(self) -> Iterator[str]:
-        """Any positive sizes do."""
-        yield from ()
-
-    def split_problems(self, tp: int) -> Iterator[str]:
-        """Say where value heads do not divide over the devices."""
-        if self.num_value_heads % tp:
-            yield f"tp={tp} must divide the {self.num_value_heads} linear-attention heads"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mamba2:
-    """State-space mixer; inner width is num_heads x head_dim."""
 
     num_heads: int
     head_dim: int
-    state_size: int
-    num_groups: int
-    conv_kernel: int
+    q_lora_rank: int
+    o_lora_rank: int
+    o_groups: int
+    window_tokens: int
+    rope_head_dim: int
+    ratio: int = 0
+    index_heads: int = 0
+    index_head_dim: int = 0
+    index_top_k: int = 0
 
     @property
-    def inner(self) -> int:
-        """Inner width [elements]."""
-        return self.num_heads * self.head_dim
-
-    @property
-    def channels(self) -> int:
-        """Channels of the convolution: inner width, and input and output maps of each group [1]."""
-        return self.inner + 2 * self.num_groups * self.state_size
-
-    @property
-    def window(self) -> None:
-        """There is no cache that a window could limit."""
-        return
+    def window(self) -> int | None:
+        """Last tokens that are kept, where nothing is compressed [tokens]."""
+        return None if self.ratio else self.window_tokens
 
     def parameters(self, hidden: int) -> Count:
-        """Count projections, convolution, decays and the output norm."""
-        matrices = hidden * (self.inner + self.channels + self.num_heads) + self.inner * hidden
-        return Count(matrices + self.conv_kernel * self.channels, self.channels + 3 * self.num_heads + self.inner)
+        """Count the projections, the compressor and the indexer, with norms, sinks and biases of position."""
+        queries, rank = self.num_heads * self.head_dim, self.q_lora_rank
+        matrices = hidden * rank + rank * queries + hidden * self.head_dim
+        matrices += self.o_lora_rank * queries + self.o_groups * self.o_lora_rank * hidden
+        vectors = rank + self.head_dim + self.num_heads
+        if self.ratio:
+            width = self.head_dim * (2 if self.index_heads else 1)
+            matrices += 2 * hidden * width
+            vectors += self.ratio * width + self.head_dim
+        if self.index_heads:
+            width = 2 * self.index_head_dim
+            matrices += 2 * hidden * width + hidden * self.index_heads
+            matrices += rank * self.index_heads * self.index_head_dim
+            vectors += self.ratio * width + self.index_head_dim
+        return Count(matrices, vectors)
 
-    def score_flops(self, phase: Phase, context: float) -> float:  # noqa: ARG002
-        """Write and read the state: 2 FLOPs per element each [FLOP]."""
-        return 4.0 * self.num_heads * self.head_dim * self.state_size
+    def attended(self, phase: Phase, context: float) -> tuple[float, float]:
+        """Tokens of the window, and compressed keys, that one query attends to [1]."""
+        near = attended_tokens(phase, context, self.window_tokens)
+        if not self.ratio:
+            return near, 0.0
+        limit = self.index_top_k * self.ratio if self.index_heads else None
+        return near, attended_tokens(phase, context, limit) / self.ratio
 
-    def kv_bytes(self, element: float) -> float:  # noqa: ARG002
-        """Nothing [bytes]."""
-        return 0.0
+    def score_flops(self, phase: Phase, context: float) -> float:
+        """Scores and values over the window and the compressed keys; the indexer over all of these [FLOP]."""
+        near, far = self.attended(phase, context)
+        scores = 4.0 * self.num_heads * self.head_dim * (near + far)
+        if not self.index_heads:
+            return scores
+        return scores + 2.0 * self.index_heads * self.index_head_dim * attended_tokens(phase, context) / self.ratio
+
+    def kv_bytes(self, element: float) -> float:
+        """A key for every ``ratio`` tokens, and an index key of fp8 with its scale; all of them in a window [bytes]."""
+        if not self.ratio:
+            return element * self.head_dim
+        indexer = self.index_head_dim + 4.0 if self.index_heads else 0.0
+        return (element * self.head_dim + indexer) / self.ratio
+
+    def state_bytes(self, state: float, activation: float) -> float:  # noqa: ARG002
+        """The window that stands beside the compressed keys [bytes]."""
+        return activation * self.head_dim * self.window_tokens if self.ratio else 0.0
 
     def kv_share(self, tp: int) -> float:  # noqa: ARG002
-        """There is nothing to share [1]."""
+        """Every device keeps the one key of all heads [1]."""
         return 1.0
 
-    def state_bytes(self, state: float, activation: float) -> float:
-        """The state of every head, and the last inputs of the convolution [bytes]."""
-        return self.inner * self.state_size * state + self.channels * max(self.conv_kernel - 1, 0) * activation
-
     def problems(self) -> Iterator[str]:
-        """Say where heads do not share evenly."""
-        if self.num_groups > 0 and self.num_heads % self.num_groups:
-            yield f"attention.num_heads = {self.num_heads} is not a multiple of num_groups = {self.num_groups}"
+        """Say where the indexer is described in part, or has nothing to choose from."""
+        if len({size > 0 for size in (self.index_heads, self.index_head_dim, self.index_top_k)}) > 1:
+            yield "attention.index_heads, index_head_dim and index_top_k; expected all or none of them above 0"
+        if self.index_heads and not self.ratio:
+            yield "attention.ratio = 0; expected above 0 where an indexer chooses among compressed keys"
 
     def split_problems(self, tp: int) -> Iterator[str]:
         """Say where heads do not divide over the devices."""
         if self.num_heads % tp:
-            yield f"tp={tp} must divide the {self.num_heads} Mamba heads"
+            yield f"tp={tp} must divide the {self.num_heads} heads"
 
 
-Attention = GroupedQueryAttention | LatentAttention | GatedDeltaNet | Mamba2
+Attention = (
+    GroupedQueryAttention
+    | LatentAttention
+    | CompressedAttention
+    | GatedDeltaNet
+    | KimiDeltaAttention
+    | Mamba1
+    | Mamba2
+    | ShortConvolution
+)
 
 #: Token mixers by their names in model files.
 MIXERS: Mapping[str, type[Attention]] = {
     "grouped_query": GroupedQueryAttention,
     "latent": LatentAttention,
+    "compressed": CompressedAttention,
     "gated_delta_net": GatedDeltaNet,
+    "kimi_delta": KimiDeltaAttention,
+    "mamba1": Mamba1,
     "mamba2": Mamba2,
+    "short_convolution": ShortConvolution,
 }

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from workloads.errors import ModelError
 from workloads.models.hf.config import FAMILIES, from_hf_config
 from workloads.models.mixers import GatedDeltaNet, GroupedQueryAttention, LatentAttention, Mamba2
-from workloads.models.sizes import parameters, quoted_active_parameters, total_parameters
+from workloads.models.sizes import expert_parameters, parameters, quoted_active_parameters, total_parameters
 from workloads.models.spec import DenseFFN, DTypes, MoE
 
 MODELS = Path(__file__).parents[2] / "data" / "models"
@@ -245,6 +245,9 @@ def test_llama4_alternates_windows_and_experts() -> None:
     )
 
 
+BLOCKS = ["mamba", "attention", "moe", "mlp"]
+
+
 def test_nemotron_h_follows_its_pattern_of_lone_blocks() -> None:
     config = dense("nemotron_h", 64, 4, 4, 2, 32, 100, hybrid_override_pattern="M*E-", head_dim=16)
     config |= {"mamba_num_heads": 4, "mamba_head_dim": 16, "ssm_state_size": 8, "n_groups": 2, "conv_kernel": 4}
@@ -262,8 +265,10 @@ def test_nemotron_h_follows_its_pattern_of_lone_blocks() -> None:
         from_hf_config(config | {"hybrid_override_pattern": "M*EX"})
     with pytest.raises(ModelError, match="has 2 blocks; expected 4"):
         from_hf_config(config | {"hybrid_override_pattern": "M*"})
-    with pytest.raises(ModelError, match="moe_latent_size is set"):
-        from_hf_config(config | {"moe_latent_size": 16})
+    assert from_hf_config(config | {"hybrid_override_pattern": None, "layers_block_type": BLOCKS}).layers == spec.layers
+    latent = from_hf_config(config | {"moe_latent_size": 16}).layers[2].ffn
+    assert isinstance(latent, MoE)
+    assert (latent.latent, expert_parameters(latent, 64)) == (16, (2 * 16 * 32, 0))
 
 
 def test_qwen3_next_puts_full_attention_every_fourth_layer() -> None:

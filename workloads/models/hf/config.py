@@ -13,8 +13,11 @@ from hardware_profiles.errors import nearest
 from workloads.errors import ModelError
 from workloads.models.checks import checked
 from workloads.models.hf import families as families
+from workloads.models.hf import hybrids
+from workloads.models.hf.layered import read_layers
 from workloads.models.hf.quantization import dtypes_of, quantisation_table, unkept_promise
 from workloads.models.hf.reader import HfConfig, read_config
+from workloads.models.hf.usual import Features, usual
 from workloads.models.spec import ActiveConvention, ModelSpec
 
 if TYPE_CHECKING:
@@ -22,32 +25,62 @@ if TYPE_CHECKING:
 
 #: The families that can be read, by ``model_type``.
 FAMILIES: Mapping[str, Family] = {
+    "afmoe": usual(Features(qk_norm="head", gate="element", norms=4)),
+    "aria_text": usual(Features(wide=True, router_bias=False)),
+    "axk1": usual(Features(norms=3, dense_norms=2)),
+    "bailing_hybrid": hybrids.bailing_hybrid,
     "bailing_moe": families.bailing_moe,
+    "beam": usual(Features(qk_norm="head", gate="element", norms=4)),
+    "cohere2_moe": usual(Features(wide=True, router_bias=False, norms=1)),
     "dbrx": families.dbrx,
     "deepseek": families.deepseek_v1,
     "deepseek_v2": families.deepseek_v2,
     "deepseek_v3": families.deepseek_v3,
     "deepseek_v32": families.deepseek_v3,
+    "deepseek_v4": hybrids.deepseek_v4,
+    "dots1": usual(Features(qk_norm="head")),
+    "dots3_note_text": usual(Features(gate="head")),
     "ernie4_5_moe": families.ernie4_5_moe,
+    "ernie4_5_moe_vl": hybrids.ernie4_5_vl,
+    "ernie4_5_vl_moe_text": hybrids.ernie4_5_vl,
+    "exaone_moe": usual(Features(qk_norm="head", first_dense=1)),
+    "flex_olmo": usual(Features(qk_norm="span", wide=True, router_bias=False)),
+    "flint": usual(Features(qk_norm="head", sinks="all")),
     "gemma3_text": families.gemma3,
+    "gemma4_text": hybrids.gemma4,
     "glm4_moe": families.glm4_moe,
     "glm4_moe_lite": families.deepseek_v3,
     "glm4v_moe_text": families.glm4_moe,
+    "glm5_next_text": hybrids.glm5_next,
     "glm_moe_dsa": families.deepseek_v3,
     "gpt_oss": families.gpt_oss,
     "granitemoe": families.granitemoe,
+    "granitemoe_swa": usual(Features(wide=True, router_bias=False, sinks="all")),
+    "granitemoehybrid": hybrids.granitemoe_hybrid,
     "granitemoeshared": families.granitemoe,
     "grok-1": families.grok,
     "hunyuan_v1_moe": families.hunyuan_moe,
+    "hy_v3": usual(Features(qk_norm="head", first_dense=1)),
+    "jamba": hybrids.jamba,
     "kimi_k2": families.deepseek_v3,
     "kimi_k25": families.deepseek_v3,
+    "kimi_linear": hybrids.kimi_linear,
+    "kolibri1": usual(Features(qk_norm="head", norms=4)),
+    "laguna": usual(Features(qk_norm="head", gate="head")),
+    "lara_mini": hybrids.lara,
+    "lfm2_moe": hybrids.lfm2_moe,
     "llama": families.llama,
     "llama4_text": families.llama4,
+    "longcat_flash": hybrids.longcat_flash,
+    "mellum": usual(Features(qk_norm="head", router_bias=False)),
+    "mimo_v2_flash": usual(Features(sinks="local")),
     "minimax": families.minimax,
     "minimax_m1": families.minimax,
     "minimax_m2": families.minimax_m2,
+    "minimax_m3_vl_text": hybrids.minimax_m3,
     "minimax_text_01": families.minimax,
     "mistral": families.llama,
+    "mistral4": usual(Features()),
     "mixtral": families.mixtral,
     "nemotron_h": families.nemotron_h,
     "olmoe": families.olmoe,
@@ -58,7 +91,13 @@ FAMILIES: Mapping[str, Family] = {
     "qwen3_5_moe_text": families.qwen3_next,
     "qwen3_moe": families.qwen3_moe,
     "qwen3_next": families.qwen3_next,
+    "qwen3_omni_moe_text": families.qwen3_moe,
     "qwen3_vl_moe_text": families.qwen3_moe,
+    "sarvam_mla": usual(Features(first_dense=1)),
+    "sarvam_moe": usual(Features(qk_norm="head", first_dense=1)),
+    "solar_open": usual(Features()),
+    "step3p5": usual(Features(qk_norm="head", gate="head")),
+    "unlimited_ocr_text": usual(Features(router_bias=False)),
 }
 # Families whose embedding is the LM head where the configuration does not say.
 _TIED_BY_DEFAULT = frozenset({"ernie4_5_moe", "gemma3_text", "grok-1", "hunyuan_v1_moe"})
@@ -76,6 +115,8 @@ _ACTIVE_CONVENTION: Mapping[str, ActiveConvention] = {
     "minimax_m2": "without_embedding_and_head",
 }
 _DEFAULT_CONTEXT = 131072
+# Where configurations of several modalities keep the language model, outermost first.
+_WRAPPERS = ("thinker_config", "text_config", "llm_config", "language_config")
 
 
 def from_hf_config(source: str | Path | Mapping[str, Any]) -> ModelSpec:
@@ -101,7 +142,7 @@ def from_hf_config(source: str | Path | Mapping[str, Any]) -> ModelSpec:
     outer = read_config(source)
     path = None if isinstance(source, Mapping) else Path(source)
     config = _text_config(outer)
-    layers = FAMILIES[config.model_type](config)
+    layers = read_layers(FAMILIES[config.model_type], config)
     hidden = config.integer("hidden_size", "d_model")
     holders = (config,) if config is outer else (config, outer)
     table, contradictions = quantisation_table(holders, path)
@@ -129,7 +170,13 @@ def _text_config(outer: HfConfig) -> HfConfig:
     if not outer.has("model_type"):
         msg = f"{outer.where}: missing key 'model_type'; is it a Hugging Face config.json?"
         raise ModelError(msg)
-    config = outer.section("text_config") if outer.has("text_config") else outer
+    config = outer
+    for key in _WRAPPERS:
+        if config.has(key):
+            inner = config.section(key)
+            # An inner configuration without a type is the outer family's language model.
+            kind = inner.keys.get("model_type") or f"{config.model_type.removesuffix('_text')}_text"
+            config = HfConfig(keys={**inner.keys, "model_type": kind}, where=inner.where)
     if config.model_type not in FAMILIES:
         msg = f"{config.where}: unknown model_type {config.model_type!r}; {_hint(config.model_type)}"
         raise ModelError(msg)

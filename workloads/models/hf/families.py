@@ -17,7 +17,6 @@ from workloads.models.hf.parts import (
     latent,
     layer_types,
     number_of_layers,
-    one_value,
     qwen_moe,
     sliding_window,
     sparse_steps,
@@ -199,20 +198,44 @@ def minimax(config: HfConfig) -> Layers:
     return with_mixers(config, layers, types, {"linear_attention": linear, "full_attention": full})
 
 
+_NEMOTRON_BLOCKS: Mapping[str, str] = {
+    "mamba": "M",
+    "linear_attention": "M",
+    "attention": "*",
+    "full_attention": "*",
+    "moe": "E",
+    "mlp": "-",
+}
+
+
+def _nemotron_pattern(config: HfConfig) -> str:
+    """Return a letter per block: the pattern, or the list that transformers 5 writes for it."""
+    for key in ("hybrid_override_pattern", "layers_block_type", "layer_types"):
+        if isinstance(config.keys.get(key), str):
+            return config.text(key)
+        if config.has(key):
+            kinds = [str(kind) for kind in config.listed(key)]
+            if unknown := sorted(set(kinds) - set(_NEMOTRON_BLOCKS)):
+                msg = f"{config.where}: {key} has {unknown[0]!r}; allowed: {', '.join(_NEMOTRON_BLOCKS)}"
+                raise ModelError(msg)
+            return "".join(_NEMOTRON_BLOCKS[kind] for kind in kinds)
+    return config.text("hybrid_override_pattern")
+
+
 def nemotron_h(config: HfConfig) -> Layers:
-    """Nemotron-H: Mamba2 (M), attention (*), MoE (E) and dense FFN (-) as lone blocks; 2-matrix FFNs."""
-    if config.has("moe_latent_size"):
-        msg = f"{config.where}: moe_latent_size is set; experts that work in a latent are not described"
-        raise ModelError(msg)
+    """Nemotron-H: Mamba2 (M), attention (*), MoE (E) and dense FFN (-) as lone blocks; 2-matrix FFNs.
+
+    With ``moe_latent_size`` the routed experts work in a latent (Nemotron 3 Super and Ultra).
+    """
     mamba = Mamba2(
         num_heads=config.integer("mamba_num_heads"),
         head_dim=config.integer("mamba_head_dim"),
         state_size=config.integer("ssm_state_size"),
-        num_groups=config.integer("n_groups"),
-        conv_kernel=config.integer("conv_kernel"),
+        num_groups=config.integer("n_groups", "mamba_n_groups"),
+        conv_kernel=config.integer("conv_kernel", "mamba_d_conv"),
     )
     blocks: dict[str, Layer] = {"M": Layer(attention=mamba, ffn=None, norms=1)}
-    pattern = config.text("hybrid_override_pattern")
+    pattern = _nemotron_pattern(config)
     if "*" in pattern:
         blocks["*"] = Layer(attention=grouped_query(config), ffn=None, norms=1)
     if "-" in pattern:
@@ -221,12 +244,14 @@ def nemotron_h(config: HfConfig) -> Layers:
     if "E" in pattern:
         moe = dataclasses.replace(deepseek_moe(config, router_bias=True), matrices=2)
         shared = config.integer("n_shared_experts", default=0) and config.integer("moe_shared_expert_intermediate_size")
-        blocks["E"] = Layer(attention=None, ffn=dataclasses.replace(moe, shared_intermediate=shared), norms=1)
+        latent_width = config.integer("moe_latent_size", default=0)
+        moe = dataclasses.replace(moe, shared_intermediate=shared, latent=latent_width)
+        blocks["E"] = Layer(attention=None, ffn=moe, norms=1)
     if unknown := sorted(set(pattern) - set(blocks)):
         msg = f"{config.where}: hybrid_override_pattern has {unknown[0]!r}; allowed: M, *, E, -"
         raise ModelError(msg)
-    if len(pattern) != number_of_layers(config):
-        number = number_of_layers(config)
+    number = config.integer("num_hidden_layers", default=len(pattern))
+    if len(pattern) != number:
         msg = f"{config.where}: hybrid_override_pattern has {len(pattern)} blocks; expected {number}"
         raise ModelError(msg)
     return tuple(blocks[symbol] for symbol in pattern)
@@ -270,15 +295,16 @@ def ernie4_5_moe(config: HfConfig) -> Layers:
 
 
 def hunyuan_moe(config: HfConfig) -> Layers:
-    """Hunyuan MoE: query and key norms, one shared expert; per-layer lists where the layers differ."""
+    """Hunyuan MoE: query and key norms, one shared expert."""
+    width = config.integer("moe_intermediate_size", "intermediate_size")
     moe = MoE(
-        num_experts=one_value(config, "num_experts"),
-        top_k=one_value(config, "moe_topk"),
-        intermediate=one_value(config, "moe_intermediate_size"),
-        shared_intermediate=one_value(config, "moe_intermediate_size") * one_value(config, "num_shared_expert"),
+        num_experts=config.integer("num_experts"),
+        top_k=config.integer("moe_topk"),
+        intermediate=width,
+        shared_intermediate=width * config.integer("num_shared_expert", default=1),
     )
     attention = grouped_query(
-        config, qk_norm=config.flag("use_qk_norm", default=False), bias=config.flag("attention_bias", default=False)
+        config, qk_norm=config.flag("use_qk_norm", default=True), bias=config.flag("attention_bias", default=False)
     )
     return uniform(config, attention, moe)
 

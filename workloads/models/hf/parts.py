@@ -22,7 +22,7 @@ _MOST_LAYERS = 10_000
 
 def number_of_layers(config: HfConfig) -> int:
     """Read the number of layers."""
-    number = config.integer("num_hidden_layers", "n_layers")
+    number = config.integer("num_hidden_layers", "n_layers", "num_layers")
     if not 1 <= number <= _MOST_LAYERS:
         msg = f"{config.where}: num_hidden_layers = {number}; expected 1 to {_MOST_LAYERS}"
         raise ModelError(msg)
@@ -107,17 +107,6 @@ def qwen_moe(config: HfConfig) -> MoE:
     )
 
 
-def one_value(config: HfConfig, key: str) -> int:
-    """Return an integer that may be a list with one equal entry per layer."""
-    if not isinstance(config.keys.get(key), list):
-        return config.integer(key)
-    values = config.integers(key)
-    if len(set(values)) != 1:
-        msg = f"{config.where}: {key} differs between layers; expected one value"
-        raise ModelError(msg)
-    return values[0]
-
-
 def sliding_window(config: HfConfig) -> int | None:
     """Read the window of sliding attention; None where there is none, or one as long as the context."""
     window = config.maybe_integer("sliding_window")
@@ -139,21 +128,81 @@ def uniform(config: HfConfig, attention: Attention, ffn: FFN, *, norms: Literal[
     return (Layer(attention=attention, ffn=ffn, norms=norms),) * number_of_layers(config)
 
 
+def sparse_places(config: HfConfig, number: int, first_dense: int = 0) -> list[bool]:
+    """Tell which layers have experts, by whichever of the usual keys is there.
+
+    Parameters
+    ----------
+    config : HfConfig
+        The configuration: ``mlp_layer_types`` of transformers 5, a list ``moe_layer_freq`` or ``is_moe_layer``, layers
+        that are dense at first, a period, or single layers.
+    number : int
+        Layers [1].
+    first_dense : int
+        Dense layers at the start where no key says [1].
+    """
+    first = config.integer("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index", default=first_dense)
+    only, step = set(config.integers("mlp_only_layers")), max(config.integer("decoder_sparse_step", default=1), 1)
+    listed = isinstance(config.keys.get("moe_layer_freq"), list)
+    flags = config.integers("moe_layer_freq") if listed else ()
+    frequency = 1 if listed else max(config.integer("moe_layer_freq", default=1), 1)
+    if config.has("mlp_layer_types"):
+        kinds = config.names("mlp_layer_types", number)
+        if unknown := sorted(set(kinds) - {"dense", "sparse", "moe", "hash_moe"}):
+            msg = f"{config.where}: mlp_layer_types has {unknown[0]!r}; allowed: dense, sparse, moe, hash_moe"
+            raise ModelError(msg)
+        return [kind != "dense" for kind in kinds]
+    if listed:
+        if len(flags) != number:
+            msg = f"{config.where}: moe_layer_freq has {len(flags)} entries; expected one per layer, {number}"
+            raise ModelError(msg)
+        return [bool(flag) for flag in flags]
+    return [i >= first and i % frequency == 0 and i not in only and (i + 1) % step == 0 for i in range(number)]
+
+
+def indexer_places(config: HfConfig, number: int) -> list[bool]:
+    """Tell which layers of sparse attention have an indexer; the others attend to what an earlier one chose.
+
+    ``indexer_types`` lists them; its forerunners are ``index_topk_pattern`` (F and S) and ``index_topk_freq`` after
+    ``index_skip_topk_offset`` layers.
+    """
+    offset = config.integer("index_skip_topk_offset", default=2)
+    frequency = max(config.integer("index_topk_freq", default=1), 1)
+    pattern = config.text("index_topk_pattern") if isinstance(config.keys.get("index_topk_pattern"), str) else None
+    if config.has("indexer_types"):
+        kinds = config.names("indexer_types", number)
+        if unknown := sorted(set(kinds) - {"full", "shared"}):
+            msg = f"{config.where}: indexer_types has {unknown[0]!r}; allowed: full, shared"
+            raise ModelError(msg)
+        return [kind == "full" for kind in kinds]
+    if pattern is not None:
+        if len(pattern) != number or set(pattern) - {"F", "S"}:
+            msg = f"{config.where}: index_topk_pattern = {pattern!r}; expected F or S for each of {number} layers"
+            raise ModelError(msg)
+        return [letter == "F" for letter in pattern]
+    return [max(i - offset + 1, 0) % frequency == 0 for i in range(number)]
+
+
+def without_indexer(attention: LatentAttention) -> LatentAttention:
+    """Return sparse attention that takes what another layer's indexer chose."""
+    return dataclasses.replace(attention, index_heads=0, index_head_dim=0)
+
+
 def after_dense(config: HfConfig, attention: Attention, moe: MoE) -> Layers:
-    """Place MoE blocks after the first dense layers, at the given frequency."""
-    dense = DenseFFN(intermediate=config.integer("intermediate_size"))
-    first = config.integer("first_k_dense_replace", default=0)
-    frequency = max(config.integer("moe_layer_freq", default=1), 1)
-    return tuple(
-        Layer(attention=attention, ffn=moe if i >= first and i % frequency == 0 else dense)
-        for i in range(number_of_layers(config))
-    )
+    """Place MoE blocks after the first dense layers, at the given frequency; indexers where they are."""
+    number = number_of_layers(config)
+    sparse = sparse_places(config, number)
+    dense = None if all(sparse) else DenseFFN(intermediate=config.integer("intermediate_size"))
+    mixers: list[Attention] = [attention] * number
+    if isinstance(attention, LatentAttention) and attention.index_heads:
+        bare = without_indexer(attention)
+        mixers = [attention if own else bare for own in indexer_places(config, number)]
+    return tuple(Layer(attention=mixer, ffn=moe if s else dense) for mixer, s in zip(mixers, sparse, strict=True))
 
 
 def sparse_steps(config: HfConfig, attention: Attention, moe: MoE) -> Layers:
     """Place MoE blocks every ``decoder_sparse_step`` layers, but for ``mlp_only_layers``."""
-    step, only = max(config.integer("decoder_sparse_step", default=1), 1), set(config.integers("mlp_only_layers"))
-    sparse = [i not in only and (i + 1) % step == 0 for i in range(number_of_layers(config))]
+    sparse = sparse_places(config, number_of_layers(config))
     dense = None if all(sparse) else DenseFFN(intermediate=config.integer("intermediate_size"))
     return tuple(Layer(attention=attention, ffn=moe if s else dense) for s in sparse)
 
