@@ -15,7 +15,8 @@ from simulator.closed_form.schedulers import STEADY_SCHEDULERS, SteadyScheduler
 from simulator.closed_form.steps import columns, mean_step
 from simulator.deployment.deployment import Deployment
 from simulator.deployment.limits import Limits
-from simulator.placement.replay import expert_spread
+from simulator.deployment.prices import PRICES
+from simulator.placement.spread import SpreadTable
 from simulator.results.summary import Capacity, Work
 from simulator.results.values import Distribution, Summary
 from simulator.results.work import step_work
@@ -344,7 +345,9 @@ def steady_state(
     # An answer of one token has no time between tokens, and meets any limit on it.
     met = all(limit is None or not value > limit for value, limit in limits)
     rate = state.rate * instances
-    spread = expert_spread(deployment.routing, round(state.batch), _WINDOWS)
+    key = ("spread", deployment.fingerprint)
+    spreads = PRICES.kept("derived", key, lambda: SpreadTable(deployment.routing, _WINDOWS))
+    spread = spreads.at(round(state.batch))
     summary = _summary(state, load, capacity, work, rate, e2el, instances, spread, met=met)
     return summary, breakdown
 

@@ -150,8 +150,30 @@ def table_spread(
     folder : Path, optional
         The user's profiles.
     """
-    origin, borrowed = _origin(hardware.device, table, resource, folder)
+    known = _known_errors(hardware.device, table, resource, folder)
+    return _spread(known, seconds, axes or {}, kind=kind, substituted=substituted)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Known:
+    """What is known of the errors of one kernel table on a device: residuals, and what borrowing them adds [1]."""
+
+    residuals: Residuals | None
+    borrowed: bool
+    transfer: float
+
+
+def _known_errors(device: Device, table: str, resource: str, folder: Path | None) -> _Known:
+    origin, borrowed = _origin(device, table, resource, folder)
     residuals = load_residuals(origin.id, folder).get(table) if origin is not None else None
+    transfer = _transfer(device, origin, table, folder) if residuals and borrowed and origin is not None else 0.0
+    return _Known(residuals=residuals, borrowed=borrowed, transfer=transfer)
+
+
+def _spread(
+    known: _Known, seconds: ArrayLike, axes: Mapping[str, ArrayLike], *, kind: str, substituted: bool = False
+) -> Spread:
+    residuals = known.residuals
     times = np.asarray(seconds, dtype=np.float64)
     if residuals is None:
         sigma = np.full(times.shape, UNMEASURED)
@@ -162,19 +184,17 @@ def table_spread(
             evidence="assumption",
         )
     variance = _by_regime(residuals, times, kind) ** 2
-    beyond = doublings_beyond(residuals, axes or {})
-    variance = variance + (PER_DOUBLING * beyond) ** 2
-    transfer = _transfer(hardware.device, origin, table, folder) if borrowed and origin is not None else 0.0
-    variance = variance + transfer**2
+    beyond = doublings_beyond(residuals, axes)
+    variance = variance + (PER_DOUBLING * beyond) ** 2 + known.transfer**2
     if substituted:
         variance = variance + SUBSTITUTED**2
-    evidence: Evidence = "relative's kernels" if borrowed else "fitted"
+    evidence: Evidence = "relative's kernels" if known.borrowed else "fitted"
     if substituted or residuals.status == "assumption":
         evidence = "assumption"
     extrapolated = np.broadcast_to(beyond > np.log2(1.0 + TOLERANCE), variance.shape)
     return Spread(
         sigma=np.sqrt(variance),
-        transfer=np.full(variance.shape, transfer),
+        transfer=np.full(variance.shape, known.transfer),
         extrapolated=extrapolated,
         evidence=evidence,
     )
@@ -201,19 +221,31 @@ def family_of(table: str) -> str:
 
 def op_spread(op_time: OpTime, hardware: Hardware, folder: Path | None = None) -> Spread:
     """Spread of one op of a step."""
-    op = op_time.op
-    call = (op_time.seconds + op_time.imbalance_wait) / max(op.repeat, 1e-12)
-    shape = {axis: getattr(op.shape, axis) for axis in FAMILIES[op.kind].axes}
-    kind = "skewed" if getattr(op.shape, "counts", None) is not None else ""
-    return table_spread(hardware, op_time.table, call, shape, kind=kind, resource=op.resource, folder=folder)
+    return op_spreads((op_time,), hardware, folder)[0]
+
+
+def op_spreads(op_times: Sequence[OpTime], hardware: Hardware, folder: Path | None = None) -> list[Spread]:
+    """Spread of each op of a step."""
+    # Ops share tables, and to look the errors of one up takes longer than to apply them.
+    known = {
+        (table, resource): _known_errors(hardware.device, table, resource, folder)
+        for table, resource in {(op_time.table, op_time.op.resource) for op_time in op_times}
+    }
+    spreads = []
+    for op_time in op_times:
+        op = op_time.op
+        call = (op_time.seconds + op_time.imbalance_wait) / max(op.repeat, 1e-12)
+        shape = {axis: getattr(op.shape, axis) for axis in FAMILIES[op.kind].axes}
+        kind = "skewed" if getattr(op.shape, "counts", None) is not None else ""
+        spreads.append(_spread(known[op_time.table, op.resource], call, shape, kind=kind))
+    return spreads
 
 
 def step_interval(
     op_times: Sequence[OpTime],
-    hardware: Hardware,
-    folder: Path | None = None,
+    spreads: Sequence[Spread],
     *,
-    host: float = 0.0,
+    host: ArrayLike = 0.0,
     stack: float = 0.0,
 ) -> tuple[FloatArray, FloatArray]:
     """Return the 80 % interval of a step's time, as factors on it [1].
@@ -222,17 +254,14 @@ def step_interval(
     ----------
     op_times : sequence of OpTime
         The ops of the step; their arrays broadcast.
-    hardware : Hardware
-        Where the step runs.
-    folder : Path, optional
-        The user's profiles.
-    host : float
+    spreads : sequence of Spread
+        That of each: :func:`op_spreads`.
+    host : array_like
         Time that the host adds to the kernels [s], which nobody measured.
     stack : float
         Spread of whole steps beyond that of their parts: versions and settings of the serving stack (1 sigma) [1].
     """
     times = [op_time.seconds + op_time.imbalance_wait for op_time in op_times]
-    spreads = [op_spread(op_time, hardware, folder) for op_time in op_times]
     families = [family_of(op_time.table) for op_time in op_times]
     sigmas, shared = [spread.sigma for spread in spreads], [spread.transfer for spread in spreads]
     parts = combine([*times, host], [*sigmas, UNMEASURED], [*families, "host"], [*shared, 0.0])

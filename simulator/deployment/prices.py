@@ -17,7 +17,7 @@ from typing import Any, Generic, Literal, TypeVar, cast
 from hardware_profiles.files import Stamp, note, noted, unchanged
 
 T = TypeVar("T")
-Shelf = Literal["model", "hardware", "stack", "startup", "requests", "routing", "deployment", "certainty"]
+Shelf = Literal["model", "hardware", "stack", "startup", "requests", "routing", "deployment", "certainty", "derived"]
 
 #: Values of a kind that are kept [1]; a deployment holds its routing trace and tables, often 100 MB.
 _MOST: Mapping[Shelf, int] = {
@@ -28,7 +28,8 @@ _MOST: Mapping[Shelf, int] = {
     "requests": 4,
     "routing": 4,
     "deployment": 8,
-    "certainty": 64,
+    "certainty": 256,
+    "derived": 64,
 }
 
 

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
+from simulator.arrays import FloatArray
 from simulator.cost.model import OpTime
-from simulator.cost.uncertainty import family_of, op_spread, step_interval
+from simulator.cost.uncertainty import family_of, op_spreads, step_interval
 from simulator.deployment.deployment import Deployment
 from simulator.deployment.prices import PRICES
+from simulator.ops import Op, StepShape, build_ops, draft_ops
 from simulator.step.host import HostRule
 from simulator.step.work import StepWork, step_ops
 from workloads.models.spec import Phase
 
 _WINDOWS = 8
+#: Points per octave at which decode steps are judged, and the batches and contexts that these are [1], [tokens].
+_PER_OCTAVE = 4
+_CONTEXTS = 2.0 ** (np.arange(24 * _PER_OCTAVE + 1) / _PER_OCTAVE)
+_BATCHES: list[int] = np.unique(np.rint(2.0 ** (np.arange(20 * _PER_OCTAVE + 1) / _PER_OCTAVE)).astype(int)).tolist()
+#: Batches that are judged together [1].
+_AT_ONCE = 8
+_BATCH_LOGS = [math.log2(batch) for batch in _BATCHES]
 
 
 def asked_step(deployment: Deployment, phase: Phase, sequences: int, length: int) -> StepWork:
@@ -78,7 +90,7 @@ class Certainty:
     beyond: tuple[str, ...]
 
 
-def decode_certainty(deployment: Deployment, sequences: int, length: int, folder: Path | None) -> Certainty:
+def decode_certainty(deployment: Deployment, sequences: float, length: float, folder: Path | None) -> Certainty:
     """Judge a decode step, which most of a run is made of.
 
     Kernels count with their residuals, errors of one family in full and what borrowing adds in full over all; the
@@ -88,30 +100,143 @@ def decode_certainty(deployment: Deployment, sequences: int, length: int, folder
     ----------
     deployment : Deployment
         What runs the step.
-    sequences : int
+    sequences : float
         Decoded sequences over all ranks [1].
-    length : int
+    length : float
         KV length of each [tokens].
     folder : Path or None
         Folder of user profiles, which may hold residuals of its own.
+
+    Notes
+    -----
+    Judged at four batches and four contexts per octave, so that neighbouring loads share the work, and linear in the
+    logarithms of both between; kernels count as beyond their shapes where they are so at the nearest of these steps.
     """
-    key = (deployment.fingerprint, sequences, length)
-    return PRICES.kept("certainty", key, lambda: _decode_certainty(deployment, sequences, length, folder))
-
-
-def _decode_certainty(deployment: Deployment, sequences: int, length: int, folder: Path | None) -> Certainty:
-    work = asked_step(deployment, "decode", max(sequences, 1), max(length, 1))
-    times = [time for time in priced_step(deployment, work) if time.seconds > 0]
-    seconds = [float(time.seconds + time.imbalance_wait) for time in times]
-    spreads = [op_spread(time, deployment.hardware, folder) for time in times]
-    families = [family_of(time.table) for time in times]
-    gap = step_gap(deployment, work, sum(seconds))
-    low, high = step_interval(
-        times, deployment.hardware, folder, host=gap, stack=deployment.stack.number("step_spread")
+    batch, context = math.log2(max(sequences, 1.0)), math.log2(max(length, 1.0)) * _PER_OCTAVE
+    place = min(bisect_right(_BATCH_LOGS, batch) - 1, len(_BATCHES) - 2)
+    below, above = (_judged(deployment, each, folder) for each in (place, place + 1))
+    share = min((batch - _BATCH_LOGS[place]) / (_BATCH_LOGS[place + 1] - _BATCH_LOGS[place]), 1.0)
+    first = min(int(context), len(_CONTEXTS) - 2)
+    across = min(context - first, 1.0)
+    grades = dict.fromkeys((*below.evidence, *above.evidence), 0.0)
+    ends = [0.0, 0.0]
+    for judged, weight in ((below, 1.0 - share), (above, share)):
+        for at, part in ((first, weight * (1.0 - across)), (first + 1, weight * across)):
+            ends = [end + part * log[at] for end, log in zip(ends, judged.interval_logs, strict=True)]
+            for grade, shares in judged.evidence.items():
+                grades[grade] += part * shares[at]
+    return Certainty(
+        interval_80=(math.exp(ends[0]), math.exp(ends[1])),
+        evidence={grade: part for grade, part in grades.items() if part > 0.0},
+        beyond=(below, above)[share > 0.5].beyond[first + (across > 0.5)],
     )
-    shares: dict[str, float] = {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Judged:
+    """Steps of one batch at all contexts: of each, the fields of ``Certainty``, the ends as logarithms."""
+
+    interval_logs: tuple[list[float], list[float]]
+    evidence: Mapping[str, list[float]]
+    beyond: list[tuple[str, ...]]
+
+
+def _judged(deployment: Deployment, place: int, folder: Path | None) -> _Judged:
+    """Return what is known of a batch of :data:`_BATCHES`; several take hardly longer than one of them."""
+    part = place // _AT_ONCE
+    places = range(part * _AT_ONCE, min((part + 1) * _AT_ONCE, len(_BATCHES)))
+    key = (deployment.fingerprint, part)
+    judged = PRICES.kept("certainty", key, lambda: _judge(deployment, [_BATCHES[each] for each in places], folder))
+    return judged[place - places[0]]
+
+
+def _judge(deployment: Deployment, batches: list[int], folder: Path | None) -> list[_Judged]:
+    works = [asked_step(deployment, "decode", batch, 1) for batch in batches]
+    times, size = _priced_decodes(deployment, works), (len(batches), len(_CONTEXTS))
+    seconds = [time.seconds + time.imbalance_wait for time in times]
+    spreads = op_spreads(times, deployment.hardware, folder)
+    busy = np.broadcast_to(sum(seconds, np.zeros(())), size)
+    host = HostRule.of(deployment.stack, deployment.tables.launches, deployment.split.pp)
+    gap = np.array([[host.gap(work, 0.0, 0.0)] for work in works])
+    gap = gap + np.maximum(np.array([[host.launching(work)] for work in works]) - busy, 0.0)
+    ends = step_interval(times, spreads, host=gap, stack=deployment.stack.number("step_spread"))
+    logs = [np.log(np.broadcast_to(end, size)).tolist() for end in ends]
+    shares: dict[str, FloatArray] = {}
     grades = [*(str(spread.evidence) for spread in spreads), str(deployment.stack.numbers["cpu_gap"].status)]
     for grade, part in zip(grades, [*seconds, gap], strict=True):
-        shares[grade] = shares.get(grade, 0.0) + part / (sum(seconds) + gap)
-    beyond = {family for family, spread in zip(families, spreads, strict=True) if np.any(spread.extrapolated)}
-    return Certainty(interval_80=(float(low), float(high)), evidence=shares, beyond=tuple(sorted(beyond)))
+        shares[grade] = shares.get(grade, 0.0) + part / (busy + gap)
+    out: dict[str, NDArray[np.bool_]] = {}
+    for time, spread in zip(times, spreads, strict=True):
+        if np.any(spread.extrapolated):
+            family = family_of(time.table)
+            out[family] = out.get(family, np.zeros(size, dtype=bool)) | spread.extrapolated
+    return [
+        _Judged(
+            interval_logs=(logs[0][row], logs[1][row]),
+            evidence={grade: part[row].tolist() for grade, part in shares.items()},
+            beyond=[
+                tuple(family for family, is_out in zip(sorted(out), flags, strict=True) if is_out)
+                for flags in np.array([out[family][row] for family in sorted(out)])
+                .reshape(len(out), size[1])
+                .T.tolist()
+            ],
+        )
+        for row in range(size[0])
+    ]
+
+
+def _priced_decodes(deployment: Deployment, works: Sequence[StepWork]) -> list[OpTime]:
+    """Price decode steps op by op, each at all contexts; routed experts by their lines. Times broadcast to both."""
+    split, stack, pp = deployment.split, deployment.stack, deployment.split.pp
+    loads = [_rank_loads(deployment, work.stage_tokens(pp)) for work in works]
+    shapes = [work.shape(split, stack, max_rank_share=share) for work, (share, _) in zip(works, loads, strict=True)]
+
+    def column(name: str) -> FloatArray:
+        return np.array([[getattr(shape, name)] for shape in shapes])
+
+    shape = replace(
+        shapes[0],
+        decode_sequences=column("decode_sequences"),
+        tokens=column("tokens"),
+        group_tokens=column("group_tokens"),
+        max_rank_share=column("max_rank_share"),
+    )
+    times = []
+    for op in _decode_ops(deployment, shape):
+        time = deployment.cost.time(op)
+        if op.kind == "moe" and op.block == "experts" and deployment.routing is not None:
+            experts = np.array([experts for _, experts in loads])
+            # What the table of residuals calls skewed has counts; they are in the lines.
+            time = replace(
+                time,
+                op=replace(op, shape=replace(op.shape, counts=np.zeros(0))),
+                seconds=experts[:, :1],
+                imbalance_wait=experts[:, 1:],
+            )
+        times.append(time)
+    return [time for time in times if np.any(time.seconds > 0)]
+
+
+def _decode_ops(deployment: Deployment, shape: StepShape) -> Iterator[Op]:
+    """List the ops of decode steps, those of attention at all contexts; no others depend on these."""
+    parts = deployment.model, deployment.split, deployment.stack
+    for attention, context in ((False, np.ones(1)), (True, _CONTEXTS)):
+        sequences = np.asarray(shape.decode_sequences)
+        ops = build_ops(*parts, replace(shape, decode_context=context))
+        for op in (*ops, *draft_ops(*parts, sequences, context, deployment.drafts)):
+            if (op.component == "attention") == attention:
+                yield op
+
+
+def _rank_loads(deployment: Deployment, tokens: int) -> tuple[float, tuple[float, float]]:
+    """Load of the busiest rank over the mean one with so many tokens [1], and the time of experts and their wait [s].
+
+    Means over windows of the routing trace, those that :func:`priced_step` counts.
+    """
+    routing = deployment.routing
+    if routing is None:
+        return 1.0, (0.0, 0.0)
+    starts = (np.arange(_WINDOWS) * routing.tokens // _WINDOWS).tolist()
+    hottest = np.mean([routing.decode.load(start, tokens).max(axis=0) for start in starts], axis=0)
+    experts, wait, imbalance = deployment.tables.experts["decode"].at(tokens).time(hottest, tokens * routing.mean_load)
+    return imbalance, (experts, wait)

@@ -203,7 +203,12 @@ def expert_spread(routing: RoutingReplay | None, tokens: int, windows: int = 32)
         return float("nan"), float("nan")
     if routing is None:
         return 1.0, 1.0
-    counts = routing.counts("decode", tokens, windows).reshape(-1, routing.placement.slots)
+    return spread_of_counts(routing.counts("decode", tokens, windows))
+
+
+def spread_of_counts(counts: FloatArray) -> tuple[float, float]:
+    """Return what :func:`expert_spread` says of counted windows, shape (windows, layers, ranks, slots per rank)."""
+    counts = counts.reshape(-1, counts.shape[-2] * counts.shape[-1])
     mean = np.maximum(counts.mean(axis=-1), 1e-12)
     return float((counts.max(axis=-1) / mean).mean()), float((counts > 0).mean())
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections import Counter
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from simulator.arrays import FloatArray
 from simulator.deployment.deployment import Deployment
+from simulator.deployment.prices import PRICES
 from simulator.ops import StepShape, build_ops
 from simulator.results.summary import Work
 from simulator.results.trace import Slice
 from simulator.step.components import STEP_PARTS
-from workloads.models.spec import ModelSpec, Phase
+from workloads.models.mixers import Mixer
+from workloads.models.spec import Phase
 from workloads.models.work import flops_per_token
 
-_PHASES: tuple[Phase, ...] = ("prefill", "decode")
+#: Bits of a key that count the tokens of a step [1].
+_TOKEN_BITS = 40
 
 
 def step_work(deployment: Deployment, steps: dict[str, FloatArray], weights: FloatArray | None = None) -> Work:
@@ -27,35 +32,74 @@ def step_work(deployment: Deployment, steps: dict[str, FloatArray], weights: Flo
     count as useful. Traffic is what the ops of every step read and write: weights, those of the experts that the
     routing trace touches among them, KV cache and activations.
     """
-    model, limits = deployment.model, deployment.limits
-    counted = np.ones(len(steps["duration_s"])) if weights is None else weights
-    decoded, prompted = float(counted @ steps["decode_total"]), float(counted @ steps["prompt_total"])
-    attended = float(counted @ steps["context_total"])
-    # Drafts that are thrown away are no use.
-    sequences = decoded / limits.query_tokens
-    flops = sequences * limits.accepted_per_step * _flops(model, "decode", attended / max(sequences, 1e-9))
-    if prompted:
-        logits = steps["logits"] - steps["decode_rows"] * limits.query_tokens
-        prompts = float(counted @ ((steps["prompt_total"] > 0) * logits))
-        flops += prompted * _flops(model, "prefill", prompted / max(prompts, 1e-9))
-    return Work(flops=flops, memory_bytes=sum(_traffic(deployment, steps, counted, phase) for phase in _PHASES))
+    size = len(steps["duration_s"])
+    counted = np.ones(size) if weights is None else weights
+    return step_works(deployment, steps, counted, np.zeros(size, dtype=np.int64), 1)[0]
 
 
-def _traffic(deployment: Deployment, steps: dict[str, FloatArray], counted: FloatArray, phase: Phase) -> float:
-    """Memory traffic of the steps of one phase, over the devices of the instance [bytes].
+def step_works(
+    deployment: Deployment, steps: dict[str, FloatArray], weights: FloatArray, owner: NDArray[np.int64], owners: int
+) -> list[Work]:
+    """Total the work of the steps of many owners, as :func:`step_work` does of one.
 
-    Steps of as many tokens are priced together, at the mean of what they decode and of how far it looks back.
+    Parameters
+    ----------
+    deployment : Deployment
+        What ran all of them.
+    steps : dict of str to array
+        The steps, in ``STEP_COLUMNS``.
+    weights : array, shape (steps,)
+        How often each counts [1].
+    owner : int64 array, shape (steps,)
+        Whose each is.
+    owners : int
+        How many there are [1].
+    """
+    limits, arithmetic = deployment.limits, _arithmetic(deployment)
+
+    def total(values: FloatArray) -> list[float]:
+        return [float(each) for each in np.bincount(owner, weights * values, minlength=owners)]
+
+    logits = (steps["prompt_total"] > 0) * (steps["logits"] - steps["decode_rows"] * limits.query_tokens)
+    sums = zip(
+        total(steps["decode_total"]),
+        total(steps["context_total"]),
+        total(steps["prompt_total"]),
+        total(logits),
+        _traffic(deployment, steps, weights, owner, owners).tolist(),
+        strict=True,
+    )
+    works = []
+    for decoded, attended, prompted, prompts, traffic in sums:
+        # Drafts that are thrown away are no use.
+        sequences = decoded / limits.query_tokens
+        useful = sequences * limits.accepted_per_step
+        flops = useful * arithmetic.flops("decode", attended / max(sequences, 1e-9))
+        if prompted:
+            flops += prompted * arithmetic.flops("prefill", prompted / max(prompts, 1e-9))
+        works.append(Work(flops=flops, memory_bytes=traffic))
+    return works
+
+
+def _traffic(
+    deployment: Deployment, steps: dict[str, FloatArray], weights: FloatArray, owner: NDArray[np.int64], owners: int
+) -> FloatArray:
+    """Memory traffic of the steps of each owner, over the devices of the instance [bytes].
+
+    Steps of one owner and phase with as many tokens are priced together, at the mean of what they decode and of how far
+    it looks back.
     """
     split, query_tokens = deployment.split, deployment.limits.query_tokens
-    chosen = ((steps["prompt_total"] > 0) == (phase == "prefill")) & (counted > 0)
-    if not chosen.any():
-        return 0.0
-    weights, decoded, attended = (each[chosen] for each in (counted, steps["decode_total"], steps["context_total"]))
-    sizes, where = np.unique(np.rint(steps["prompt_total"][chosen] + decoded), return_inverse=True)
+    chosen = weights > 0
+    weights, decoded, attended = (each[chosen] for each in (weights, steps["decode_total"], steps["context_total"]))
+    prompting = steps["prompt_total"][chosen] > 0
+    tokens = np.rint(steps["prompt_total"][chosen] + decoded).astype(np.int64)
+    kinds, where = np.unique(((2 * owner[chosen] + prompting) << _TOKEN_BITS) + tokens, return_inverse=True)
     repeats = np.bincount(where, weights)
     decode = np.bincount(where, weights * decoded) / repeats
     context = np.bincount(where, weights * attended) / repeats / np.maximum(decode / query_tokens, 1e-9)
     # Every stage of a pipeline runs its part of the batch in flight as often as there are stages.
+    sizes, kinds = (kinds & ((1 << _TOKEN_BITS) - 1)).astype(np.float64), kinds >> _TOKEN_BITS
     ranks, stage = split.dp * split.pp, sizes / split.pp
     shape = StepShape(
         prefill_tokens=np.maximum(sizes - decode, 0.0) / ranks,
@@ -64,19 +108,53 @@ def _traffic(deployment: Deployment, steps: dict[str, FloatArray], counted: Floa
         decode_context=context,
         decode_query_tokens=float(query_tokens),
         group_tokens=stage,
-        touched_slots=deployment.tables.experts[phase].touched(stage) if deployment.routing is not None else None,
+        touched_slots=_touched(deployment, kinds % 2, stage),
     )
     each = sum(
         np.where(op.rows > 0, op.memory_bytes, 0.0) * op.repeat
         for op in build_ops(deployment.model, split, deployment.stack, shape)
     )
-    return float(repeats @ np.broadcast_to(each, sizes.shape)) * split.pp * split.group
+    found = np.bincount(kinds // 2, repeats * np.broadcast_to(each, sizes.shape), minlength=owners)
+    return np.asarray(found * split.pp * split.group)
 
 
-@lru_cache(maxsize=64)
-def _flops(model: ModelSpec, phase: Phase, context: float) -> float:
-    """FLOPs of one token at a mean context [FLOP]."""
-    return sum(flops_per_token(model, phase=phase, context=max(context, 1.0)).values())
+def _touched(deployment: Deployment, prompting: NDArray[np.int64], tokens: FloatArray) -> FloatArray | None:
+    """Expert slots of the mean rank that steps with or without prompts touch [1]; ``None`` for a dense model."""
+    if deployment.routing is None:
+        return None
+    touched = np.zeros(len(tokens))
+    kinds: tuple[tuple[Phase, NDArray[np.bool_]], ...] = (("prefill", prompting > 0), ("decode", prompting == 0))
+    for phase, chosen in kinds:
+        # Lines of a phase that nobody asks for are not made.
+        if chosen.any():
+            touched[chosen] = deployment.tables.experts[phase].touched(tokens[chosen])
+    return touched
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Arithmetic:
+    """What a token costs: what does not depend on the context [FLOP], and the attention of so many layers each."""
+
+    fixed: float
+    attention: tuple[tuple[Mixer, int], ...]
+
+    def flops(self, phase: Phase, context: float) -> float:
+        """FLOPs of one token at a mean context [FLOP]."""
+        seen = max(context, 1.0)
+        return self.fixed + sum(count * each.score_flops(phase, seen) for each, count in self.attention)
+
+
+def _arithmetic(deployment: Deployment) -> _Arithmetic:
+    def count() -> _Arithmetic:
+        model = deployment.model
+        parts = flops_per_token(model, phase="decode", context=1.0)
+        attention = Counter(layer.attention for layer in model.layers if layer.attention is not None)
+        return _Arithmetic(
+            fixed=sum(flops for part, flops in parts.items() if part != "attention_scores"),
+            attention=tuple(attention.items()),
+        )
+
+    return PRICES.kept("derived", ("arithmetic", deployment.fingerprint), count)
 
 
 def step_slices(deployment: Deployment, steps: dict[str, FloatArray], count: int) -> tuple[Slice, ...]:

@@ -121,7 +121,8 @@ def test_equal_answers_keep_step_though_their_prompts_differ(
         output_tokens=np.full(count, answer),
         concurrency=concurrency,
     )
-    monkeypatch.setattr("simulator.api.scenario_requests", lambda *_: trace)
+    for where in ("simulator.api", "simulator.run.many"):
+        monkeypatch.setattr(f"{where}.scenario_requests", lambda *_: trace)
     asked = loop(place, stack, concurrency, prompt, answer)
     closed_form, events = estimate(asked).summary, settled(asked)
     assert closed_form.e2el_s.mean == pytest.approx(events["e2el"], rel=0.03)

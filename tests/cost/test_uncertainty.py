@@ -21,6 +21,7 @@ from simulator.cost.uncertainty import (
     family_of,
     interval,
     op_spread,
+    op_spreads,
     regime_numbers,
     step_interval,
     table_spread,
@@ -148,7 +149,7 @@ def test_a_step_is_more_certain_than_its_least_certain_op() -> None:
     split = Parallelism(tp=2, dp=1, pp=1, ep=2)
     shape = StepShape(decode_sequences=32.0, decode_context=2048.0)
     op_times = cost.times(build_ops(load_model("mixtral-8x7b"), split, cost.stack, shape))
-    low, high = step_interval(op_times, hardware)
+    low, high = step_interval(op_times, op_spreads(op_times, hardware))
     widest = max(float(op_spread(time, hardware).sigma) for time in op_times if float(time.seconds) > 0)
     assert float(low) < 1.0 < float(high) < np.exp(Z80 * widest)
     assert float(low) == pytest.approx(1.0 / float(high))
