@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from simulator.deployment.inputs import scenario_requests
-from simulator.explanation.explanation import explain
 from simulator.results.sweep import Sweep
 from simulator.results.values import Estimate, Result
-from simulator.run.assemble import assemble
-from simulator.run.check import check
 from simulator.run.many import outcomes, solved
-from simulator.run.plan import plan_run
 from simulator.scenario import Scenario
 from simulator.scenario.features import beyond_closed_form
 
+if TYPE_CHECKING:
+    from simulator.explanation.explanation import explain
+    from simulator.run.check import check
+
 __all__ = ["beyond_closed_form", "check", "estimate", "estimate_many", "explain", "save", "simulate"]
+
+#: Verbs with a home of their own; loaded when first used, as an estimate needs neither the engine nor what explains it.
+_HOMES = {"check": "simulator.run.check", "explain": "simulator.explanation.explanation"}
 
 
 def simulate(scenario: Scenario, *, progress: Callable[[float], None] | None = None) -> Result:
@@ -40,10 +43,9 @@ def simulate(scenario: Scenario, *, progress: Callable[[float], None] | None = N
     MoesimError
         Something cannot be loaded, does not match or does not fit.
     """
-    began = time.perf_counter()
-    plan = plan_run(scenario, scenario_requests(scenario.requests, scenario.seed))
-    run = plan.play(progress)
-    return assemble(plan, run, wall=time.perf_counter() - began)
+    from simulator.run.play import play
+
+    return play(scenario, progress)
 
 
 def estimate(scenario: Scenario) -> Estimate:
@@ -101,3 +103,11 @@ def save(result: Result, folder: Path) -> Path:
     from simulator.export.result import write_result
 
     return write_result(result, folder)
+
+
+def __getattr__(name: str) -> Any:
+    """Load a verb from its home on first use."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    msg = f"module 'simulator.api' has no attribute {name!r}"
+    raise AttributeError(msg)

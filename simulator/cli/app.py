@@ -97,9 +97,7 @@ def simulate(
     """Simulate a scenario, event by event."""
     with answering(as_json=as_json):
         from simulator import api
-        from simulator.cli.console import console
         from simulator.cli.progress import progress_bar
-        from simulator.cli.result_text import print_result
         from simulator.export.files import check_output_folder
 
         scenario = load_scenario(file, overrides or (), device, profiles)
@@ -112,6 +110,9 @@ def simulate(
         if as_json:
             print_json(result.document())
             return
+        from simulator.cli.console import console
+        from simulator.cli.result_text import print_result
+
         text = console()
         print_result(text, result)
         if folder is not None:
@@ -126,13 +127,14 @@ def estimate(
     """Estimate the steady state in closed form, in a second or two."""
     with answering(as_json=as_json):
         from simulator import api
-        from simulator.cli.console import console
-        from simulator.cli.result_text import print_estimate
 
         answer = api.estimate(load_scenario(file, overrides or (), device, profiles))
         if as_json:
             print_json(answer.document())
             return
+        from simulator.cli.console import console
+        from simulator.cli.result_text import print_estimate
+
         text = console()
         print_estimate(text, answer)
         text.print(f"next: {again('simulate', file, overrides, device, profiles)}", style="dim")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 #: Runs shorter than this show no bar [s].
 PATIENCE = 2.0
@@ -19,10 +17,13 @@ def progress_bar(what: str, *, enabled: bool) -> Iterator[Callable[[float], None
 
     The bar appears after ``PATIENCE`` and vanishes at the end.
     """
-    console = Console(stderr=True, markup=False)
-    if not (enabled and console.is_terminal):
+    if not (enabled and sys.stderr.isatty()):
         yield None
         return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True, markup=False)
     columns = (TextColumn(what), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeRemainingColumn())
     progress = Progress(*columns, console=console, transient=True)
     task = progress.add_task(what, total=1.0)

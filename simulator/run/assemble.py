@@ -18,7 +18,6 @@ from simulator.closed_form.load import mean_load
 from simulator.closed_form.steady import approximations, steady_state
 from simulator.deployment.deployment import Deployment
 from simulator.deployment.fingerprint import fingerprint
-from simulator.elastic.report import scaling_report
 from simulator.explanation.priced import Certainty, decode_certainty
 from simulator.placement.replay import expert_spread
 from simulator.results.summary import Capacity, Records, Work, measured_window, share_inside, summarise
@@ -26,18 +25,18 @@ from simulator.results.trace import TokenGaps
 from simulator.results.values import Estimate, Result
 from simulator.results.work import step_slices, step_work
 from simulator.run.objectives import missed, unreachable, unreachable_in_run
-from simulator.run.plan import RunPlan
 from simulator.scenario import Scenario
 from simulator.scenario.features import asks, left_out_of_closed_form
 from simulator.scenario.unread import unread_keys
-from simulator.serving.controls.rebalance import account_text
-from simulator.serving.engine import EngineRun
 from simulator.serving.recorder import column
 from simulator.step.components import COMPONENTS
 from workloads.requests.trace import RequestTrace
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from simulator.run.plan import RunPlan
+    from simulator.serving.engine import EngineRun
 
 #: The steps that one pool ran.
 _Part = tuple[Deployment, dict[str, FloatArray]]
@@ -55,6 +54,10 @@ def assemble(plan: RunPlan, run: EngineRun, *, wall: float) -> Result:
     wall : float
         What it took [s].
     """
+    # Here, as an estimate is assembled without the engine.
+    from simulator.elastic.report import scaling_report
+    from simulator.serving.controls.rebalance import account_text
+
     scenario, trace, deployment = plan.scenario, plan.trace, plan.played[0].deployment
     records = _records(trace, run)
     window = measured_window(

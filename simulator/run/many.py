@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 
 from simulator.deployment.deployment import deploy
@@ -10,8 +9,7 @@ from simulator.deployment.inputs import scenario_requests
 from simulator.errors import InfeasibleScenario, MoesimError
 from simulator.results.sweep import Outcome, Sweep
 from simulator.results.values import Estimate
-from simulator.run.assemble import assemble, assemble_estimate
-from simulator.run.plan import plan_run
+from simulator.run.assemble import assemble_estimate
 from simulator.scenario import Scenario
 from simulator.scenario.features import beyond_closed_form
 
@@ -48,9 +46,9 @@ def _outcome(scenario: Scenario, *, play: bool) -> Outcome:
 
 def _played(scenario: Scenario) -> Estimate:
     """Play a scenario, and keep what an estimate has; many runs would fill the memory with their frames."""
-    began = time.perf_counter()
-    plan = plan_run(scenario, scenario_requests(scenario.requests, scenario.seed))
-    result = assemble(plan, plan.play(None), wall=time.perf_counter() - began)
+    from simulator.run.play import play
+
+    result = play(scenario)
     return Estimate(
         scenario=scenario,
         summary=result.summary,

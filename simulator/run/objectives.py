@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,10 +12,12 @@ from simulator.closed_form.load import mean_load
 from simulator.closed_form.steady import solve
 from simulator.deployment.deployment import Deployment
 from simulator.results.values import Summary
-from simulator.run.plan import RunPlan
 from simulator.scenario.features import asked_features
 from simulator.scenario.sections import Slo
 from workloads.requests.trace import RequestTrace
+
+if TYPE_CHECKING:
+    from simulator.run.plan import RunPlan
 
 
 def unreachable_in_run(plan: RunPlan) -> tuple[str, ...]:

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from simulator.arrays import IntArray
-from simulator.elastic.fleet import build_fleet
-from simulator.elastic.report import step_means
-from simulator.elastic.scaler import Scaler, rank_capacity
 from simulator.scenario import Scenario
 from simulator.scenario.features import asks
 from simulator.serving.controls.faults import fault_controls
@@ -26,6 +24,9 @@ from simulator.serving.request_experts import RequestExperts
 from simulator.serving.server import Control
 from simulator.step.speculation import answer_steps
 from workloads.requests.trace import RequestTrace
+
+if TYPE_CHECKING:
+    from simulator.elastic.scaler import Scaler
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -100,6 +101,8 @@ class RunPlan:
         """Devices that were held on average between two times of a run that was played [1]."""
         if self.scaler is None:
             return float(sum(pool.devices for pool in self.pools))
+        from simulator.elastic.report import step_means
+
         at, devices, _ = (np.array(values, dtype=np.float64) for values in zip(*self.scaler.log.held, strict=True))
         return float(step_means(at, devices, np.array([begin, end]))[0])
 
@@ -143,5 +146,8 @@ def plan_start(scenario: Scenario, trace: RequestTrace) -> tuple[tuple[PoolPlan,
     require_alone(scenario)
     if not asks(scenario, "elastic"):
         return plan_pools(scenario, trace), None
+    from simulator.elastic.fleet import build_fleet
+    from simulator.elastic.scaler import Scaler, rank_capacity
+
     fleet = build_fleet(scenario, trace)
     return (fleet.pool_at_start(),), Scaler(fleet, rank_capacity(fleet.base, trace), trace.arrival)

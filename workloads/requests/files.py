@@ -201,7 +201,8 @@ def _dates(file: Path, name: str, text: Mapping[str, Any]) -> NDArray[np.float64
     # Dates with a zone offset (Azure's 2024 traces) and without (2023) are different types to Arrow.
     kind = pa.timestamp("ns")
     try:
-        pa.scalar(text[name][0].as_py()).cast(kind)
+        # NOTE: a slice, as a scalar made of a Python value makes Arrow load pandas.
+        text[name][:1].cast(kind)
     except pa.ArrowInvalid:
         kind = pa.timestamp("ns", tz="UTC")
     try:
