@@ -112,9 +112,9 @@ def draw_distinct(
         for slot in range(top_k):
             ids[slot] = _draw(rng, popularity, row)
     else:
-        missing = np.arange(top_k)[:, None] >= held_count
+        missing = np.flatnonzero(np.arange(top_k)[:, None] >= held_count)
         ids[:] = held
-        ids[missing] = _draw(rng, popularity, np.broadcast_to(row, ids.shape)[missing])
+        ids.reshape(-1)[missing] = _draw(rng, popularity, row[missing % len(row)])
     items: NDArray[np.integer] = np.arange(len(row))
     items, wrong = _unsettled(ids, items, allowed)
     for _ in range(MAX_REDRAWS):
