@@ -63,7 +63,8 @@ class RankSums:
     ) -> None:
         self.tokens = len(slot_ids)
         self._slot_ids, self._order, self._turn, self._slots = slot_ids, order, turn, placement.slots
-        self._cell = cells_of_slots(placement, slot_ids.shape[1])
+        # Where slots count at the first layer in flat rows; the last is for assignments that no slot serves.
+        self._cell = np.append(np.arange(placement.slots) // placement.slots_per_rank, placement.ranks) * turn.shape[1]
         most = 2 * int(turn.max(initial=0))
         self._kind = np.dtype(np.uint16 if most < 2**16 else np.uint32 if most < 2**32 else np.uint64)
         # Rows and stride change together, for other threads may read them meanwhile.
@@ -181,23 +182,3 @@ class RankSums:
         cells += row
         flat: NDArray[np.int64] = cells.reshape(-1) if self._full else cells[ids < self._slots]
         return flat
-
-
-def cells_of_slots(placement: Placement, layers: int) -> NDArray[np.int64]:
-    """Return where in flat counts of shape (ranks, layers) slots count at the first layer; shape (slots + 1,) [1].
-
-    The last is for assignments that no slot serves, which count beyond the last rank.
-    """
-    return np.append(np.arange(placement.slots) // placement.slots_per_rank, placement.ranks) * layers
-
-
-def turn_loads(slot_ids: IdArray, placement: Placement) -> NDArray[np.int64]:
-    """Assignments of all tokens together to every rank at every layer; shape (ranks, layers) [1]."""
-    layers = slot_ids.shape[1]
-    cell, size = cells_of_slots(placement, layers), (placement.ranks + 1) * layers
-    total = np.zeros(size, dtype=np.int64)
-    for start in range(0, len(slot_ids), 4 * _CHUNK):
-        cells = cell.take(slot_ids[start : start + 4 * _CHUNK])
-        cells += np.arange(layers)[:, None]
-        total += np.bincount(cells.reshape(-1), minlength=size)
-    return total[: placement.ranks * layers].reshape(placement.ranks, layers)

@@ -9,18 +9,21 @@ order is walked from its start and around.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simulator.arrays import FloatArray, IdArray
-from simulator.placement.rank_sums import RankSums, turn_loads
+from simulator.placement.rank_sums import RankSums
 from simulator.placement.replica_routing import Assignments, home_ranks, serve
 from simulator.placement.slots import Placement
 from workloads.models.spec import Phase
 from workloads.routing.trace import RoutingTrace
+
+#: Tokens that are counted at a time, so that what is made on the way stays in the cache [tokens].
+_CHUNK = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,11 +39,14 @@ class ServedTokens:
         which is on no rank.
     decode_order : int64 array, shape (tokens,)
         Prompt-order index of each token in decode order.
+    turn : int64 array, shape (layers, slots)
+        Tokens that every slot serves of all the trace [1].
     """
 
     placement: Placement
     slot_ids: IdArray
     decode_order: NDArray[np.int64]
+    turn: NDArray[np.int64]
 
     @property
     def tokens(self) -> int:
@@ -79,32 +85,25 @@ class ServedTokens:
         -------
         float64 array, shape (windows, layers, ranks, slots per rank)
         """
-        return next(self.growing_counts(order, ((tokens, windows),)))
+        if tokens >= self.tokens:
+            counts = np.broadcast_to(self.turn * (tokens / self.tokens), (windows, *self.turn.shape))
+        else:
+            counts = self._window_counts(order, tokens, windows).astype(np.float64)
+        return counts.reshape(windows, self.layers, self.placement.ranks, self.placement.slots_per_rank)
 
-    def growing_counts(self, order: Phase, sizes: Iterable[tuple[int, int]]) -> Iterator[FloatArray]:
-        """Yield :meth:`counts` of several sizes, each of which only counts what the one before has not.
-
-        Parameters
-        ----------
-        order : {"prefill", "decode"}
-            Which order the windows are cut from.
-        sizes : iterable of (int, int)
-            Tokens of a window and number of windows; tokens ascend.
-        """
-        slots, layers = self.placement.slots, self.layers
-        base = np.arange(layers)[:, None] * (slots + 1)
-        shape = (layers, self.placement.ranks, self.placement.slots_per_rank)
-        found, taken = np.zeros((0, layers * (slots + 1))), 0
-        for tokens, windows in sizes:
-            index = self.window_tokens(order, tokens, windows)
-            if len(found) != windows:
-                found, taken = np.zeros((windows, layers * (slots + 1))), 0
-            for window in range(windows) if taken < index.shape[1] else ():
-                flat = (self.slot_ids[index[window, taken:]] + base).reshape(-1)
-                found[window] += np.bincount(flat, minlength=found.shape[1])
-            taken = index.shape[1]
-            counts = found.reshape(windows, layers, slots + 1)[..., :slots].reshape(windows, *shape)
-            yield np.asarray(counts * (tokens / taken))
+    def _window_counts(self, order: Phase, tokens: int, windows: int) -> NDArray[np.int64]:
+        """Tokens of every slot of every layer in evenly spread windows; shape (windows, layers, slots)."""
+        starts = (np.arange(windows) * self.tokens) // windows
+        if tokens * windows <= self.tokens:
+            return np.stack([self._counted(order, start, tokens) for start in starts.tolist()])
+        # They overlap: each token is counted once, and windows are differences of the sums up to their ends.
+        ends = (starts + tokens) % self.tokens
+        bounds = np.unique(np.concatenate([[0, self.tokens], starts, ends]))
+        parts = [self._counted(order, start, stop - start) for start, stop in pairwise(bounds.tolist())]
+        upto = np.concatenate([np.zeros_like(parts[:1]), np.cumsum(parts, axis=0)])
+        whole = np.where(ends < starts, 1, 0)[:, None, None] * upto[-1]
+        found: NDArray[np.int64] = upto[np.searchsorted(bounds, ends)] + whole - upto[np.searchsorted(bounds, starts)]
+        return found
 
     def slot_counts(self, phase: Phase, start: int, count: int) -> NDArray[np.int64]:
         """Count the tokens that every expert slot serves in one window: what a step asks of single experts.
@@ -125,13 +124,11 @@ class ServedTokens:
         -----
         Nothing is prepared: the assignments of the window are counted one by one. Time: some 10 us, and 2 to 8 ns for
         each of ``count * layers * top_k``; a decode step of 64 tokens of DeepSeek-V3 takes 70 us, one of 4096 takes
-        15 ms, and the rank loads of either 1 us. Beyond one turn of the trace it takes as long as the whole trace.
+        15 ms, and the rank loads of either 1 us. Whole turns of the trace are known.
         Memory: ``8 bytes * layers * slots`` for the array, and 16 bytes per assignment while it is counted.
         """
         turns, rest = divmod(count, self.tokens)
-        counted = self._counted(phase, start, rest)
-        if turns:
-            counted += turns * self._counted(phase, 0, self.tokens)
+        counted = self._counted(phase, start, rest) + turns * self.turn
         return counted.reshape(self.layers, self.placement.ranks, self.placement.slots_per_rank)
 
     def expert_counts(self, phase: Phase, start: int, count: int) -> NDArray[np.int64]:
@@ -150,13 +147,13 @@ class ServedTokens:
 
     def _counted(self, phase: Phase, start: int, count: int) -> NDArray[np.int64]:
         """Tokens of every slot of every layer in a window of at most one turn; shape (layers, slots)."""
-        index = (start + np.arange(count)) % self.tokens
-        wide = self.placement.slots + 1
-        flat = self.slot_ids[self.decode_order[index] if phase == "decode" else index].astype(np.int64)
-        flat += np.arange(self.layers)[:, None] * wide
-        counted = np.bincount(flat.reshape(-1), minlength=self.layers * wide)
-        # The last slot of a layer stands for null experts and empty slots, which are on no rank.
-        return counted.reshape(self.layers, wide)[:, :-1]
+        total = np.zeros((self.layers, self.placement.slots), dtype=np.int64)
+        for first in range(start, start + count, _CHUNK):
+            index = np.arange(first, min(first + _CHUNK, start + count)) % self.tokens
+            total += _slot_counts(
+                self.slot_ids[self.decode_order[index] if phase == "decode" else index], self.placement
+            )
+        return total
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,11 +234,12 @@ def replay(
         Nodes that hold the ranks, for routings that look where a replica is [1].
     """
     served = serve_tokens(trace, placement, concurrency, replica_routing=replica_routing, nodes=nodes)
-    turn = turn_loads(served.slot_ids, placement)
+    turn = np.ascontiguousarray(served.turn.reshape(trace.layers, placement.ranks, -1).sum(axis=2).T)
     return RoutingReplay(
         placement=placement,
         slot_ids=served.slot_ids,
         decode_order=served.decode_order,
+        turn=served.turn,
         prefill=RankSums(served.slot_ids, placement, turn),
         decode=RankSums(served.slot_ids, placement, turn, served.decode_order),
         mean_load=float(turn.mean()) / served.tokens,
@@ -261,7 +259,19 @@ def serve_tokens(
         home=home_ranks(order, placement.ranks),
         nodes=nodes,
     )
-    return ServedTokens(placement=placement, slot_ids=serve(replica_routing, work), decode_order=order)
+    slot_ids = serve(replica_routing, work)
+    turn = np.zeros((trace.layers, placement.slots), dtype=np.int64)
+    for start in range(0, trace.tokens, _CHUNK):
+        turn += _slot_counts(slot_ids[start : start + _CHUNK], placement)
+    return ServedTokens(placement=placement, slot_ids=slot_ids, decode_order=order, turn=turn)
+
+
+def _slot_counts(slot_ids: IdArray, placement: Placement) -> NDArray[np.int64]:
+    """Count the tokens of every slot at every layer; shape (layers, slots) [1]."""
+    layers, wide = slot_ids.shape[1], placement.slots + 1
+    flat = slot_ids + np.arange(layers)[:, None] * wide
+    # The last slot of a layer stands for null experts and empty slots, which are on no rank.
+    return np.bincount(flat.reshape(-1), minlength=layers * wide).reshape(layers, wide)[:, :-1]
 
 
 def decode_order(sequence_start: IdArray, tokens: int, concurrency: int) -> NDArray[np.int64]:

@@ -9,6 +9,7 @@ ops by the same cost model as the closed form, so the two agree up to interpolat
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -30,6 +31,8 @@ from workloads.models.spec import ModelSpec, Phase
 EXPERT_LAUNCHES = 6.0
 #: Most expert lines that are kept, each for a number of tokens in a step.
 _KNOWN_LINES = 4096
+#: Doublings of a token at which experts can be priced: more tokens than any step has [1].
+_MOST_OCTAVES = 40
 
 
 class ExpertLines:
@@ -37,22 +40,23 @@ class ExpertLines:
 
     At ``tokens[i]`` tokens over all ranks, layer ``l`` takes ``base[i, l] + slope[i, l] * load`` on a rank with
     ``load`` assignments; the line passes through the mean rank and the slowest rank of sampled windows.
+    Points are priced when a step first lies beside them.
 
     Parameters
     ----------
-    tokens : array, shape (points,)
+    tokens : int array, shape (points,)
         Tokens over all ranks, ascending [tokens].
-    base, slope : array, shape (points, layers)
-        The lines [s], [s per assignment].
-    touched : array, shape (points,)
-        Expert slots of the mean rank and layer that any of these tokens goes to [1].
+    price : callable
+        Maps one of these numbers to its lines.
     """
 
-    __slots__ = ("_base", "_known", "_slope", "_tokens", "_touched")
+    __slots__ = ("_known", "_logs", "_price", "_priced", "_tokens")
 
-    def __init__(self, tokens: FloatArray, base: FloatArray, slope: FloatArray, touched: FloatArray) -> None:
-        self._tokens: list[float] = tokens.tolist()
-        self._base, self._slope, self._touched = base, slope, touched
+    def __init__(self, tokens: NDArray[np.int64], price: Callable[[int], PricedLines]) -> None:
+        self._tokens: list[int] = tokens.tolist()
+        self._logs: FloatArray = np.log(tokens)
+        self._price = price
+        self._priced: dict[int, PricedLines] = {}
         self._known: dict[int, ExpertLine] = {}
 
     def at(self, tokens: int) -> ExpertLine:
@@ -88,16 +92,45 @@ class ExpertLines:
 
     def touched(self, tokens: FloatArray) -> FloatArray:
         """Expert slots of the mean rank that steps of so many tokens over all ranks touch [1]."""
-        return np.interp(np.log(np.maximum(tokens, 1.0)), np.log(self._tokens), self._touched)
+        logs, values = np.log(np.maximum(tokens, 1.0)), np.zeros_like(self._logs)
+        above = np.clip(np.searchsorted(self._logs, logs, side="right"), 1, len(values) - 1)
+        for index in np.unique([above - 1, above]).tolist():
+            values[index] = self._at_point(index).touched
+        return np.interp(logs, self._logs, values)
 
     def _between(self, tokens: int) -> ExpertLine:
         points = self._tokens
         low = min(max(bisect_right(points, tokens) - 1, 0), len(points) - 2)
         share = min(max((tokens - points[low]) / (points[low + 1] - points[low]), 0.0), 1.0)
-        base = self._base[low] + share * (self._base[low + 1] - self._base[low])
-        slope = self._slope[low] + share * (self._slope[low + 1] - self._slope[low])
+        lower = self._at_point(low)
+        upper = self._at_point(low + 1) if share else lower
+        base = lower.base + share * (upper.base - lower.base)
+        slope = lower.slope + share * (upper.slope - lower.slope)
         weights = np.stack([slope, np.full(len(slope), 1.0 / len(slope))])
         return ExpertLine(base=float(base.sum()), slope=float(slope.sum()), weights=weights, bases=base)
+
+    def _at_point(self, index: int) -> PricedLines:
+        lines = self._priced.get(index)
+        if lines is None:
+            lines = self._priced[index] = self._price(self._tokens[index])
+        return lines
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PricedLines:
+    """The lines of all layers at one point, each ``base + slope * load``.
+
+    Attributes
+    ----------
+    base, slope : array, shape (layers,)
+        The lines [s], [s per assignment].
+    touched : float
+        Expert slots of the mean rank and layer that any of the tokens goes to [1].
+    """
+
+    base: FloatArray
+    slope: FloatArray
+    touched: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,7 +298,7 @@ def compile_tables(
         prompt_projections=TimeGrid(prompt_axes, partial(price.prompt_seconds, "gemm"))
         if price.projects_prompts
         else None,
-        experts=ExpertTables(cost, model, split, routing, most_tokens * split.dp) if routing else {},
+        experts=ExpertTables(cost, model, split, routing) if routing else {},
         launches=sum(
             op.repeat * (EXPERT_LAUNCHES if op.kind == "moe" else 1.0)
             for op in build_ops(model, split, cost.stack, StepShape(decode_sequences=1.0, decode_context=1.0))
@@ -399,64 +432,45 @@ def _prompt_axes(most_tokens: int, most_sequences: int, most_context: int) -> tu
 
 
 class ExpertTables(dict[Phase, ExpertLines]):
-    """Expert lines by token order, each made when it is first asked for: pools run steps of one kind only.
+    """Expert lines by token order, each made when it is first asked for; parameters as for :func:`compile_tables`."""
 
-    Parameters
-    ----------
-    cost, model, split, routing
-        As for :func:`compile_tables`.
-    most : int
-        Tokens of the largest step over all ranks [1].
-    """
-
-    def __init__(
-        self, cost: CostModel, model: ModelSpec, split: Parallelism, routing: RoutingReplay, most: int
-    ) -> None:
+    def __init__(self, cost: CostModel, model: ModelSpec, split: Parallelism, routing: RoutingReplay) -> None:
         super().__init__()
         self._parts = cost, model, split, routing
-        self._most = most
 
     def __missing__(self, order: Phase) -> ExpertLines:
-        """Price the lines of an order."""
+        """Find out where the lines of an order have their points."""
         cost, model, split, _ = self._parts
         op = build_experts(model, split, cost.stack, _experts_shape(split, 1.0, prompt=order == "prefill"), None)
-        points = _expert_points(self._most, expert_tile_changes(cost, op))
-        lines = self[order] = _expert_lines(*self._parts, order, points)
+        price = partial(_expert_lines, *self._parts, order)
+        lines = self[order] = ExpertLines(_expert_points(expert_tile_changes(cost, op)), price)
         return lines
 
 
-def _expert_points(most: int, changes: FloatArray) -> NDArray[np.int64]:
+def _expert_points(changes: FloatArray) -> NDArray[np.int64]:
     """Numbers of tokens at which experts are priced, on both sides of every change of a kernel's tiles."""
-    octaves = np.log2(max(most, 2))
-    dense, sparse = np.arange(0, min(octaves, 12), 1 / 3), np.arange(12, octaves, 2 / 3)
+    dense, sparse = np.arange(0, 12, 1 / 3), np.arange(12, _MOST_OCTAVES, 2 / 3)
     # Kernels change their tiles just beyond powers of two.
-    beyond = 2.0 ** np.arange(2, octaves) + 1.0
-    wanted = np.append(np.rint(2.0 ** np.concatenate([dense, sparse, np.log2(beyond)])), most)
-    edges = np.floor(changes[changes < most])
-    wanted = np.concatenate([wanted, edges, edges + 1.0])
-    return np.unique(np.clip(wanted, 1, max(most, 2)).astype(np.int64))
+    beyond = 2.0 ** np.arange(2, _MOST_OCTAVES) + 1.0
+    edges = np.floor(changes[changes < 2.0**_MOST_OCTAVES])
+    wanted = [np.rint(2.0 ** np.concatenate([dense, sparse])), beyond, edges, edges + 1.0]
+    return np.unique(np.maximum(np.concatenate(wanted), 1.0).astype(np.int64))
 
 
 def _expert_lines(
-    cost: CostModel,
-    model: ModelSpec,
-    split: Parallelism,
-    routing: RoutingReplay,
-    order: Phase,
-    points: NDArray[np.int64],
-) -> ExpertLines:
-    base = np.zeros((len(points), routing.layers))
-    slope, touched = np.zeros_like(base), np.zeros(len(points))
-    sizes = [(tokens, int(np.clip(2048 // tokens, 1, 8))) for tokens in points.tolist()]
-    for index, counts in enumerate(routing.growing_counts(order, sizes)):
-        tokens = sizes[index][0]
-        seconds = expert_seconds(cost, model, split, counts, tokens, prompt=order == "prefill")
-        load, touched[index] = counts.sum(axis=-1), (counts > 0).sum(axis=-1).mean()
-        rise = load.max(axis=-1) - load.mean(axis=-1)
-        wait = seconds.max(axis=-1) - seconds.mean(axis=-1)
-        slope[index] = np.divide(wait.sum(0), rise.sum(0), out=np.zeros(routing.layers), where=rise.sum(0) > 0)
-        base[index] = seconds.mean(axis=(0, 2)) - slope[index] * load.mean(axis=(0, 2))
-    return ExpertLines(points.astype(np.float64), base, slope, touched)
+    cost: CostModel, model: ModelSpec, split: Parallelism, routing: RoutingReplay, order: Phase, tokens: int
+) -> PricedLines:
+    counts = routing.counts(order, tokens, int(np.clip(2048 // tokens, 1, 8)))
+    seconds = expert_seconds(cost, model, split, counts, tokens, prompt=order == "prefill")
+    load = counts.sum(axis=-1)
+    rise = (load.max(axis=-1) - load.mean(axis=-1)).sum(axis=0)
+    wait = (seconds.max(axis=-1) - seconds.mean(axis=-1)).sum(axis=0)
+    slope = np.divide(wait, rise, out=np.zeros(routing.layers), where=rise > 0)
+    return PricedLines(
+        base=seconds.mean(axis=(0, 2)) - slope * load.mean(axis=(0, 2)),
+        slope=slope,
+        touched=float((counts > 0).sum(axis=-1).mean()),
+    )
 
 
 def expert_seconds(
