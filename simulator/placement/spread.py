@@ -51,7 +51,6 @@ class SpreadTable:
 
     def _count(self, routing: RoutingReplay, points: tuple[int, ...]) -> None:
         with self._lock:
-            wanted = [point for point in points if point not in self._known]
-            sizes = [(point, self._windows) for point in wanted]
-            for point, counts in zip(wanted, routing.growing_counts("decode", sizes), strict=True):
-                self._known[point] = spread_of_counts(counts)
+            for point in points:
+                if point not in self._known:
+                    self._known[point] = spread_of_counts(routing.counts("decode", point, self._windows))
