@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.serving.recorder import ColumnRecorder
+
 
 class Batch:
     """Requests and KV tokens by data-parallel rank, advanced by counting decode steps.
@@ -20,6 +22,9 @@ class Batch:
         Data-parallel attention ranks [1].
     accepted_per_step : float
         Tokens that a decode step adds to a request [1].
+    moves : ColumnRecorder, optional
+        Told what a rank holds each time that somebody begins or ceases to decode there, where that is asked for
+        afterwards instead of from step to step; rows as :class:`simulator.serving.step_log.StepLog` describes them.
 
     Attributes
     ----------
@@ -27,6 +32,8 @@ class Batch:
         Decode steps so far [1].
     position : float
         Tokens that a request has gained which decoded in all of them [tokens].
+    origin : float
+        Tokens that all who decode would have held before any of them [tokens].
     rows, sequences : list of int
         Requests that decode on each rank, and those that hold KV cache there, prompts included [1].
     most_rows : int
@@ -39,16 +46,17 @@ class Batch:
 
     __slots__ = (
         "_alone",
-        "_contexts",
+        "_decoding",
         "_gain",
-        "_gains",
+        "_moves",
         "_origin",
-        "_origin_total",
+        "_origins",
         "_prompts",
         "_ranks_with",
         "held",
         "index",
         "most_rows",
+        "origin",
         "position",
         "prompts",
         "rows",
@@ -56,7 +64,7 @@ class Batch:
         "sequences",
     )
 
-    def __init__(self, dp: int, accepted_per_step: float = 1) -> None:
+    def __init__(self, dp: int, accepted_per_step: float = 1, moves: ColumnRecorder | None = None) -> None:
         self.index = self.running = self.held = 0
         # NOTE: a whole number stays an integer, so that sums over millions of steps are exact.
         self._gain: float = int(accepted_per_step) if accepted_per_step == int(accepted_per_step) else accepted_per_step
@@ -65,23 +73,21 @@ class Batch:
         # Tokens that a rank's requests would have held at step 0, and those of prompts that are not computed yet.
         self._origin: list[float] = [0] * dp
         self._prompts = [0] * dp
-        self._origin_total: float = 0
+        self.origin: float = 0
         self.prompts = 0
-        # NOTE: context and rows once more as arrays, in which the largest of many ranks is found quickly.
+        self._alone, self._moves = dp == 1, moves
+        # NOTE: origins and rows once more as arrays, in which the rank with most context is found quickly.
         kind = np.int64 if isinstance(self._gain, int) else np.float64
-        self._contexts: NDArray[Any] = np.zeros(dp, dtype=kind)
-        self._gains: NDArray[Any] = np.zeros(dp, dtype=kind)
-        self._alone = dp == 1
+        self._origins: NDArray[Any] = np.zeros(dp, dtype=kind)
+        self._decoding: NDArray[Any] = np.zeros(dp, dtype=kind)
         # How many ranks have so many requests that decode, and the most that one has.
         self._ranks_with = [dp]
         self.most_rows = 0
 
-    def step(self) -> None:
-        """Let every request that decodes gain its tokens."""
-        self.index += 1
-        self.position += self._gain
-        if not self._alone:
-            self._contexts += self._gains
+    def step(self, steps: int = 1) -> None:
+        """Let every request that decodes gain the tokens of a step, or of several."""
+        self.index += steps
+        self.position = self.index * self._gain
 
     def admit(self, rank: int, prompt: int) -> None:
         """Reserve KV cache for a prompt."""
@@ -120,34 +126,38 @@ class Batch:
     def hold(self, rank: int) -> None:
         """Take back the last step of a request of a rank, which decodes and did not go in it."""
         self._origin[rank] -= self._gain
-        self._origin_total -= self._gain
+        self.origin -= self._gain
         if not self._alone:
-            self._contexts[rank] -= self._gain
+            self._origins[rank] = self._origin[rank]
 
     def _move(self, rank: int, tokens: float, rows: int, more: int) -> None:
         origin = tokens - more * self.position
         self._origin[rank] += origin
-        self._origin_total += origin
+        self.origin += origin
         self._ranks_with[rows - more] -= 1
         self._ranks_with[rows] += 1
         self.rows[rank] = rows
         self.running += more
-        if not self._alone:
-            self._contexts[rank] += tokens
-            self._gains[rank] = rows * self._gain
+        if self._moves is not None:
+            self._moves.add((self.index, rank, self._origin[rank], rows))
+        elif not self._alone:
+            self._origins[rank], self._decoding[rank] = self._origin[rank], rows
 
     @property
     def context(self) -> float:
         """KV tokens of the requests that decode, over all ranks [tokens]."""
-        return self._origin_total + self.running * self.position
+        return self.origin + self.running * self.position
 
     def tokens_on(self, rank: int) -> float:
         """KV tokens that are taken on one rank, those of uncomputed prompts included [tokens]."""
         return self._origin[rank] + self.rows[rank] * self.position + self._prompts[rank]
 
     def longest(self) -> tuple[int, float]:
-        """Return the requests that decode on the rank with most context [1], and that context [tokens]."""
+        """Return the requests that decode on the rank with most context [1], and that context [tokens].
+
+        Not where what ranks hold is recorded to be asked for afterwards.
+        """
         if self._alone:
-            return self.running, self._origin_total + self.running * self.position
-        rank = self._contexts.argmax().item()
+            return self.running, self.origin + self.running * self.position
+        rank = (self._origins + self._decoding * self.position).argmax().item()
         return self.rows[rank], self._origin[rank] + self.rows[rank] * self.position

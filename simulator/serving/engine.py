@@ -22,8 +22,9 @@ from simulator.serving.recorder import ColumnRecorder, RequestRecorder
 from simulator.serving.request_experts import RequestExperts
 from simulator.serving.server import Control, Server, Store
 from simulator.serving.state import Role, RunState, request_state
+from simulator.serving.step_log import StepLog
 from simulator.step.columns import STEP_COLUMNS
-from simulator.step.timer import StepTimer
+from simulator.step.timer import StepTimer, TableTimer
 from workloads.requests.trace import RequestTrace
 
 #: Called with the share of requests that are done, in [0, 1].
@@ -118,6 +119,8 @@ def run_engine(
             tokens=caching.store_tokens,
             per_token=caching.fetch_per_token,
         )
+    outside = bool(frontend or link or store or controls)
+    afterwards = None if outside else _timed_afterwards(trace, pools)
     run_state = RunState(
         state=request_state(trace, answer_steps),
         records=RequestRecorder(len(trace)),
@@ -128,6 +131,7 @@ def run_engine(
         store=store.blocks if store else None,
         store_tokens=store.tokens if store else 0.0,
         experts=pools[0].experts,
+        log=StepLog(pools[0].limits) if afterwards is not None else None,
     )
     server = Server(
         env,
@@ -147,20 +151,29 @@ def run_engine(
     for control in controls:
         env.process(control(server))
     with _no_collector():
-        _run(env, server)
-    return EngineRun(
-        requests=run_state.records, steps=run_state.steps.arrays(), gaps=run_state.gaps.arrays(), end=env.now
-    )
-
-
-def _run(env: Clock, server: Server) -> None:
-    """Run until all is answered, or nothing can happen any more."""
-    if not env.reach(server.done):
-        left = len(server.trace) - server.finished
+        answered = env.reach(server.done)
+    steps, gaps, end = run_state.steps.arrays(), run_state.gaps.arrays(), env.now
+    if run_state.log is not None and afterwards is not None:
+        steps, gaps, end = run_state.log.timed(afterwards, run_state.records, gaps, end)
+    if not answered:
+        left = len(trace) - server.finished
         raise InfeasibleScenario(
-            f"{left} of {len(server.trace)} requests are never answered: from {env.now:.1f} s on no instance takes "
+            f"{left} of {len(trace)} requests are never answered: from {end:.1f} s on no instance takes "
             "them; let one that failed start anew (faults.restart), or add instances"
         )
+    return EngineRun(requests=run_state.records, steps=steps, gaps=gaps, end=end)
+
+
+def _timed_afterwards(trace: RequestTrace, pools: Sequence[Pool]) -> TableTimer | None:
+    """Return the timer of the only instance of a run whose decisions need no clock; ``None`` in any other run.
+
+    They need none where all requests are there from the beginning, or each comes when another ends; where nobody
+    watches or knows experts from step to step; and where the timer can time many steps at once.
+    """
+    pool, timer = pools[0], pools[0].timers[0]
+    waits = trace.concurrency is None and trace.arrival.max() > 0.0
+    alone = len(pools) == len(pool.timers) == 1 and pool.probe is None and pool.experts is None
+    return timer if alone and not waits and isinstance(timer, TableTimer) and timer.takes_series else None
 
 
 @contextmanager

@@ -19,20 +19,16 @@ from simulator.serving.answering import Answering
 from simulator.serving.batch import Batch
 from simulator.serving.clock import Clock, Notice
 from simulator.serving.kv_pool import KVPool
-from simulator.serving.prompt_queues import Chunk, PromptQueues
+from simulator.serving.prompt_queues import PromptQueues
 from simulator.serving.rank_loads import RankLoads
 from simulator.serving.scheduler import SCHEDULERS
 from simulator.serving.state import Role, RunState
-from simulator.serving.step_plan import NOTHING
+from simulator.serving.step_plan import DECODE, NOTHING, Chunk, StepPlan
 from simulator.serving.step_rows import disturb, fill
 from simulator.serving.tokens_out import TokensOut
 from simulator.step.columns import step_row
 from simulator.step.timer import StepTimer
 from simulator.step.work import StepWork
-
-#: Decode steps after which KV memory is looked at again even where it cannot run out: a number, so that steps are
-#: compared with one, and so large that looking costs nothing [1].
-_LONGEST_WITHOUT_LOOK = 1_000_000
 
 
 class Listener(Protocol):
@@ -120,15 +116,14 @@ class Instance:
         # Requests whose KV cache is on its way out or in, by request, and those that have just arrived.
         self._moving: dict[int, int] = {}
         self._landed: list[int] = []
-        self._batch = Batch(dp, limits.accepted_per_step)
+        self._log = run_state.log
+        self._batch = Batch(dp, limits.accepted_per_step, self._log.moves if self._log is not None else None)
         self.kv = KVPool(limits, self._batch, run_state)
         self._prompts = PromptQueues(limits, run_state.state, self.kv.fits, self._admit)
-        self._pools = limits.pool * dp
+        pools = limits.pool * dp
+        self._use_per_token, self._use_per_sequence = limits.kv_per_token / pools, limits.kv_per_sequence / pools
         self._answering = Answering(run_state.state, run_state.records, index, dp)
         self._queued = 0
-        # Decode step before which the memory of no rank can run out, and ranks that have taken more on since.
-        self._check_at = _LONGEST_WITHOUT_LOOK
-        self._fuller: set[int] = set()
         self._out = TokensOut(run_state, limits.delivery_steps)
         self._stall = 0.0
         self._halted = self._stepping = False
@@ -185,8 +180,7 @@ class Instance:
 
     def counters(self) -> dict[str, float]:
         """Return all that it counts, by name; every count is zero when it has nothing to do."""
-        batch, prompts = self._batch, self._prompts
-        ranks = range(self.limits.dp)
+        batch, prompts, ranks = self._batch, self._prompts, range(self.limits.dp)
         return {
             "outstanding": self.loads.total,
             "waiting": prompts.waiting,
@@ -294,11 +288,9 @@ class Instance:
     def _run(self) -> Generator[simpy.Event, None, None]:
         """Ask the scheduler for the next step, time it, record it, let it pass and have its effect; for ever."""
         # NOTE: bound once, because this loop is what a long run does; ``now`` is the time of the clock throughout.
-        env, limits, batch, prompts, out = self.env, self.limits, self._batch, self._prompts, self._out
-        next_step, record, index = self._scheduler.next_step, self._steps.add, self.index
-        per_token, per_sequence = (each / self._pools for each in (limits.kv_per_token, limits.kv_per_sequence))
-        work = StepWork(query_tokens=limits.query_tokens)
-        now = env.now
+        env, kv, batch, prompts, out = self.env, self.kv, self._batch, self._prompts, self._out
+        next_step, log = self._scheduler.next_step, self._log
+        work, steps, now = StepWork(query_tokens=self.limits.query_tokens), 1, env.now
         while True:
             if self._landed:
                 self._join_landed()
@@ -306,25 +298,24 @@ class Instance:
                 yield from self._rest()
                 now = env.now
                 continue
-            if batch.index >= self._check_at:
+            if batch.index >= kv.check_at:
                 self._make_room()
-            plan = next_step(prompts, batch, limits)
-            if self._fuller:
-                self._look_ahead()
+            plan = next_step(prompts, batch, self.limits)
+            if kv.fuller:
+                kv.look_ahead()
             if plan is NOTHING:
                 # Everything that waits needs memory that requests on their way out still hold.
                 yield from self._sleep()
                 now = env.now
                 continue
             chunks, decodes = plan.chunks, plan.decodes
-            fill(work, batch, plan)
-            step = self.timer.time(work)
-            if self._stall or self.slow != 1.0:
-                disturb(step, self.slow, self._stall)
+            if log is None:
+                duration = self._time_step(work, plan, now)
+            else:
+                # Each step takes one unit of this clock.
+                duration = steps = self._steps_alike(plan)
+                log.add(batch, plan, steps, prompts.waiting + self._queued, self._stall)
                 self._stall = 0.0
-            duration, context = step.duration, batch.context
-            use = (context + batch.prompts) * per_token + batch.held * per_sequence
-            record(step_row(work, step, index, now, prompts.waiting + self._queued, use, context))
             if env.skip(duration):
                 now += duration
             else:
@@ -337,13 +328,34 @@ class Instance:
                     continue
                 self._stepping = False
                 now = env.now
-            out.step += 1
+            out.step += steps
             if decodes:
-                self._decode(now, plan.held)
+                self._decode(now, plan.held, steps)
             if chunks:
                 self._advance_prompts(chunks, now)
             if out.late:
                 self._deliver(now)
+
+    def _time_step(self, work: StepWork, plan: StepPlan, now: float) -> float:
+        """Time a step that begins now, and record it; return how long it takes [s]."""
+        batch = self._batch
+        fill(work, batch, plan)
+        step = self.timer.time(work)
+        if self._stall or self.slow != 1.0:
+            disturb(step, self.slow, self._stall)
+            self._stall = 0.0
+        context = batch.context
+        use = (context + batch.prompts) * self._use_per_token + batch.held * self._use_per_sequence
+        waiting = self._prompts.waiting + self._queued
+        self._steps.add(step_row(work, step, self.index, now, waiting, use, context))
+        return step.duration
+
+    def _steps_alike(self, plan: StepPlan) -> int:
+        """Count the steps from this one on in which nobody comes, goes or is to be looked at [1]."""
+        if plan is not DECODE or self._prompts.open:
+            return 1
+        steps, late = min(self._answering.next_end, self.kv.check_at) - self._batch.index, self._out.late
+        return max(min(steps, late[0][0] - self._out.step) if late else steps, 1)
 
     def _rest(self) -> Generator[simpy.Event, None, None]:
         """Deliver what is late, now that nothing is left to overlap with; then sleep until there is something to do."""
@@ -364,7 +376,6 @@ class Instance:
         state, records = self._state, self._records
         prompt = state.prompt[request]
         cached = self.kv.admit(rank, request, prompt, state.output[request])
-        self._fuller.add(rank)
         if math.isnan(records.admitted[request]):
             records.admitted[request] = self.env.now
             records.cached[request] = cached
@@ -373,12 +384,6 @@ class Instance:
             self.stall(self.kv.swap_time(prompt))
             cached = prompt - 1
         return cached
-
-    def _look_ahead(self) -> None:
-        """Tell when the memory of ranks that have taken requests on could run out."""
-        for rank in self._fuller:
-            self._check_at = min(self._check_at, self._batch.index + int(self.kv.steps_left(rank)) - 1)
-        self._fuller.clear()
 
     def _reserve(self, rank: int) -> None:
         """Take memory for requests that come from elsewhere, in order, as far as it goes."""
@@ -398,17 +403,18 @@ class Instance:
             self._join(request, rank)
         self._landed.clear()
 
-    def _decode(self, now: float, held: Sequence[int]) -> None:
-        """Every running request but those held back gains its tokens; those that are done leave."""
+    def _decode(self, now: float, held: Sequence[int], steps: int) -> None:
+        """All that run gain the tokens of a step, or of several as the clock counts them; those that are done leave."""
         batch = self._batch
-        batch.step()
+        batch.step(steps)
         for request in held:
             batch.hold(self._records.rank[request])
             self._state.put_off(request)
             self._answering.note_end(request)
         if self._probe is not None:
             self._probe.on_decode(self)
-        self._out.decoded(batch.running, now, held)
+        self._out.decoded(batch.running, now - (steps - 1), held)
+        self._out.last = now
         if batch.index == self._answering.next_end:
             due = self._state.due
             for request in self._answering.ended(batch.index):
@@ -481,13 +487,11 @@ class Instance:
 
     def _make_room(self) -> None:
         """Preempt the youngest requests of ranks whose next decode step would overflow the pool."""
-        batch, spare = self._batch, float(_LONGEST_WITHOUT_LOOK)
-        for rank, rows in enumerate(batch.rows):
-            while self.kv.steps_left(rank, rows) < 1.0 and batch.sequences[rank] > 1 and self._preempt(rank):
-                rows = batch.rows[rank]
-            if batch.sequences[rank]:
-                spare = min(spare, self.kv.steps_left(rank))
-        self._check_at = batch.index + max(int(spare) - 1, 1)
+        batch, kv = self._batch, self.kv
+        for rank in range(self.limits.dp):
+            while kv.steps_left(rank, batch.rows[rank]) < 1.0 and batch.sequences[rank] > 1 and self._preempt(rank):
+                pass
+        kv.look_at_all()
 
     def _preempt(self, rank: int) -> bool:
         """Put the youngest request of a rank back at the head of its queue; its KV cache is lost or swapped."""

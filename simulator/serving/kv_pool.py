@@ -9,6 +9,10 @@ from simulator.serving.batch import Batch
 from simulator.serving.prefix_cache import PrefixCache
 from simulator.serving.state import RunState
 
+#: Decode steps after which memory is looked at again even where it cannot run out: a number, so that steps are
+#: compared with one, and so large that looking costs nothing [1].
+_LONGEST_WITHOUT_LOOK = 1_000_000
+
 
 class KVPool:
     """The KV pools of the ranks of one instance.
@@ -28,14 +32,33 @@ class KVPool:
         The prefix cache of each rank; empty where prefixes are not cached.
     plain : bool
         Whether requests take nothing but what the batch counts: no prefixes are shared, nothing is reserved.
+    check_at : int
+        Decode step before which the memory of no rank can run out, but for that of ``fuller`` [1].
+    fuller : set of int
+        Ranks that have taken requests on since that was told.
     """
 
-    __slots__ = ("_batch", "_blocks", "_full", "_held", "_limits", "_run_state", "_shared", "_state", "caches", "plain")
+    __slots__ = (
+        "_batch",
+        "_blocks",
+        "_full",
+        "_held",
+        "_limits",
+        "_run_state",
+        "_shared",
+        "_state",
+        "caches",
+        "check_at",
+        "fuller",
+        "plain",
+    )
 
     def __init__(self, limits: Limits, batch: Batch, run_state: RunState) -> None:
         self._limits, self._batch, self._run_state, self._blocks = limits, batch, run_state, run_state.blocks
         self._state = run_state.state
         self.plain = run_state.blocks is None and not limits.reserved_output
+        self.check_at = _LONGEST_WITHOUT_LOOK
+        self.fuller: set[int] = set()
         self._full = [0.0] * limits.dp
         # Tokens that requests count as theirs but that lie in the prefix cache, by rank, and blocks by request.
         self._shared = [0] * limits.dp
@@ -55,6 +78,20 @@ class KVPool:
         limits = self._limits
         growing = self._batch.sequences[rank] if rows is None else rows
         return self.left(rank) / max(growing * limits.kv_per_token * limits.accepted_per_step, 1e-9)
+
+    def look_ahead(self) -> None:
+        """Tell when the memory of ranks that have taken requests on could run out."""
+        for rank in self.fuller:
+            self.check_at = min(self.check_at, self._batch.index + int(self.steps_left(rank)) - 1)
+        self.fuller.clear()
+
+    def look_at_all(self) -> None:
+        """Tell when the memory of any rank could run out, now that it has been looked at."""
+        spare = float(_LONGEST_WITHOUT_LOOK)
+        for rank, sequences in enumerate(self._batch.sequences):
+            if sequences:
+                spare = min(spare, self.steps_left(rank))
+        self.check_at = self._batch.index + max(int(spare) - 1, 1)
 
     def swap_time(self, tokens: int) -> float:
         """Time to move the KV cache of a sequence to the host or back [s]."""
@@ -108,6 +145,7 @@ class KVPool:
             Tokens of its prompt, and of its answer [tokens].
         """
         self._batch.admit(rank, prompt)
+        self.fuller.add(rank)
         if self.plain:
             return 0
         self._full[rank] += prompt + self._limits.reserved_output * output

@@ -4,20 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from simulator.deployment.limits import Limits
 from simulator.serving.state import RequestState
-
-
-@dataclass(slots=True)
-class Chunk:
-    """Tokens of one prompt in one step, after ``prefix`` that are in the KV cache [tokens]."""
-
-    rank: int
-    request: int
-    tokens: int
-    prefix: int
+from simulator.serving.step_plan import Chunk
 
 
 class PromptQueues:

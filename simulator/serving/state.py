@@ -11,6 +11,7 @@ import numpy as np
 from simulator.serving.prefix_cache import Blocks, PrefixCache
 from simulator.serving.recorder import ColumnRecorder, RequestRecorder
 from simulator.serving.request_experts import RequestExperts
+from simulator.serving.step_log import StepLog
 from workloads.requests.trace import RequestTrace
 
 #: What an instance does: all of a request, its prompt alone, or its answer alone.
@@ -71,7 +72,8 @@ class RunState:
 
     ``blocks`` are the full hash blocks of every prompt of ``block_tokens`` tokens each, ``None`` where prefixes are not
     cached; ``store`` the blocks that all instances share, up to ``store_tokens``, where they do. ``experts`` are
-    those of every token, where a router says so before the step.
+    those of every token, where a router says so before the step. ``log`` takes the steps of a run whose clock counts
+    them.
     """
 
     state: RequestState
@@ -83,3 +85,4 @@ class RunState:
     store: PrefixCache | None = None
     store_tokens: float = 0.0
     experts: RequestExperts | None = None
+    log: StepLog | None = None

@@ -5,8 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from simulator.serving.prompt_queues import Chunk
 from simulator.step.work import KnownExperts
+
+
+@dataclass(slots=True)
+class Chunk:
+    """Tokens of one prompt in one step, after ``prefix`` that are in the KV cache [tokens]."""
+
+    rank: int
+    request: int
+    tokens: int
+    prefix: int
 
 
 @dataclass(slots=True)

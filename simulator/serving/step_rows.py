@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from simulator.serving.batch import Batch
-from simulator.serving.prompt_queues import Chunk
-from simulator.serving.step_plan import StepPlan
+from simulator.serving.step_plan import Chunk, StepPlan
 from simulator.step.work import StepTime, StepWork
 
 
@@ -32,7 +31,7 @@ def fill(work: StepWork, batch: Batch, plan: StepPlan) -> None:
     else:
         work.clear(running=batch.running)
     if plan.chunks:
-        _add_prompts(work, batch, plan.chunks, decodes=plan.decodes)
+        add_prompts(work, batch, plan.chunks, decodes=plan.decodes)
 
 
 def _fill_known(work: StepWork, batch: Batch, plan: StepPlan) -> None:
@@ -56,7 +55,20 @@ def _fill_known(work: StepWork, batch: Batch, plan: StepPlan) -> None:
         )
 
 
-def _add_prompts(work: StepWork, batch: Batch, chunks: Sequence[Chunk], *, decodes: bool) -> None:
+def add_prompts(work: StepWork, batch: Batch, chunks: Sequence[Chunk], *, decodes: bool) -> None:
+    """Add prompt chunks to a step.
+
+    Parameters
+    ----------
+    work : StepWork
+        The step, described as far as it decodes.
+    batch : Batch
+        The sequences that decode or may.
+    chunks : sequence of Chunk
+        At least one.
+    decodes : bool
+        Whether they do.
+    """
     tokens: dict[int, int] = {}
     for chunk in chunks:
         tokens[chunk.rank] = tokens.get(chunk.rank, 0) + chunk.tokens

@@ -70,8 +70,11 @@ class TokensOut:
         else:
             if running > len(fresh):
                 self._gaps.add((now - self.last, running - len(fresh), now))
+            together: dict[float, int] = {}
             for since in fresh.values():
-                self._gaps.add((now - since, 1, now))
+                together[since] = together.get(since, 0) + 1
+            for since, count in together.items():
+                self._gaps.add((now - since, count, now))
             fresh.clear()
         self.last = now
 

@@ -1,0 +1,240 @@
+"""Runs whose decisions need no clock: their steps are logged as they are decided, and timed all at once afterwards.
+
+In a closed loop on one instance nothing from outside comes in between: what a step holds follows from the steps before
+it, and not from when they end. Such a run is played on a clock that counts steps. Steps in a row in which nobody comes
+or goes are logged as one; how long all of them take is looked up at the end, and the records then get their times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from simulator.arrays import FloatArray, IntArray
+from simulator.deployment.limits import Limits
+from simulator.serving.batch import Batch
+from simulator.serving.recorder import ColumnRecorder, RequestRecorder, column
+from simulator.serving.step_plan import StepPlan
+from simulator.serving.step_rows import add_prompts
+from simulator.step.timer import TableTimer
+from simulator.step.work import StepSeries, StepWork
+
+#: What is logged of steps in a row that do the same: how many there are; at the first of them the decode steps so far,
+#: the tokens that all who run would have held before any; how many run and whether they decode; prompts; and the rest.
+_SPAN = (
+    "steps",
+    "index",
+    "origin",
+    "running",
+    "decodes",
+    "rows",
+    "prompt_rows",
+    "prompt_sequences",
+    "prompt_prefix",
+    "prompt_total",
+    "stall",
+    "queue_length",
+    "prompts",
+    "held",
+)
+#: Contexts of ranks that are held at once: few enough to stay in the cache of a core [1].
+_CONTEXTS = 1 << 16
+
+
+class StepLog:
+    """What the steps of one instance do.
+
+    Parameters
+    ----------
+    limits : Limits
+        Its ranks, and tokens of a decoded sequence.
+
+    Attributes
+    ----------
+    moves : ColumnRecorder or None
+        What ranks hold each time it changes, where there are several: after how many decode steps, on which rank, the
+        tokens that those who decode there would have held before any, and their number.
+    """
+
+    __slots__ = ("_limits", "_spans", "_work", "moves")
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._spans = ColumnRecorder(_SPAN)
+        self._work = StepWork(query_tokens=limits.query_tokens)
+        self.moves = ColumnRecorder(("index", "rank", "origin", "rows")) if limits.dp > 1 else None
+
+    def add(self, batch: Batch, plan: StepPlan, steps: int, queue_length: int, stall: float) -> None:
+        """Log steps that do the same.
+
+        Parameters
+        ----------
+        batch : Batch
+            Who runs before the first of them.
+        plan : StepPlan
+            What they hold.
+        steps : int
+            How many, one where they hold prompts [1].
+        queue_length : int
+            Requests that wait [1].
+        stall : float
+            By how much the first is lengthened [s].
+        """
+        work, most = self._work, batch.most_rows
+        if plan.chunks:
+            if plan.decodes:
+                # Which rank attends to most is found out later, from the moves.
+                work.set_decode(running=batch.running, most=most, sequences=most, context=0.0)
+            else:
+                work.clear(running=batch.running)
+            add_prompts(work, batch, plan.chunks, decodes=plan.decodes)
+            prompts = work.prompt_rows, work.prompt_sequences, work.prompt_prefix, work.prompt_total
+            rows = work.rows
+        else:
+            prompts, rows = (0, 0, 0.0, 0), most * work.query_tokens
+        begun = steps, batch.index, batch.origin, batch.running, plan.decodes, rows
+        self._spans.add((*begun, *prompts, stall, queue_length, batch.prompts, batch.held))
+
+    def timed(
+        self, timer: TableTimer, requests: RequestRecorder, gaps: dict[str, FloatArray], end: float
+    ) -> tuple[dict[str, FloatArray], dict[str, FloatArray], float]:
+        """Time all steps, and put times where steps were counted.
+
+        Parameters
+        ----------
+        timer : TableTimer
+            How long steps take.
+        requests : RequestRecorder
+            Its times are changed in place.
+        gaps : dict of array
+            Gaps between tokens, those within steps in a row left out but for the first.
+        end : float
+            The step at which the run ends [1].
+
+        Returns
+        -------
+        steps : dict of array
+            Columns of ``STEP_COLUMNS``.
+        gaps : dict of array
+            All of them, in the order of their time.
+        end : float
+            When the run ends [s].
+        """
+        spans = self._spans.arrays()
+        count = spans["steps"].astype(np.int64)
+        span = np.repeat(np.arange(len(count)), count)
+        first = np.cumsum(count) - count
+        steps = self._steps({name: values[span] for name, values in spans.items()}, first[span], timer)
+        stalled = np.flatnonzero(spans["stall"])
+        for name in ("duration_s", "gap"):
+            steps[name][first[stalled]] += spans["stall"][stalled]
+        times = np.concatenate(([0.0], np.cumsum(steps["duration_s"])))
+        steps["start_s"] = times[:-1]
+        for values in (requests.arrival, requests.admitted, requests.first_token, requests.finish):
+            counted = column(values)
+            known = np.flatnonzero(~np.isnan(counted))
+            counted[known] = times[counted[known].astype(np.int64)]
+        later = np.flatnonzero(np.arange(len(span)) > first[span])
+        return steps, _gaps(gaps, steps, later, times), float(times[int(end)])
+
+    def _steps(self, spans: dict[str, FloatArray], first: IntArray, timer: TableTimer) -> dict[str, FloatArray]:
+        """Describe and time every step; arrays of shape (steps,), those of the spans repeated for each of its steps."""
+        limits, steps = self._limits, len(first)
+        decodes = spans["decodes"] > 0
+        # Tokens that a request has gained which decoded from the beginning.
+        position = (spans["index"] + np.arange(steps) - first) * limits.accepted_per_step
+        context = spans["origin"] + spans["running"] * position
+        sequences, longest = np.zeros(steps), np.zeros(steps)
+        if self.moves is None:
+            sequences[decodes], longest[decodes] = spans["running"][decodes], context[decodes]
+        else:
+            index = spans["index"][decodes].astype(np.int64)
+            sequences[decodes], longest[decodes] = self._busiest(self.moves.arrays(), index, position[decodes])
+        prompting, tokens = spans["prompt_total"] > 0, sequences * limits.query_tokens
+        each = np.divide(longest, sequences, out=np.zeros(steps), where=decodes) + limits.query_tokens
+        total = np.where(decodes, spans["running"] * limits.query_tokens, 0.0)
+        logits = np.where(prompting, spans["prompt_sequences"] + tokens, spans["rows"])
+        names = ("rows", "prompt_rows", "prompt_sequences", "prompt_total")
+        counts = {"decode_rows": sequences, "decode_total": total, "logits": logits, **{n: spans[n] for n in names}}
+        times = timer.series(
+            StepSeries(
+                decode_context=each,
+                prompt_prefix=spans["prompt_prefix"],
+                **{name: values.astype(np.int64) for name, values in counts.items()},
+            )
+        )
+        pools = limits.pool * limits.dp
+        taken = (context + spans["prompts"]) * (limits.kv_per_token / pools)
+        return {
+            "instance": np.zeros(steps),
+            "start_s": np.zeros(steps),
+            "duration_s": times.duration,
+            "rows": spans["rows"],
+            "decode_rows": sequences,
+            "prompt_total": spans["prompt_total"],
+            "decode_total": total,
+            "logits": logits,
+            "attention": times.attention,
+            "prompt_projections": times.prompt_projections,
+            "experts": times.experts,
+            "imbalance_wait": times.imbalance_wait,
+            "gap": times.gap,
+            "imbalance": times.imbalance,
+            "saved": np.zeros(steps),
+            "offload_stall": np.zeros(steps),
+            "queue_length": spans["queue_length"],
+            "running": spans["running"],
+            "kv_use": taken + spans["held"] * (limits.kv_per_sequence / pools),
+            "context_total": np.where(decodes, context, 0.0),
+        }
+
+    def _busiest(
+        self, moves: dict[str, FloatArray], index: IntArray, position: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Find the rank with most context in every decode step; return its sequences [1] and its context [tokens].
+
+        Parameters
+        ----------
+        moves : dict of array
+            Columns of ``moves``.
+        index : int array, shape (decode steps,)
+            Decode steps before the first of those in a row that each belongs to, ascending [1].
+        position : array, shape (decode steps,)
+            Tokens that a request has gained before each which decoded from the beginning [tokens].
+        """
+        dp, found = self._limits.dp, np.empty((2, len(index)))
+        # The last entry stands for a rank on which nobody has decoded yet.
+        origin, rows = (np.append(moves[name], 0.0) for name in ("origin", "rows"))
+        rank, move = moves["rank"].astype(np.int64), np.searchsorted(moves["index"], index, side="right")
+        last = np.full(dp, -1)
+        for part in _parts(len(index), max(_CONTEXTS // dp, 1)):
+            # Moves up to each step; those between two steps belong to the latter.
+            before, until = (move[part.start - 1] if part.start else 0), move[part.stop - 1]
+            known = np.full((part.stop - part.start, dp), -1)
+            known[0] = last
+            moved = np.arange(before, until)
+            known[np.searchsorted(move[part], moved, side="right"), rank[before:until]] = moved
+            np.maximum.accumulate(known, axis=0, out=known)
+            last = known[-1]
+            contexts = origin[known] + rows[known] * position[part, None]
+            busiest = np.arange(len(known)), contexts.argmax(axis=1)
+            found[:, part] = rows[known[busiest]], contexts[busiest]
+        return found[0], found[1]
+
+
+def _gaps(
+    gaps: dict[str, FloatArray], steps: dict[str, FloatArray], later: IntArray, times: FloatArray
+) -> dict[str, FloatArray]:
+    """Give gaps their times, and add those of all but the first of steps in a row; shape (gaps,)."""
+    at = gaps["at_s"].astype(np.int64)
+    since = np.concatenate((at - gaps["gap_s"].astype(np.int64), later))
+    tokens, at = np.concatenate((gaps["tokens"], steps["running"][later])), np.concatenate((at, later + 1))
+    order = np.argsort(at, kind="stable")
+    ends = times[at[order]]
+    return {"gap_s": ends - times[since[order]], "tokens": tokens[order], "at_s": ends}
+
+
+def _parts(total: int, size: int) -> Iterator[slice]:
+    """Cut a range into parts of at most a size."""
+    return (slice(first, min(first + size, total)) for first in range(0, total, size))

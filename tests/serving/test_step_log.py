@@ -1,0 +1,122 @@
+"""Runs that need no clock are timed afterwards, and end as they do where every step is timed before the next begins."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from simulator import Scenario
+from simulator.deployment.deployment import deploy
+from simulator.deployment.inputs import scenario_requests
+from simulator.serving.engine import EngineRun, Pool, PrefixCaching, run_engine
+from simulator.serving.instance import Instance
+from simulator.serving.recorder import column
+from simulator.step.columns import STEP_COLUMNS
+from simulator.step.speculation import answer_steps
+from workloads.requests.trace import RequestTrace
+
+ONE_RANK: dict[str, Any] = {
+    "model": {"name": "gpt-oss-20b"},
+    "hardware": {"device": "h100-sxm"},
+    "stack": {"name": "vllm"},
+    "requests": {
+        "kind": "closed_loop",
+        "concurrency": 40,
+        "count": 200,
+        "lengths": {"kind": "uniform", "input": 400, "output": 60, "range_ratio": 0.9},
+    },
+    "routing": {"tokens": 256},
+}
+WIDE = {
+    **ONE_RANK,
+    "model": {"name": "qwen3-30b-a3b"},
+    "hardware": {"device": "h200-sxm", "node": "hgx-h200"},
+    "parallelism": {"dp": 8, "ep": 8},
+}
+#: Memory for few of the requests that are in flight.
+TIGHT = (
+    "stack.memory_fraction=0.22",
+    "requests.concurrency=256",
+    "requests.lengths.input=300",
+    "requests.lengths.output=900",
+)
+CASES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "one rank": (ONE_RANK, ()),
+    "several ranks": (WIDE, ()),
+    "fewer requests than ranks": (WIDE, ("requests.concurrency=5", "requests.count=20")),
+    "prompts in steps of their own": (WIDE, ("stack.name=sglang", "requests.lengths.input=3000")),
+    "drafts": (WIDE, ("speculation.draft_tokens=2", "speculation.acceptance=[0.8, 0.6]")),
+    "pipeline": (ONE_RANK, ("hardware.node=hgx-h100", "parallelism.pp=2")),
+    "preemption": (ONE_RANK, TIGHT),
+    "swapping": (ONE_RANK, (*TIGHT, "stack.preemption=swap")),
+    "no experts": (ONE_RANK, ("model.name=llama-3.1-8b",)),
+}
+
+
+class Watcher:
+    """Watches, so that every step is timed before the next begins."""
+
+    def on_decode(self, instance: Instance) -> None:
+        pass
+
+    def on_loss(self, instance: Instance, request: int, tokens: int, *, answering: bool) -> None:
+        pass
+
+
+def play(scenario: Scenario, trace: RequestTrace, *, watched: bool, caching: PrefixCaching | None = None) -> EngineRun:
+    deployment = deploy(scenario, trace)
+    pool = Pool(timers=[deployment.timer()], limits=deployment.limits, probe=Watcher() if watched else None)
+    steps = answer_steps(scenario.speculation, trace.output_tokens, scenario.seed)
+    return run_engine(trace, [pool], answer_steps=steps, caching=caching)
+
+
+def assert_agree(quick: EngineRun, slow: EngineRun) -> None:
+    assert tuple(quick.steps) == tuple(slow.steps) == STEP_COLUMNS
+    for name, values in slow.steps.items():
+        np.testing.assert_allclose(quick.steps[name], values, rtol=1e-12, atol=1e-15, err_msg=name)
+    for name, values in slow.gaps.items():
+        np.testing.assert_allclose(quick.gaps[name], values, rtol=1e-9, atol=1e-12, err_msg=name)
+    for name in ("arrival", "admitted", "first_token", "finish", "instance", "rank", "preemptions", "cached"):
+        one, other = (column(getattr(each.requests, name)) for each in (quick, slow))
+        np.testing.assert_allclose(one, other, rtol=1e-12, err_msg=name)
+    assert quick.end == pytest.approx(slow.end, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_run_timed_afterwards_is_the_run_timed_as_it_goes(name: str) -> None:
+    mapping, changes = CASES[name]
+    scenario = Scenario.from_mapping(mapping).override(*changes)
+    trace = scenario_requests(scenario.requests, scenario.seed)
+    slow = play(scenario, trace, watched=True)
+    assert (sum(slow.requests.preemptions) > 0) == (name in ("preemption", "swapping"))
+    assert_agree(play(scenario, trace, watched=False), slow)
+
+
+def test_so_is_a_batch_that_is_there_from_the_beginning() -> None:
+    scenario = Scenario.from_mapping(WIDE)
+    trace = replace(scenario_requests(scenario.requests, scenario.seed), concurrency=None)
+    assert_agree(play(scenario, trace, watched=False), play(scenario, trace, watched=True))
+
+
+def test_so_are_prompts_of_which_others_left_the_beginning_in_a_cache() -> None:
+    scenario = Scenario.from_mapping(WIDE)
+    trace = scenario_requests(scenario.requests, scenario.seed)
+    blocks = [
+        tuple(range(100 * (each % 7), 100 * (each % 7) + size // 64)) for each, size in enumerate(trace.input_tokens)
+    ]
+    caching = PrefixCaching(blocks=blocks, block_tokens=64)
+    slow = play(scenario, trace, watched=True, caching=caching)
+    assert sum(slow.requests.cached) > 0
+    assert_agree(play(scenario, trace, watched=False, caching=caching), slow)
+
+
+def test_those_who_watch_the_share_that_is_done_see_it_grow_to_the_whole() -> None:
+    scenario = Scenario.from_mapping(ONE_RANK)
+    trace, shares = scenario_requests(scenario.requests, scenario.seed), list[float]()
+    deployment = deploy(scenario, trace)
+    run_engine(trace, [Pool(timers=[deployment.timer()], limits=deployment.limits)], progress=shares.append)
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
