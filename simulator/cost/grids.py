@@ -166,6 +166,6 @@ def _blend_all(table: FloatArray, places: list[tuple[NDArray[np.intp], FloatArra
         table[tuple(index + up for index, up in zip(indices, corner, strict=True))]
         for corner in product((0, 1), repeat=len(places))
     ]
-    for share in reversed(shares):
+    for share in shares[::-1]:
         corners = [low + share * (high - low) for low, high in zip(corners[::2], corners[1::2], strict=True)]
     return np.asarray(corners[0])

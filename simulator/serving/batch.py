@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
+
+from simulator.arrays import FloatArray
 
 from simulator.serving.recorder import ColumnRecorder
 
@@ -66,13 +65,14 @@ class Batch:
 
     def __init__(self, dp: int, accepted_per_step: float = 1, moves: ColumnRecorder | None = None) -> None:
         self.index = self.running = self.held = 0
-        # NOTE: a whole number stays an integer, so that sums over millions of steps are exact.
-        self._gain: float = int(accepted_per_step) if accepted_per_step == int(accepted_per_step) else accepted_per_step
-        self.position: float = 0
+        # NOTE: of whole numbers of tokens a float is exact up to 2^53, so sums over millions of steps are.
+        self._gain: float = accepted_per_step
+        self.position: float = 0.0
         self.rows, self.sequences = [0] * dp, [0] * dp
         # Tokens that a rank's requests would have held at step 0, and those of prompts that are not computed yet.
-        self._origin: list[float] = [0] * dp
+        self._origin: list[float] = [0.0] * dp
         self._prompts = [0] * dp
+<<<<<<< HEAD
         self.origin: float = 0
         self.prompts = 0
         self._alone, self._moves = dp == 1, moves
@@ -80,6 +80,14 @@ class Batch:
         kind = np.int64 if isinstance(self._gain, int) else np.float64
         self._origins: NDArray[Any] = np.zeros(dp, dtype=kind)
         self._decoding: NDArray[Any] = np.zeros(dp, dtype=kind)
+=======
+        self._origin_total: float = 0.0
+        self.prompts = 0
+        # NOTE: context and rows once more as arrays, in which the largest of many ranks is found quickly.
+        self._contexts: FloatArray = np.zeros(dp)
+        self._gains: FloatArray = np.zeros(dp)
+        self._alone = dp == 1
+>>>>>>> 8f4f412 (Keep tokens of a batch as floats throughout, which compile)
         # How many ranks have so many requests that decode, and the most that one has.
         self._ranks_with = [dp]
         self.most_rows = 0

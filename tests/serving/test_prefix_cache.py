@@ -144,7 +144,7 @@ def test_caching_changes_when_but_never_what_is_answered(
     trace = RequestTrace(
         arrival=np.sort(rng.integers(0, 20, size)).astype(float), input_tokens=inputs, output_tokens=outputs
     )
-    blocks = [tuple(rng.integers(0, 3) * 10 + place for place in range(length // 4)) for length in inputs.tolist()]
+    blocks = [tuple(int(rng.integers(0, 3)) * 10 + place for place in range(length // 4)) for length in inputs.tolist()]
     bounds = limits(
         dp=data.draw(st.integers(1, 2)),
         pool=float((inputs + outputs).max() + data.draw(st.integers(4, 40))),
