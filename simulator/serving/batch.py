@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from simulator.arrays import FloatArray
-
 from simulator.serving.recorder import ColumnRecorder
 
 
@@ -72,22 +71,12 @@ class Batch:
         # Tokens that a rank's requests would have held at step 0, and those of prompts that are not computed yet.
         self._origin: list[float] = [0.0] * dp
         self._prompts = [0] * dp
-<<<<<<< HEAD
-        self.origin: float = 0
+        self.origin: float = 0.0
         self.prompts = 0
         self._alone, self._moves = dp == 1, moves
         # NOTE: origins and rows once more as arrays, in which the rank with most context is found quickly.
-        kind = np.int64 if isinstance(self._gain, int) else np.float64
-        self._origins: NDArray[Any] = np.zeros(dp, dtype=kind)
-        self._decoding: NDArray[Any] = np.zeros(dp, dtype=kind)
-=======
-        self._origin_total: float = 0.0
-        self.prompts = 0
-        # NOTE: context and rows once more as arrays, in which the largest of many ranks is found quickly.
-        self._contexts: FloatArray = np.zeros(dp)
-        self._gains: FloatArray = np.zeros(dp)
-        self._alone = dp == 1
->>>>>>> 8f4f412 (Keep tokens of a batch as floats throughout, which compile)
+        self._origins: FloatArray = np.zeros(dp)
+        self._decoding: FloatArray = np.zeros(dp)
         # How many ranks have so many requests that decode, and the most that one has.
         self._ranks_with = [dp]
         self.most_rows = 0
