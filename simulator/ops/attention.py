@@ -85,6 +85,8 @@ def _grouped_query_ops(c: StepContext, a: GroupedQueryAttention, count: int) -> 
         sums = c.tokens * 2 * dtype_bytes("float32")
         yield collective("qk_norm_all_reduce", "all_reduce", "all_reduce", count, sums, tp)
     yield small("rope_and_cache", count * passes, c.tokens, c.tokens * width * 2 * 2)
+    if a.index_heads:
+        yield gemm("indexer_proj", count, c.tokens, (a.index_heads + 1) * a.index_head_dim, hidden, dtypes.attention)
     yield from _grouped_query_attention(c, a, count, heads, kv_heads)
     if a.output_gate or a.head_gate:
         yield small("output_gate", count, c.tokens, c.tokens * heads * a.value_dim * 2 * 3)
@@ -102,10 +104,10 @@ def _grouped_query_attention(
 ) -> Iterator[Op]:
     """Attend, prompts and decoded tokens apart, with so many query and KV heads on this rank."""
     dtypes, new = c.model.dtypes, c.prompt_length
-    pairs = c.sequences * _causal_pairs(new, c.prefix, a.window)
+    pairs = c.sequences * _causal_pairs(new, c.prefix, a.reach)
     width = a.head_dim + a.value_dim
     kv_row = kv_heads * width * dtype_bytes(dtypes.kv_cache)
-    reach = np.minimum(c.context, a.window) if a.window else c.context
+    reach = np.minimum(c.context, a.reach) if a.reach else c.context
     prompts = AttentionPrefillShape(
         batch=c.sequences,
         context=new,
@@ -113,7 +115,7 @@ def _grouped_query_attention(
         num_heads=heads,
         num_kv_heads=kv_heads,
         head_dim=a.head_dim,
-        window=a.window,
+        window=a.reach,
         dtype=dtypes.activation,
         kv_dtype=dtypes.kv_cache,
     )
@@ -127,7 +129,7 @@ def _grouped_query_attention(
         num_heads=heads * c.query_tokens,
         num_kv_heads=kv_heads,
         head_dim=a.head_dim,
-        window=a.window,
+        window=a.reach,
         dtype=dtypes.activation,
         kv_dtype=dtypes.kv_cache,
     )

@@ -30,7 +30,7 @@ class GroupedQueryAttention:
     ``output_bias``; ``sinks`` adds one learned logit per head. Norm weights of queries and keys are shared by the
     heads unless ``qk_norm_per_head``. With ``shared_kv`` the values come of the keys' projection, and the cache still
     holds both; ``value_head_dim`` is the width of a value where it is not that of a key; ``head_gate`` is a gate of one
-    column per head.
+    column per head. ``index_*`` describe an indexer that chooses ``index_top_k`` tokens to attend to.
     """
 
     num_heads: int
@@ -46,6 +46,14 @@ class GroupedQueryAttention:
     shared_kv: bool = False
     value_head_dim: int | None = None
     head_gate: bool = False
+    index_heads: int = 0
+    index_head_dim: int = 0
+    index_top_k: int = 0
+
+    @property
+    def reach(self) -> int | None:
+        """Most tokens that one query attends to; all where absent [tokens]."""
+        return self.window or self.index_top_k or None
 
     @property
     def value_dim(self) -> int:
@@ -63,16 +71,21 @@ class GroupedQueryAttention:
         vectors += (queries + keys + values) * self.bias
         if self.qk_norm:
             vectors += queries + keys if self.qk_norm_per_head else 2 * self.head_dim
+        if self.index_heads:
+            matrices += hidden * self.index_head_dim * (self.index_heads + 1)
+            vectors += 2 * self.index_head_dim
         return Count(matrices, vectors)
 
     def score_flops(self, phase: Phase, context: float) -> float:
         """Scores over the window, and their sum of values [FLOP]."""
         width = self.head_dim + self.value_dim
-        return 2.0 * self.num_heads * width * attended_tokens(phase, context, self.window)
+        scores = 2.0 * self.num_heads * width * attended_tokens(phase, context, self.reach)
+        return scores + 2.0 * self.index_heads * self.index_head_dim * attended_tokens(phase, context)
 
     def kv_bytes(self, element: float) -> float:
-        """A key and a value per KV head [bytes]."""
-        return element * self.num_kv_heads * (self.head_dim + self.value_dim)
+        """A key and a value per KV head, and the index key [bytes]."""
+        indexer = self.index_head_dim if self.index_heads else 0
+        return element * (self.num_kv_heads * (self.head_dim + self.value_dim) + indexer)
 
     def state_bytes(self, state: float, activation: float) -> float:  # noqa: ARG002
         """Nothing [bytes]."""

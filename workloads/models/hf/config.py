@@ -9,14 +9,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hardware_profiles.errors import nearest
 from workloads.errors import ModelError
 from workloads.models.checks import checked
 from workloads.models.hf import families as families
 from workloads.models.hf import hybrids
+from workloads.models.hf.encoders import encoder_parameters
+from workloads.models.hf.keys import unknown_keys, warn_of
 from workloads.models.hf.layered import read_layers
 from workloads.models.hf.quantization import dtypes_of, quantisation_table, unkept_promise
 from workloads.models.hf.reader import HfConfig, read_config
+from workloads.models.hf.unknown import unknown_family
 from workloads.models.hf.usual import Features, usual
 from workloads.models.spec import ActiveConvention, ModelSpec
 
@@ -73,7 +75,7 @@ FAMILIES: Mapping[str, Family] = {
     "llama4_text": families.llama4,
     "longcat_flash": hybrids.longcat_flash,
     "mellum": usual(Features(qk_norm="head", router_bias=False)),
-    "mimo_v2_flash": usual(Features(sinks="local")),
+    "mimo_v2_flash": usual(Features(sinks="local", local_kv=2)),
     "minimax": families.minimax,
     "minimax_m1": families.minimax,
     "minimax_m2": families.minimax_m2,
@@ -82,6 +84,7 @@ FAMILIES: Mapping[str, Family] = {
     "mistral": families.llama,
     "mistral4": usual(Features()),
     "mixtral": families.mixtral,
+    "muse_spark_text": usual(Features(gate="element", norms=6)),
     "nemotron_h": families.nemotron_h,
     "olmoe": families.olmoe,
     "phimoe": families.phimoe,
@@ -136,8 +139,9 @@ def from_hf_config(source: str | Path | Mapping[str, Any]) -> ModelSpec:
     Raises
     ------
     ModelError
-        The file is missing, empty, truncated or malformed; ``model_type`` is unknown (the nearest are named); a key
-        is missing or has the wrong type; or the sizes contradict each other.
+        The file is missing, empty, truncated or malformed; ``model_type`` is unknown (the family whose keys are nearest
+        is named, and the keys that it does not know); a key is missing or has the wrong type; or the sizes contradict
+        each other.
     """
     outer = read_config(source)
     path = None if isinstance(source, Mapping) else Path(source)
@@ -149,10 +153,11 @@ def from_hf_config(source: str | Path | Mapping[str, Any]) -> ModelSpec:
     dtypes, mixtures = dtypes_of(config, table, layers, hidden)
     name = _name(source, outer)
     promise = unkept_promise(name, dtypes)
+    encoders, towers = encoder_parameters(_around(outer), config)
     spec = ModelSpec(
         name=name,
         hidden=hidden,
-        vocab=config.integer("vocab_size"),
+        vocab=config.integer("vocab_size", "padded_vocab_size"),
         layers=layers,
         tied_embeddings=_tied(outer, config),
         mtp_layers=_mtp_layers(config),
@@ -160,7 +165,8 @@ def from_hf_config(source: str | Path | Mapping[str, Any]) -> ModelSpec:
         dtypes=dtypes,
         published_active_convention=_ACTIVE_CONVENTION.get(config.model_type, "all"),
         source=f"Hugging Face configuration {outer.where}",
-        notes=(*contradictions, *mixtures, *(() if promise is None else (promise,))),
+        encoders=encoders,
+        notes=(*_unknown(outer, config), *towers, *contradictions, *mixtures, *(() if promise is None else (promise,))),
     )
     return checked(spec, outer.where)
 
@@ -176,21 +182,29 @@ def _text_config(outer: HfConfig) -> HfConfig:
             inner = config.section(key)
             # An inner configuration without a type is the outer family's language model.
             kind = inner.keys.get("model_type") or f"{config.model_type.removesuffix('_text')}_text"
-            config = HfConfig(keys={**inner.keys, "model_type": kind}, where=inner.where)
+            config = HfConfig(keys={**inner.keys, "model_type": kind}, where=inner.where, asked=inner.asked)
     if config.model_type not in FAMILIES:
-        msg = f"{config.where}: unknown model_type {config.model_type!r}; {_hint(config.model_type)}"
-        raise ModelError(msg)
+        raise ModelError(unknown_family(config, FAMILIES))
     return config
 
 
-def _hint(model_type: str) -> str:
-    close = nearest(model_type, FAMILIES)
-    return close if close.startswith("allowed") else f"{close} allowed: {', '.join(FAMILIES)}"
+def _unknown(outer: HfConfig, config: HfConfig) -> tuple[str, ...]:
+    """Warn of keys that the reader did not look at."""
+    found = [warn_of(config, unknown_keys(config), config.model_type)]
+    if outer is not config:
+        found.append(warn_of(outer, unknown_keys(outer, around=True), outer.model_type))
+    return tuple(note for note in found if note is not None)
+
+
+def _around(outer: HfConfig) -> HfConfig:
+    """Return the configuration that holds the towers: the outer one, or the part of it that thinks."""
+    return outer.section(_WRAPPERS[0]) if outer.has(_WRAPPERS[0]) else outer
 
 
 def _tied(outer: HfConfig, config: HfConfig) -> bool:
     # The outer flag rules, as it does where transformers ties the weights of the whole model.
-    holder = outer if outer.has("tie_word_embeddings") else config
+    tied = [holder for holder in (outer, config) if holder.has("tie_word_embeddings")]
+    holder = tied[0] if tied else config
     return holder.flag("tie_word_embeddings", default=config.model_type in _TIED_BY_DEFAULT)
 
 

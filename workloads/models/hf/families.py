@@ -164,13 +164,17 @@ def llama4(config: HfConfig) -> Layers:
     dense = DenseFFN(intermediate=config.integer("intermediate_size_mlp"))
     step = max(config.integer("interleave_moe_layer_step", default=1), 1)
     rope = config.integers("no_rope_layers")  # 1 where the layer has rotary embeddings, and chunks
+    every = max(config.integer("no_rope_layer_interval", default=4), 1)
     number = number_of_layers(config)
     if rope and len(rope) != number:
         msg = f"{config.where}: no_rope_layers has {len(rope)} entries; expected one per layer, {number}"
         raise ModelError(msg)
-    local = [bool(flag) for flag in rope] or [(i + 1) % 4 != 0 for i in range(number)]
+    local = [bool(flag) for flag in rope] or [(i + 1) % every != 0 for i in range(number)]
+    if config.has("layer_types"):
+        local = [kind == "chunked_attention" for kind in config.names("layer_types", number)]
+    listed = set(config.integers("moe_layers")) or {i for i in range(number) if (i + 1) % step == 0}
     return tuple(
-        Layer(attention=chunked if local[i] else full, ffn=moe if (i + 1) % step == 0 else dense) for i in range(number)
+        Layer(attention=chunked if local[i] else full, ffn=moe if i in listed else dense) for i in range(number)
     )
 
 

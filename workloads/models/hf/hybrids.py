@@ -21,7 +21,7 @@ from workloads.models.hf.parts import (
     with_mixers,
     without_indexer,
 )
-from workloads.models.hf.usual import Features, dense_ffn, experts, mixers_by_layer
+from workloads.models.hf.usual import Features, dense_ffn, experts
 from workloads.models.mixers import (
     Attention,
     CompressedAttention,
@@ -107,7 +107,8 @@ def deepseek_v4(config: HfConfig) -> Layers:
             else "heavily_compressed_attention"
             for ratio in ratios[:number]
         ]
-    config.has("num_hash_layers")
+    for key in ("num_hash_layers", "mlp_layer_types"):
+        config.has(key)  # which of the routers hash changes no size
     streams = config.integer("hc_mult", default=0)
     maps = 2 * (streams + 2) * streams * streams
     moe = experts(config, Features())
@@ -337,8 +338,25 @@ def first_of_two(config: HfConfig, key: str, default: int | None = None) -> int:
 
 
 def minimax_m3(config: HfConfig) -> Layers:
-    """MiniMax-M3: attention to blocks that an index of a few heads chooses, and a shared expert."""
+    """MiniMax-M3: attention, on most layers to blocks that an index of a few heads chooses; a shared expert."""
     number = number_of_layers(config)
-    mixers = mixers_by_layer(config, Features(qk_norm="head"), number)
-    sparse, moe, dense = _blocks(config, Features(wide=True))
-    return _layers(mixers, sparse, moe, dense)
+    old = config.section("sparse_attention_config") if config.has("sparse_attention_config") else config
+    full = grouped_query(config, qk_norm=True)
+    sparse = dataclasses.replace(
+        full,
+        index_heads=old.integer("index_n_heads", "sparse_num_index_heads", default=4),
+        index_head_dim=old.integer("index_head_dim", "sparse_index_dim", default=128),
+        index_top_k=old.integer("index_block_size", "sparse_block_size", default=128)
+        * (
+            old.integer("index_topk_blocks", "sparse_topk_blocks", default=16)
+            + old.integer("index_local_blocks", "sparse_local_block", default=1)
+        ),
+    )
+    if config.has("layer_types"):
+        kinds: Sequence[str] = config.names("layer_types", number)
+    else:
+        flags = old.integers("sparse_attention_freq") or [0] * number
+        kinds = ["minimax_m3_sparse" if flag else "full_attention" for flag in flags]
+    mixers: Mapping[str, Attention] = {"minimax_m3_sparse": sparse, "full_attention": full}
+    has_experts, moe, dense = _blocks(config, Features(wide=True))
+    return with_mixers(config, _layers([full] * number, has_experts, moe, dense), kinds, mixers)

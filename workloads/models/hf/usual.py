@@ -52,7 +52,8 @@ class Features:
 
     ``qk_norm`` is per head, or spans the heads; ``sinks`` on layers of all kinds or on local ones; ``gate`` one column
     per element or per head; ``wide`` experts are as wide as ``intermediate_size``; ``norms`` vectors of the model's
-    width per layer; ``first_dense`` layers have a dense FFN where no key says which.
+    width per layer; ``first_dense`` layers have a dense FFN where no key says which; local
+    layers have ``local_kv`` times as many KV heads.
     """
 
     qk_norm: Literal["", "head", "span"] = ""
@@ -66,6 +67,7 @@ class Features:
     norms: int = 2
     dense_norms: int | None = None
     first_dense: int = 0
+    local_kv: int = 1
 
 
 def usual(features: Features) -> Callable[[HfConfig], Layers]:
@@ -122,6 +124,12 @@ def attention_kinds(config: HfConfig, number: int) -> Sequence[str]:
     """Return the kind of each layer's attention: listed, or one full layer in so many, or all alike."""
     if config.has("layer_types"):
         return config.names("layer_types", number)
+    if config.has("hybrid_layer_pattern"):
+        flags = config.integers("hybrid_layer_pattern")
+        if len(flags) != number:
+            msg = f"{config.where}: hybrid_layer_pattern has {len(flags)} entries; expected one per layer, {number}"
+            raise ModelError(msg)
+        return ["sliding_attention" if flag else "full_attention" for flag in flags]
     every = config.integer("sliding_window_pattern", "global_attn_every_n_layers", default=0)
     if every > 1 and any(config.has(key) for key in _WINDOW):
         return ["full_attention" if (i + 1) % every == 0 else "sliding_attention" for i in range(number)]
@@ -135,11 +143,12 @@ def mixers_by_layer(config: HfConfig, features: Features, number: int) -> list[A
         msg = f"{config.where}: layer_types has {unknown[0]!r}; allowed: {', '.join(sorted({*_LOCAL, *_GLOBAL}))}"
         raise ModelError(msg)
     full = softmax(config, features)
+    local = _local(config, features, full)
     window = next((config.maybe_integer(key) for key in _WINDOW if config.has(key)), None)
     indexed = indexer_places(config, number)
     mixers: list[Attention] = []
     for index, kind in enumerate(kinds):
-        mixer = full
+        mixer = local if kind in _LOCAL else full
         if isinstance(mixer, LatentAttention) and not indexed[index]:
             mixer = without_indexer(mixer)
         if kind in _LOCAL and window:
@@ -150,6 +159,23 @@ def mixers_by_layer(config: HfConfig, features: Features, number: int) -> list[A
             mixer = dataclasses.replace(mixer, sinks=True)
         mixers.append(mixer)
     return mixers
+
+
+def _local(
+    config: HfConfig, features: Features, full: GroupedQueryAttention | LatentAttention
+) -> GroupedQueryAttention | LatentAttention:
+    """Read the heads of local layers, where they differ from those of full ones."""
+    if isinstance(full, LatentAttention):
+        return full
+    head_dim = config.integer("swa_head_dim", default=full.head_dim)
+    value = config.integer("swa_v_head_dim", default=full.value_dim)
+    return dataclasses.replace(
+        full,
+        num_heads=config.integer("swa_num_attention_heads", "num_sliding_attention_heads", default=full.num_heads),
+        num_kv_heads=config.integer("swa_num_key_value_heads", default=features.local_kv * full.num_kv_heads),
+        head_dim=head_dim,
+        value_head_dim=None if value == head_dim else value,
+    )
 
 
 def softmax(config: HfConfig, features: Features) -> GroupedQueryAttention | LatentAttention:
