@@ -138,8 +138,11 @@ def parse_json(text: str, where: str, error: type[MoesimError]) -> Any:
     except json.JSONDecodeError as fault:
         cut = fault.pos >= len(text.rstrip()) or fault.msg.startswith("Unterminated string")
         kind = "truncated JSON" if cut else "not JSON"
-        at = f"column {fault.colno}" if fault.lineno == 1 else f"line {fault.lineno}, column {fault.colno}"
-        raise error(f"{where}: {kind} ({fault.msg} at {at}): {shown(text[max(fault.pos - 20, 0) :])}") from None
+        column = f"column {fault.colno}"
+        at = column if fault.lineno == 1 else f"line {fault.lineno}, {column}"
+        raise error(
+            f"{where}: {kind} ({fault.msg.removesuffix(' at')} at {at}): {shown(text[max(fault.pos - 20, 0) :])}"
+        ) from None
     except RecursionError:
         raise error(f"{where}: not JSON: nested too deeply") from None
     except ValueError as fault:

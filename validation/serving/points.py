@@ -1,4 +1,4 @@
-"""Read measured serving runs: tables with a row per run, and folders of ``vllm bench serve`` results.
+"""Read measured serving runs: tables with a row per run, and results of the tools that benchmark servers.
 
 Either becomes the same value, a :class:`Point`: the scenario as the benchmark ran it, and what was measured.
 """
@@ -7,22 +7,33 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+from hardware_profiles.edge import shown_path
 from hardware_profiles.loader import device_names, load_device
 from simulator.errors import MoesimError, ProfileError, ScenarioError, nearest
 from simulator.stack import load_stack, stack_names
 from workloads.models.library import load_model
-from workloads.requests.vllm_results import BenchRun, read_bench_run
+from workloads.requests.bench import BenchRun
+from workloads.requests.results import read_bench_runs
 
 #: Metrics that are compared; latencies in seconds, throughput in input and output tokens per second and device.
 METRICS = ("ttft", "tpot", "e2el", "throughput")
 #: Shortest over longest length, and requests per client in flight, of the benchmark that the tables come from.
 RANGE_RATIO, ROUNDS = 0.8, 10
+#: Extensions of results that tools of benchmarks write.
+_RESULTS = (".json", ".jsonl")
+#: Dtypes that a tool's word for a precision asks for.
+_DTYPES: Mapping[str, Mapping[str, str]] = {
+    "fp8": {"dense": "fp8", "experts": "fp8"},
+    "fp4": {"dense": "nvfp4", "experts": "nvfp4"},
+    "int4": {"dense": "int4", "experts": "int4"},
+}
 _NEEDED = ("stack", "model", "device", "isl", "osl", "concurrency")
 #: What a folder's files say in their names: degrees by their letters, lengths, and clients in flight.
 _SPLITS: Mapping[str, tuple[str, ...]] = {
@@ -72,6 +83,8 @@ class Point:
         What was measured of :data:`METRICS` [s], [tokens/s].
     statistic : str
         ``mean`` or ``p50``: what the latencies are.
+    trace : Path or None
+        File that has the requests one by one, or says when they came; lengths and concurrency are means then.
     reason : str
         Why the run cannot be played; empty where it can.
     """
@@ -89,6 +102,7 @@ class Point:
     dtypes: Mapping[str, str] = field(default_factory=dict)
     measured: Mapping[str, float]
     statistic: str = "mean"
+    trace: Path | None = None
     reason: str = ""
 
     @property
@@ -115,21 +129,27 @@ def read_points(path: Path, named: Named) -> tuple[Point, ...]:
     MoesimError
         Nothing is there, or a table or a result cannot be used.
     """
-    if not path.exists():
-        raise ScenarioError(f"{path}: no such file or folder of serving measurements")
+    if not os.path.exists(path):  # noqa: PTH110  # Path.exists raises for names that are too long
+        raise ScenarioError(f"{shown_path(path)}: no such file or folder of serving measurements")
     _check_names(named)
-    files = sorted(path.glob("*.csv")) + sorted(path.glob("*.json")) if path.is_dir() else [path]
+    files = _files(path) if path.is_dir() else [path]
     points: list[Point] = []
     for file in files:
         if file.suffix == ".csv":
             points.extend(_table(file, named))
-        elif file.suffix == ".json":
-            points.append(_bench_point(file, named))
+        elif file.suffix in _RESULTS:
+            points.extend(_bench_points(file, named))
         else:
-            raise ScenarioError(f"{file}: expected a .csv table, a .json result of vllm bench serve, or a folder")
+            raise ScenarioError(f"{file}: expected a .csv table, a .json or .jsonl result of a benchmark, or a folder")
     if not points:
-        raise ScenarioError(f"{path}: no serving measurements (.csv or .json) in it")
+        raise ScenarioError(f"{path}: no serving measurements (.csv, .json or .jsonl) in it")
     return tuple(points)
+
+
+def _files(folder: Path) -> list[Path]:
+    """List tables and results of a folder, tables first."""
+    found = sorted(file for file in folder.iterdir() if file.suffix in (".csv", *_RESULTS))
+    return sorted(found, key=lambda file: file.suffix != ".csv")
 
 
 def _check_names(named: Named) -> None:
@@ -250,38 +270,83 @@ def _figure(cells: Mapping[str, str], columns: tuple[str, ...], where: str, unit
     return math.nan
 
 
-def _bench_point(file: Path, named: Named) -> Point:
-    run = read_bench_run(file)
+def _bench_points(file: Path, named: Named) -> list[Point]:
+    """Read the runs of a result; what its tool does not say stands in the names of file and folder, or was given."""
+    runs = read_bench_runs(file)
+    alone = len(runs) == 1
+    return [
+        _bench_point(file, run, named, file.stem if alone else f"{file.stem}:{number}", alone=alone)
+        for number, run in enumerate(runs, start=1)
+    ]
+
+
+def _bench_point(file: Path, run: BenchRun, named: Named, label: str, *, alone: bool) -> Point:
     words = re.split(r"[_\-\s]+", file.stem.lower())
     folder = re.split(r"[_\s]+", file.parent.name.lower())
-    split = _split_of(words, file)
-    stack = named.stack or next((word for word in (*words, *folder) if word in stack_names()), None)
+    pools = tuple(Pool(**pool) for pool in run.pools) or (Pool(**_split_of(words, file)),)
+    told = _stack_of(run.stack)
+    stack = named.stack or told or next((word for word in (*words, *folder) if word in stack_names()), None)
     if stack is None:
         raise ScenarioError(f"{file}: the name holds no serving stack; say --stack, one of {', '.join(stack_names())}")
-    device = named.device or next((word for word in (*words, *folder) if _is_device(word, named.profiles)), None)
-    if device is None:
+    device = named.device or next(
+        (word for word in (*_device_words(run.device), *words, *folder) if _is_device(word, named.profiles)), run.device
+    )
+    if not device:
         raise ScenarioError(f"{file}: neither file nor folder name a device; say --device, as in --device h100-sxm")
     stack, device, reason = _known(stack, device, named.profiles)
+    open_loop = math.isfinite(run.rate)
+    if open_loop and not alone:
+        reason = (
+            reason or f"{run.tool} sent {run.rate:g} requests/s; a run with a rate is played from a file of its own"
+        )
+    per_device = run.tokens_per_s_per_device
     return Point(
-        id=file.stem,
+        id=label,
         stack=stack,
         model=named.model or run.model,
         device=device,
         isl=run.input_tokens,
         osl=run.output_tokens,
-        concurrency=run.concurrency,
+        concurrency=run.concurrency or _in_flight(run),
         requests=run.requests,
-        range_ratio=1.0,
-        pools=(Pool(**split),),
-        measured=_bench_figures(run, Pool(**split).devices),
+        range_ratio=run.range_ratio,
+        pools=pools,
+        dtypes=_DTYPES.get(run.dtype.lower(), {}),
+        # Requests one by one are played as they were sent; a file of several runs does not say which are whose.
+        trace=file if alone and (open_loop or run.sent is not None) else None,
+        measured={
+            "ttft": run.ttft,
+            "tpot": run.tpot,
+            "e2el": run.e2el,
+            "throughput": run.tokens_per_s / sum(pool.devices for pool in pools)
+            if math.isnan(per_device)
+            else per_device,
+        },
         statistic=run.statistic,
-        reason=reason,
+        reason=reason or run.reason or ("" if named.model or run.model else "the file names no model; say --model"),
     )
 
 
-def _bench_figures(run: BenchRun, devices: int) -> dict[str, float]:
-    throughput = run.tokens_per_s / devices
-    return {"ttft": run.ttft, "tpot": run.tpot, "e2el": run.e2el, "throughput": throughput}
+def _in_flight(run: BenchRun) -> int:
+    """Mean requests in flight of an open loop, by Little's law."""
+    found = run.rate * run.e2el
+    return max(round(found), 1) if math.isfinite(found) else 1
+
+
+def _stack_of(framework: str) -> str | None:
+    """Return the stack that a tool's word for it means, such as ``dynamo-trt`` or ``sglang-oai``."""
+    for word in re.split(r"[_\-\s]+", framework.lower()):
+        if word in stack_names():
+            return word
+        if word in ("trt", "tensorrt"):
+            return "trtllm"
+    return None
+
+
+def _device_words(name: str) -> tuple[str, ...]:
+    """Words that a tool's name of a device may mean, the longest first: ``h200-nv`` is an ``h200``."""
+    word = name.lower().replace("_", "-")
+    return (word, word.partition("-")[0]) if word else ()
 
 
 def _split_of(words: list[str], file: Path) -> dict[str, int]:

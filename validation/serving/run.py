@@ -70,22 +70,25 @@ def point_scenario(point: Point, profiles: Path | None = None, routing: Mapping[
         "hardware": _hardware(point, profiles),
         "parallelism": _split(pool),
         "stack": {"name": point.stack},
-        "requests": {
-            "kind": "closed_loop",
-            "concurrency": point.concurrency,
-            "count": point.requests,
-            "lengths": {
-                "kind": "uniform",
-                "input": point.isl,
-                "output": point.osl,
-                "range_ratio": point.range_ratio,
-            },
-        },
+        "requests": _requests(point),
         "routing": dict(routing),
     }
     if len(point.pools) > 1:
         data["disaggregation"] = {"enabled": True, "prefill": _split(point.pools[0])}
     return Scenario.from_mapping(data, point.id)
+
+
+def _requests(point: Point) -> dict[str, Any]:
+    """Requests as the file has them one by one, else a closed loop of its lengths."""
+    if point.trace is not None:
+        return {"kind": "trace", "trace": str(point.trace)}
+    lengths = {"kind": "uniform", "input": point.isl, "output": point.osl, "range_ratio": point.range_ratio}
+    return {
+        "kind": "closed_loop",
+        "concurrency": point.concurrency,
+        "count": point.requests,
+        "lengths": lengths,
+    }
 
 
 def _split(pool: Pool) -> dict[str, int]:

@@ -152,6 +152,7 @@ def _deployment(point: Point) -> tuple[Any, ...]:
         point.requests,
         point.range_ratio,
         point.statistic,
+        str(point.trace or ""),
         point.reason,
     )
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hardware_profiles.edge import shown
 from workloads.errors import WorkloadError
 
 if TYPE_CHECKING:
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 # A length beyond this is a corrupt number, not a prompt; it also keeps sums of a million requests within int64.
 LONGEST = 2**31 - 1
+#: Most requests of a trace: a slip of the pen must not fill the memory [1].
+MOST_REQUESTS = 20_000_000
 #: Latest arrival that a trace may have [s]: beyond it a microsecond is lost in the rounding of a time.
 LATEST = 1e10
 
@@ -36,6 +39,11 @@ class RequestTrace:
         Urgency of each request, 0 before 1; ``None`` where all are alike.
     block_tokens : int
         Tokens per hash block [tokens].
+    after : int64 array, shape (requests,), or None
+        Index of the request whose answer each one follows, as the next turn of a conversation; -1 for none. ``arrival``
+        of such a request is the earliest it can be.
+    delay : float64 array, shape (requests,), or None
+        Time from the end of that answer to the request [s]; 0 where there is none.
     source : str
         Where it came from: a path, or a generator with its parameters.
     notes : tuple of str
@@ -49,6 +57,8 @@ class RequestTrace:
     block_hashes: tuple[tuple[int, ...], ...] | None = None
     priority: NDArray[np.int64] | None = None
     block_tokens: int = 512
+    after: NDArray[np.int64] | None = None
+    delay: NDArray[np.float64] | None = None
     source: str = ""
     notes: tuple[str, ...] = ()
 
@@ -103,7 +113,9 @@ def check_requests(trace: RequestTrace) -> None:
         A trace made by hand; the readers and generators return checked ones.
     """
     sizes = {len(trace.arrival), len(trace.input_tokens), len(trace.output_tokens)}
-    sizes |= {len(column) for column in (trace.block_hashes, trace.priority) if column is not None}
+    sizes |= {
+        len(column) for column in (trace.block_hashes, trace.priority, trace.after, trace.delay) if column is not None
+    }
     if len(sizes) > 1:
         msg = f"request trace: its columns have different lengths {sorted(sizes)}"
         raise WorkloadError(msg)
@@ -139,7 +151,7 @@ def scale_rate(trace: RequestTrace, factor: float) -> RequestTrace:
     if not (np.isfinite(factor) and factor > 0):
         msg = f"scale_rate: factor: got {factor}, expected a finite number above 0"
         raise WorkloadError(msg)
-    return replace(trace, arrival=trace.arrival / factor)
+    return replace(trace, arrival=trace.arrival / factor, delay=None if trace.delay is None else trace.delay / factor)
 
 
 def slice_time(trace: RequestTrace, start: float, stop: float) -> RequestTrace:
@@ -189,6 +201,9 @@ def repeat(trace: RequestTrace, times: int) -> RequestTrace:
     """
     _check_count("repeat", "times", times)
     requests = len(trace)
+    if requests * times > MOST_REQUESTS:
+        msg = f"repeat: {requests:,} requests {times:,} times are more than the {MOST_REQUESTS:,} that a trace may have"
+        raise WorkloadError(msg)
     span = float(trace.arrival[-1] - trace.arrival[0]) if requests else 0.0
     period = span * requests / (requests - 1) if requests > 1 else span
     hashes = trace.block_hashes
@@ -206,10 +221,20 @@ def repeat(trace: RequestTrace, times: int) -> RequestTrace:
         output_tokens=np.tile(trace.output_tokens, times),
         block_hashes=hashes,
         priority=None if trace.priority is None else np.tile(trace.priority, times),
+        after=None if trace.after is None else _repeated(trace.after, times),
+        delay=None if trace.delay is None else np.tile(trace.delay, times),
     )
 
 
+def _repeated(after: NDArray[np.int64], times: int) -> NDArray[np.int64]:
+    """Repeat which request each one follows; those of a copy follow requests of the same copy."""
+    copies = np.arange(times)[:, None] * len(after)
+    return np.asarray(np.where(after < 0, -1, after + copies).ravel())
+
+
 def _rows(trace: RequestTrace, first: int, last: int) -> RequestTrace:
+    # A turn whose answer before it is cut off has nothing to follow.
+    after = None if trace.after is None else np.maximum(trace.after[first:last] - first, -1)
     return replace(
         trace,
         arrival=trace.arrival[first:last],
@@ -217,10 +242,12 @@ def _rows(trace: RequestTrace, first: int, last: int) -> RequestTrace:
         output_tokens=trace.output_tokens[first:last],
         block_hashes=None if trace.block_hashes is None else trace.block_hashes[first:last],
         priority=None if trace.priority is None else trace.priority[first:last],
+        after=after,
+        delay=None if trace.delay is None else trace.delay[first:last],
     )
 
 
 def _check_count(function: str, key: str, value: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        msg = f"{function}: {key}: got {value!r}, expected a whole number of at least 1"
+        msg = f"{function}: {key}: got {shown(value)}, expected a whole number of at least 1"
         raise WorkloadError(msg)

@@ -129,7 +129,10 @@ def test_failed_burstgpt_requests_are_left_out_and_counted(tmp_path):
     trace = read_request_trace(write(tmp_path, "b.csv", text))
     assert trace.arrival.tolist() == [0.0, 105.0]
     assert trace.output_tokens.tolist() == [18, 276]
-    assert trace.notes == ("b.csv: left out 1 failed requests (Response tokens is 0)",)
+    assert trace.notes == (
+        "b.csv: times read as seconds, as in BurstGPT's traces",
+        "b.csv: left out 1 failed requests (Response tokens is 0)",
+    )
 
 
 def test_a_fault_after_a_failed_burstgpt_request_keeps_its_row_number(tmp_path):
@@ -155,36 +158,39 @@ def test_an_arrival_that_no_clock_can_tell_apart_from_the_next_is_refused(tmp_pa
         read_request_trace(write(tmp_path, "late.csv", f"{head}\n{at},100,10\n{at},100,10\n"))
 
 
-def test_arrivals_in_seconds_of_the_epoch_are_read(tmp_path):
-    text = "arrival_s,input_tokens,output_tokens\n1764000000.25,100,10\n1764000001.5,100,10\n"
-    assert read_request_trace(write(tmp_path, "epoch.csv", text)).arrival.tolist() == [1764000000.25, 1764000001.5]
+@pytest.mark.parametrize("first", [1764000000, 5])
+def test_a_trace_that_begins_later_than_it_lasts_counts_from_its_first_request_and_says_so(tmp_path, first):
+    text = f"arrival_s,input_tokens,output_tokens\n{first}.25,100,10\n{first + 1}.5,100,10\n"
+    trace = read_request_trace(write(tmp_path, "late.csv", text))
+    assert trace.arrival.tolist() == [0.0, 1.25]
+    assert "later than the trace lasts; time counts from it" in trace.notes[0]
 
 
 def test_mooncake_milliseconds_and_blocks_are_read(tmp_path):
     lines = [
-        {"timestamp": 0, "input_length": 6758, "output_length": 500, "hash_ids": [0, 1]},
+        {"timestamp": 0, "input_length": 6758, "output_length": 500, "hash_ids": list(range(14))},
         {"timestamp": 27, "input_length": 700, "output_length": 3, "hash_ids": [0, 7]},
     ]
     trace = read_request_trace(write(tmp_path, "m.jsonl", "".join(json.dumps(line) + "\n" for line in lines)))
     assert trace.arrival.tolist() == [0.0, 0.027]
-    assert trace.block_hashes == ((0, 1), (0, 7))
+    assert trace.block_hashes == (tuple(range(14)), (0, 7))
     assert trace.block_tokens == 512
 
 
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ('{"timestamp": 1, "input_length": 5, "outp', "row 2: not JSON"),
+        ('{"timestamp": 1, "input_length": 5, "outp', "row 2: truncated JSON"),
         ('{"timestamp": 1, "input_length": 5, "output_lenght": 5}', "row 2: output_length is missing; did you mean"),
         (
             '{"timestamp": 1, "input_length": "5", "output_length": 5}',
             "row 2: input_length: got '5', expected a number",
         ),
         ('{"timestamp": 1, "input_length": NaN, "output_length": 5}', "row 2: input_length: got nan"),
-        ('{"timestamp": -1, "input_length": 5, "output_length": 5}', "row 2: timestamp: 0.002 s earlier"),
+        ('{"timestamp": -1, "input_length": 5, "output_length": 5}', "row 2: timestamp: got -1 ms, expected a time"),
         ('{"timestamp": 1, "input_length": 5, "output_length": 5, "hash_ids": ["a"]}', "row 2: hash_ids"),
         ("[1, 2, 3]", "row 2: got"),
-        ("", "row 2: not JSON"),
+        ("{]", "row 2: not JSON"),
     ],
 )
 def test_malformed_mooncake_lines_are_named(tmp_path, line, expected):
@@ -210,7 +216,7 @@ def test_our_formats_give_back_what_was_saved(tmp_path):
 def test_parquet_keeps_the_closed_loop_and_the_blocks(tmp_path):
     trace = RequestTrace(
         arrival=np.zeros(2),
-        input_tokens=np.array([1, 2]),
+        input_tokens=np.array([30, 2]),
         output_tokens=np.array([4, 5]),
         concurrency=2,
         block_hashes=((0, 1), ()),
@@ -228,7 +234,7 @@ def test_a_truncated_parquet_is_refused(tmp_path):
     save_request_trace(trace, tmp_path / "t.parquet")
     content = (tmp_path / "t.parquet").read_bytes()
     (tmp_path / "t.parquet").write_bytes(content[: len(content) // 2])
-    with pytest.raises(TraceFormatError, match="not a Parquet file, or a truncated one"):
+    with pytest.raises(TraceFormatError, match="not a Parquet file that can be read, or a truncated one"):
         read_request_trace(tmp_path / "t.parquet")
 
 
@@ -292,8 +298,8 @@ def test_failed_vllm_requests_are_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (vllm()[:60], "not a JSON document, or a truncated one"),
-        ("[1]", "got a JSON list"),
+        (vllm()[:60], "truncated JSON"),
+        ("[1]", "got a JSON int"),
         (vllm(output_lens=[4, 5]), "input_lens has 3 entries and output_lens 2"),
         (vllm(output_lens=[4, "x", 5]), "output_lens: request 2: got 'x'"),
         (vllm(output_lens=[4, -1, 5]), "request 2: output_lens: got -1"),
