@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -21,6 +22,7 @@ from simulator.hardware import Hardware, load_hardware
 from simulator.scenario.sections import HardwareChoice, Lengths, Model, Requests, Routing
 from simulator.stack import StackProfile, load_stack
 from simulator.startup import Startup, load_startup
+from workloads.memory import require_memory
 from workloads.models.library import load_model, with_dtypes
 from workloads.models.spec import ModelSpec, MoE
 from workloads.requests.files import read_request_trace
@@ -36,6 +38,9 @@ from workloads.samples import sample_path
 from workloads.streams import stream
 
 T = TypeVar("T")
+
+#: Least memory of a request that is played, and of one expert chosen by a generated token [bytes].
+_REQUEST_BYTES, _CHOICE_BYTES = 400.0, 16.0
 
 #: A value, and the digest of all that it says, which stands for it in a fingerprint.
 Digested = tuple[T, str]
@@ -120,23 +125,39 @@ def _requests(choice: Requests, seed: int) -> RequestTrace:
     if choice.kind == "trace":
         if choice.trace is None:
             raise ScenarioError("requests.trace: is required where requests.kind = 'trace'")
-        trace = _read(read_request_trace, choice.trace)
+        reader = partial(read_request_trace, time_unit=choice.time_unit, block_tokens=choice.block_tokens)
+        trace = _read(reader, choice.trace)
+        _require_arrivals(trace)
         if choice.count is not None:
             trace = _first(trace, choice.count)
         if choice.rate is not None:
             trace = _rescaled(trace, choice.rate)
+        require_memory("requests.repeat", len(trace) * choice.repeat, _REQUEST_BYTES)
         return repeat(trace, choice.repeat) if choice.repeat > 1 else trace
     if choice.trace is not None:
         raise ScenarioError(
             f"requests.trace: is only read where requests.kind = 'trace', got {choice.kind!r}; "
             "leave it out (--set requests.trace=)"
         )
+    count = choice.count or _default_count(choice)
+    require_memory("requests.count" if choice.count else "requests.concurrency", count, _REQUEST_BYTES)
     return generate_requests(
-        requests=choice.count or _default_count(choice),
+        requests=count,
         seed=seed,
         arrivals=_arrivals(choice),
         input_tokens=_lengths(choice.lengths, choice.lengths.input),
         output_tokens=_lengths(choice.lengths, choice.lengths.output),
+    )
+
+
+def _require_arrivals(trace: RequestTrace) -> None:
+    """Refuse turns that come a delay after an answer: when they come depends on how fast the server is."""
+    if trace.after is None or not (trace.after >= 0).any():
+        return
+    turns, first = int((trace.after >= 0).sum()), int((trace.after >= 0).argmax())
+    raise ScenarioError(
+        f"{trace.source}: {turns} of {len(trace)} requests come a delay after the answer before them (first: request "
+        f"{first + 1}), which simulate cannot play yet; give each a timestamp, or keep the first turns only"
     )
 
 
@@ -235,6 +256,8 @@ def _routing_arrays(trace: RoutingTrace) -> dict[str, NDArray[Any]]:
 
 def _routing(choice: Routing, moe: MoE, layers: int, seed: int) -> RoutingTrace:
     experts = moe.num_experts + moe.null_experts
+    if choice.kind != "trace":
+        require_memory("routing.tokens", choice.tokens * layers * moe.top_k, _CHOICE_BYTES)
     if choice.kind == "trace":
         trace = _read(read_routing_trace, str(choice.trace))
         if trace.num_experts < experts:

@@ -286,6 +286,12 @@ class Requests(Section):
     profile: tuple[float, ...] = Field((), description="diurnal: relative rates of equal parts of the day instead")
     count: Annotated[Count | None, Served(most=1e6)] = Field(None, description="requests; all of a trace where absent")
     repeat: Annotated[Count, Served(most=1000)] = Field(1, description="times a trace is played")
+    time_unit: Literal["s", "ms", "us", "ns"] | None = Field(
+        None, description="trace: unit of its times; told by its format and its data where absent"
+    )
+    block_tokens: Count | None = Field(
+        None, description="trace: tokens of its hash blocks; told by its format and its data where absent"
+    )
     lengths: Lengths = Field(default_factory=Lengths, description="lengths of generated requests")
     priorities: tuple[Positive, ...] = Field(
         (), description="shares of the requests by priority, the most urgent first; all alike where absent"

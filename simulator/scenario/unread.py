@@ -62,6 +62,8 @@ def _of_load(scenario: Scenario) -> Iterator[tuple[str, str]]:
         "amplitude": ("diurnal",),
         "profile": ("diurnal",),
         "repeat": ("trace",),
+        "time_unit": ("trace",),
+        "block_tokens": ("trace",),
         "lengths": ("closed_loop", "poisson", "gamma", "diurnal", "constant"),
     }
     for key, kinds in readers.items():

@@ -130,10 +130,11 @@ def read_csv(file: Path, format_name: str, *, unit: str | None = None) -> Reques
     for name in columns.names:
         if text[name].null_count:
             fail_row(file, int(np.argmax(text[name].is_null().to_numpy(zero_copy_only=False))) + 1, f"{name}: no value")
+    notes: list[str] = []
     if columns.times == "dates":
         if unit is not None:
             fail(file, f"{columns.arrival} holds dates; requests.time_unit has no use here")
-        arrival, notes = _dates(file, columns.arrival, text), []
+        arrival = _dates(file, columns.arrival, text)
     else:
         arrival, notes = _seconds(file, columns, _numbers(file, columns.arrival, text), unit)
     lengths = {name: _numbers(file, name, text) for name in (columns.input, columns.output)}
