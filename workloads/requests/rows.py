@@ -33,7 +33,19 @@ def require_few(file: Path, requests: int) -> None:
 
 
 def whole_number(file: Path, key: str, value: object, most: int) -> int:
-    """Read a whole number from 1 to ``most`` that a file states about itself."""
+    """Read a whole number that a file states about itself.
+
+    Parameters
+    ----------
+    file : Path
+        The file.
+    key : str
+        Where it stands there.
+    value : object
+        What stands there.
+    most : int
+        Largest that it may be; the smallest is 1.
+    """
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
         fail(file, f"{key}: got {shown(value)}, expected a whole number from 1 to {most:,}")
     return value
@@ -72,7 +84,21 @@ def decided_blocks(
     stated: int | None,
     rows: Sequence[int],
 ) -> Decided | None:
-    """Decide the tokens of a hash block; what contradicts names its row."""
+    """Decide the tokens of a hash block; what contradicts names its row.
+
+    Parameters
+    ----------
+    file : Path
+        Where the prompts stand.
+    lengths : float64 array, shape (requests,)
+        Prompt lengths [tokens].
+    hashes : sequence of sequence of int
+        Hash blocks of each.
+    documented, stated : int or None
+        Tokens of a block by the format's document, and by the user [tokens].
+    rows : sequence of int
+        The row of each prompt, from 1.
+    """
     try:
         return block_size(lengths.tolist(), [len(blocks) for blocks in hashes], documented, stated=stated)
     except UnitError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -245,7 +245,7 @@ def _numbers(file: Path, name: str, text: Mapping[str, Any]) -> NDArray[np.float
     import pyarrow as pa
 
     try:
-        return np.asarray(text[name].cast(pa.float64()))
+        return _plain(text[name].cast(pa.float64()), np.float64)
     except pa.ArrowInvalid:
         for row, value in enumerate(text[name].to_pylist()):
             try:
@@ -262,11 +262,12 @@ def _dates(file: Path, name: str, text: Mapping[str, Any]) -> NDArray[np.float64
     # Dates with a zone offset (Azure's 2024 traces) and without (2023) are different types to Arrow.
     kind = pa.timestamp("ns")
     try:
-        pa.scalar(text[name][0].as_py()).cast(kind)
+        # NOTE: a slice, as a scalar made of a Python value makes Arrow load pandas.
+        text[name][:1].cast(kind)
     except pa.ArrowInvalid:
         kind = pa.timestamp("ns", tz="UTC")
     try:
-        nanoseconds = np.asarray(text[name].cast(kind).cast(pa.int64()))
+        nanoseconds = _plain(text[name].cast(kind).cast(pa.int64()), np.int64)
     except pa.ArrowInvalid:
         for row, value in enumerate(text[name].to_pylist()):
             try:
@@ -276,6 +277,15 @@ def _dates(file: Path, name: str, text: Mapping[str, Any]) -> NDArray[np.float64
                 fail_row(file, row + 1, f"{name}: got {shown(value)}, {expected}")
         raise
     return np.asarray((nanoseconds - nanoseconds[0]) / 1e9)
+
+
+_Number = TypeVar("_Number", np.float64, np.int64)
+
+
+def _plain(numbers: Any, kind: type[_Number]) -> NDArray[_Number]:
+    """Copy a column of 8-byte numbers, none of them missing, out of its buffer: Arrow's own way loads pandas."""
+    held = np.frombuffer(numbers.buffers()[1], dtype=kind)
+    return held[numbers.offset : numbers.offset + len(numbers)].copy()
 
 
 def _checked(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,19 @@ _ROUNDS, _RANGE_RATIO = 10, 0.8
 _FULL = 0.95
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Answered:
+    """One request of aiperf: its row, when it began and ended [ns], lengths [tokens] and latencies [s]."""
+
+    row: int
+    start: int
+    end: int
+    prompt: float
+    answer: float
+    ttft: float
+    tpot: float
+
+
 def aiperf_records(file: Path) -> BenchRun:
     """Read ``profile_export.jsonl`` of aiperf, a record per request.
 
@@ -33,71 +46,69 @@ def aiperf_records(file: Path) -> BenchRun:
     Requests that failed, were cancelled or warmed up are left out. Where all but the first few begin as others end, the
     client kept so many in flight: the run is a closed loop of them. Else requests come when they came.
     """
-    start, end, prompt, answer, rows = [], [], [], [], []
-    latencies: dict[str, list[float]] = {"ttft": [], "tpot": []}
-    left = 0
-    for row, record in json_lines(file, TraceFormatError):
-        about = mapping(mapping(record, file, "a record of aiperf").get("metadata"), file, "metadata of a request")
-        if record.get("error") is not None or about.get("was_cancelled") or about.get("benchmark_phase") == "warmup":
-            left += 1
-            continue
-        figures = mapping(record.get("metrics"), file, f"metrics in row {row}")
-        start.append(_nanoseconds(file, row, about, "request_start_ns"))
-        end.append(_nanoseconds(file, row, about, "request_end_ns"))
-        if end[-1] < start[-1]:
-            fail_row(file, row, "request_end_ns is before request_start_ns")
-        prompt.append(_value(file, row, figures, "input_sequence_length"))
-        answer.append(_value(file, row, figures, "output_sequence_length"))
-        whole = _duration(file, row, figures, "request_latency")
-        if math.isfinite(whole) and not 0.5 * whole <= (end[-1] - start[-1]) * 1e-9 + 0.1 <= 2.0 * whole + 1.0:
-            told = f"request_latency is {whole:g} s"
-            fail_row(file, row, f"{told}, but its start and end are {(end[-1] - start[-1]) * 1e-9:g} s apart")
-        latencies["ttft"].append(_duration(file, row, figures, "time_to_first_token"))
-        latencies["tpot"].append(_duration(file, row, figures, "inter_token_latency"))
-        rows.append(row)
-    if not rows:
+    records = list(json_lines(file, TraceFormatError))
+    found = [each for row, record in records if (each := _answered(file, row, record)) is not None]
+    if not found:
         fail(file, "no request was answered")
-    require_few(file, len(rows))
+    require_few(file, len(found))
+    found.sort(key=lambda each: each.start)
+    left = len(records) - len(found)
     notes = [f"left out {left} requests that failed, were cancelled or warmed up"] if left else []
-    order = np.argsort(np.array(start, object), kind="stable").tolist()
-    first = start[order[0]]
-    began = np.array([start[at] - first for at in order], np.float64) * 1e-9
-    ended = np.array([end[at] - first for at in order], np.float64) * 1e-9
+    began = np.array([each.start - found[0].start for each in found], np.float64) * 1e-9
+    ended = np.array([each.end - found[0].start for each in found], np.float64) * 1e-9
     loop = _closed_loop(began, ended)
     if loop is None:
         notes.append("arrivals are those recorded: the file does not say how the client sent them")
     else:
         notes.append(f"{loop} requests are in flight from first to last: played as a closed loop")
-    lengths = {
-        "input_sequence_length": np.array([prompt[at] for at in order], np.float64),
-        "output_sequence_length": np.array([answer[at] for at in order], np.float64),
-    }
+    prompts = np.array([each.prompt for each in found], np.float64)
+    answers = np.array([each.answer for each in found], np.float64)
     trace = trace_of(
         file,
-        began if loop is None else np.zeros(len(began)),
-        lengths,
+        began,
+        {"input_sequence_length": prompts, "output_sequence_length": answers},
         arrival_name="request_start_ns",
-        rows=[rows[at] for at in order],
+        rows=[each.row for each in found],
         notes=notes,
     )
-    span = float(ended.max())
+    span, last = float(ended.max()), float(began[-1])
     return BenchRun(
         tool="aiperf",
-        requests=len(rows),
+        requests=len(found),
         concurrency=loop,
-        rate=math.inf if loop is not None else (len(rows) - 1) / max(float(began[-1]), 1e-9) or math.inf,
-        input_tokens=max(round(float(np.mean(prompt))), 1),
-        output_tokens=max(round(float(np.mean(answer))), 1),
-        tokens_per_s=float(sum(prompt) + sum(answer)) / span if span > 0 else math.nan,
-        ttft=_mean(latencies["ttft"]),
-        tpot=_mean(latencies["tpot"]),
+        rate=(len(found) - 1) / last if loop is None and last > 0 else math.inf,
+        input_tokens=max(round(float(prompts.mean())), 1),
+        output_tokens=max(round(float(answers.mean())), 1),
+        tokens_per_s=float(prompts.sum() + answers.sum()) / span if span > 0 else math.nan,
+        ttft=_mean([each.ttft for each in found]),
+        tpot=_mean([each.tpot for each in found]),
         e2el=float((ended - began).mean()),
-        sent=_closed(trace, loop),
+        sent=_as_sent(trace, loop),
     )
 
 
-def _closed(trace: RequestTrace, loop: int | None) -> RequestTrace:
-    return trace if loop is None else replace(trace, concurrency=loop)
+def _answered(file: Path, row: int, record: object) -> _Answered | None:
+    """Read a record; ``None`` where its request was not answered, or not measured."""
+    whole = mapping(record, file, "a record of aiperf")
+    about = mapping(whole.get("metadata"), file, "metadata of a request")
+    if whole.get("error") is not None or about.get("was_cancelled") or about.get("benchmark_phase") == "warmup":
+        return None
+    figures = mapping(whole.get("metrics"), file, f"metrics in row {row}")
+    start, end = (_nanoseconds(file, row, about, f"request_{edge}_ns") for edge in ("start", "end"))
+    if end < start:
+        fail_row(file, row, "request_end_ns is before request_start_ns")
+    latency, apart = _duration(file, row, figures, "request_latency"), (end - start) * 1e-9
+    if math.isfinite(latency) and not 0.5 * latency <= apart + 0.1 <= 2.0 * latency + 1.0:
+        fail_row(file, row, f"request_latency is {latency:g} s, but its start and end are {apart:g} s apart")
+    return _Answered(
+        row=row,
+        start=start,
+        end=end,
+        prompt=_value(file, row, figures, "input_sequence_length"),
+        answer=_value(file, row, figures, "output_sequence_length"),
+        ttft=_duration(file, row, figures, "time_to_first_token"),
+        tpot=_duration(file, row, figures, "inter_token_latency"),
+    )
 
 
 def _closed_loop(began: NDArray[np.float64], ended: NDArray[np.float64]) -> int | None:
