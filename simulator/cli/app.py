@@ -75,13 +75,19 @@ def spread_assignments(args: list[str]) -> list[str]:
     return spread
 
 
-@app.callback()
-def _options(
-    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
-) -> None:
-    if version:
+def _show_version(asked: bool) -> None:
+    if asked:
         _print_version()
         raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True, callback=_show_version)
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command(cls=_Command)
@@ -317,5 +323,7 @@ app.command()(exchange)
 def _print_version() -> None:
     from importlib.metadata import version as installed
 
-    print(f"moesim {installed('moesim')}")
+    from simulator.compiled import engine
+
+    print(f"moesim {installed('moesim')}, engine: {engine()}")
     sys.stdout.flush()
