@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from simulator.compiled import choose_engine
+
 if TYPE_CHECKING:
     from simulator.api import check, estimate, estimate_many, explain, simulate
     from simulator.errors import InfeasibleScenario, MoesimError, ProfileError, ScenarioError, WorkloadError
@@ -37,6 +39,9 @@ _HOMES = {
     "explain": "simulator.api",
     "simulate": "simulator.api",
 }
+
+# Before anything that may be compiled is imported.
+choose_engine()
 
 __all__ = [
     "Distribution",

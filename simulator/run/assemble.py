@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from simulator.arrays import FloatArray
 from simulator.closed_form.load import mean_load
 from simulator.closed_form.steady import approximations, steady_state
+from simulator.compiled import engine
 from simulator.deployment.deployment import Deployment
 from simulator.deployment.fingerprint import fingerprint
 from simulator.explanation.priced import Certainty, decode_certainty
@@ -267,6 +268,7 @@ def _provenance(scenario: Scenario, deployment: Deployment, certainty: Certainty
     hardware = deployment.hardware
     return {
         "moesim": _release(),
+        "engine": engine(),
         "fingerprint": fingerprint(scenario),
         "python": platform.python_version(),
         "numpy": np.__version__,
