@@ -9,7 +9,7 @@ import numpy as np
 
 from simulator.arrays import FloatArray
 from simulator.closed_form.load import Load
-from simulator.closed_form.steps import MeanStep, columns, mean_step
+from simulator.closed_form.steps import MeanStep, MeanTimer, columns, mean_step
 from simulator.deployment.deployment import Deployment
 
 #: Prompts of one step, and such that wait, that are told apart; more are bundled [1].
@@ -64,7 +64,8 @@ def serve_prompts(deployment: Deployment, load: Load, windows: int) -> PromptQue
     bundle = max(math.ceil(most / _MOST_IN_STEP), 1)
     sizes = np.arange(1, max(most // bundle, 1) + 1)
     grid = np.unique(np.rint(np.geomspace(1, sizes[-1], _PRICED)))
-    priced = columns(_prompt_step(deployment, load, size * bundle, chunks, windows) for size in grid.tolist())
+    timer = MeanTimer(deployment)
+    priced = columns(_prompt_step(timer, load, size * bundle, chunks, windows) for size in grid.tolist())
     steps = {name: np.interp(sizes, grid, values) for name, values in priced.items()}
     duration = chunks * steps["duration_s"]
     arrivals = max(load.rate, _RAREST) / bundle
@@ -84,12 +85,13 @@ def serve_prompts(deployment: Deployment, load: Load, windows: int) -> PromptQue
     )
 
 
-def _prompt_step(deployment: Deployment, load: Load, prompts: float, chunks: int, windows: int) -> MeanStep:
+def _prompt_step(timer: MeanTimer, load: Load, prompts: float, chunks: int, windows: int) -> MeanStep:
     """Price a step of so many prompts over all ranks, or one of the ``chunks`` of a longer one."""
-    limits = deployment.limits
+    limits = timer.limits
+    timer.restart()
     own = min(math.ceil(prompts / limits.dp) * load.inputs / chunks, float(limits.token_budget))
     tokens = prompts * load.inputs / chunks
-    return mean_step(deployment.timer(), limits, 0.0, load, tokens=tokens, own=own, windows=windows)
+    return mean_step(timer, 0.0, load, tokens=tokens, own=own, windows=windows)
 
 
 def _stationary(arrivals: float, duration: FloatArray, behind: int) -> tuple[FloatArray, float]:

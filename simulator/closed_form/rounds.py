@@ -18,7 +18,7 @@ import numpy as np
 from simulator.arrays import FloatArray
 from simulator.closed_form.load import Load
 from simulator.closed_form.schedulers import STEADY_SCHEDULERS
-from simulator.closed_form.steps import MeanStep, columns, mean_of
+from simulator.closed_form.steps import MeanStep, MeanTimer, columns
 from simulator.deployment.deployment import Deployment
 from simulator.deployment.limits import Limits
 from simulator.step.work import StepWork
@@ -142,7 +142,7 @@ class _Rank:
 
     def __init__(self, deployment: Deployment, load: Load, requests: int) -> None:
         limits = self._limits = deployment.limits
-        self._timer, self._policy = deployment.timer(), STEADY_SCHEDULERS[limits.scheduler]
+        self._timer, self._policy = MeanTimer(deployment), STEADY_SCHEDULERS[limits.scheduler]
         self._load, self._frontend = load, deployment.stack.number("frontend")
         self._decodes = round(load.decodes)
         self.requests = math.ceil(requests / limits.dp)
@@ -219,7 +219,7 @@ class _Rank:
 
     def _prefill(self, chunks: Sequence[tuple[int, int]], done: Sequence[tuple[int, float]]) -> None:
         decoding = round(self._policy.decoding(self._decoding))
-        self._take(mean_of(self._timer, [(self._work(chunks, decoding), 1.0)]), 1, decoding)
+        self._take(self._timer.time(self._work(chunks, decoding)), 1, decoding)
         for count, arrival in done:
             self._late.append(_Late(self._index + self._limits.delivery_steps, "first", count, arrival))
             self._join(count, arrival)
@@ -229,9 +229,7 @@ class _Rank:
         most = self._running[0][0] - self._decoded
         if self._late:
             most = min(most, max(self._late[0].step - self._index, 1))
-        windows = min(most, _WINDOWS)
-        work = self._work((), self._decoding, ahead=(most - 1) / 2)
-        step = mean_of(self._timer, [(work, 1.0 / windows)] * windows)
+        step = self._timer.time(self._work((), self._decoding, ahead=(most - 1) / 2), min(most, _WINDOWS))
         count = most
         if self._coming and self._decoding < self._most:
             count = min(most, max(math.ceil((self._coming[0][0] - self._now) / step.duration), 1))
@@ -293,7 +291,7 @@ class _Rank:
     def rounds(self) -> Rounds:
         """Condense the rounds that are counted."""
         begin, first, answered = self._begin or (0.0, 0, 0)
-        counted = sorted(self._steps[first:], key=lambda step: step[0].row["prompt_total"] > 0)
+        counted = sorted(self._steps[first:], key=lambda step: step[0].prompts)
         span = self._now - begin
         counts = np.array([count for _, count in counted], dtype=np.float64)
         steps = columns(step for step, _ in counted)

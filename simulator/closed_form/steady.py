@@ -12,7 +12,7 @@ from simulator.closed_form.load import Load, busiest_prompts, mean_load
 from simulator.closed_form.prompt_queue import serve_prompts
 from simulator.closed_form.rounds import keeps_step, play_rounds
 from simulator.closed_form.schedulers import STEADY_SCHEDULERS, SteadyScheduler
-from simulator.closed_form.steps import columns, mean_step
+from simulator.closed_form.steps import MeanTimer, columns, mean_step
 from simulator.deployment.deployment import Deployment
 from simulator.deployment.limits import Limits
 from simulator.deployment.prices import PRICES
@@ -174,17 +174,17 @@ def _sustained(deployment: Deployment, load: Load) -> Steady:
     needs at least one, m / (1 - exp(-m)). Both are solved by iteration, from the largest batch down. Wrong where
     arrivals come in bursts that queue.
     """
-    most = _most_running(deployment.limits, load)
+    timer, most = MeanTimer(deployment), _most_running(deployment.limits, load)
     running = min(load.concurrency or most, most)
-    state = _at(deployment, load, running, most, 1)
+    state = _at(deployment, timer, load, running, most, 1)
     for _ in range(_ROUNDS):
         target = min(max(state.sustained, 1e-3), most)
         if abs(target - running) <= 1e-4 * running:
             break
         running = target
-        state = _at(deployment, load, running, most, 1)
+        state = _at(deployment, timer, load, running, most, 1)
     full = state.sustained >= most
-    state = _at(deployment, load, running, most, _WINDOWS)
+    state = _at(deployment, timer, load, running, most, _WINDOWS)
     if load.concurrency:
         cycle = state.ttft_s + load.decodes * state.gap_s
         rate = min(state.rate, load.concurrency / cycle) if full else load.concurrency / cycle
@@ -245,21 +245,22 @@ def _prefill(limits: Limits, load: Load, policy: SteadyScheduler, running: float
     return _Prefill(share=share, pure=pure, tokens=tokens, own=own, chunks=chunks)
 
 
-def _at(deployment: Deployment, load: Load, running: float, most: float, windows: int) -> Steady:
+def _at(deployment: Deployment, timer: MeanTimer, load: Load, running: float, most: float, windows: int) -> Steady:
     """Step times with so many requests decoding, averaged over windows of the routing trace, always the same."""
-    limits, timer = deployment.limits, deployment.timer()
+    limits = deployment.limits
+    timer.restart()
     closed, policy = load.concurrency > 0, STEADY_SCHEDULERS[limits.scheduler]
     others = max(running - 1.0, 0.0) if closed else running
     batch = max(running, 1.0) if closed else running / -math.expm1(-running)
-    decode = mean_step(timer, limits, batch, load, windows=windows)
+    decode = mean_step(timer, batch, load, windows=windows)
     frontend = deployment.stack.number("frontend")
     late = policy.late(frontend, decode.duration) if closed else 0
     prompts = _prefill(limits, load, policy, running, batch, late)
     decoding = policy.decoding(others)
-    prefill = mean_step(timer, limits, decoding, load, tokens=prompts.tokens, own=prompts.own, windows=windows)
+    prefill = mean_step(timer, decoding, load, tokens=prompts.tokens, own=prompts.own, windows=windows)
     felt = decode.duration
     if not closed:
-        felt = mean_step(timer, limits, min(running + 1.0, most), load, windows=windows).duration
+        felt = mean_step(timer, min(running + 1.0, most), load, windows=windows).duration
     met = prompts.share * others / batch
     if not closed:
         # The step after its own prompt holds the prompts that came meanwhile.

@@ -1,4 +1,4 @@
-"""Steps as the closed form sees them: priced by the timer of the engine, averaged over windows of the routing trace."""
+"""Steps as the closed form sees them: priced from the engine's tables, averaged over windows of the routing trace."""
 
 from __future__ import annotations
 
@@ -10,37 +10,156 @@ import numpy as np
 
 from simulator.arrays import FloatArray
 from simulator.closed_form.load import Load
+from simulator.deployment.deployment import Deployment
 from simulator.deployment.limits import Limits
+from simulator.deployment.prices import PRICES
+from simulator.placement.replay import RoutingReplay
+from simulator.step.attention import AttentionTimes
 from simulator.step.columns import STEP_COLUMNS, step_row
-from simulator.step.timer import StepTimer
 from simulator.step.work import StepTime, StepWork
 
+#: Windows of decoded tokens whose experts are remembered, for one deployment [1].
+_KNOWN = 1 << 14
+_DURATION, _PROMPTS = STEP_COLUMNS.index("duration_s"), STEP_COLUMNS.index("prompt_total")
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, slots=True)
 class MeanStep:
-    """The mean of some steps: its duration [s], and its row in ``STEP_COLUMNS``."""
+    """The mean of some steps: its row in ``STEP_COLUMNS``."""
 
-    duration: float
-    row: dict[str, float]
+    row: tuple[float, ...]
+
+    @property
+    def duration(self) -> float:
+        """How long it takes [s]."""
+        return self.row[_DURATION]
+
+    @property
+    def prompts(self) -> bool:
+        """Whether it holds prompt tokens."""
+        return self.row[_PROMPTS] > 0
 
 
-def mean_of(timer: StepTimer, works: Iterable[tuple[StepWork, float]]) -> MeanStep:
-    """Time steps one after another, and average them with their weights, which add up to 1 [1]."""
-    row = dict.fromkeys(STEP_COLUMNS, 0.0)
-    for work, weight in works:
-        _accumulate(row, work, timer.time(work), weight)
-    return MeanStep(duration=row["duration_s"], row=row)
+class MeanTimer:
+    """Times steps as :class:`~simulator.step.timer.TableTimer` does, several windows of the routing trace at once.
+
+    What only the numbers of a step decide is looked up once for all its windows, and what decoded tokens ask of the
+    experts is remembered for all loads of the deployment: their solutions begin at the same place of the trace.
+
+    Parameters
+    ----------
+    deployment : Deployment
+        What prices steps and bounds them.
+    """
+
+    def __init__(self, deployment: Deployment) -> None:
+        self.limits = deployment.limits
+        self._totals, self._routing, self._tables = deployment.totals, deployment.routing, deployment.tables
+        self._pp = deployment.split.pp
+        self._timer = deployment.timer()
+        self._host = self._timer.host
+        self._attention = AttentionTimes(deployment.tables, self._pp)
+        self._share = self._routing.mean_load if self._routing is not None else 0.0
+        # Where tokens change nothing, all windows are the same.
+        self._alike = self._routing is None or self._routing.alike
+        key = ("experts of windows", deployment.fingerprint)
+        self._known: dict[tuple[int, int], tuple[float, float, float]] = PRICES.kept("derived", key, dict)
+        self._prompt_at = self._decode_at = 0
+
+    def restart(self) -> None:
+        """Go back to the beginning of the trace."""
+        self._prompt_at = self._decode_at = 0
+        self._timer.go_to((0, 0))
+
+    def skip(self, prompt_total: int, decode_total: int) -> None:
+        """Go past the tokens of steps that are not timed: of prompts, and decoded [tokens]."""
+        if self._routing is not None:
+            self._prompt_at = (self._prompt_at + prompt_total) % self._routing.tokens
+            self._decode_at = (self._decode_at + decode_total) % self._routing.tokens
+            self._timer.go_to((self._prompt_at, self._decode_at))
+
+    def time(self, work: StepWork, windows: int = 1) -> MeanStep:
+        """Average a step over the next windows of the trace."""
+        mean = self._mean(work, windows) if self._timer.takes_series else self._overlapping(work, windows)
+        context = work.decode_total * work.decode_context
+        return MeanStep(step_row(work, mean, instance=0, start=0.0, queue_length=0, kv_use=0.0, context=context))
+
+    def _overlapping(self, work: StepWork, windows: int) -> StepTime:
+        """Average a step whose overlap is chosen window by window."""
+        mean, share = StepTime(imbalance=0.0), 1.0 / windows
+        for _ in range(windows):
+            step = self._timer.time(work)
+            mean.duration += share * step.duration
+            mean.attention += share * step.attention
+            mean.prompt_projections += share * step.prompt_projections
+            mean.experts += share * step.experts
+            mean.imbalance_wait += share * step.imbalance_wait
+            mean.gap += share * step.gap
+            mean.imbalance += share * step.imbalance
+            mean.saved += share * step.saved
+        self._prompt_at, self._decode_at = self._timer.places
+        return mean
+
+    def _mean(self, work: StepWork, windows: int) -> StepTime:
+        """Average a step that runs as one batch."""
+        mean, totals, pp = StepTime(), self._totals, self._pp
+        rows = -(-work.rows // pp)
+        if work.decode_rows:
+            mean.attention = self._attention.decode(work.decode_rows, work.decode_context)
+        if work.prompt_total:
+            prompts, mean.prompt_projections = self._attention.prompts(
+                work.prompt_rows, work.prompt_sequences, work.prompt_prefix
+            )
+            mean.attention += prompts
+            logits, decoded = -(-work.logits // pp), -(-work.decode_rows // pp)
+            fixed = totals.tokens[rows] + totals.logits[logits] + totals.absorbed[decoded] + totals.drafting[decoded]
+            exchange = totals.prompt_exchange[rows]
+        else:
+            fixed, exchange = totals.alone[rows], totals.exchange[rows]
+        fixed += mean.attention + mean.prompt_projections
+        launching, least_gap = self._host.launching(work), self._host.gap(work, 0.0, 0.0)
+        prompt, decode = -(-work.prompt_total // pp), -(-work.decode_total // pp)
+        experts = wait = uneven = duration = 0.0
+        count = 1 if self._alike else windows
+        for _ in range(count):
+            each, late, imbalance = self._experts(self._routing, prompt, decode) if self._routing else (0.0, 0.0, 1.0)
+            busy = fixed + exchange * (imbalance - 1.0) + each + late
+            duration += least_gap + max(busy, launching)
+            experts, wait, uneven = experts + each, wait + late, uneven + imbalance
+            mean.gap += least_gap + max(launching - busy, 0.0)
+        mean.duration, mean.gap = duration / count, mean.gap / count
+        mean.experts, mean.imbalance_wait, mean.imbalance = experts / count, wait / count, uneven / count
+        return mean
+
+    def _experts(self, routing: RoutingReplay, prompt: int, decode: int) -> tuple[float, float, float]:
+        """Time the experts on the next tokens: the mean rank, what the slowest adds [s], and the imbalance [1]."""
+        prompt_at, decode_at = self._prompt_at, self._decode_at
+        self._decode_at = (decode_at + decode) % routing.tokens
+        if prompt:
+            self._prompt_at = (prompt_at + prompt) % routing.tokens
+            load = routing.prefill.load(prompt_at, prompt)
+            if decode:
+                load = load + routing.decode.load(decode_at, decode)
+            line = self._tables.experts["prefill"].at(prompt + decode)
+            return line.time(np.maximum.reduce(load, axis=0).astype(np.float64), (prompt + decode) * self._share)
+        found = self._known.get((decode_at, decode))
+        if found is None:
+            hottest = np.maximum.reduce(routing.decode.load(decode_at, decode), axis=0).astype(np.float64)
+            found = self._tables.experts["decode"].at(decode).time(hottest, decode * self._share)
+            if len(self._known) >= _KNOWN:
+                self._known.clear()
+            self._known[decode_at, decode] = found
+        return found
 
 
 def columns(steps: Iterable[MeanStep]) -> dict[str, FloatArray]:
     """Return mean steps as arrays of ``STEP_COLUMNS``, one row each."""
-    rows = [step.row for step in steps]
-    return {name: np.array([row[name] for row in rows]) for name in STEP_COLUMNS}
+    table = np.array([step.row for step in steps])
+    return dict(zip(STEP_COLUMNS, table.T, strict=True))
 
 
 def mean_step(
-    timer: StepTimer,
-    limits: Limits,
+    timer: MeanTimer,
     running: float,
     load: Load,
     *,
@@ -52,10 +171,8 @@ def mean_step(
 
     Parameters
     ----------
-    timer : StepTimer
+    timer : MeanTimer
         What prices it.
-    limits : Limits
-        Ranks, what they may run, and the tokens of a decoded sequence.
     running : float
         Requests that decode in it, over all ranks [1].
     load : Load
@@ -66,21 +183,21 @@ def mean_step(
         Parts of the routing trace [1].
     """
     # Fewer requests than ranks: the busiest rank holds one as soon as there is one.
-    dp = limits.dp
+    limits, dp = timer.limits, timer.limits.dp
     each = min(running / dp, limits.max_running) if running >= dp else min(running, 1.0)
     low = math.floor(each)
-    works: list[tuple[StepWork, float]] = []
+    row = [0.0] * len(STEP_COLUMNS)
     for size, weight in ((low, 1.0 - (each - low)), (low + 1, each - low)):
         total = max(round(running), size) if dp > 1 else size
         if weight > 0.0 and (size or tokens > 0.0):
-            work = _work(size, total, load, tokens, own, limits.query_tokens)
-            works += [(work, weight / windows)] * windows
-    return mean_of(timer, works)
+            step = timer.time(_work(size, total, load, tokens, own, limits), windows)
+            row = [value + weight * part for value, part in zip(row, step.row, strict=True)]
+    return MeanStep(tuple(row))
 
 
-def _work(size: int, total: int, load: Load, tokens: float, own: float, query_tokens: int) -> StepWork:
+def _work(size: int, total: int, load: Load, tokens: float, own: float, limits: Limits) -> StepWork:
     """One step: ``size`` decoding and ``own`` prompt tokens on the busiest rank."""
-    work = StepWork(query_tokens=query_tokens)
+    work = StepWork(query_tokens=limits.query_tokens)
     if size:
         work.set_decode(running=total, most=size, sequences=size, context=load.context)
     if tokens:
@@ -93,10 +210,3 @@ def _work(size: int, total: int, load: Load, tokens: float, own: float, query_to
             total=round(tokens),
         )
     return work
-
-
-def _accumulate(row: dict[str, float], work: StepWork, step: StepTime, weight: float) -> None:
-    context = work.decode_total * work.decode_context
-    values = step_row(work, step, instance=0, start=0.0, queue_length=0, kv_use=0.0, context=context)
-    for name, value in zip(STEP_COLUMNS, values, strict=True):
-        row[name] += weight * value
