@@ -88,7 +88,7 @@ def serve_prompts(deployment: Deployment, load: Load, windows: int) -> PromptQue
 def _prompt_step(timer: MeanTimer, load: Load, prompts: float, chunks: int, windows: int) -> MeanStep:
     """Price a step of so many prompts over all ranks, or one of the ``chunks`` of a longer one."""
     limits = timer.limits
-    timer.restart()
+    timer.places = 0, 0
     own = min(math.ceil(prompts / limits.dp) * load.inputs / chunks, float(limits.token_budget))
     tokens = prompts * load.inputs / chunks
     return mean_step(timer, 0.0, load, tokens=tokens, own=own, windows=windows)

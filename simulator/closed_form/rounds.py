@@ -90,7 +90,7 @@ def play_rounds(deployment: Deployment, load: Load) -> Rounds:
 def _played(deployment: Deployment, load: Load, requests: int) -> Rounds:
     """Follow the rounds of an instance with so many requests."""
     rank = _Rank(deployment, load, requests)
-    while rank.answered < (_SETTLING + _COUNTED) * rank.requests:
+    while rank.answered < rank.settled + _COUNTED * rank.requests:
         rank.step()
     return rank.rounds()
 
@@ -160,6 +160,11 @@ class _Rank:
         self._context = 0.0
         self._late: deque[_Late] = deque()
         self.answered = 0
+        # Answers before anything is counted.
+        self.settled = _SETTLING * self.requests
+        self._rounds = 0
+        # States in which rounds began: which round that was, and where in the routing trace.
+        self._states: dict[tuple[object, ...], tuple[int, tuple[int, int]]] = {}
         self._first, self._last = _Counts(), _Counts()
         self._steps: list[tuple[MeanStep, int]] = []
         # Where counting begins: the time [s], the steps so far, and the requests answered.
@@ -266,8 +271,37 @@ class _Rank:
             if late.what == "last":
                 self._coming.append((self._now + self._frontend, late.count, self._now))
                 self.answered += late.count
-        if self._begin is None and self.answered >= _SETTLING * self.requests:
+        if self._begin is None:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Begin to count where rounds have settled; do not follow rounds that repeat others, but go past their tokens.
+
+        A state that has been there before comes back after as many rounds again, whatever the tokens of the trace ask.
+        """
+        begun = self.answered // self.requests
+        if begun > self._rounds and self.answered < self.settled:
+            self._rounds = begun
+            before, places = self._states.setdefault(self._state(), (begun, self._timer.places))
+            if before < begun:
+                times = (_SETTLING - begun) // (begun - before)
+                self.settled -= times * (begun - before) * self.requests
+                now = self._timer.places
+                self._timer.places = now[0] + times * (now[0] - places[0]), now[1] + times * (now[1] - places[1])
+                # What is left of the settling rounds is followed.
+                self._rounds = _SETTLING
+        if self.answered >= self.settled:
             self._begin = (self._now, len(self._steps), self.answered)
+
+    def _state(self) -> tuple[object, ...]:
+        """Return all that the next steps depend on but times: who is where, and after how many steps goes on."""
+        return (
+            self.answered % self.requests,
+            tuple((prompts.count, prompts.done) for prompts in self._waiting),
+            tuple((end - self._decoded, count) for end, count, _ in self._running),
+            tuple((late.step - self._index, late.what, late.count) for late in self._late),
+            tuple(count for _, count, _ in self._coming),
+        )
 
     def _work(self, chunks: Sequence[tuple[int, int]], decoding: int, ahead: float = 0.0) -> StepWork:
         """Describe a step, or the middle of several that are so many steps ahead."""

@@ -248,7 +248,7 @@ def _prefill(limits: Limits, load: Load, policy: SteadyScheduler, running: float
 def _at(deployment: Deployment, timer: MeanTimer, load: Load, running: float, most: float, windows: int) -> Steady:
     """Step times with so many requests decoding, averaged over windows of the routing trace, always the same."""
     limits = deployment.limits
-    timer.restart()
+    timer.places = 0, 0
     closed, policy = load.concurrency > 0, STEADY_SCHEDULERS[limits.scheduler]
     others = max(running - 1.0, 0.0) if closed else running
     batch = max(running, 1.0) if closed else running / -math.expm1(-running)

@@ -50,6 +50,13 @@ class MeanTimer:
     ----------
     deployment : Deployment
         What prices steps and bounds them.
+
+    Attributes
+    ----------
+    limits : Limits
+        What bounds them.
+    places : (int, int)
+        Where in the trace the next step begins, and all turns before: of prompts, and of decoded tokens [tokens].
     """
 
     def __init__(self, deployment: Deployment) -> None:
@@ -64,29 +71,25 @@ class MeanTimer:
         self._alike = self._routing is None or self._routing.alike
         key = ("experts of windows", deployment.fingerprint)
         self._known: dict[tuple[int, int], tuple[float, float, float]] = PRICES.kept("derived", key, dict)
-        self._prompt_at = self._decode_at = 0
-
-    def restart(self) -> None:
-        """Go back to the beginning of the trace."""
-        self._prompt_at = self._decode_at = 0
-        self._timer.go_to((0, 0))
-
-    def skip(self, prompt_total: int, decode_total: int) -> None:
-        """Go past the tokens of steps that are not timed: of prompts, and decoded [tokens]."""
-        if self._routing is not None:
-            self._prompt_at = (self._prompt_at + prompt_total) % self._routing.tokens
-            self._decode_at = (self._decode_at + decode_total) % self._routing.tokens
-            self._timer.go_to((self._prompt_at, self._decode_at))
+        self.places = 0, 0
 
     def time(self, work: StepWork, windows: int = 1) -> MeanStep:
         """Average a step over the next windows of the trace."""
-        mean = self._mean(work, windows) if self._timer.takes_series else self._overlapping(work, windows)
+        prompt, decode = -(-work.prompt_total // self._pp), -(-work.decode_total // self._pp)
+        if self._timer.takes_series:
+            mean = self._mean(work, prompt, decode, windows)
+        else:
+            mean = self._overlapping(work, windows)
+        self.places = self.places[0] + windows * prompt, self.places[1] + windows * decode
         context = work.decode_total * work.decode_context
         return MeanStep(step_row(work, mean, instance=0, start=0.0, queue_length=0, kv_use=0.0, context=context))
 
     def _overlapping(self, work: StepWork, windows: int) -> StepTime:
         """Average a step whose overlap is chosen window by window."""
         mean, share = StepTime(imbalance=0.0), 1.0 / windows
+        if self._routing is not None:
+            trace = self._routing.tokens
+            self._timer.go_to((self.places[0] % trace, self.places[1] % trace))
         for _ in range(windows):
             step = self._timer.time(work)
             mean.duration += share * step.duration
@@ -97,11 +100,10 @@ class MeanTimer:
             mean.gap += share * step.gap
             mean.imbalance += share * step.imbalance
             mean.saved += share * step.saved
-        self._prompt_at, self._decode_at = self._timer.places
         return mean
 
-    def _mean(self, work: StepWork, windows: int) -> StepTime:
-        """Average a step that runs as one batch."""
+    def _mean(self, work: StepWork, prompt: int, decode: int, windows: int) -> StepTime:
+        """Average a step that runs as one batch, and asks so many tokens of either order of a window."""
         mean, totals, pp = StepTime(), self._totals, self._pp
         rows = -(-work.rows // pp)
         if work.decode_rows:
@@ -118,11 +120,13 @@ class MeanTimer:
             fixed, exchange = totals.alone[rows], totals.exchange[rows]
         fixed += mean.attention + mean.prompt_projections
         launching, least_gap = self._host.launching(work), self._host.gap(work, 0.0, 0.0)
-        prompt, decode = -(-work.prompt_total // pp), -(-work.decode_total // pp)
         experts = wait = uneven = duration = 0.0
         count = 1 if self._alike else windows
-        for _ in range(count):
-            each, late, imbalance = self._experts(self._routing, prompt, decode) if self._routing else (0.0, 0.0, 1.0)
+        each, late, imbalance = 0.0, 0.0, 1.0
+        for window in range(count):
+            if self._routing is not None:
+                at = self.places[0] + window * prompt, self.places[1] + window * decode
+                each, late, imbalance = self._experts(self._routing, at, prompt, decode)
             busy = fixed + exchange * (imbalance - 1.0) + each + late
             duration += least_gap + max(busy, launching)
             experts, wait, uneven = experts + each, wait + late, uneven + imbalance
@@ -131,12 +135,12 @@ class MeanTimer:
         mean.experts, mean.imbalance_wait, mean.imbalance = experts / count, wait / count, uneven / count
         return mean
 
-    def _experts(self, routing: RoutingReplay, prompt: int, decode: int) -> tuple[float, float, float]:
-        """Time the experts on the next tokens: the mean rank, what the slowest adds [s], and the imbalance [1]."""
-        prompt_at, decode_at = self._prompt_at, self._decode_at
-        self._decode_at = (decode_at + decode) % routing.tokens
+    def _experts(
+        self, routing: RoutingReplay, at: tuple[int, int], prompt: int, decode: int
+    ) -> tuple[float, float, float]:
+        """Time the experts on so many tokens from two places on: mean rank, what the slowest adds [s], imbalance."""
+        prompt_at, decode_at = at[0] % routing.tokens, at[1] % routing.tokens
         if prompt:
-            self._prompt_at = (prompt_at + prompt) % routing.tokens
             load = routing.prefill.load(prompt_at, prompt)
             if decode:
                 load = load + routing.decode.load(decode_at, decode)
