@@ -21,12 +21,14 @@ from simulator.results.summary import Capacity, Work
 from simulator.results.values import Distribution, Summary
 from simulator.results.work import step_work
 from simulator.scenario.sections import Slo
-from simulator.step.components import COMPONENTS
+from simulator.step.components import COMPONENTS, STEP_PARTS
 from workloads.requests.trace import RequestTrace
 
 _NAN = float("nan")
 _WINDOWS = 4
 _ROUNDS = 40
+#: Largest rise of what a batch sustains with the batch that the search for the steady one reckons with [1].
+_STEEPEST = 0.9
 #: Decode steps of an answer below which steps matter by which its first token is late [1].
 _SHORT_ANSWER = 4
 
@@ -177,11 +179,13 @@ def _sustained(deployment: Deployment, load: Load) -> Steady:
     timer, most = MeanTimer(deployment), _most_running(deployment.limits, load)
     running = min(load.concurrency or most, most)
     state = _at(deployment, timer, load, running, most, 1)
+    before = None
     for _ in range(_ROUNDS):
         target = min(max(state.sustained, 1e-3), most)
         if abs(target - running) <= 1e-4 * running:
             break
-        running = target
+        tried, running = (running, target), _next(before, (running, target), most)
+        before = tried
         state = _at(deployment, timer, load, running, most, 1)
     full = state.sustained >= most
     state = _at(deployment, timer, load, running, most, _WINDOWS)
@@ -196,6 +200,21 @@ def _sustained(deployment: Deployment, load: Load) -> Steady:
         served = replace(state, rate=state.rate if saturated else load.rate, saturated=saturated)
     # So many decode steps are needed; what is left of the time is idle.
     return replace(served, weights=state.weights * served.rate * load.decodes / max(state.batch, 1e-9))
+
+
+def _next(before: tuple[float, float] | None, now: tuple[float, float], most: float) -> float:
+    """Return the batch to try after one, where so many are sustained, and perhaps another before: of the secant [1].
+
+    A batch sustains nearly as many as a straight line says, so the secant meets what sustains itself in few steps. It
+    goes no further than nine times the plain step, in whose direction the solution is.
+    """
+    tried, target = now
+    if before is None or tried == before[0]:
+        return target
+    slope = (target - before[1]) / (tried - before[0])
+    if not slope < _STEEPEST:
+        slope = _STEEPEST
+    return min(max(tried + (target - tried) / (1.0 - slope), 1e-3), most)
 
 
 def _most_running(limits: Limits, load: Load) -> float:
@@ -333,12 +352,7 @@ def steady_state(
         Seconds by component per second of one instance, idle included.
     """
     state = solve(deployment, load)
-    timer, breakdown = deployment.timer(), dict.fromkeys(COMPONENTS, 0.0)
-    for index, weight in enumerate(state.weights):
-        parts = timer.breakdown({name: column[index : index + 1] for name, column in state.steps.items()})
-        for part, seconds in parts.items():
-            breakdown[part] += weight * seconds
-    breakdown["idle"] = max(1.0 - sum(breakdown.values()), 0.0)
+    breakdown = _breakdown(deployment, state)
     work = step_work(deployment, state.steps, state.weights)
     tpot = state.gap_s
     e2el = state.ttft_s + (load.decodes * tpot if load.decodes else 0.0)
@@ -351,6 +365,18 @@ def steady_state(
     spread = spreads.at(round(state.batch))
     summary = _summary(state, load, capacity, work, rate, e2el, instances, spread, met=met)
     return summary, breakdown
+
+
+def _breakdown(deployment: Deployment, state: Steady) -> dict[str, float]:
+    """Seconds by component per second of one instance, idle included."""
+    parts = deployment.timer().parts(state.steps)
+    exchanges = [STEP_PARTS.index("dispatch"), STEP_PARTS.index("combine")]
+    exchanged = parts[:, exchanges]
+    saved = state.steps["saved"] / np.maximum(exchanged.sum(axis=1), 1e-30)
+    parts[:, exchanges] -= saved[:, None] * exchanged
+    breakdown = dict.fromkeys(COMPONENTS, 0.0) | dict(zip(STEP_PARTS, (state.weights @ parts).tolist(), strict=True))
+    breakdown["idle"] = max(1.0 - sum(breakdown.values()), 0.0)
+    return breakdown
 
 
 def _summary(

@@ -176,27 +176,32 @@ class TableTimer:
 
     def breakdown(self, steps: dict[str, FloatArray]) -> dict[str, float]:
         """Split recorded steps into seconds by component."""
+        total = dict(zip(STEP_PARTS, self.parts(steps).sum(axis=0).tolist(), strict=True))
+        saved, exchanged = float(steps["saved"].sum()), total["dispatch"] + total["combine"]
+        for name in ("dispatch", "combine"):
+            total[name] -= saved * total[name] / max(exchanged, 1e-30)
+        return total
+
+    def parts(self, steps: dict[str, FloatArray]) -> FloatArray:
+        """Seconds of recorded steps by component, as if nothing overlapped; shape (steps, ``STEP_PARTS``) [s]."""
         tables, pp = self._tables, self._pp
         rows = np.ceil(steps["rows"] / pp).astype(np.int64)
         decoding = steps["prompt_total"] == 0
         logits = np.ceil(steps["logits"] / pp).astype(np.int64)
         decoded = np.ceil(steps["decode_rows"] / pp).astype(np.int64)
-        both = np.concatenate([tables.tokens, tables.prompts])
-        parts = both[np.where(decoding, self._totals.padded[rows], rows + len(tables.tokens))]
-        parts = parts + tables.logits[np.where(decoding, rows, logits)]
+        parts = np.empty((len(rows), len(OP_COMPONENTS)))
+        parts[decoding] = tables.tokens[self._totals.padded[rows[decoding]]]
+        parts[~decoding] = tables.prompts[rows[~decoding]]
+        parts += tables.logits[np.where(decoding, rows, logits)]
         sequences = np.where(decoding, -(-rows // self._totals.query_tokens), decoded)
-        parts = parts + tables.decode[sequences] + tables.drafting[sequences]
-        total = dict.fromkeys(STEP_PARTS, 0.0)
+        parts += tables.decode[sequences] + tables.drafting[sequences]
+        found = np.zeros((len(rows), len(STEP_PARTS)))
         for index, name in enumerate(OP_COMPONENTS):
-            total[name] = float(parts[:, index].sum())
-        exchange = np.where(decoding, tables.exchange[rows], tables.prompt_exchange[rows])
-        extra = exchange * (steps["imbalance"] - 1.0)
-        total["dispatch"] += float(extra.sum()) / 2
-        total["combine"] += float(extra.sum()) / 2
-        saved, exchanged = float(steps["saved"].sum()), total["dispatch"] + total["combine"]
+            found[:, STEP_PARTS.index(name)] = parts[:, index]
+        extra = np.where(decoding, tables.exchange[rows], tables.prompt_exchange[rows]) * (steps["imbalance"] - 1.0)
         for name in ("dispatch", "combine"):
-            total[name] -= saved * total[name] / max(exchanged, 1e-30)
+            found[:, STEP_PARTS.index(name)] += extra / 2
         for component in STEP_COMPONENTS:
             if component.recorded:
-                total[component.name] += float(steps[component.recorded].sum())
-        return total
+                found[:, STEP_PARTS.index(component.name)] += steps[component.recorded]
+        return found
