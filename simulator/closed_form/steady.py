@@ -253,7 +253,7 @@ def _prefill(limits: Limits, load: Load, policy: SteadyScheduler, running: float
     budget = policy.budget(limits, batch / limits.dp)
     # A prompt that may not be split is so nevertheless where it is longer than a whole step.
     longest = budget if limits.chunked else float(limits.token_budget)
-    chunks = float(np.ceil(np.asarray(load.prompts) / longest).mean())
+    chunks = 1.0 if load.prompts[-1] <= longest else float(np.ceil(np.asarray(load.prompts) / longest).mean())
     steps, own = _prompt_steps(load, limits.dp, together, late)
     steps *= ends / together
     # Prompts that arrive within one step are computed together, as far as the budget of all ranks goes.
@@ -320,8 +320,9 @@ def _prompt_steps(load: Load, dp: int, ends: float, late: int) -> tuple[float, f
     stops the decoding; those whose turn came while it was on its way arrive during its step and share the next.
     """
     first, second = -math.expm1(-ends), -math.expm1(-ends * late)
-    own = busiest_prompts(load, dp, ends)
-    if late:
+    # A rank that is alone has them all.
+    own = busiest_prompts(load, dp, ends) if dp > 1 else 0.0
+    if late and dp > 1:
         own = (own + second * busiest_prompts(load, dp, ends * late)) / (1.0 + second)
     return (1.0 + second) / (1.0 / first + late), own
 

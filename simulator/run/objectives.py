@@ -11,6 +11,7 @@ from hardware_profiles.units import format_seconds
 from simulator.closed_form.load import mean_load
 from simulator.closed_form.steady import solve
 from simulator.deployment.deployment import Deployment
+from simulator.deployment.prices import PRICES
 from simulator.results.values import Summary
 from simulator.scenario.features import asked_features
 from simulator.scenario.sections import Slo
@@ -18,6 +19,9 @@ from workloads.requests.trace import RequestTrace
 
 if TYPE_CHECKING:
     from simulator.run.plan import RunPlan
+
+#: Requests that are alone of which a deployment remembers the times [1].
+_KNOWN = 4096
 
 
 def unreachable_in_run(plan: RunPlan) -> tuple[str, ...]:
@@ -68,16 +72,12 @@ def unreachable(
     if slo.ttft is None and slo.tpot is None and slo.e2el is None:
         return ()
     inputs, outputs = int(trace.input_tokens.min()), int(trace.output_tokens.min())
-    # A request of one token has no time per token; it is given a second one to find out what it would be.
-    request = RequestTrace(
-        arrival=np.zeros(1), input_tokens=np.array([inputs]), output_tokens=np.array([max(outputs, 2)]), concurrency=1
-    )
-    alone = mean_load(request, 1)
     found = []
     for prompts, decodes in sites:
-        first = solve(prompts, alone)
-        gap = (first if decodes is prompts else solve(decodes, alone)).gap_s
-        found.append((first.ttft_s, gap, first.ttft_s + (outputs - 1.0) * gap))
+        ttft, gap = _alone(prompts, inputs, outputs)
+        if decodes is not prompts:
+            _, gap = _alone(decodes, inputs, outputs)
+        found.append((ttft, gap, ttft + (outputs - 1.0) * gap))
     best = dict(zip(("ttft", "tpot", "e2el"), map(min, zip(*found, strict=True)), strict=True))
     return tuple(
         f"slo.{name} = {format_seconds(limit)} cannot be met{where}: the best reachable is "
@@ -85,3 +85,21 @@ def unreachable(
         for name, reachable in best.items()
         if (limit := getattr(slo, name)) is not None and limit < reachable
     )
+
+
+def _alone(deployment: Deployment, inputs: int, outputs: int) -> tuple[float, float]:
+    """Time to first token and between tokens of a request that is alone [s]; remembered, as loads share their shortest.
+
+    A request of one token has no time per token; it is given a second one to find out what it would be.
+    """
+    known: dict[tuple[int, int], tuple[float, float]] = PRICES.kept("derived", ("alone", deployment.fingerprint), dict)
+    key = inputs, max(outputs, 2)
+    if key not in known:
+        if len(known) >= _KNOWN:
+            known.clear()
+        request = RequestTrace(
+            arrival=np.zeros(1), input_tokens=np.array(key[:1]), output_tokens=np.array(key[1:]), concurrency=1
+        )
+        state = solve(deployment, mean_load(request, 1))
+        known[key] = state.ttft_s, state.gap_s
+    return known[key]
