@@ -25,6 +25,7 @@ _MAY_BE_ZERO = {
     "index_heads",
     "index_head_dim",
     "index_top_k",
+    "index_pool",
     "latent",
     "encoders",
     "ratio",

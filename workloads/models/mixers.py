@@ -112,9 +112,10 @@ class GroupedQueryAttention:
 class LatentAttention:
     """Multi-head latent attention (DeepSeek-V2); ``index_*`` describe DeepSeek sparse attention's indexer.
 
-    With ``index_top_k`` alone a layer attends to what the indexer of an earlier layer chose. ``window`` limits
-    attention to the last so many tokens; ``output_gate`` adds a gate of one column per element that the heads mix,
-    ``head_gate`` one per head; ``sinks`` one learned logit per head.
+    The indexer keeps one key of ``index_pool`` tokens where that is above 0. With ``index_top_k`` alone a layer attends
+    to what the indexer of an earlier layer chose. ``window`` limits attention to the last so many tokens;
+    ``output_gate`` adds a gate of one column per element that the heads mix, ``head_gate`` one per head; ``sinks`` one
+    learned logit per head.
     """
 
     num_heads: int
@@ -126,6 +127,7 @@ class LatentAttention:
     index_heads: int = 0
     index_head_dim: int = 0
     index_top_k: int = 0
+    index_pool: int = 0
     window: int | None = None
     output_gate: bool = False
     head_gate: bool = False
@@ -149,6 +151,8 @@ class LatentAttention:
             matrices += source * self.index_heads * self.index_head_dim
             matrices += hidden * (self.index_head_dim + self.index_heads)
             vectors += 2 * self.index_head_dim
+            matrices += hidden * self.index_head_dim * (self.index_pool > 0)
+            vectors += self.index_pool * self.index_head_dim
         return Count(matrices, vectors)
 
     def score_flops(self, phase: Phase, context: float) -> float:
@@ -161,7 +165,7 @@ class LatentAttention:
         limit = self.index_top_k if sparse else self.window
         scores = 2.0 * heads * (2 * self.kv_lora_rank + rope) * attended_tokens(phase, context, limit)
         indexer = 2.0 * self.index_heads * self.index_head_dim * attended_tokens(phase, context)
-        return scores + indexer
+        return scores + indexer / max(self.index_pool, 1)
 
     def kv_bytes(self, element: float) -> float:
         """The latent and the rotary key [bytes].
@@ -170,7 +174,7 @@ class LatentAttention:
         (DeepSeek-V3.2's reference implementation). The fp8 cache of sparse attention keeps the rotary key in bfloat16
         and a float32 scale per 128 elements of the latent: 656 bytes, not 576 (FlashMLA, vLLM and SGLang).
         """
-        indexer = self.index_head_dim + 4.0 if self.index_heads else 0.0
+        indexer = (self.index_head_dim + 4.0) / max(self.index_pool, 1) if self.index_heads else 0.0
         if self.index_top_k and element <= 1.0:
             return self.kv_lora_rank * (element + 4.0 / 128) + 2.0 * self.qk_rope_head_dim + indexer
         return element * (self.kv_lora_rank + self.qk_rope_head_dim) + indexer

@@ -63,6 +63,8 @@ FAMILIES: Mapping[str, Family] = {
     "grok-1": families.grok,
     "hunyuan_v1_moe": families.hunyuan_moe,
     "hy_v3": usual(Features(qk_norm="head", first_dense=1)),
+    "hy_v4": hybrids.hy_v4,
+    "hy_v4_vl_text": hybrids.hy_v4,
     "jamba": hybrids.jamba,
     "kimi_k2": families.deepseek_v3,
     "kimi_k25": families.deepseek_v3,

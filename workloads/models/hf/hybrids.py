@@ -21,7 +21,7 @@ from workloads.models.hf.parts import (
     with_mixers,
     without_indexer,
 )
-from workloads.models.hf.usual import Features, dense_ffn, experts
+from workloads.models.hf.usual import Features, dense_ffn, experts, usual
 from workloads.models.mixers import (
     Attention,
     CompressedAttention,
@@ -191,7 +191,8 @@ def glm5_next(config: HfConfig) -> Layers:
     """GLM-5-Next: Kimi delta attention, and sparse latent attention whose indexer pools; several residual streams."""
     sparse, moe, dense = _blocks(config, Features())
     number = len(sparse)
-    full, delta = latent(config), _kimi_delta(config, gate_rank=0)
+    full = dataclasses.replace(latent(config), index_pool=config.integer("index_kpool", default=0))
+    delta = _kimi_delta(config, gate_rank=0)
     streams = config.integer("hc_mult", default=0)
     indexed = indexer_places(config, number)
     kinds = [_KINDS.get(kind, kind) for kind in config.names("layer_types", number)]
@@ -205,6 +206,16 @@ def glm5_next(config: HfConfig) -> Layers:
     ]
     maps = 2 * (streams + 2) * streams * streams
     return tuple(dataclasses.replace(layer, norms=2 + maps) for layer in _layers(mixers, sparse, moe, dense))
+
+
+def hy_v4(config: HfConfig) -> Layers:
+    """Hunyuan 4: gated sparse latent attention with sinks and shared indexers; several residual streams.
+
+    The maps of the streams, ``2 hc_mult`` rows of all streams for each block, are counted with the norms.
+    """
+    streams = config.integer("hc_mult", default=0)
+    layers = usual(Features(sinks="all", gate="element"))(config)
+    return tuple(dataclasses.replace(layer, norms=2 + 4 * streams * streams) for layer in layers)
 
 
 def granitemoe_hybrid(config: HfConfig) -> Layers:

@@ -185,7 +185,7 @@ def indexer_places(config: HfConfig, number: int) -> list[bool]:
 
 def without_indexer(attention: LatentAttention) -> LatentAttention:
     """Return sparse attention that takes what another layer's indexer chose."""
-    return dataclasses.replace(attention, index_heads=0, index_head_dim=0)
+    return dataclasses.replace(attention, index_heads=0, index_head_dim=0, index_pool=0)
 
 
 def after_dense(config: HfConfig, attention: Attention, moe: MoE) -> Layers:
