@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from simulator.results.columns import Columns
 from simulator.scenario import Scenario
 from workloads.models.spec import Phase
 
@@ -205,14 +206,14 @@ class Result:
 
     Attributes
     ----------
-    requests : DataFrame
-        One row per request: request_id, instance, rank, arrival_s, admitted_s, computed_s and sent_s (prompts on
-        instances of their own: when the prompt was computed and its KV cache set off), first_token_s, finish_s,
-        input_tokens, output_tokens, preemptions, cached_tokens (of the prompt, not computed), retries (after a
-        failure), measured (inside the measured window).
-    steps : DataFrame
-        One row per engine step: instance, start_s, duration_s, prefill_tokens, decode_tokens, running, queue_length,
-        kv_use (share of the pool), imbalance (max/mean over ranks, mean over layers).
+    request_columns, requests : Columns, DataFrame
+        One row per request; the frame is made when it is first asked for: request_id, instance, rank, arrival_s,
+        admitted_s, computed_s and sent_s (prompts on instances of their own: when the prompt was computed and its KV
+        cache set off), first_token_s, finish_s, input_tokens, output_tokens, preemptions, cached_tokens (of the prompt,
+        not computed), retries (after a failure), measured (inside the measured window).
+    step_columns, steps : Columns, DataFrame
+        One row per engine step, likewise: instance, start_s, duration_s, prefill_tokens, decode_tokens, running,
+        queue_length, kv_use (share of the pool), imbalance (max/mean over ranks, mean over layers).
     breakdown : Mapping of str to float
         Seconds by component (see ``COMPONENTS``) over all steps of all instances.
     slices : tuple of Slice
@@ -230,14 +231,24 @@ class Result:
     scenario: Scenario
     summary: Summary
     breakdown: Mapping[str, float]
-    requests: pd.DataFrame
-    steps: pd.DataFrame
+    request_columns: Columns
+    step_columns: Columns
     slices: tuple[Slice, ...] = ()
     token_gaps: TokenGaps | None = None
     scaling: Scaling | None = None
     warnings: tuple[str, ...] = ()
     provenance: Mapping[str, str] = field(default_factory=dict)
     rebalances: tuple[Mapping[str, float], ...] = ()
+
+    @property
+    def requests(self) -> pd.DataFrame:
+        """One row per request."""
+        return self.request_columns.frame()
+
+    @property
+    def steps(self) -> pd.DataFrame:
+        """One row per engine step."""
+        return self.step_columns.frame()
 
     def document(self) -> dict[str, Any]:
         """Return the JSON document of the CLI."""

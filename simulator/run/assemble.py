@@ -21,6 +21,7 @@ from simulator.deployment.deployment import Deployment
 from simulator.deployment.fingerprint import fingerprint
 from simulator.explanation.priced import Certainty, decode_certainty
 from simulator.placement.replay import expert_spread
+from simulator.results.columns import Columns
 from simulator.results.summary import Capacity, Records, Work, measured_window, share_inside, summarise
 from simulator.results.trace import TokenGaps
 from simulator.results.values import Estimate, Result
@@ -34,8 +35,6 @@ from simulator.step.components import COMPONENTS
 from workloads.requests.trace import RequestTrace
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from simulator.run.plan import RunPlan
     from simulator.serving.engine import EngineRun
 
@@ -90,8 +89,8 @@ def assemble(plan: RunPlan, run: EngineRun, *, wall: float) -> Result:
             prefix_hits=_prefix_hits(scenario, trace, column(run.requests.cached)),
         ),
         breakdown=_breakdown(parts, plan.instance_seconds(float(records.arrival.min()), run.end)),
-        requests=_request_frame(trace, run, window.requests, moved=asks(scenario, "disaggregation")),
-        steps=_step_frame(run.steps),
+        request_columns=_request_columns(trace, run, window.requests, moved=asks(scenario, "disaggregation")),
+        step_columns=_step_columns(run.steps),
         slices=tuple(
             drawn for each, own in parts for drawn in step_slices(each, own, scenario.run.traced_steps // len(parts))
         ),
@@ -220,13 +219,11 @@ def _repeated(scenario: Scenario, deployment: Deployment, steps: dict[str, Float
     return (f"the routing trace has {routing.tokens} tokens and repeats: {served:.0f} were routed",)
 
 
-def _request_frame(trace: RequestTrace, run: EngineRun, measured: NDArray[np.bool_], *, moved: bool) -> pd.DataFrame:
-    """Put records into a frame; ``moved`` tells whether KV caches go from one instance to another."""
-    import pandas as pd
-
+def _request_columns(trace: RequestTrace, run: EngineRun, measured: NDArray[np.bool_], *, moved: bool) -> Columns:
+    """Name the columns of records; ``moved`` tells whether KV caches go from one instance to another."""
     records = run.requests
     handed = {"computed_s": column(records.computed), "sent_s": column(records.sent)} if moved else {}
-    return pd.DataFrame(
+    return Columns(
         {
             "request_id": np.arange(len(trace)),
             "instance": column(records.instance),
@@ -246,10 +243,8 @@ def _request_frame(trace: RequestTrace, run: EngineRun, measured: NDArray[np.boo
     )
 
 
-def _step_frame(steps: dict[str, FloatArray]) -> pd.DataFrame:
-    import pandas as pd
-
-    return pd.DataFrame(
+def _step_columns(steps: dict[str, FloatArray]) -> Columns:
+    return Columns(
         {
             "instance": steps["instance"].astype(np.int32),
             "start_s": steps["start_s"],

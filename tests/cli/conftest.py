@@ -16,6 +16,7 @@ from typer.testing import Result as Answer
 
 import simulator
 from simulator.cli.app import app
+from simulator.results.columns import Columns
 from simulator.results.values import Distribution, Estimate, Explanation, Finding, Result, Summary
 from simulator.scenario import Scenario
 
@@ -86,8 +87,8 @@ def api(monkeypatch: pytest.MonkeyPatch, summary: Summary) -> ModuleType:
             scenario=scenario,
             summary=summary,
             breakdown={"attention": 1.0, "experts": 3.0, "idle": 0.0},
-            requests=pd.DataFrame(),
-            steps=pd.DataFrame(),
+            request_columns=Columns({}),
+            step_columns=Columns({}),
             warnings=("borrowed [kernels] of a relative",),
         )
 

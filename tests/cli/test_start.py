@@ -47,5 +47,9 @@ def test_a_document_needs_nothing_that_draws_on_a_terminal() -> None:
     assert "rich.console" not in loaded("estimate", "deepseek-v3-h200", *SMALL, "--json")
 
 
+def test_a_document_of_a_run_needs_no_frames() -> None:
+    assert loaded("simulate", "deepseek-v3-h200", *SMALL, "--json") & {"pandas", "pyarrow", "rich.console"} == set()
+
+
 def test_help_loads_the_commands_alone() -> None:
     assert loaded("--help") & (HEAVY | OTHERS | {"numpy", "pydantic", "rich.console", "simulator.api"}) == set()

@@ -12,6 +12,7 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
+from simulator.results.columns import Columns
 from simulator.results.values import Distribution, Estimate, Explanation, Result, Summary
 from simulator.scenario import Scenario
 from simulator.step.components import COMPONENTS
@@ -136,7 +137,13 @@ def make_steps() -> Callable[..., pd.DataFrame]:
 @pytest.fixture
 def result() -> Result:
     """Return a made-up result."""
-    return Result(scenario=SCENARIO, summary=_summary(), breakdown=BREAKDOWN, requests=_requests(), steps=_steps())
+    return Result(
+        scenario=SCENARIO,
+        summary=_summary(),
+        breakdown=BREAKDOWN,
+        request_columns=Columns(_requests()),
+        step_columns=Columns(_steps()),
+    )
 
 
 @pytest.fixture

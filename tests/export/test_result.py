@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from simulator.export.result import write_result
+from simulator.results.columns import Columns
 from simulator.results.trace import Slice, TokenGaps
 from simulator.results.values import Distribution, Result, Summary
 from simulator.scenario import Scenario
@@ -50,8 +51,8 @@ def result() -> Result:
         scenario=scenario,
         summary=SUMMARY,
         breakdown={"attention": 1.0},
-        requests=REQUESTS,
-        steps=pd.DataFrame({"start_s": [0.0], "duration_s": [0.5]}),
+        request_columns=Columns(REQUESTS),
+        step_columns=Columns({"start_s": np.array([0.0]), "duration_s": np.array([0.5])}),
         slices=(Slice(track="instance 0", thread="rank 0", name="step", start_s=0.0, duration_s=0.5),),
     )
 
