@@ -99,19 +99,38 @@ class RankSums:
 
     def loads(self, starts: IntArray, counts: IntArray) -> NDArray[np.unsignedinteger]:
         """Assignments of many windows, each as :meth:`load` tells them; shape (windows, ranks, layers) [1]."""
-        rows, stride = self._asked_rows(len(starts))
-        if stride != 1:
-            each = [self.load(start, count) for start, count in zip(starts.tolist(), counts.tolist(), strict=True)]
-            return np.stack(each) if each else np.zeros((0, *self._turn.shape), dtype=self._kind)
         turns, rest = np.divmod(counts, self.tokens)
         last = starts + rest
         around = np.flatnonzero(last > self.tokens)
         last[around] -= self.tokens
-        total: NDArray[np.unsignedinteger] = rows[last] - rows[starts]
+        # A window often begins where the one before it ends.
+        places, where = np.unique(np.concatenate((starts, last)), return_inverse=True)
+        sums = self._before(places)
+        total: NDArray[np.unsignedinteger] = sums[where[len(starts) :]]
+        total -= sums[where[: len(starts)]]
         total[around] += self._turn.astype(self._kind)
-        if not turns.any():
-            return total
-        return total + turns[:, None, None].astype(np.uint64) * self._turn.astype(np.uint64)
+        whole = int(turns.max(initial=0))
+        most = (whole + 1) * int(self._turn.max(initial=0))
+        if most >= 2 ** (8 * self._kind.itemsize):
+            total = total.astype(np.uint32 if most < 2**32 else np.uint64)
+        for count in np.unique(turns).tolist() if whole else ():
+            several = (self._turn * count).astype(total.dtype)
+            if count == turns.min() == whole:
+                total += several
+            else:
+                total[turns == count] += several
+        return total
+
+    def _before(self, places: IntArray) -> NDArray[np.unsignedinteger]:
+        """Assignments of all tokens before each of many places; shape (places, ranks, layers) [1]."""
+        rows, stride = self._asked_rows(len(places))
+        sums: NDArray[np.unsignedinteger] = rows[places // stride]
+        rest = places % stride
+        if rest.any():
+            tokens = np.repeat(places - rest - np.cumsum(rest) + rest, rest) + np.arange(int(rest.sum()))
+            cells = self._cells(tokens, np.repeat(np.arange(len(places)) * self._turn.size, rest)[:, None, None])
+            np.add.at(sums.reshape(-1), cells, self._kind.type(1))
+        return sums
 
     def refine(self) -> None:
         """Make the sums as fine as they may be, for who is going to ask for many windows."""
@@ -138,8 +157,8 @@ class RankSums:
         load: NDArray[np.unsignedinteger] = rows[last // stride] - rows[start // stride]
         if stride > 1:
             flat, one = load.reshape(-1), load.dtype.type(1)
-            np.add.at(flat, self._cells(last - last % stride, last), one)
-            np.subtract.at(flat, self._cells(start - start % stride, start), one)
+            np.add.at(flat, self._cells(slice(last - last % stride, last)), one)
+            np.subtract.at(flat, self._cells(slice(start - start % stride, start)), one)
         if last < start:
             load += self._turn.astype(self._kind)
         if not turns:
@@ -168,15 +187,15 @@ class RankSums:
         for start in range(0, end, chunk):
             stop = min(start + chunk, end)
             row = np.repeat(np.arange(start // stride + 1, stop // stride + 1) * size, stride)
-            np.add.at(flat, self._cells(start, stop, row[:, None, None]), one)
+            np.add.at(flat, self._cells(slice(start, stop), row[:, None, None]), one)
         # NOTE: row by row, because a cumulative sum over the first axis strides through memory and is ten times slower.
         for index in range(len(rows) - 1):
             np.add(rows[index], rows[index + 1], out=rows[index + 1])
         return rows
 
-    def _cells(self, start: int, stop: int, row: NDArray[np.int64] | int = 0) -> NDArray[np.int64]:
+    def _cells(self, tokens: slice | IntArray, row: NDArray[np.int64] | int = 0) -> NDArray[np.int64]:
         """Return where the assignments of tokens are counted in flat rows that begin at ``row``."""
-        ids = self._slot_ids[start:stop] if self._order is None else self._slot_ids[self._order[start:stop]]
+        ids = self._slot_ids[tokens if self._order is None else self._order[tokens]]
         cells = self._cell.take(ids)
         cells += np.arange(cells.shape[1])[:, None]
         cells += row

@@ -22,6 +22,8 @@ from workloads.models.spec import Phase
 
 #: Rank loads that are held at once: few enough to stay in the cache of a core [1].
 _LOADS = 1 << 18
+#: Steps whose experts are timed at once [1].
+_STEPS = 1 << 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,14 +154,18 @@ class SeriesTimer:
     def _replayed(self, routing: RoutingReplay, phase: Phase, windows: _Windows) -> FloatArray:
         """Replay the windows of steps of one phase; shape (3, steps)."""
         tokens, found = windows.prompt + windows.decode, np.empty((3, len(windows.decode)))
-        share, block = routing.mean_load, max(_LOADS // (routing.placement.ranks * routing.layers), 1)
-        for first in range(0, len(tokens), block):
-            part = slice(first, first + block)
-            load = routing.decode.loads(windows.decode_at[part], windows.decode[part])
-            if phase == "prefill":
-                load = load + routing.prefill.loads(windows.prompt_at[part], windows.prompt[part])
-            hottest = load.max(axis=1).astype(np.float64)
-            found[:, part] = self.tables.experts[phase].times(tokens[part], hottest, share)
+        lines, share, layers = self.tables.experts[phase], routing.mean_load, routing.layers
+        block = max(_LOADS // (routing.placement.ranks * layers), 1)
+        for start in range(0, len(tokens), _STEPS):
+            hottest = np.empty((min(_STEPS, len(tokens) - start), layers))
+            for first in range(0, len(hottest), block):
+                part = slice(start + first, start + min(first + block, len(hottest)))
+                load = routing.decode.loads(windows.decode_at[part], windows.decode[part])
+                if phase == "prefill":
+                    load = load + routing.prefill.loads(windows.prompt_at[part], windows.prompt[part])
+                hottest[first : first + block] = load.max(axis=1)
+            steps = slice(start, start + _STEPS)
+            found[:, steps] = lines.times(tokens[steps], hottest, share)
         return found
 
 
