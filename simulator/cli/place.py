@@ -9,14 +9,17 @@ import typer
 
 from simulator.cli.answer import answering, print_json, say, whole_numbers
 from simulator.cli.scenario_argument import Json, Profiles, Quiet, Set, load_scenario
-from simulator.errors import OutputError, ScenarioError, WorkloadError, nearest
+from simulator.errors import InfeasibleScenario, OutputError, ScenarioError, WorkloadError, nearest
 
 if TYPE_CHECKING:
     from simulator.scenario import Scenario
+    from simulator.study.placement import PlacementStudy, StudyOptions
     from workloads.routing.trace import RoutingTrace
 
 #: What ``--out`` can write.
 _PICTURES = (".svg", ".html")
+#: Tokens that are drawn from a table of loads, at least [tokens].
+_TOKENS = 32_768
 
 
 def place(
@@ -26,6 +29,12 @@ def place(
     routing: Annotated[
         str | None,
         typer.Option(metavar="TRACE", help="Routing trace to place by, or 'sample:NAME', instead of the scenario's."),
+    ] = None,
+    loads: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TABLE", help="Expert loads to place by, as EPLB, SGLang or vLLM record them, instead of a trace."
+        ),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="Model; without a scenario, the one that the trace fits, where only one does.")
@@ -63,8 +72,7 @@ def place(
     with answering(as_json=as_json):
         from simulator.cli.place_picture import page, picture
         from simulator.cli.place_text import document, print_study
-        from simulator.cli.progress import progress_bar
-        from simulator.study.placement import StudyOptions, study_placements
+        from simulator.study.placement import StudyOptions
 
         if out is not None and out.suffix not in _PICTURES:
             raise OutputError(f"--out {out}: a picture is {' or '.join(_PICTURES)}")
@@ -77,20 +85,13 @@ def place(
             mixed=mixed,
             windows=windows,
         )
-        scenario = _scenario(file, routing, model, device, overrides or [], profiles)
+        if routing is not None and loads is not None:
+            raise ScenarioError("place: --routing and --loads both say what to place by; give one of them")
+        scenario = _scenario(file, routing, loads, model, device, overrides or [], profiles)
         degrees = [scenario.parallelism.ep] if ep is None else whole_numbers("--ep", ep, 2)
         wanted = [_on_ranks(scenario, ranks, redundant) for ranks in degrees]
-        studies = []
-        with progress_bar("placing", enabled=not no_progress and not as_json) as progress:
-            for done, each in enumerate(wanted):
-                report = None if progress is None else (lambda share, d=done: progress((d + share) / len(wanted)))
-                studies.append(study_placements(each, options, report))
-        for study in studies:
-            if batch * study.ranks > study.later_tokens:
-                say(
-                    f"note: a step of {batch * study.ranks:,} tokens (--batch) on EP {study.ranks} is longer than the "
-                    f"{study.later_tokens:,} tokens held out; they repeat"
-                )
+        trace = None if loads is None else _drawn(loads, scenario, batch * max(degrees))
+        studies = _studies(wanted, options, trace, shown=not no_progress and not as_json)
         if out is not None:
             from simulator.export.files import write_atomically
 
@@ -105,6 +106,28 @@ def place(
             print_study(text, study)
         if out is not None:
             text.print(f"written to {out}")
+
+
+def _studies(
+    wanted: list[Scenario], options: StudyOptions, trace: RoutingTrace | None, *, shown: bool
+) -> list[PlacementStudy]:
+    """Study every split, and say where a step is longer than what is held out."""
+    from simulator.cli.progress import progress_bar
+    from simulator.study.placement import study_placements
+
+    studies = []
+    with progress_bar("placing", enabled=shown) as progress:
+        for done, each in enumerate(wanted):
+            report = None if progress is None else (lambda share, d=done: progress((d + share) / len(wanted)))
+            studies.append(study_placements(each, options, report, trace))
+    for study in studies:
+        step = options.batch * study.ranks
+        if step > study.later_tokens:
+            say(
+                f"note: a step of {step:,} tokens (--batch) on EP {study.ranks} is longer than the "
+                f"{study.later_tokens:,} tokens held out; they repeat"
+            )
+    return studies
 
 
 def _policies(text: str | None) -> tuple[str, ...]:
@@ -122,6 +145,7 @@ def _policies(text: str | None) -> tuple[str, ...]:
 def _scenario(
     file: str | None,
     routing: str | None,
+    loads: str | None,
     model: str | None,
     device: str | None,
     overrides: list[str],
@@ -136,11 +160,12 @@ def _scenario(
     if file is not None:
         given += [] if model is None else [f'model.name="{model}"']
         return load_scenario(file, [*overrides, *given], device, profiles)
-    if routing is None or device is None:
-        raise ScenarioError("place: name a scenario, or give --routing TRACE and --device NAME")
+    table = routing or loads
+    if table is None or device is None:
+        raise ScenarioError("place: name a scenario, or give --routing TRACE or --loads TABLE and --device NAME")
     data: dict[str, Any] = {
-        "name": f"placing {Path(routing).name}",
-        "model": {"name": model or _fitting_model(routing)},
+        "name": f"placing {Path(table).name}",
+        "model": {"name": model or (_fitting_model(table) if routing else _model_of_loads(table))},
         "hardware": {"device": device, **({} if profiles is None else {"profiles": str(profiles)})},
     }
     return Scenario.from_mapping(data, "place").override(*given, *overrides)
@@ -153,26 +178,52 @@ def _fitting_model(routing: str) -> str:
 
     name = routing.removeprefix("sample:")
     trace = read_routing_trace(sample_path(name) if name != routing else Path(routing))
-    found = _models_of(trace)
+    shape = f"{trace.layers} MoE layers of {trace.num_experts} experts, top-{trace.top_k}"
+    return _only(_models_of(trace.layers, trace.num_experts, trace.top_k), f"{routing}: {shape}")
+
+
+def _model_of_loads(loads: str) -> str:
+    """Name the only model of the catalogue that a table of loads fits."""
+    from workloads.routing.loads import read_expert_loads
+
+    table = read_expert_loads(loads)
+    shape = f"{table.layers} MoE layers of {table.num_experts} experts"
+    return _only(_models_of(table.layers, table.num_experts, None), f"{loads}: {shape}")
+
+
+def _only(found: list[str], shape: str) -> str:
     if len(found) != 1:
-        which = ", ".join(found) or "none"
-        raise WorkloadError(
-            f"{routing}: {trace.layers} MoE layers of {trace.num_experts} experts, top-{trace.top_k}, fit {which} of "
-            f"the catalogue; name the model with --model"
-        )
+        which = ", ".join(found[:8]) or "none"
+        raise WorkloadError(f"{shape}, fit {which} of the catalogue; name the model with --model")
     return found[0]
 
 
-def _models_of(trace: RoutingTrace) -> list[str]:
+def _drawn(loads: str, scenario: Scenario, step: int) -> RoutingTrace:
+    """Draw routing with the loads of a table, long enough that what is held out has several steps of so many tokens."""
+    from simulator.deployment.inputs import scenario_model
+    from workloads.routing.loads import read_expert_loads, routing_of_loads
+
+    table = read_expert_loads(loads)
+    model = scenario_model(scenario.model)
+    if model.moe is None:
+        raise InfeasibleScenario(f"{model.name} has no experts to place")
+    windows = len(table.counts)
+    held = "the later windows are held out" if windows > 1 else "what is held out has the same loads, without drift"
+    say(f"note: {loads} says how often experts were chosen, not by which token: each choice is drawn by itself; {held}")
+    return routing_of_loads(table, model.moe.top_k, min(max(_TOKENS, 8 * step), 4 * _TOKENS), scenario.seed)
+
+
+def _models_of(layers: int, experts: int, top_k: int | None) -> list[str]:
+    """Name the models of the catalogue with such experts; with any ``top_k`` where it is not known."""
     from workloads.models.library import load_model, model_names
 
     found = []
     for name in model_names():
         blocks = load_model(name).moe_layers
-        if not blocks or len(blocks) != trace.layers:
+        if not blocks or len(blocks) != layers:
             continue
-        experts = blocks[0].num_experts + blocks[0].null_experts
-        if experts == trace.num_experts and blocks[0].top_k == trace.top_k:
+        own = blocks[0].num_experts + blocks[0].null_experts
+        if own == experts and top_k in (None, blocks[0].top_k):
             found.append(name)
     return found
 

@@ -85,7 +85,7 @@ def papers(
 def serving(
     measurements: Annotated[
         Path,
-        typer.Option(metavar="FILE_OR_DIR", help="CSV table of runs, or JSON results of vllm bench serve."),
+        typer.Option(metavar="FILE_OR_DIR", help="CSV table of runs, or results of benchmark tools (.json, .jsonl)."),
     ],
     device: Annotated[
         str | None, typer.Option(metavar="NAME", help="Device of all runs, over what they say themselves.")
@@ -95,6 +95,9 @@ def serving(
     ] = None,
     model: Annotated[
         str | None, typer.Option(metavar="NAME", help="Model of all runs: a name, model TOML or config.json.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(metavar="SPLIT", help="Split of results that do not say it: tp8, tp8_ep8, tep8, dep8.")
     ] = None,
     every: Annotated[int, typer.Option(metavar="N", min=1, help="Play every N-th run only.")] = 1,
     profiles: Profiles = None,
@@ -106,7 +109,7 @@ def serving(
         from validation.serving.points import Named
         from validation.serving.validate import validate_serving
 
-        named = Named(device=device, stack=stack, model=model, profiles=profiles)
+        named = Named(device=device, stack=stack, model=model, split=split, profiles=profiles)
         with progress_bar("playing runs", enabled=not as_json) as progress:
             report = validate_serving(measurements, named=named, every=every, progress=progress)
         if as_json:

@@ -34,7 +34,7 @@ from simulator.stack import StackProfile
 from simulator.step.tables import expert_seconds
 from simulator.step.work import StepWork, step_ops
 from workloads.models.spec import ModelSpec, Phase
-from workloads.routing.trace import RoutingTrace
+from workloads.routing.trace import RoutingTrace, check_routing
 
 #: The placement that has seen the very tokens it is judged on: what no forecast can be sure to reach.
 ORACLE = "oracle"
@@ -179,7 +179,10 @@ class _Bench:
 
 
 def study_placements(
-    scenario: Scenario, options: StudyOptions, progress: Callable[[float], None] | None = None
+    scenario: Scenario,
+    options: StudyOptions,
+    progress: Callable[[float], None] | None = None,
+    trace: RoutingTrace | None = None,
 ) -> PlacementStudy:
     """Place by every policy on the first part of the routing, and price steps on the rest.
 
@@ -191,13 +194,15 @@ def study_placements(
         Policies, and how they are judged; the first policy is what gains are measured against.
     progress : callable, optional
         Told the share of placements that are done.
+    trace : RoutingTrace, optional
+        The routing; the scenario's where absent.
 
     Raises
     ------
     MoesimError
         Something cannot be loaded, does not match or does not fit.
     """
-    bench = _bench(scenario, options)
+    bench = _bench(scenario, options, trace)
     past, later = bench.parts
     experts = bench.num_experts
     load, load_later = (placed_load(part, experts) for part in (past, later))
@@ -263,13 +268,18 @@ def _sequences(trace: RoutingTrace, chosen: NDArray[np.bool_], which: str) -> Ro
     )
 
 
-def _bench(scenario: Scenario, options: StudyOptions) -> _Bench:
+def _bench(scenario: Scenario, options: StudyOptions, trace: RoutingTrace | None) -> _Bench:
     laid = lay_out(scenario)
     if laid.model.moe is None:
         raise InfeasibleScenario(f"{laid.model.name} has no experts to place")
     if laid.split.ep < 2:
         raise InfeasibleScenario("parallelism.ep: placing experts needs at least 2 expert-parallel ranks, got 1")
-    trace = scenario_routing(scenario.routing, laid.model, scenario.seed)
+    moe = laid.model.moe
+    if trace is None:
+        trace = scenario_routing(scenario.routing, laid.model, scenario.seed)
+    else:
+        experts = moe.num_experts + moe.null_experts
+        check_routing(trace, num_experts=experts, layers=len(laid.model.moe_layers), top_k=moe.top_k)
     if trace is None:
         raise InfeasibleScenario(f"{laid.model.name} has no experts to place")
     return _Bench(

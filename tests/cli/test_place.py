@@ -84,7 +84,7 @@ def test_a_page_holds_the_picture_and_the_scores(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), "name a scenario, or give --routing TRACE and --device NAME"),
+        ((), "name a scenario, or give --routing TRACE or --loads TABLE and --device NAME"),
         ((*SAMPLE, "--policies", "lnear"), "unknown policy 'lnear'; did you mean 'linear'?"),
         ((*SAMPLE, "--ep", "1"), "expected whole numbers of at least 2"),
         ((*SAMPLE, "--ep", "x"), "expected whole numbers of at least 2"),

@@ -6,6 +6,7 @@ Either becomes the same value, a :class:`Point`: the scenario as the benchmark r
 from __future__ import annotations
 
 import csv
+import io
 import math
 import os
 import re
@@ -14,18 +15,21 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from hardware_profiles.edge import shown_path
+from hardware_profiles.edge import read_text, reason, shown, shown_path
 from hardware_profiles.loader import device_names, load_device
 from simulator.errors import MoesimError, ProfileError, ScenarioError, nearest
 from simulator.stack import load_stack, stack_names
 from workloads.models.library import load_model
 from workloads.requests.bench import BenchRun
 from workloads.requests.results import read_bench_runs
+from workloads.requests.tables import TABLES
 
 #: Metrics that are compared; latencies in seconds, throughput in input and output tokens per second and device.
 METRICS = ("ttft", "tpot", "e2el", "throughput")
 #: Shortest over longest length, and requests per client in flight, of the benchmark that the tables come from.
 RANGE_RATIO, ROUNDS = 0.8, 10
+#: Largest count or length of a row [1].
+_MOST = 1e8
 #: Extensions of results that tools of benchmarks write.
 _RESULTS = (".json", ".jsonl")
 #: Dtypes that a tool's word for a precision asks for.
@@ -118,6 +122,7 @@ class Named:
     device: str | None = None
     stack: str | None = None
     model: str | None = None
+    split: str | None = None
     profiles: Path | None = None
 
 
@@ -163,22 +168,32 @@ def _check_names(named: Named) -> None:
 
 
 def _table(file: Path, named: Named) -> list[Point]:
+    text = read_text(file, ScenarioError)
     try:
-        with file.open(encoding="utf-8", newline="") as text:
-            reader = csv.DictReader(text)
-            rows = list(reader)
-            columns = list(reader.fieldnames or ())
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ScenarioError(f"{file}: cannot be read: {error}") from None
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        rows = list(reader)
+        columns = list(reader.fieldnames or ())
+    except csv.Error as error:
+        raise ScenarioError(f"{shown_path(file)}: cannot be read as CSV: {reason(error)}") from None
     if not columns:
         raise ScenarioError(f"{file}: the file is empty; expected a table whose first line names its columns")
+    for name, trace in TABLES.items():
+        if set(trace.names) <= set(columns):
+            raise ScenarioError(
+                f"{file}: holds requests ({name}) and nothing measured; simulate plays it (requests.trace)"
+            )
+    if len(set(columns)) < len(columns):
+        twice = next(column for column in columns if columns.count(column) > 1)
+        raise ScenarioError(f"{file}: column {shown(twice)} is there twice")
     given = {name for name in ("stack", "model", "device") if getattr(named, name)}
     for name in _NEEDED:
         if name not in columns and name not in given:
             raise ScenarioError(
                 f"{file}: column {name} is missing; {nearest(name, columns).replace('allowed', 'found')}"
             )
-    return [_row_point(row, f"{file}: row {number}", number, named) for number, row in enumerate(rows, start=1)]
+    return [
+        _row_point(row, f"{shown_path(file)}: row {number}", number, named) for number, row in enumerate(rows, start=1)
+    ]
 
 
 def _row_point(row: Mapping[str, str | None], where: str, number: int, named: Named) -> Point:
@@ -250,8 +265,8 @@ def _count(cells: Mapping[str, str], key: str, where: str, default: int | None =
         value = float(text)
     except ValueError:
         value = math.nan
-    if not (value >= 1 and value == int(value)):
-        raise ScenarioError(f"{where}: {key}: got {text!r}, expected a whole number of at least 1")
+    if not 1 <= value <= _MOST or value != int(value):
+        raise ScenarioError(f"{where}: {key}: got {shown(text)}, expected a whole number of at least 1")
     return int(value)
 
 
@@ -265,7 +280,7 @@ def _figure(cells: Mapping[str, str], columns: tuple[str, ...], where: str, unit
             except ValueError:
                 value = math.nan
             if not (math.isfinite(value) and value > 0):
-                raise ScenarioError(f"{where}: {column}: got {text!r}, expected a number above 0")
+                raise ScenarioError(f"{where}: {column}: got {shown(text)}, expected a number above 0")
             return value * unit
     return math.nan
 
@@ -283,7 +298,7 @@ def _bench_points(file: Path, named: Named) -> list[Point]:
 def _bench_point(file: Path, run: BenchRun, named: Named, label: str, *, alone: bool) -> Point:
     words = re.split(r"[_\-\s]+", file.stem.lower())
     folder = re.split(r"[_\s]+", file.parent.name.lower())
-    pools = tuple(Pool(**pool) for pool in run.pools) or (Pool(**_split_of(words, file)),)
+    pools = tuple(Pool(**pool) for pool in run.pools) or (Pool(**_split_of(words, file, named.split)),)
     told = _stack_of(run.stack)
     stack = named.stack or told or next((word for word in (*words, *folder) if word in stack_names()), None)
     if stack is None:
@@ -349,15 +364,20 @@ def _device_words(name: str) -> tuple[str, ...]:
     return (word, word.partition("-")[0]) if word else ()
 
 
-def _split_of(words: list[str], file: Path) -> dict[str, int]:
-    """Read the split from the words of a file name: ``tp8``, ``tep8`` (tp and ep), ``dep8`` (dp and ep)."""
+def _split_of(words: list[str], file: Path, named: str | None) -> dict[str, int]:
+    """Read the split from words: ``tp8``, ``tep8`` (tp and ep), ``dep8`` (dp and ep), of a name or as given."""
+    if named is not None:
+        words = re.split(r"[_\-\s,]+", named.lower())
     split: dict[str, int] = {}
     for word in words:
         match = _WORD.fullmatch(word)
         for degree in _SPLITS.get(match["name"], ()) if match else ():
             split[degree] = int(match["value"]) if match else 1
     if not split:
-        raise ScenarioError(f"{file}: the name says no split; expected a word such as tp8, tp8_ep8, tep8 or dep8")
+        expected = "expected a word such as tp8, tp8_ep8, tep8 or dep8"
+        if named is not None:
+            raise ScenarioError(f"--split: got {shown(named)}, {expected}")
+        raise ScenarioError(f"{shown_path(file)}: the name says no split; {expected}, or say --split")
     return split
 
 

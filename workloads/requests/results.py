@@ -10,6 +10,7 @@ from typing import Any
 from hardware_profiles.edge import json_lines, parse_json, read_text, shown, shown_path, understanding
 from workloads.errors import TraceFormatError
 from workloads.requests.bench import BenchRun, run_trace
+from workloads.requests.lines import dialect_of
 from workloads.requests.rows import fail
 from workloads.requests.tool_results import aiperf_records, guidellm_runs, inferencex_run, perf_summary
 from workloads.requests.trace import RequestTrace
@@ -124,6 +125,8 @@ def result_trace(file: Path, tool: str) -> RequestTrace:
 def _tool(file: Path, found: list[Any]) -> str:
     first = found[0] if found else None
     tool = tool_of(first) if isinstance(first, dict) else None
+    if tool is None and isinstance(first, dict) and (dialect := dialect_of(first)) is not None:
+        fail(file, f"holds requests ({dialect}) and nothing measured; simulate plays it (requests.trace)")
     if tool is None:
         what = f"keys {', '.join(map(str, list(first)[:8]))}" if isinstance(first, dict) else shown(first)
         fail(file, f"is no result of {', '.join(TOOLS.values())}: got {shown(what)[1:-1]}")

@@ -14,10 +14,11 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from hardware_profiles.edge import read_json, reason, shown, shown_path
+from hardware_profiles.edge import read_json, shown, shown_path
 from workloads.errors import TraceFormatError, WorkloadError
 from workloads.npy import npz_names, read_npy, read_npz
 from workloads.routing.files import read_routing_trace, save_routing_trace
+from workloads.routing.torch_files import torch_load
 from workloads.routing.trace import MOST_EXPERTS, RoutingTrace, routing_fault
 from workloads.trace_paths import existing_file, replacing
 
@@ -25,7 +26,7 @@ IntArray = NDArray[np.integer[Any]]
 
 SUFFIXES = (".npz", ".parquet", ".npy", ".pt", ".json")
 #: What a recorder that counts instead of listing should be told.
-_REMEDY = "record again with --expert-distribution-recorder-mode per_token"
+_REMEDY = "place by it with 'moesim place --loads', or record again with --expert-distribution-recorder-mode per_token"
 
 
 def read_recording(path: str | Path, num_experts: int | None = None) -> RoutingTrace:
@@ -54,7 +55,7 @@ def read_recording(path: str | Path, num_experts: int | None = None) -> RoutingT
         case ".npy":
             return _from_arrays(file, {"": read_npy(file)}, num_experts)
         case ".pt":
-            return _from_recorder(file, _torch_load(file), num_experts)
+            return _from_recorder(file, torch_load(file), num_experts)
         case ".json":
             return _from_recorder(file, read_json(file, TraceFormatError), num_experts)
         case ".csv":
@@ -220,25 +221,6 @@ def _trace(file: Path, ids: IntArray, lengths: Sequence[int], num_experts: int |
     if fault:
         _fail(file, fault)
     return RoutingTrace(expert_ids=compact, sequence_start=starts, num_experts=experts, source=str(file), padded=padded)
-
-
-def _torch_load(file: Path) -> Any:
-    """Read tensors and plain values; nothing that a pickle could run."""
-    import importlib
-
-    try:
-        torch = importlib.import_module("torch")
-    except ImportError:
-        msg = (
-            f"{file}: reading .pt needs torch; in moesim's folder: pip install '.[calibrate]', "
-            "or save the recording as .json or .npy"
-        )
-        raise WorkloadError(msg) from None
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever unpickling a damaged file may raise
-        first = reason(error).split(". ")[0].rstrip(".")
-        _fail(file, f"not a .pt of tensors and plain values alone, and nothing else is loaded ({first})")
 
 
 def _whole(file: Path, what: str, value: Any) -> IntArray:
