@@ -23,6 +23,7 @@ Stamp = tuple[str, int, int, int, int, int]
 _NEW = 20_000_000
 
 _NOTES: ContextVar[dict[str, Stamp] | None] = ContextVar("_NOTES", default=None)
+_STILL: ContextVar[dict[str, Stamp] | None] = ContextVar("_STILL", default=None)
 
 
 def stamp(path: Path) -> Stamp:
@@ -45,6 +46,16 @@ def noted() -> Iterator[dict[str, Stamp]]:
     finally:
         _NOTES.reset(token)
         note(inner.values())
+
+
+@contextmanager
+def still() -> Iterator[None]:
+    """Look at every file once at most inside: what answers one question does not change meanwhile."""
+    token = _STILL.set({})
+    try:
+        yield
+    finally:
+        _STILL.reset(token)
 
 
 def note(stamps: Iterable[Stamp]) -> None:
@@ -75,6 +86,16 @@ def _digest(found: Stamp) -> str:
 
 
 def _stamp(path: str) -> Stamp:
+    seen = _STILL.get()
+    if seen is None:
+        return _looked_at(path)
+    found = seen.get(path)
+    if found is None:
+        found = seen[path] = _looked_at(path)
+    return found
+
+
+def _looked_at(path: str) -> Stamp:
     try:
         state = os.stat(path)  # noqa: PTH116  # a third faster than Path.stat, and asked for all files of every answer
     except (OSError, ValueError):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from simulator.arrays import FloatArray
 from simulator.closed_form.load import Load, busiest_prompts, mean_load
@@ -19,8 +21,9 @@ from simulator.deployment.prices import PRICES
 from simulator.placement.spread import SpreadTable
 from simulator.results.summary import Capacity, Work
 from simulator.results.values import Distribution, Summary
-from simulator.results.work import step_work
+from simulator.results.work import step_works
 from simulator.scenario.sections import Slo
+from simulator.step.columns import STEP_COLUMNS
 from simulator.step.components import COMPONENTS, STEP_PARTS
 from workloads.requests.trace import RequestTrace
 
@@ -327,15 +330,14 @@ def _prompt_steps(load: Load, dp: int, ends: float, late: int) -> tuple[float, f
     return (1.0 + second) / (1.0 / first + late), own
 
 
-def steady_state(
-    deployment: Deployment, load: Load, instances: int, slo: Slo, capacity: Capacity
-) -> tuple[Summary, dict[str, float]]:
-    """Summarise the steady state of a load.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A load that a deployment is asked to serve.
 
-    Parameters
+    Attributes
     ----------
     deployment : Deployment
-        What serves.
+        What serves, under the limits of the load.
     load : Load
         What one instance is asked.
     instances : int
@@ -344,58 +346,76 @@ def steady_state(
         Objectives that the means are held to.
     capacity : Capacity
         Devices and their rates, for shares and cost.
+    """
+
+    deployment: Deployment
+    load: Load
+    instances: int
+    slo: Slo
+    capacity: Capacity
+
+
+def steady_states(asked: Sequence[Asked]) -> list[tuple[Summary, dict[str, float]]]:
+    """Summarise the steady states of loads of one deployment.
+
+    Parameters
+    ----------
+    asked : sequence of Asked
+        The loads, in any order; their deployments differ in their limits alone, and the last one's tables reach as far
+        as those of all others.
 
     Returns
     -------
-    summary : Summary
-        Means; percentiles are NaN, counts of the run 0.
-    breakdown : dict of str to float
-        Seconds by component per second of one instance, idle included.
+    list of (Summary, dict)
+        Of each load, means (percentiles are NaN, counts of the run 0), and seconds by component per second of one
+        instance, idle included.
     """
-    state = solve(deployment, load)
-    breakdown = _breakdown(deployment, state)
-    work = step_work(deployment, state.steps, state.weights)
-    tpot = state.gap_s
-    e2el = state.ttft_s + (load.decodes * tpot if load.decodes else 0.0)
-    limits = ((state.ttft_s, slo.ttft), (tpot, slo.tpot), (e2el, slo.e2el))
-    # An answer of one token has no time between tokens, and meets any limit on it.
-    met = all(limit is None or not value > limit for value, limit in limits)
-    rate = state.rate * instances
-    key = ("spread", deployment.fingerprint)
-    spreads = PRICES.kept("derived", key, lambda: SpreadTable(deployment.routing, _WINDOWS))
-    spread = spreads.at(round(state.batch))
-    summary = _summary(state, load, capacity, work, rate, e2el, instances, spread, met=met)
-    return summary, breakdown
+    if not asked:
+        return []
+    deployment, states = asked[-1].deployment, [solve(each.deployment, each.load) for each in asked]
+    steps = {name: np.concatenate([state.steps[name] for state in states]) for name in STEP_COLUMNS}
+    weights = np.concatenate([state.weights for state in states])
+    owner = np.repeat(np.arange(len(states)), [len(state.weights) for state in states])
+    works = step_works(deployment, steps, weights, owner, len(states))
+    breakdowns = _breakdowns(deployment, steps, weights, owner, len(states))
+    spreads = PRICES.kept(
+        "derived", ("spread", deployment.fingerprint), lambda: SpreadTable(deployment.routing, _WINDOWS)
+    )
+    return [
+        (_summary(each, state, work, spreads.at(round(state.batch))), breakdown)
+        for each, state, work, breakdown in zip(asked, states, works, breakdowns, strict=True)
+    ]
 
 
-def _breakdown(deployment: Deployment, state: Steady) -> dict[str, float]:
-    """Seconds by component per second of one instance, idle included."""
-    parts = deployment.timer().parts(state.steps)
+def _breakdowns(
+    deployment: Deployment, steps: dict[str, FloatArray], weights: FloatArray, owner: NDArray[np.int64], owners: int
+) -> list[dict[str, float]]:
+    """Seconds by component per second of one instance, idle included, of the steps of each of so many owners."""
+    parts = deployment.timer().parts(steps)
     exchanges = [STEP_PARTS.index("dispatch"), STEP_PARTS.index("combine")]
     exchanged = parts[:, exchanges]
-    saved = state.steps["saved"] / np.maximum(exchanged.sum(axis=1), 1e-30)
+    saved = steps["saved"] / np.maximum(exchanged.sum(axis=1), 1e-30)
     parts[:, exchanges] -= saved[:, None] * exchanged
-    breakdown = dict.fromkeys(COMPONENTS, 0.0) | dict(zip(STEP_PARTS, (state.weights @ parts).tolist(), strict=True))
-    breakdown["idle"] = max(1.0 - sum(breakdown.values()), 0.0)
-    return breakdown
+    totals = [np.bincount(owner, weights * column, minlength=owners).tolist() for column in parts.T]
+    breakdowns = []
+    for row in zip(*totals, strict=True):
+        breakdown = dict.fromkeys(COMPONENTS, 0.0) | dict(zip(STEP_PARTS, row, strict=True))
+        breakdown["idle"] = max(1.0 - sum(breakdown.values()), 0.0)
+        breakdowns.append(breakdown)
+    return breakdowns
 
 
-def _summary(
-    state: Steady,
-    load: Load,
-    capacity: Capacity,
-    work: Work,
-    rate: float,
-    e2el: float,
-    instances: int,
-    spread: tuple[float, float],
-    *,
-    met: bool,
-) -> Summary:
+def _summary(asked: Asked, state: Steady, work: Work, spread: tuple[float, float]) -> Summary:
+    load, capacity, slo = asked.load, asked.capacity, asked.slo
+
     def mean(value: float) -> Distribution:
         return Distribution(mean=value, p50=_NAN, p90=_NAN, p99=_NAN)
 
-    scale = instances / capacity.devices
+    e2el = state.ttft_s + (load.decodes * state.gap_s if load.decodes else 0.0)
+    # An answer of one token has no time between tokens, and meets any limit on it.
+    limits = ((state.ttft_s, slo.ttft), (state.gap_s, slo.tpot), (e2el, slo.e2el))
+    met = all(limit is None or not value > limit for value, limit in limits)
+    rate, scale = state.rate * asked.instances, asked.instances / capacity.devices
     per_gpu = rate / capacity.devices
     output_rate = per_gpu * load.outputs
     return Summary(

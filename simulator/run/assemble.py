@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from simulator.arrays import FloatArray
 from simulator.closed_form.load import mean_load
-from simulator.closed_form.steady import approximations, steady_state
+from simulator.closed_form.steady import Asked, approximations, steady_states
 from simulator.compiled import engine
 from simulator.deployment.deployment import Deployment
 from simulator.deployment.fingerprint import fingerprint
@@ -108,27 +108,47 @@ def assemble(plan: RunPlan, run: EngineRun, *, wall: float) -> Result:
     )
 
 
-def assemble_estimate(scenario: Scenario, trace: RequestTrace, deployment: Deployment) -> Estimate:
-    """Solve the steady state of a deployment and say where the answer comes from."""
-    instances = scenario.parallelism.instances
-    load = mean_load(trace, instances)
-    summary, breakdown = steady_state(
-        deployment, load, instances, scenario.slo, _capacity(deployment, instances * deployment.split.devices)
+def assemble_estimates(asked: Sequence[tuple[Scenario, RequestTrace, Deployment]]) -> list[Estimate]:
+    """Solve the steady states of loads of one deployment, and say where the answers come from.
+
+    Parameters
+    ----------
+    asked : sequence of (Scenario, RequestTrace, Deployment)
+        Scenarios with their loads, on deployments that differ in their limits alone; the last one's tables reach as far
+        as those of all others.
+    """
+    loads = [mean_load(trace, scenario.parallelism.instances) for scenario, trace, _ in asked]
+    states = steady_states(
+        [
+            Asked(
+                deployment=deployment,
+                load=load,
+                instances=scenario.parallelism.instances,
+                slo=scenario.slo,
+                capacity=_capacity(deployment, scenario.parallelism.instances * deployment.split.devices),
+            )
+            for (scenario, _, deployment), load in zip(asked, loads, strict=True)
+        ]
     )
-    certainty = _certainty(scenario, deployment, round(summary.batch_size_mean), round(load.context))
-    return Estimate(
-        scenario=scenario,
-        summary=replace(summary, interval_80=certainty.interval_80),
-        breakdown=breakdown,
-        warnings=(
-            *_warnings(trace, deployment, certainty),
-            *unread_keys(scenario),
-            *unreachable([(deployment, deployment)], trace, missed(scenario.slo, summary)),
-            *left_out_of_closed_form(scenario),
-            *approximations(deployment, load),
-        ),
-        provenance=_provenance(scenario, deployment, certainty),
-    )
+    estimates = []
+    for (scenario, trace, deployment), load, (summary, breakdown) in zip(asked, loads, states, strict=True):
+        certainty = _certainty(scenario, deployment, round(summary.batch_size_mean), round(load.context))
+        estimates.append(
+            Estimate(
+                scenario=scenario,
+                summary=replace(summary, interval_80=certainty.interval_80),
+                breakdown=breakdown,
+                warnings=(
+                    *_warnings(trace, deployment, certainty),
+                    *unread_keys(scenario),
+                    *unreachable([(deployment, deployment)], trace, missed(scenario.slo, summary)),
+                    *left_out_of_closed_form(scenario),
+                    *approximations(deployment, load),
+                ),
+                provenance=_provenance(scenario, deployment, certainty),
+            )
+        )
+    return estimates
 
 
 def _records(trace: RequestTrace, run: EngineRun) -> Records:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from simulator.scenario import Scenario
 from simulator.scenario.features import asks
+from simulator.scenario.sections import Requests
 
 _SKEWED = ("zipf", "power_law", "domain", "sticky", "drifting")
 _GENERATED = (*_SKEWED, "uniform", "dirichlet", "fitted")
@@ -27,20 +29,31 @@ def unread_keys(scenario: Scenario) -> tuple[str, ...]:
     >>> unread_keys(asked)
     ("requests.rate has no effect: requests.kind = 'closed_loop' does not read it",)
     """
-    given = set(_leaves(scenario.to_mapping()))
-    rules = (
-        *_of_load(scenario),
-        *_of_routing(scenario),
-        *_of_serving(scenario),
-        *_of_offload(scenario),
-        *_of_elastic(scenario),
-    )
+    # Scenarios of a sweep differ in their load, and what of it is read depends on nothing else.
+    load = scenario.requests.model_dump(exclude_none=True, exclude_defaults=True)
+    of_load = _found(_leaves(load, "requests."), tuple(_of_load(scenario)))
+    return (*sorted((*of_load, *_beside_load(scenario.model_copy(update=_NO_LOAD)))), *_of_entries(scenario))
+
+
+#: The values of a scenario that nothing but :func:`_of_load` asks for.
+_NO_LOAD: dict[str, Any] = {"name": "", "requests": Requests()}
+
+
+@lru_cache(maxsize=64)
+def _beside_load(scenario: Scenario) -> tuple[str, ...]:
+    """Find the keys that have no effect in sections other than that of the load."""
+    rules = (*_of_routing(scenario), *_of_serving(scenario), *_of_offload(scenario), *_of_elastic(scenario))
+    return _found(_leaves(scenario.to_mapping()), rules)
+
+
+def _found(given: Iterable[str], rules: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    """Say of keys that are given which have no effect, and why."""
     found = []
     for key in sorted(given):
         why = next((why for rule, why in rules if key == rule or key.startswith(f"{rule}.")), None)
         if why is not None:
             found.append(f"{key} has no effect: {why}")
-    return (*found, *_of_entries(scenario))
+    return tuple(found)
 
 
 def _leaves(values: Mapping[str, Any], above: str = "") -> Iterator[str]:
