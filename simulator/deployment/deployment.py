@@ -1,20 +1,24 @@
 """A scenario made ready to run: everything it names loaded, checked against each other, and priced.
 
 Priced tables depend on the model, hardware, split, stack and routing but not on the load, so they are kept under the
-fingerprint of these and shared by all scenarios that differ in the load alone.
+fingerprint of these and shared by all scenarios that differ in the load alone. A load says how far tables must reach;
+they are made anew with a longer reach where one asks for more, and say the same of less.
 """
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from typing import cast
+from weakref import ref
 
+from hardware_profiles.files import contents
 from simulator.cost.model import CostModel
 from simulator.deployment.fingerprint import fingerprint
-from simulator.deployment.inputs import scenario_model, scenario_requests, scenario_routing
-from simulator.deployment.layout import lay_out
-from simulator.deployment.limits import Limits, instance_limits
-from simulator.deployment.prices import PRICES, digest
+from simulator.deployment.inputs import read_model, scenario_model, scenario_requests, scenario_routing, trace_path
+from simulator.deployment.layout import Layout, lay_out
+from simulator.deployment.limits import Limits, instance_limits, loaded_limits
+from simulator.deployment.prices import PRICES, Sized, digest
 from simulator.errors import ScenarioError
 from simulator.hardware import Hardware, unused_processors
 from simulator.memory import MemoryBudget, require_fit
@@ -26,12 +30,49 @@ from simulator.scenario.features import asks
 from simulator.scenario.sections import Model, Offload, Stack
 from simulator.stack import StackProfile
 from simulator.step.pregated import PregatedCosts, PregatedTimer, pregated_costs
+from simulator.step.row_table import row_grid
 from simulator.step.tables import StepTables, compile_tables
 from simulator.step.timer import StepTimer, TableTimer
 from simulator.step.totals import RowTotals, row_totals
 from workloads.models.spec import ModelSpec
 from workloads.requests.trace import RequestTrace
 from workloads.routing.trace import RoutingTrace
+
+#: Requests of a rank and tokens of a request that tables reach to at least: few loads ask for more [1], [tokens].
+_LEAST_SEQUENCES, _LEAST_CONTEXT = 2048, 8192
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reach:
+    """How far tables reach: tokens of one rank's step, decoded sequences in it, tokens of the longest sequence [1]."""
+
+    tokens: int
+    sequences: int
+    context: int
+
+    def covers(self, other: Reach) -> bool:
+        """Whether these tables reach as far as others."""
+        return self.longer(other) == self
+
+    def longer(self, other: Reach) -> Reach:
+        """Return the reach of both."""
+        return Reach(
+            tokens=max(self.tokens, other.tokens),
+            sequences=max(self.sequences, other.sequences),
+            context=max(self.context, other.context),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ground:
+    """What of a scenario is known before it is priced, whatever its load: the instance, its bounds, its routing trace.
+
+    ``sequences`` is how many sequences the routing trace has, 0 without one [1].
+    """
+
+    laid: Layout
+    limits: Limits
+    sequences: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -51,15 +92,17 @@ class Deployment:
     tables, totals : StepTables, RowTotals
         Price steps.
     limits : Limits
-        What bounds steps and batches.
+        What bounds steps and batches under the load.
     drafts : int
         Tokens that the model itself drafts per step [1].
     longest : int
-        Longest request that steps are priced for [tokens].
+        Longest request of the load, rounded up to a power of two [tokens].
+    reach : Reach
+        How far the tables reach; no less than the load needs.
     warnings : tuple of str
         What a reader of the result must know.
     fingerprint : str
-        Names all that the tables depend on: sections that price, contents of files, and the sizes of the load.
+        Names all that prices depend on: sections that price, contents of files, and the order of decoded tokens.
     pregated : PregatedCosts or None
         Prices of experts that are known before the step; ``model`` and the tables then have one as their dense FFN.
     """
@@ -76,9 +119,20 @@ class Deployment:
     limits: Limits
     drafts: int
     longest: int
+    reach: Reach
     warnings: tuple[str, ...]
     fingerprint: str
     pregated: PregatedCosts | None = None
+
+    @property
+    def most_tokens(self) -> int:
+        """Largest step of one rank under the load [tokens]."""
+        return _most_tokens(self.limits, self.longest)
+
+    @property
+    def parts(self) -> tuple[Sized, ...]:
+        """What is large of it, the routing of which other deployments may share."""
+        return (self.tables, self.totals, *([self.routing] if self.routing is not None else []))
 
     def timer(self, instance: int = 0, instances: int = 1) -> TableTimer:
         """Return a step timer; instances begin at different places of the routing trace."""
@@ -86,6 +140,8 @@ class Deployment:
 
     def engine_timer(self, instance: int = 0, instances: int = 1) -> StepTimer:
         """Return the timer that the engine plays with: that of :meth:`timer`, or one that knows the experts."""
+        if self.routing is not None:
+            self.routing.refine()
         timer = self.timer(instance, instances)
         if self.pregated is None:
             return timer
@@ -109,10 +165,20 @@ def deploy(scenario: Scenario, requests: RequestTrace | None = None) -> Deployme
     """
     trace = requests if requests is not None else scenario_requests(scenario.requests, scenario.seed)
     longest = int((trace.input_tokens + trace.output_tokens).max())
-    # Tables are sized in powers of two, so that scenarios which differ in their load alone share them.
-    pricing, sizes = scenario.pricing(), (_power_of_two(longest), _power_of_two(trace.concurrency or 0))
-    key = digest(fingerprint(pricing), sizes)
-    deployment = PRICES.kept("deployment", key, lambda: _deploy(pricing, *sizes, key))
+    pricing = scenario.pricing()
+    name = fingerprint(pricing)
+    ground = PRICES.kept("ground", name, lambda: _ground(pricing))
+    # Loads are rounded up to powers of two, so that those that hardly differ have the same bounds.
+    limits = loaded_limits(ground.limits, _power_of_two(trace.concurrency or 0))
+    lanes = min(limits.max_running * limits.dp, ground.sequences)
+    reach, key = _reach(ground.limits, limits, longest), digest(name, lanes)
+    deployment = PRICES.grown(
+        "deployment",
+        key,
+        lambda known: _deploy(pricing, ground, lanes, reach if known is None else known.reach.longer(reach), key),
+        lambda known: known.reach.covers(reach),
+    )
+    deployment = replace(deployment, limits=limits, longest=_power_of_two(longest))
     require_fit(deployment.budget, deployment.model, deployment.split, longest)
     if longest <= deployment.model.max_context:
         return deployment
@@ -125,34 +191,51 @@ def _power_of_two(count: int) -> int:
     return 1 << (count - 1).bit_length() if count else 0
 
 
-def _deploy(scenario: Scenario, longest: int, concurrency: int, key: str) -> Deployment:
+def _ground(scenario: Scenario) -> _Ground:
     laid = lay_out(scenario)
+    require_overlap(scenario.stack, laid.model, laid.split)
+    limits = instance_limits(scenario, laid)
+    if asks(scenario, "expert_aware"):
+        # An expert per token is priced as a dense FFN.
+        require_known_experts(laid.split, limits)
+        return _Ground(laid=laid, limits=limits, sequences=0)
+    trace = scenario_routing(scenario.routing, laid.model, scenario.seed)
+    return _Ground(laid=laid, limits=limits, sequences=len(trace.sequence_start) if trace else 0)
+
+
+def _reach(bounds: Limits, limits: Limits, longest: int) -> Reach:
+    """Return how far tables must reach for a load, and what few go beyond besides.
+
+    Parameters
+    ----------
+    bounds, limits : Limits
+        Bounds of the instance, and under the load.
+    longest : int
+        Longest request of the load [tokens].
+    """
+    sequences = min(bounds.max_running, max(_power_of_two(limits.max_running), _LEAST_SEQUENCES))
+    context = max(_power_of_two(longest), _LEAST_CONTEXT)
+    tokens = _most_tokens(replace(bounds, max_running=sequences), context)
+    return Reach(tokens=tokens, sequences=sequences, context=context)
+
+
+def _most_tokens(limits: Limits, longest: int) -> int:
+    """Largest step of one rank that computes prompts and decodes [tokens]."""
+    prompts = limits.token_budget if limits.chunked else max(limits.token_budget, longest)
+    return prompts + limits.max_running * limits.query_tokens
+
+
+def _deploy(scenario: Scenario, ground: _Ground, lanes: int, reach: Reach, key: str) -> Deployment:
+    laid, limits = ground.laid, ground.limits
     model, hardware, split, stack = laid.model, laid.hardware, laid.split, laid.stack
-    require_overlap(scenario.stack, model, split)
-    limits = instance_limits(scenario, laid, concurrency)
-    most_prompt = limits.token_budget if limits.chunked else max(limits.token_budget, longest)
     cost = CostModel(hardware=hardware, stack=stack)
-    most_tokens = most_prompt + limits.max_running * limits.query_tokens
     pregated = None
     if asks(scenario, "expert_aware"):
-        require_known_experts(split, limits)
-        pregated = pregated_costs(cost, model, most_tokens, _router(scenario.offload))
+        pregated = pregated_costs(cost, model, int(row_grid(reach.tokens)[-1]), _router(scenario.offload))
         model = pregated.backbone
-    routing_trace = scenario_routing(scenario.routing, model, scenario.seed)
-    concurrency = limits.max_running * split.dp
-    routing = _place(scenario, routing_trace, model, split, hardware, concurrency) if routing_trace else None
+    routing = _replayed(scenario, laid, lanes) if lanes else None
     drafts = scenario.speculation.draft_tokens if scenario.speculation.draft == "mtp" else 0
-    tables = compile_tables(
-        cost,
-        model,
-        split,
-        routing,
-        most_tokens=most_tokens,
-        most_sequences=limits.max_running,
-        most_context=longest,
-        query_tokens=limits.query_tokens,
-        drafts=drafts,
-    )
+    tables = _tables(cost, model, split, routing, reach, limits.query_tokens, drafts)
     return Deployment(
         model=model,
         hardware=hardware,
@@ -165,10 +248,33 @@ def _deploy(scenario: Scenario, longest: int, concurrency: int, key: str) -> Dep
         totals=row_totals(tables, stack, limits.query_tokens),
         drafts=drafts,
         limits=limits,
-        longest=longest,
+        longest=reach.context,
+        reach=reach,
         warnings=_warnings(hardware, tables.kernels),
         fingerprint=key,
         pregated=pregated,
+    )
+
+
+def _tables(
+    cost: CostModel,
+    model: ModelSpec,
+    split: Parallelism,
+    routing: RoutingReplay | None,
+    reach: Reach,
+    query_tokens: int,
+    drafts: int,
+) -> StepTables:
+    return compile_tables(
+        cost,
+        model,
+        split,
+        routing,
+        most_tokens=reach.tokens,
+        most_sequences=reach.sequences,
+        most_context=reach.context,
+        query_tokens=query_tokens,
+        drafts=drafts,
     )
 
 
@@ -238,24 +344,15 @@ def repriced(deployment: Deployment, *, cost: CostModel, routing: RoutingReplay 
     Deployment
         With tables as large as before. It is not kept: no scenario asks for it again.
     """
-    tables = compile_tables(
-        cost,
-        deployment.model,
-        deployment.split,
-        routing,
-        most_tokens=len(deployment.tables.tokens) - 1,
-        most_sequences=deployment.limits.max_running,
-        most_context=deployment.longest,
-        query_tokens=deployment.limits.query_tokens,
-        drafts=deployment.drafts,
-    )
+    limits, reach = deployment.limits, deployment.reach
+    tables = _tables(cost, deployment.model, deployment.split, routing, reach, limits.query_tokens, deployment.drafts)
     return replace(
         deployment,
         hardware=cost.hardware,
         cost=cost,
         routing=routing,
         tables=tables,
-        totals=row_totals(tables, deployment.stack, deployment.limits.query_tokens),
+        totals=row_totals(tables, deployment.stack, limits.query_tokens),
         fingerprint=digest(deployment.fingerprint, deployment.split, cost.hardware, _content(routing)),
     )
 
@@ -270,19 +367,30 @@ def _content(routing: RoutingReplay | None) -> str:
     return content.hexdigest()
 
 
-def _place(
-    scenario: Scenario,
-    trace: RoutingTrace,
-    model: ModelSpec,
-    split: Parallelism,
-    hardware: Hardware,
-    concurrency: int,
-) -> RoutingReplay:
-    choice, nodes = scenario.placement, expert_nodes(split, hardware)
-    # With rebalancing nothing is known of the load at first.
-    policy = "linear" if choice.rebalance.active else choice.policy
-    placement = place_experts(policy, trace, model, split.ep, choice.redundant_slots, nodes=nodes, seed=scenario.seed)
-    return replay(trace, placement, concurrency, replica_routing=choice.replica_routing, nodes=nodes)
+def _replayed(scenario: Scenario, laid: Layout, lanes: int) -> RoutingReplay:
+    """Replay the routing trace, or take it from another deployment that replays it in the same way."""
+    choice, nodes = scenario.placement, expert_nodes(laid.split, laid.hardware)
+    routing = scenario.routing
+    files = [contents(trace_path(name)) for name in (routing.trace, routing.fit) if name]
+    said = routing.model_dump(exclude={"trace", "fit"}), files, choice.model_dump(), scenario.seed
+    key = digest(read_model(scenario.model)[1], said, laid.split.ep, nodes, lanes)
+    made: list[RoutingReplay] = []
+
+    def make(_: object) -> ref[RoutingReplay]:
+        trace = cast("RoutingTrace", scenario_routing(routing, laid.model, scenario.seed))
+        # With rebalancing nothing is known of the load at first.
+        policy = "linear" if choice.rebalance.active else choice.policy
+        placement = place_experts(
+            policy, trace, laid.model, laid.split.ep, choice.redundant_slots, nodes=nodes, seed=scenario.seed
+        )
+        made.append(replay(trace, placement, lanes, replica_routing=choice.replica_routing, nodes=nodes))
+        return ref(made[-1])
+
+    # Deployments hold it; it goes with the last of them.
+    found = PRICES.grown("replay", key, make, lambda known: known() is not None)()
+    if found is None:
+        make(None)
+    return made[-1] if found is None else found
 
 
 def expert_nodes(split: Parallelism, hardware: Hardware) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from simulator.deployment.layout import Layout
@@ -65,8 +65,8 @@ class Limits:
     offload: Offload = field(default_factory=Offload)
 
 
-def instance_limits(scenario: Scenario, laid: Layout, concurrency: int) -> Limits:
-    """Bound the steps and batches of one instance: by its stack, its memory and the load.
+def instance_limits(scenario: Scenario, laid: Layout) -> Limits:
+    """Bound the steps and batches of one instance by its stack and its memory, whatever the load.
 
     Parameters
     ----------
@@ -74,15 +74,11 @@ def instance_limits(scenario: Scenario, laid: Layout, concurrency: int) -> Limit
         How it preempts and how many tokens it drafts.
     laid : Layout
         The instance: what its stack takes into a step, and the KV pool of its devices.
-    concurrency : int
-        Requests in flight; 0 where nothing bounds them [1].
     """
     stack, split, budget = laid.stack, laid.split, laid.budget
     most = int(stack.number("max_running"))
     if budget.kv_per_sequence > 0:
         most = min(most, max(int(budget.pool / budget.sequence_bytes(1)), 1))
-    if concurrency:
-        most = min(most, -(-concurrency // split.dp) + 1)
     return Limits(
         dp=split.dp,
         token_budget=int(stack.number("token_budget")),
@@ -100,3 +96,10 @@ def instance_limits(scenario: Scenario, laid: Layout, concurrency: int) -> Limit
         swap_rate=laid.hardware.host_bandwidth,
         offload=scenario.offload,
     )
+
+
+def loaded_limits(limits: Limits, concurrency: int) -> Limits:
+    """Bound batches by the load too: so many requests are in flight at most, 0 where nothing bounds them [1]."""
+    if not concurrency:
+        return limits
+    return replace(limits, max_running=max(min(limits.max_running, -(-concurrency // limits.dp) + 1), 1))

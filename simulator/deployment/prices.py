@@ -10,27 +10,43 @@ import hashlib
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar, cast
+from typing import Any, Generic, Literal, Protocol, TypeVar, cast, runtime_checkable
 
 from hardware_profiles.files import Stamp, note, noted, unchanged
 
 T = TypeVar("T")
-Shelf = Literal["model", "hardware", "stack", "startup", "requests", "routing", "deployment", "certainty", "derived"]
+Shelf = Literal[
+    "model",
+    "hardware",
+    "stack",
+    "startup",
+    "requests",
+    "routing",
+    "ground",
+    "replay",
+    "deployment",
+    "certainty",
+    "derived",
+]
 
-#: Values of a kind that are kept [1]; a deployment holds its routing trace and tables, often 100 MB.
+#: Values of a kind that are kept [1].
 _MOST: Mapping[Shelf, int] = {
     "model": 32,
     "hardware": 64,
     "stack": 32,
     "startup": 8,
-    "requests": 4,
-    "routing": 4,
-    "deployment": 8,
+    "requests": 16,
+    "routing": 8,
+    "ground": 256,
+    "replay": 64,
+    "deployment": 256,
     "certainty": 256,
     "derived": 64,
 }
+#: Size of those that are large [bytes]; the last one asked for is kept whatever its size.
+_ROOM: Mapping[Shelf, float] = {"deployment": 512e6}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,25 +65,46 @@ class Loaded(Generic[T]):
     files: tuple[Stamp, ...]
 
 
+class Sized(Protocol):
+    """Part of a value, which other values may share."""
+
+    @property
+    def nbytes(self) -> int:
+        """Its size [bytes]."""
+
+
+@runtime_checkable
+class Large(Protocol):
+    """A value that says how large it is."""
+
+    @property
+    def parts(self) -> Sequence[Sized]:
+        """What it holds that is large."""
+
+
 class Prices:
     """Shelves of values by key, from each of which the one asked for longest ago goes first.
 
     Where threads ask for one value at once, one makes it and the others wait. What could not be made is not kept.
     """
 
-    def __init__(self, most: Mapping[Shelf, int] = _MOST) -> None:
-        self._most = most
+    def __init__(self, most: Mapping[Shelf, int] = _MOST, room: Mapping[Shelf, float] = _ROOM) -> None:
+        self._most, self._room = most, room
         self._shelves: dict[Shelf, OrderedDict[Hashable, _Place]] = {shelf: OrderedDict() for shelf in most}
         self._lock = threading.Lock()
 
     def kept(self, shelf: Shelf, key: Hashable, make: Callable[[], T]) -> T:
         """Return the value of a key, made when it is first asked for; the key must name all that it depends on."""
-        return self._kept(shelf, key, make, lambda _: True)
+        return self._kept(shelf, key, lambda _: make(), lambda _: True)
+
+    def grown(self, shelf: Shelf, key: Hashable, make: Callable[[T | None], T], serves: Callable[[T], bool]) -> T:
+        """Return the value of a key, made larger from the one so far where that does not serve."""
+        return self._kept(shelf, key, make, serves)
 
     def loaded(self, shelf: Shelf, key: Hashable, read: Callable[[], T]) -> T:
         """Return what was read for a key, read anew when a file that was looked at, or looked for, has changed."""
 
-        def make() -> Loaded[T]:
+        def make(_: Loaded[T] | None) -> Loaded[T]:
             with noted() as files:
                 value = read()
             return Loaded(value=value, files=tuple(files.values()))
@@ -83,7 +120,7 @@ class Prices:
             for shelf in self._shelves.values():
                 shelf.clear()
 
-    def _kept(self, shelf: Shelf, key: Hashable, make: Callable[[], T], valid: Callable[[T], bool]) -> T:
+    def _kept(self, shelf: Shelf, key: Hashable, make: Callable[[T | None], T], valid: Callable[[T], bool]) -> T:
         with self._lock:
             places = self._shelves[shelf]
             place = places.setdefault(key, _Place())
@@ -91,10 +128,30 @@ class Prices:
             while len(places) > self._most[shelf]:
                 places.popitem(last=False)
         with place.lock:
-            if place.value is None or not valid(cast("T", place.value)):
-                place.value = None
-                place.value = make()
-            return cast("T", place.value)
+            value = cast("T | None", place.value)
+            if value is None or not valid(value):
+                value = place.value = make(value)
+                self._fit(shelf)
+            return value
+
+    def _fit(self, shelf: Shelf) -> None:
+        """Let go what has no room."""
+        room = self._room.get(shelf)
+        if room is None:
+            return
+        with self._lock:
+            places = self._shelves[shelf]
+            while len(places) > 1 and _held(places.values()) > room:
+                places.popitem(last=False)
+
+
+def _held(places: Iterable[_Place]) -> int:
+    """Size of values that say it; what several share counts once [bytes]."""
+    parts: dict[int, int] = {}
+    for place in places:
+        if isinstance(place.value, Large):
+            parts.update({id(part): part.nbytes for part in place.value.parts})
+    return sum(parts.values())
 
 
 class _Place:

@@ -177,7 +177,7 @@ def _batch(deployment: Deployment, phase: Phase, sequences: int, length: int, *,
 def _require_priced(deployment: Deployment, phase: Phase, sequences: int, length: int) -> None:
     """Refuse what lies beyond the tables of the engine, whose edges are the largest step and the longest request."""
     dp, most, longest = deployment.split.dp, deployment.limits.max_running, deployment.longest
-    rows, most_rows = -(-sequences // dp) * length, len(deployment.tables.tokens) - 1
+    rows, most_rows = -(-sequences // dp) * length, deployment.most_tokens
     if phase == "decode" and sequences > most * dp:
         msg = f"batch: got {sequences}; this deployment decodes at most {most} requests on each of {dp} ranks at once"
         raise ScenarioError(msg)

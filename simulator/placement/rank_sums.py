@@ -9,9 +9,9 @@ from simulator.arrays import IdArray, IntArray
 from simulator.placement.slots import Placement
 
 #: Tokens between two rows of the sums that few have asked yet: quick to make, and small [tokens].
-_COARSE = 8
+_COARSE = 16
 #: Windows asked for after which finer sums pay: what is counted beside coarse ones has then cost as much [1].
-_PATIENCE = 1000
+_PATIENCE = 2000
 #: Largest size of the sums of one order [bytes]; where not every token has room for a row, every second has, and so on.
 SUMS_ROOM = 40e6
 #: Tokens whose assignments are counted at a time: what is made on the way stays in the cache [tokens].
@@ -133,12 +133,11 @@ class RankSums:
         return sums
 
     def refine(self) -> None:
-        """Make the sums as fine as they may be, for who is going to ask for many windows."""
-        stride = self._finest()
-        if self.stride != stride:
-            self._rows = self._summed(stride), stride
+        """Expect many windows to be asked for: sums are as fine as they may be from the next on."""
+        self._asked = max(self._asked, _PATIENCE)
 
     def _finest(self) -> int:
+        """Tokens between two rows where they fill their room [tokens]."""
         stride, row = 1, self._turn.size * self._kind.itemsize
         while (self.tokens // stride + 1) * row > SUMS_ROOM and stride < self.tokens:
             stride *= 2
@@ -171,12 +170,13 @@ class RankSums:
     def _asked_rows(self, windows: int = 1) -> tuple[NDArray[np.unsignedinteger], int]:
         """Return rows and stride, coarse at first, and as fine as they may be once that pays."""
         self._asked += windows
-        if self._asked > _PATIENCE:
-            self.refine()
-        elif not self.stride:
-            stride = max(_COARSE, self._finest())
-            self._rows = self._summed(stride), stride
-        return self._rows
+        stride = self._finest()
+        if self._asked <= _PATIENCE:
+            stride = max(_COARSE, stride)
+        rows = self._rows
+        if not rows[1] or rows[1] > stride:
+            rows = self._rows = self._summed(stride), stride
+        return rows
 
     def _summed(self, stride: int) -> NDArray[np.unsignedinteger]:
         """Sum up to every ``stride``-th token; shape (tokens // stride + 1, ranks, layers)."""

@@ -26,7 +26,7 @@ from workloads.routing.trace import RoutingTrace
 _CHUNK = 256
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, weakref_slot=True)
 class ServedTokens:
     """The slots that serve the tokens of a routing trace.
 
@@ -174,6 +174,11 @@ class RoutingReplay(ServedTokens):
     decode: RankSums
     mean_load: float
     whole: bool
+
+    def refine(self) -> None:
+        """Expect many windows of either order to be asked for, as an engine does."""
+        self.prefill.refine()
+        self.decode.refine()
 
     @property
     def nbytes(self) -> int:

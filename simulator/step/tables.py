@@ -25,6 +25,7 @@ from simulator.placement.replay import RoutingReplay
 from simulator.step.blocks import BlockTable, Inside, block_table, inside
 from simulator.step.components import OP_COMPONENTS
 from simulator.step.contention import stretched, units_taken
+from simulator.step.row_table import RowTable, row_grid
 from workloads.models.spec import ModelSpec, Phase
 
 #: Kernels that the routed experts launch: sort, quantise, two grouped GEMMs, activation, finalise [1].
@@ -204,13 +205,14 @@ class StepTables:
 
     Attributes
     ----------
-    tokens, prompts : array, shape (most tokens + 1, components with ops)
-        Ops that all tokens drive, by component in the order of ``OP_COMPONENTS`` [s]; row n is n tokens on the rank,
-        all decoded or with prompt tokens among them, for which some stacks exchange tokens otherwise.
-    logits : array, likewise
-        Ops that the rows reaching the LM head drive.
-    decode, drafting : array, shape (most sequences + 1, components with ops)
-        Ops that decoded sequences drive outside attention: absorbed projections, and the drafting of their next tokens.
+    tokens, prompts : RowTable
+        Ops that all tokens drive, by tokens on the rank, all decoded or with prompt tokens among them, for which some
+        stacks exchange tokens otherwise.
+    logits : RowTable
+        Ops that the rows reaching the LM head drive, by these.
+    decode, drafting : RowTable
+        Ops that decoded sequences drive outside attention, by these: absorbed projections, and the drafting of their
+        next tokens.
     exchange, prompt_exchange : array, shape (most tokens + 1,)
         What dispatch and combine add per unit of (imbalance - 1), likewise [s].
     decode_attention, prompt_attention : TimeGrid
@@ -228,11 +230,11 @@ class StepTables:
         Kernel tables that the times were taken from.
     """
 
-    tokens: FloatArray
-    prompts: FloatArray
-    logits: FloatArray
-    decode: FloatArray
-    drafting: FloatArray
+    tokens: RowTable
+    prompts: RowTable
+    logits: RowTable
+    decode: RowTable
+    drafting: RowTable
     exchange: FloatArray
     prompt_exchange: FloatArray
     decode_attention: TimeGrid
@@ -243,6 +245,12 @@ class StepTables:
     inside: Inside
     launches: float
     kernels: frozenset[str]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the largest tables [bytes]."""
+        rows = (self.tokens, self.prompts, self.logits, self.decode, self.drafting)
+        return sum(table.nbytes for table in (*rows, self.exchange, self.prompt_exchange))
 
     @property
     def exchanges(self) -> bool:
@@ -271,14 +279,15 @@ def compile_tables(
     routing : RoutingReplay or None
         The routing trace on its placement; ``None`` without MoE layers.
     most_tokens, most_sequences, most_context : int
-        Largest step of one rank, most sequences in it, longest sequence [1].
+        Largest step of one rank, most sequences in it, longest sequence [1]. Tables reach at least so far; what they
+        say of less does not depend on how far.
     query_tokens : int
         Tokens of a decoded sequence in a step; more than one where drafts are verified [1].
     drafts : int
         Tokens that a further layer of the model's own drafts per step, one after the other [1].
     """
     price = _Pricer(cost=cost, model=model, split=split, query_tokens=query_tokens, drafts=drafts)
-    grid, sequences, where = _token_grid(most_tokens), _token_grid(most_sequences), inside(model)
+    grid, sequences, where = row_grid(most_tokens), row_grid(most_sequences), inside(model)
     decoding = price.decoding(grid / query_tokens)
     decoded = _token_tables(price, decoding, grid, where)
     prompted = _token_tables(price, StepShape(prefill_tokens=np.maximum(grid, 1.0), prefill_sequences=1.0), grid, where)
@@ -286,7 +295,7 @@ def compile_tables(
     return StepTables(
         tokens=decoded.seconds,
         prompts=prompted.seconds,
-        logits=_dense(grid, _by_component(cost.times(price.ops(decoding, "logits")), len(grid))),
+        logits=RowTable(grid=grid, seconds=_by_component(cost.times(price.ops(decoding, "logits")), len(grid))),
         decode=price.by_sequences(price.ops(price.decoding(sequences), "decode"), sequences),
         drafting=price.by_sequences(price.drafting(sequences), sequences),
         exchange=decoded.uneven,
@@ -332,11 +341,11 @@ class _Pricer:
         """List the ops that draft the next tokens of so many sequences."""
         return draft_ops(self.model, self.split, self.cost.stack, sequences, context, self.drafts)
 
-    def by_sequences(self, ops: tuple[Op, ...], sequences: FloatArray) -> FloatArray:
-        """Tabulate what ops take outside attention, whose time depends on the context too [s]."""
-        table = _dense(sequences, _by_component(self.cost.times(ops), len(sequences)))
-        table[:, OP_COMPONENTS.index("attention")] = 0.0
-        return table
+    def by_sequences(self, ops: tuple[Op, ...], sequences: FloatArray) -> RowTable:
+        """Tabulate what ops take outside attention, whose time depends on the context too."""
+        seconds = _by_component(self.cost.times(ops), len(sequences))
+        seconds[:, OP_COMPONENTS.index("attention")] = 0.0
+        return RowTable(grid=sequences, seconds=seconds)
 
     def attention(self, sequences: FloatArray, context: FloatArray) -> FloatArray:
         """Attention of decoded sequences, that of drafting included [s]."""
@@ -365,7 +374,7 @@ class _Pricer:
 class _TokenTables:
     """Ops that all tokens drive: seconds by component, what an uneven load adds [s], and their blocks."""
 
-    seconds: FloatArray
+    seconds: RowTable
     uneven: FloatArray
     blocks: BlockTable
 
@@ -375,11 +384,11 @@ def _token_tables(price: _Pricer, shape: StepShape, grid: FloatArray, where: Ins
         price.cost.times(price.ops(each, "tokens")) for each in (shape, replace(shape, max_rank_share=2.0))
     )
     seconds = _by_component(even, len(grid))
-    extra = (_by_component(busiest, len(grid)) - seconds).sum(axis=1, keepdims=True)
+    extra = (_by_component(busiest, len(grid)) - seconds).sum(axis=1)
     units = [units_taken(time, price.cost.hardware.silicon) for time in even]
     return _TokenTables(
-        seconds=_dense(grid, seconds),
-        uneven=_dense(grid, extra)[:, 0],
+        seconds=RowTable(grid=grid, seconds=seconds),
+        uneven=np.interp(np.arange(int(grid[-1]) + 1), grid, extra),
         blocks=block_table(grid, even, busiest, units, [stretched(time) for time in even], where),
     )
 
@@ -394,25 +403,12 @@ def _kernels(cost: CostModel, model: ModelSpec, split: Parallelism) -> frozenset
     return frozenset(table for time in times for table in time.compared if time.coefficients)
 
 
-def _token_grid(most: int) -> FloatArray:
-    """Every count to 128, every eighth to 1024, and every sixty-fourth with the next: where tiles and waves step."""
-    edges = np.arange(128, most, 64)
-    grid = np.unique(np.concatenate([np.arange(0, 129), np.arange(136, 1025, 8), edges, edges + 1]))
-    return np.append(grid[grid < most], most).astype(np.float64)
-
-
 def _by_component(times: tuple[OpTime, ...], size: int) -> FloatArray:
     """Sum op times by component over a grid; shape (size, components with ops) [s]."""
     total = np.zeros((size, len(OP_COMPONENTS)))
     for time in times:
         total[:, OP_COMPONENTS.index(time.op.component)] += time.seconds
     return total
-
-
-def _dense(grid: FloatArray, values: FloatArray) -> FloatArray:
-    """Interpolate a table over a grid at every whole number up to its end."""
-    points = np.arange(int(grid[-1]) + 1)
-    return np.stack([np.interp(points, grid, column) for column in values.T], axis=1)
 
 
 def _decode_grid(price: _Pricer, most_sequences: int, most_context: int) -> TimeGrid:

@@ -190,11 +190,11 @@ class TableTimer:
         logits = np.ceil(steps["logits"] / pp).astype(np.int64)
         decoded = np.ceil(steps["decode_rows"] / pp).astype(np.int64)
         parts = np.empty((len(rows), len(OP_COMPONENTS)))
-        parts[decoding] = tables.tokens[self._totals.padded[rows[decoding]]]
-        parts[~decoding] = tables.prompts[rows[~decoding]]
-        parts += tables.logits[np.where(decoding, rows, logits)]
+        parts[decoding] = tables.tokens.at(self._totals.padded[rows[decoding]])
+        parts[~decoding] = tables.prompts.at(rows[~decoding])
+        parts += tables.logits.at(np.where(decoding, rows, logits))
         sequences = np.where(decoding, -(-rows // self._totals.query_tokens), decoded)
-        parts += tables.decode[sequences] + tables.drafting[sequences]
+        parts += tables.decode.at(sequences) + tables.drafting.at(sequences)
         found = np.zeros((len(rows), len(STEP_PARTS)))
         for index, name in enumerate(OP_COMPONENTS):
             found[:, STEP_PARTS.index(name)] = parts[:, index]

@@ -32,13 +32,18 @@ class RowTotals:
     exchange: list[float]
     prompt_exchange: list[float]
 
+    @property
+    def nbytes(self) -> int:
+        """Size of the lists, whose numbers are objects [bytes]."""
+        return 32 * (5 * len(self.alone) + len(self.absorbed) + len(self.drafting))
+
 
 def row_totals(tables: StepTables, stack: StackProfile, query_tokens: int = 1) -> RowTotals:
     """Sum step tables over components, once per deployment."""
-    most = len(tables.tokens) - 1
+    most = tables.tokens.most
     padded = np.minimum(graph_rows(np.arange(most + 1), stack), most)
     tokens, prompts, logits, absorbed, drafting = (
-        table.sum(axis=1) for table in (tables.tokens, tables.prompts, tables.logits, tables.decode, tables.drafting)
+        table.every() for table in (tables.tokens, tables.prompts, tables.logits, tables.decode, tables.drafting)
     )
     sequences = -(-np.arange(len(tokens)) // query_tokens)
     return RowTotals(

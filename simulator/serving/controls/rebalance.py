@@ -166,7 +166,8 @@ class RebalancingTimer:
 def _exchange_columns(deployment: Deployment) -> tuple[FloatArray, FloatArray]:
     columns = [OP_COMPONENTS.index("dispatch"), OP_COMPONENTS.index("combine")]
     tables = deployment.tables
-    return tables.tokens[:, columns].sum(axis=1), tables.prompts[:, columns].sum(axis=1)
+    rows = np.arange(tables.tokens.most + 1)
+    return tables.tokens.at(rows)[:, columns].sum(axis=1), tables.prompts.at(rows)[:, columns].sum(axis=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
