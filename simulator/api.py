@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from simulator.deployment.prepared import keep_experts
 from simulator.results.sweep import Sweep
 from simulator.results.values import Estimate, Result
 from simulator.run.many import outcomes, solved
@@ -45,7 +46,9 @@ def simulate(scenario: Scenario, *, progress: Callable[[float], None] | None = N
     """
     from simulator.run.play import play
 
-    return play(scenario, progress)
+    result = play(scenario, progress)
+    keep_experts()
+    return result
 
 
 def estimate(scenario: Scenario) -> Estimate:
@@ -56,7 +59,9 @@ def estimate(scenario: Scenario) -> Estimate:
     MoesimError
         As for :func:`simulate`.
     """
-    return solved(scenario)
+    answer = solved(scenario)
+    keep_experts()
+    return answer
 
 
 def estimate_many(
@@ -89,7 +94,9 @@ def estimate_many(
     >>> list(sweep.frame()["requests.concurrency"])
     [1, 8, 64]
     """
-    return outcomes(scenarios, play=play, progress=progress)
+    sweep = outcomes(scenarios, play=play, progress=progress)
+    keep_experts()
+    return sweep
 
 
 def save(result: Result, folder: Path) -> Path:

@@ -18,6 +18,7 @@ from simulator.deployment.fingerprint import fingerprint
 from simulator.deployment.inputs import read_model, scenario_model, scenario_requests, scenario_routing, trace_path
 from simulator.deployment.layout import Layout, lay_out
 from simulator.deployment.limits import Limits, instance_limits, loaded_limits
+from simulator.deployment.prepared import recall_experts
 from simulator.deployment.prices import PRICES, Sized, digest
 from simulator.errors import ScenarioError
 from simulator.hardware import Hardware, unused_processors
@@ -175,7 +176,7 @@ def deploy(scenario: Scenario, requests: RequestTrace | None = None) -> Deployme
     deployment = PRICES.grown(
         "deployment",
         key,
-        lambda known: _deploy(pricing, ground, lanes, reach if known is None else known.reach.longer(reach), key),
+        lambda known: _deploy(pricing, ground, lanes, reach, key, known),
         lambda known: known.reach.covers(reach),
     )
     deployment = replace(deployment, limits=limits, longest=_power_of_two(longest))
@@ -225,8 +226,11 @@ def _most_tokens(limits: Limits, longest: int) -> int:
     return prompts + limits.max_running * limits.query_tokens
 
 
-def _deploy(scenario: Scenario, ground: _Ground, lanes: int, reach: Reach, key: str) -> Deployment:
+def _deploy(
+    scenario: Scenario, ground: _Ground, lanes: int, reach: Reach, key: str, known: Deployment | None
+) -> Deployment:
     laid, limits = ground.laid, ground.limits
+    reach = reach if known is None else known.reach.longer(reach)
     model, hardware, split, stack = laid.model, laid.hardware, laid.split, laid.stack
     cost = CostModel(hardware=hardware, stack=stack)
     pregated = None
@@ -236,6 +240,7 @@ def _deploy(scenario: Scenario, ground: _Ground, lanes: int, reach: Reach, key: 
     routing = _replayed(scenario, laid, lanes) if lanes else None
     drafts = scenario.speculation.draft_tokens if scenario.speculation.draft == "mtp" else 0
     tables = _tables(cost, model, split, routing, reach, limits.query_tokens, drafts)
+    recall_experts(tables, key, None if known is None else known.tables)
     return Deployment(
         model=model,
         hardware=hardware,

@@ -35,7 +35,7 @@ FOLDER_VARIABLE = "MOESIM_CACHE_DIR"
 SIZE_VARIABLE = "MOESIM_CACHE_SIZE"
 MOST_BYTES = 10**9
 
-Kind = Literal["routing"]
+Kind = Literal["routing", "experts"]
 Arrays = Mapping[str, NDArray[Any]]
 
 _NAME = re.compile(r"([a-z]+)-[0-9a-f]{16}\.arrays")
@@ -219,15 +219,33 @@ def kept_on_disk(kind: Kind, said: object, make: Callable[[], Arrays]) -> Arrays
     make : callable
         Makes them.
     """
-    store, code = disk_store(), code_digest()
-    if store is None or code is None:
+    place = _place(kind, said)
+    if place is None:
         return make()
-    key = digest(kind, said, code)
+    store, key = place
     arrays: Arrays | None = store.load(kind, key)
     if arrays is None:
         arrays = make()
         store.save(kind, key, arrays)
     return arrays
+
+
+def recall(kind: Kind, said: object) -> Arrays | None:
+    """Return arrays that an earlier process kept; parameters as for :func:`kept_on_disk`."""
+    place = _place(kind, said)
+    return None if place is None else place[0].load(kind, place[1])
+
+
+def keep(kind: Kind, said: object, arrays: Arrays) -> None:
+    """Keep arrays in the place of those that were kept before; parameters as for :func:`kept_on_disk`."""
+    place = _place(kind, said)
+    if place is not None:
+        place[0].save(kind, place[1], arrays)
+
+
+def _place(kind: Kind, said: object) -> tuple[DiskStore, str] | None:
+    store, code = disk_store(), code_digest()
+    return None if store is None or code is None else (store, digest(kind, said, code))
 
 
 @functools.cache

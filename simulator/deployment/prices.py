@@ -114,6 +114,11 @@ class Prices:
         note(found.files)
         return found.value
 
+    def made(self, shelf: Shelf) -> list[Any]:
+        """Return the values of a shelf that are made."""
+        with self._lock:
+            return [place.value for place in self._shelves[shelf].values() if place.value is not None]
+
     def clear(self) -> None:
         """Forget everything."""
         with self._lock:

@@ -9,7 +9,7 @@ ops by the same cost model as the closed form, so the two agree up to interpolat
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -49,15 +49,24 @@ class ExpertLines:
         Tokens over all ranks, ascending [tokens].
     price : callable
         Maps one of these numbers to its lines.
+    priced : mapping of int to PricedLines
+        Lines that were priced before, by the index of their point.
+
+    Attributes
+    ----------
+    priced : dict of int to PricedLines
+        Lines that are priced, likewise.
     """
 
-    __slots__ = ("_known", "_logs", "_price", "_priced", "_tokens")
+    __slots__ = ("_known", "_logs", "_price", "_tokens", "priced")
 
-    def __init__(self, tokens: NDArray[np.int64], price: Callable[[int], PricedLines]) -> None:
+    def __init__(
+        self, tokens: NDArray[np.int64], price: Callable[[int], PricedLines], priced: Mapping[int, PricedLines]
+    ) -> None:
         self._tokens: list[int] = tokens.tolist()
         self._logs: FloatArray = np.log(tokens)
         self._price = price
-        self._priced: dict[int, PricedLines] = {}
+        self.priced: dict[int, PricedLines] = dict(priced)
         self._known: dict[int, ExpertLine] = {}
 
     def at(self, tokens: int) -> ExpertLine:
@@ -111,9 +120,9 @@ class ExpertLines:
         return ExpertLine(base=float(base.sum()), slope=float(slope.sum()), weights=weights, bases=base)
 
     def _at_point(self, index: int) -> PricedLines:
-        lines = self._priced.get(index)
+        lines = self.priced.get(index)
         if lines is None:
-            lines = self._priced[index] = self._price(self._tokens[index])
+            lines = self.priced[index] = self._price(self._tokens[index])
         return lines
 
 
@@ -428,19 +437,38 @@ def _prompt_axes(most_tokens: int, most_sequences: int, most_context: int) -> tu
 
 
 class ExpertTables(dict[Phase, ExpertLines]):
-    """Expert lines by token order, each made when it is first asked for; parameters as for :func:`compile_tables`."""
+    """Expert lines by token order, each made when it is first asked for; parameters as for :func:`compile_tables`.
+
+    Attributes
+    ----------
+    remembered : mapping of order to mapping of int to PricedLines
+        Lines that were priced before, by order and index of their point.
+    fresh : int
+        Lines that have been priced here [1].
+    """
 
     def __init__(self, cost: CostModel, model: ModelSpec, split: Parallelism, routing: RoutingReplay) -> None:
         super().__init__()
         self._parts = cost, model, split, routing
+        self.remembered: Mapping[Phase, Mapping[int, PricedLines]] = {}
+        self.fresh = 0
 
     def __missing__(self, order: Phase) -> ExpertLines:
         """Find out where the lines of an order have their points."""
         cost, model, split, _ = self._parts
         op = build_experts(model, split, cost.stack, _experts_shape(split, 1.0, prompt=order == "prefill"), None)
-        price = partial(_expert_lines, *self._parts, order)
-        lines = self[order] = ExpertLines(_expert_points(expert_tile_changes(cost, op)), price)
+        points, known = _expert_points(expert_tile_changes(cost, op)), self.remembered.get(order, {})
+        lines = self[order] = ExpertLines(points, partial(self._price, order), known)
         return lines
+
+    def priced(self) -> dict[Phase, dict[int, PricedLines]]:
+        """Return all lines that are priced, by order and index of their point."""
+        known = {order: dict(lines) for order, lines in self.remembered.items()}
+        return known | {order: dict(lines.priced) for order, lines in list(self.items())}
+
+    def _price(self, order: Phase, tokens: int) -> PricedLines:
+        self.fresh += 1
+        return _expert_lines(*self._parts, order, tokens)
 
 
 def _expert_points(changes: FloatArray) -> NDArray[np.int64]:

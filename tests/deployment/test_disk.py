@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from simulator import Scenario, estimate
+from simulator import Scenario, estimate, simulate
 from simulator.deployment import disk, inputs
-from simulator.deployment.disk import DiskStore, disk_store, kept_on_disk
+from simulator.deployment.disk import DiskStore, Entry, disk_store, kept_on_disk
 from simulator.deployment.inputs import scenario_model, scenario_routing
 from simulator.deployment.prices import PRICES
 from simulator.errors import MoesimError, OutputError
 from simulator.scenario.presets import preset_path
+from simulator.step import tables
 from workloads.routing.trace import RoutingTrace
 from workloads.samples import sample_path
 
@@ -59,10 +60,23 @@ def same(left: Any, right: Any) -> bool:
     )
 
 
+def entries() -> list[Entry]:
+    store = disk_store()
+    assert store is not None
+    return store.entries()
+
+
 def answer() -> dict[str, Any]:
     """An answer of a process that has made nothing yet."""
     PRICES.clear()
     return estimate(Scenario.load(preset_path("mixtral-8x7b-a100"), QUESTION)).document()
+
+
+def result(scenario: Scenario) -> str:
+    """All numbers of a run in a process that has made nothing yet, but for the time that it takes itself."""
+    PRICES.clear()
+    summary = simulate(scenario).document()["summary"]
+    return repr({key: value for key, value in summary.items() if key != "wall_s"})
 
 
 def routing(*overrides: str) -> RoutingTrace:
@@ -300,7 +314,7 @@ def test_processes_that_start_at_once_all_answer_right(tmp_path: Path) -> None:
     answers = [process.communicate(timeout=120) for process in processes]
     assert [error for _, error in answers] == [""] * 4
     assert len({text for text, _ in answers}) == 1
-    assert [path.suffix for path in kept.iterdir()] == [".arrays"]
+    assert sorted(path.name.split("-")[0] for path in kept.iterdir()) == ["experts", "routing"]
     assert list(full.iterdir()) == []
 
 
@@ -338,6 +352,27 @@ def test_what_differs_in_what_it_depends_on_lies_in_another_file(folder: Path) -
 def test_recorded_and_even_routing_are_not_kept(folder: Path) -> None:
     routing("routing.kind=balanced")
     assert not folder.exists()
+
+
+def test_lines_of_experts_are_priced_once_for_all_processes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scenario = Scenario.load(preset_path("mixtral-8x7b-a100"), QUESTION)
+    first, played = answer(), result(scenario)
+    [entry] = [entry for entry in entries() if entry.kind == "experts"]
+    monkeypatch.setattr(tables, "_expert_lines", lambda *_: pytest.fail("it is on the disk"))
+    assert answer() == first
+    assert result(scenario) == played
+    assert [entry.bytes for entry in entries() if entry.kind == "experts"] == [entry.bytes]
+    monkeypatch.undo()
+    assert answer() == first
+
+
+def test_lines_that_are_priced_later_join_those_on_the_disk(folder: Path) -> None:
+    answer()
+    [few] = [entry.bytes for entry in entries() if entry.kind == "experts"]
+    PRICES.clear()
+    estimate(Scenario.load(preset_path("mixtral-8x7b-a100"), [*QUESTION, "requests.rate=0.01"]))
+    [more] = [entry.bytes for entry in entries() if entry.kind == "experts"]
+    assert more > few
 
 
 def test_a_fit_that_changes_gives_another_routing(folder: Path, tmp_path: Path) -> None:
