@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from heapq import heappush
 from typing import Any, cast
 
 import simpy
 from simpy.core import EmptySchedule
+from simpy.events import NORMAL
 
 
 class Notice(simpy.Event):
@@ -20,13 +22,22 @@ class Notice(simpy.Event):
             callback(self)
 
 
+class _Due(simpy.Event):
+    """An event that happens when its turn in the queue comes."""
+
+    def __init__(self, env: simpy.Environment) -> None:
+        super().__init__(env)
+        self._ok, self._value = True, None
+
+
 class Clock(simpy.Environment):
     """A clock that the process under way may move on by itself, and that calls functions without processes.
 
     Notes
     -----
-    Of SimPy's own names it uses the time ``_now``, the heap ``_queue`` of events, whose entries begin with their time,
-    and of an event ``_ok``, ``_value`` and the list ``callbacks``. ``tests/serving/test_clock.py`` fails where a
+    Of SimPy's own names it uses the time ``_now``, the heap ``_queue`` of events, whose entries are their time, their
+    priority, their number of the count ``_eid`` and they themselves, and of an event ``_ok``, ``_value`` and the list
+    ``callbacks``. ``tests/serving/test_clock.py`` fails where a
     release of SimPy changes them.
     """
 
@@ -45,6 +56,12 @@ class Clock(simpy.Environment):
     def later(self, delay: float, then: Callable[[Any], object], value: object) -> None:
         """Call a function with a value after a delay [s], without the cost of a process."""
         cast("list[Any]", self.timeout(delay, value).callbacks).append(lambda event: then(event.value))
+
+    def at(self, time: float, then: Callable[[], object]) -> None:
+        """Call a function at a time to come [s], to the last bit, which a delay from now would miss."""
+        event = _Due(self)
+        cast("list[Any]", event.callbacks).append(lambda _event: then())
+        heappush(self._queue, (time, NORMAL, next(self._eid), event))
 
     def follow(self, way: Generator[simpy.Event, Any, None], value: object = None) -> None:
         """Run a generator at once up to an event that has not happened yet, and on from there when it does.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -97,6 +98,8 @@ class Server:
         self._entries: list[Instance] = []
         self._decoders: list[Instance] = []
         self._backlog: list[int] = []
+        # Requests that the frontend handles, and when each leaves it: in the order in which they came.
+        self._entering: deque[tuple[float, int]] = deque()
         self._decoder_opened = env.event()
         self._transfers: dict[int, _Transfer] = {}
         self._emptied: dict[int, simpy.Event] = {}
@@ -231,11 +234,21 @@ class Server:
             self._start(request)
 
     def _start(self, request: int) -> None:
-        self.run_state.records.arrival[request] = self.env.now
-        if self._frontend > 0.0:
-            self.env.later(self._frontend, self.route, request)
-        else:
+        now = self.run_state.records.arrival[request] = self.env.now
+        if self._frontend <= 0.0:
             self.route(request)
+            return
+        # NOTE: all take as long, so one event for the first of them does for those that leave with it.
+        if not self._entering:
+            self.env.at(now + self._frontend, self._leave_frontend)
+        self._entering.append((now + self._frontend, request))
+
+    def _leave_frontend(self) -> None:
+        entering, now = self._entering, self.env.now
+        while entering and entering[0][0] <= now:
+            self.route(entering.popleft()[1])
+        if entering:
+            self.env.at(entering[0][0], self._leave_frontend)
 
     def route(self, request: int) -> None:
         """Give a request to an instance, or keep it until there is one."""

@@ -72,6 +72,16 @@ def test_what_is_called_later_is_called_in_order_with_its_value() -> None:
     assert called == [(1.0, "a"), (1.0, "b"), (2.0, "c")]
 
 
+def test_what_is_called_at_a_time_is_called_at_exactly_that_time() -> None:
+    env, called = Clock(), list[tuple[float, str]]()
+    env.skip(0.1)
+    env.later(0.3, lambda got: called.append((env.now, got)), "later")
+    env.at(0.1 + 0.7, lambda: called.append((env.now, "last")))
+    env.at(0.3, lambda: called.append((env.now, "first")))
+    env.run()
+    assert called == [(0.3, "first"), (0.1 + 0.3, "later"), (0.1 + 0.7, "last")]
+
+
 def test_the_clock_says_whether_an_event_was_reached() -> None:
     env = Clock()
     assert env.reach(env.timeout(1.0))
