@@ -14,6 +14,8 @@ from workloads.models.spec import DTypes, Layer, ModelSpec, MoE
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# Problems in one message; a misread number makes one for every kind of layer.
+_MOST_TOLD = 4
 # Counts that may be 0; every other integer of a specification is at least 1.
 _MAY_BE_ZERO = {
     "mtp_layers",
@@ -73,9 +75,10 @@ def _stored_problems(stored: tuple[tuple[str, float], ...]) -> Iterator[str]:
 
 
 def checked(spec: ModelSpec, where: str) -> ModelSpec:
-    """Return the model, or raise one ModelError with all its problems, naming ``where`` it came from."""
+    """Return the model, or raise one ModelError with its first problems, naming ``where`` it came from."""
     if problems := check(spec):
-        raise ModelError(f"{where}: " + "; ".join(problems))
+        more = f"; and {len(problems) - _MOST_TOLD} more" if len(problems) > _MOST_TOLD else ""
+        raise ModelError(f"{where}: " + "; ".join(problems[:_MOST_TOLD]) + more)
     return spec
 
 

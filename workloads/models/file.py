@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
+from hardware_profiles import edge
 from hardware_profiles.errors import nearest
 from hardware_profiles.files import stamp
 from workloads.errors import ModelError
@@ -49,14 +49,7 @@ T = TypeVar("T")
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file, or say in one message why it cannot be read."""
     stamp(path)
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        msg = f"{path}: cannot be read: {error.strerror}"
-        raise ModelError(msg) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        msg = f"{path}: not valid TOML: {error}"
-        raise ModelError(msg) from error
+    return edge.read_toml(path, ModelError)
 
 
 def spec_from_table(table: Mapping[str, Any], where: str) -> ModelSpec:
@@ -97,6 +90,9 @@ def _layers(table: Mapping[str, Any], where: str) -> tuple[Layer, ...]:
         mixers = _pattern(run, "attention", attentions, place)
         blocks = _pattern(run, "ffn", ffns, place)
         norms = {"norms": run["norms"]} if "norms" in run else {}
+        if len(layers) + count > _MOST_LAYERS:
+            msg = f"{place}: makes more than {_MOST_LAYERS} layers; expected fewer"
+            raise ModelError(msg)
         for i in range(count):
             fields = {"attention": mixers[i % len(mixers)], "ffn": blocks[i % len(blocks)], **norms}
             layers.append(_build(Layer, fields, place))
@@ -111,10 +107,9 @@ def _kinds(table: Mapping[str, Any], key: str, kinds: Mapping[str, type[T]], whe
         if not isinstance(fields, dict):
             msg = f"{place} = {fields!r}; expected a table"
             raise ModelError(msg)
-        if fields.get("kind") not in kinds:
-            given = fields.get("kind")
-            hint = nearest(str(given), kinds)
-            msg = f"{place}: kind = {given!r}; {hint}"
+        given = fields.get("kind")
+        if not isinstance(given, str) or given not in kinds:
+            msg = f"{place}: kind = {edge.shown(given)}; {nearest(str(given)[:60], kinds)}"
             raise ModelError(msg)
         rest = {field: value for field, value in fields.items() if field != "kind"}
         found[name] = _build(kinds[fields["kind"]], rest, place)
@@ -128,8 +123,8 @@ def _pattern(run: Mapping[str, Any], key: str, named: Mapping[str, T], where: st
         raise ModelError(msg)
     names = run[key] if isinstance(run[key], list) else [run[key]]
     for name in names:
-        if name != _NONE and name not in named:
-            msg = f"{where}: {key} = {name!r}; {nearest(str(name), [*named, _NONE])}"
+        if not isinstance(name, str) or (name != _NONE and name not in named):
+            msg = f"{where}: {key} = {edge.shown(name)}; {nearest(str(name)[:60], [*named, _NONE])}"
             raise ModelError(msg)
     if not names:
         msg = f"{where}: {key} = []; expected at least one name"

@@ -9,6 +9,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hardware_profiles.edge import shown
 from hardware_profiles.errors import nearest
 from hardware_profiles.files import stamp
 from workloads.errors import ModelError
@@ -149,8 +150,8 @@ def _load_file(path: Path, folders: tuple[Path, ...]) -> ModelSpec:
     for place in folders:
         stamp(place)
     bases = {file.stem: file for place in reversed(folders) for file in place.glob("*.toml") if file != path}
-    if table["base"] not in bases:
-        msg = f"{path.name}: base = {table['base']!r}; {nearest(str(table['base']), bases)}"
+    if not isinstance(table["base"], str) or table["base"] not in bases:
+        msg = f"{path.name}: base = {shown(table['base'])}; {nearest(str(table['base'])[:60], bases)}"
         raise ModelError(msg)
     base = read_toml(bases[table["base"]])
     if "base" in base:

@@ -196,8 +196,43 @@ def test_files_that_disagree_are_told_and_the_configuration_rules(tmp_path: Path
     config = TINY | {"quantization_config": {"quant_method": "modelopt", "quant_algo": "FP8"}}
     beside = {"quantization": {"quant_algo": "NVFP4", "kv_cache_quant_algo": "FP8"}}
     spec = load_model(checkpoint(tmp_path / "tiny", config, hf_quant_config=beside))
-    assert (spec.dtypes.experts, spec.dtypes.kv_cache) == ("fp8", "fp8")
+    assert (spec.dtypes.experts, spec.dtypes.kv_cache) == ("fp8", "bfloat16")
     assert any("disagree on the quantisation" in note for note in spec.notes)
+
+
+def test_files_that_agree_complete_each_other(tmp_path: Path) -> None:
+    config = TINY | {"quantization_config": {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION"}}
+    layers = {f"model.layers.{i}.mlp.experts": {"quant_algo": "NVFP4"} for i in range(4)}
+    beside = {
+        "quantization": {"quant_algo": "MIXED_PRECISION", "kv_cache_quant_algo": "FP8", "quantized_layers": layers}
+    }
+    spec = load_model(checkpoint(tmp_path / "tiny", config, hf_quant_config=beside))
+    assert (spec.dtypes.experts, spec.dtypes.attention, spec.dtypes.kv_cache) == ("nvfp4", BF16, "fp8")
+    assert spec.notes == ()
+
+
+def test_what_the_original_of_a_checkpoint_says_gives_way_to_the_file_beside_it(tmp_path: Path) -> None:
+    inner = {
+        "quant_method": "compressed-tensors",
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": INT4}},
+    }
+    config = {"model_type": "kimi_k25", "text_config": TINY | {"quantization_config": inner}}
+    beside = {"quantization": {"quant_algo": "NVFP4", "kv_cache_quant_algo": "FP8"}}
+    spec = load_model(checkpoint(tmp_path / "tiny-NVFP4", config, hf_quant_config=beside))
+    assert (spec.dtypes.experts, spec.dtypes.kv_cache) == ("nvfp4", "fp8")
+    assert any("disagree on the quantisation" in note for note in spec.notes)
+
+
+def test_lists_of_other_towers_and_of_an_lm_head_leave_the_layers_alone() -> None:
+    layers = {"model.layers.1.mlp.experts": {"quant_algo": "NVFP4"}, "lm_head": {"quant_algo": "FP8"}}
+    mixed = {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION", "quantized_layers": layers}
+    spec = from_hf_config(TINY | {"quantization_config": mixed})
+    assert dict(spec.dtypes.stored)["lm_head"] == 1.0
+    fp8 = {"quant_method": "fp8", "ignored_layers": ["vision_tower.layers.0.self_attn.q_proj", "mtp.layers.1.mlp"]}
+    assert formats(fp8) == ("fp8", "fp8", "fp8", "fp8", BF16)
+    assert from_hf_config(TINY | {"quantization_config": fp8}).notes == ()
+    whole = {"quant_method": "awq", "bits": 4, "modules_to_not_convert": [f"model.layers.{i}." for i in range(4)]}
+    assert formats(whole) == (BF16, BF16, BF16, BF16, BF16)
 
 
 def test_a_part_in_two_formats_is_sized_exactly_and_told() -> None:

@@ -102,6 +102,7 @@ FAMILIES: Mapping[str, Family] = {
     "sarvam_moe": usual(Features(qk_norm="head", first_dense=1)),
     "solar_open": usual(Features()),
     "step3p5": usual(Features(qk_norm="head", gate="head")),
+    "step3p7": usual(Features(qk_norm="head", gate="head")),
     "unlimited_ocr_text": usual(Features(router_bias=False)),
 }
 # Families whose embedding is the LM head where the configuration does not say.

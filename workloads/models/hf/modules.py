@@ -9,7 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from workloads.models.mixers import Attention, GroupedQueryAttention, LatentAttention
+from workloads.models.mixers import (
+    Attention,
+    CompressedAttention,
+    GatedDeltaNet,
+    GroupedQueryAttention,
+    KimiDeltaAttention,
+    LatentAttention,
+    Mamba1,
+    Mamba2,
+    ShortConvolution,
+)
 from workloads.models.sizes import layer_parameters
 from workloads.models.spec import Layer, MoE
 
@@ -108,6 +118,20 @@ def _attention(attention: Attention, hidden: int, total: float) -> Iterator[Modu
             yield named(rows, "indexer.wq_b")
             yield named(hidden * attention.index_head_dim, "indexer.wk")
     else:
-        # The projections of a recurrent mixer are named in a dozen ways; those to its inside are most of it.
-        yield named(total * 0.75, "in_proj", "in_proj_qkvz", "in_proj_qkv", "q_proj", "qkv_proj", "wq_b")
-        yield named(total * 0.25, "out_proj", "o_proj", "wo_b")
+        # The projections to the inside of such a mixer are named in a dozen ways; they count as one.
+        back = _output_weights(attention, hidden)
+        yield named(total - back, "in_proj", "in_proj_qkvz", "in_proj_qkv", "q_proj", "qkv_proj", "wq_b", "q_b_proj")
+        yield named(back, "out_proj", "o_proj", "wo_b", "o_b_proj")
+
+
+def _output_weights(attention: Attention, hidden: int) -> float:
+    """Weights of the projection back to the model's width of a mixer that is neither grouped-query nor latent [1]."""
+    if isinstance(attention, CompressedAttention):
+        return attention.o_lora_rank * (attention.num_heads * attention.head_dim + attention.o_groups * hidden)
+    if isinstance(attention, GatedDeltaNet):
+        return attention.num_value_heads * attention.value_head_dim * hidden
+    if isinstance(attention, ShortConvolution):
+        return attention.channels * hidden
+    if isinstance(attention, KimiDeltaAttention | Mamba1 | Mamba2):
+        return attention.inner * hidden
+    return 0.0

@@ -11,13 +11,14 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from hardware_profiles.files import stamp
 from workloads.errors import ModelError
 from workloads.models.dtypes import DTYPE_BYTES
 from workloads.models.hf.modules import PREFIXES, layer_modules
 from workloads.models.hf.reader import HfConfig, read_config
-from workloads.models.hf.schemes import Format, Rule, Scheme, matcher, named, scheme_of
+from workloads.models.hf.schemes import Format, Rule, Scheme, matcher, method_of, named, scheme_of
 from workloads.models.spec import DType, DTypes, Layer
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ _PROMISES: Sequence[tuple[str, frozenset[str]]] = (
     (r"nvfp4|fp4", frozenset({"nvfp4", "mxfp4"})),
     (r"mxfp4", frozenset({"mxfp4"})),
     (r"fp8", frozenset({"fp8", "fp8_block"})),
-    (r"awq|gptq|int4|4bit|w4a16|w4a8|q4|autoround|auto-round|bnb", frozenset({"int4", "mxfp4", "nvfp4", "int8"})),
+    (r"int4|4bit|w4a16|w4a8|q4", frozenset({"int4", "mxfp4", "nvfp4"})),
+    (r"awq|gptq|autoround|auto-round|bnb", frozenset({"int4", "mxfp4", "nvfp4", "int8"})),
     (r"int8|8bit|w8a8|w8a16|q8", frozenset({"int8", "fp8"})),
     (r"quantized|quark|modelopt", frozenset({"fp8", "fp8_block", "int8", "int4", "mxfp4", "nvfp4"})),
 )
@@ -48,7 +50,7 @@ def quantisation_table(configs: Sequence[HfConfig], path: Path | None) -> tuple[
     Parameters
     ----------
     configs : sequence of HfConfig
-        The configuration of the language model and those around it.
+        The configuration of the language model, and the one around it where there is one.
     path : Path or None
         The ``config.json``; files beside it are read too.
 
@@ -59,24 +61,30 @@ def quantisation_table(configs: Sequence[HfConfig], path: Path | None) -> tuple[
     tuple of str
         Contradictions between the files.
     """
-    inside = next(
-        (
-            config.section(key)
-            for config in configs
-            for key in ("quantization_config", "compression_config")
-            if config.has(key)
-        ),
-        None,
-    )
+    tables = [
+        (holder, holder.section(key))
+        for holder in configs
+        for key in ("quantization_config", "compression_config")
+        if holder.has(key)
+    ]
     beside = _beside(path) if path is not None else None
-    if inside is None or beside is None:
-        return inside or beside, ()
-    tables = {**beside.keys, **{key: value for key, value in inside.keys.items() if value is not None}}
-    merged = HfConfig(keys=tables, where=inside.where)
-    if all(inside.keys.get(key) in (None, beside.keys.get(key)) for key in ("quant_algo", "quant_method")):
-        return merged, ()
-    note = f"{beside.where} and {inside.where} disagree on the quantisation; the latter is used"
-    return merged, (note,)
+    if beside is None:
+        return (tables[0][1] if tables else None), ()
+    if not tables:
+        return beside, ()
+    # Around a language model stands what is true of the checkpoint; inside may stand what was true of its original.
+    holder, inside = tables[0]
+    stale = len(configs) > 1 and holder is configs[0]
+    ruling, other = (beside, inside) if stale else (inside, beside)
+    algorithms = {table.keys["quant_algo"] for table in (ruling, other) if table.has("quant_algo")}
+    methods = {method_of(table).split("-")[0] for table in (ruling, other)}
+    if len(algorithms) > 1 or len(methods) > 1:
+        return ruling, (f"{inside.where} and {beside.where} disagree on the quantisation; {ruling.where} is used",)
+    return HfConfig(keys={**other.keys, **_present(ruling)}, where=ruling.where), ()
+
+
+def _present(table: HfConfig) -> dict[str, Any]:
+    return {key: value for key, value in table.keys.items() if value is not None}
 
 
 def _beside(path: Path) -> HfConfig | None:
@@ -85,6 +93,7 @@ def _beside(path: Path) -> HfConfig | None:
         if not path.name.endswith("config.json"):
             return None
         file = path.with_name(path.name.removesuffix("config.json") + name)
+        stamp(file)
         if file == path or not file.is_file():
             continue
         table = read_config(file)
@@ -152,6 +161,9 @@ def dtypes_of(
                 f"{', '.join(sorted({form.dtype for form, _ in others}))}: all are sized, and work is priced as "
                 f"{main.dtype}"
             )
+    head = next((rule.format for rule in scheme.rules if matcher(rule.pattern).search("lm_head")), None)
+    if head is not None:
+        stored.append(("lm_head", head.size))
     for part, field in _FIELDS.items():
         # A part that the model lacks takes the format of all, so that what is made of it by hand does too.
         if part not in formats and scheme.default is not None and not scheme.rules:
@@ -195,11 +207,15 @@ def _weights_by_format(
     modules = {layer: tuple(layer_modules(layer, hidden)) for layer in dict.fromkeys(layers)}
     for index, layer in enumerate(layers):
         for part, names, weights in modules[layer]:
+            if weights <= 0:
+                continue  # a misread size, which the checks of the model tell
             form = format_of(index, names)
             found[part][named(plain) if form is None else form] += weights  # type: ignore[assignment]
     return found
 
 
+# Modules outside the layers of the language model whose names have numbers, too.
+_ELSEWHERE = re.compile(r"mtp|vision|visual|audio|talker|encoder|vit|sam_model")
 _NUMBERED = re.compile(r"^(?:[\w.*]*\.)?layers\.(\d+)\.(.+)$")
 
 
@@ -209,7 +225,7 @@ def _lookup(scheme: Scheme) -> Callable[[int, tuple[str, ...]], Format | None]:
     anywhere: list[tuple[int, Rule]] = []
     for place, rule in enumerate(scheme.rules):
         numbered = None if rule.pattern.startswith("re:") else _NUMBERED.match(rule.pattern)
-        if numbered is not None and not rule.pattern.startswith(("mtp", "model.mtp")):
+        if numbered is not None and not _ELSEWHERE.search(rule.pattern):
             by_layer[int(numbered[1])].append((place, Rule(numbered[2], rule.format)))
         else:
             anywhere.append((place, rule))

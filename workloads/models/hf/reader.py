@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hardware_profiles.edge import parse_json, read_text, shown, shown_path
 from hardware_profiles.files import stamp
 from workloads.errors import ModelError
 
@@ -40,7 +40,7 @@ class HfConfig:
             if self.has(name):
                 value = self.keys[name]
                 if isinstance(value, bool) or not isinstance(value, int):
-                    msg = f"{self.where}: {name} = {value!r}; expected an integer"
+                    msg = f"{self.where}: {name} = {shown(value)}; expected an integer"
                     raise ModelError(msg)
                 return value
         if default is None:
@@ -55,7 +55,7 @@ class HfConfig:
         """Return the boolean under ``name``, else ``default``."""
         value = self.keys[name] if self.has(name) else default
         if not isinstance(value, bool):
-            msg = f"{self.where}: {name} = {value!r}; expected true or false"
+            msg = f"{self.where}: {name} = {shown(value)}; expected true or false"
             raise ModelError(msg)
         return value
 
@@ -66,7 +66,7 @@ class HfConfig:
             raise self.missing(msg)
         value = self.keys[name]
         if not isinstance(value, str):
-            msg = f"{self.where}: {name} = {value!r}; expected text"
+            msg = f"{self.where}: {name} = {shown(value)}; expected text"
             raise ModelError(msg)
         return value
 
@@ -77,7 +77,7 @@ class HfConfig:
             raise self.missing(msg)
         value = self.keys[name]
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            msg = f"{self.where}: {name} = {value!r}; expected a list of names"
+            msg = f"{self.where}: {name} = {shown(value)}; expected a list of names"
             raise ModelError(msg)
         if len(value) != count:
             msg = f"{self.where}: {name} has {len(value)} entries; expected one per layer, {count}"
@@ -88,7 +88,7 @@ class HfConfig:
         """Return the list of integers under ``name``; empty where it is absent."""
         value = self.keys[name] if self.has(name) else []
         if not isinstance(value, list) or not all(isinstance(i, int) and not isinstance(i, bool) for i in value):
-            msg = f"{self.where}: {name} = {value!r}; expected a list of integers"
+            msg = f"{self.where}: {name} = {shown(value)}; expected a list of integers"
             raise ModelError(msg)
         return value
 
@@ -96,7 +96,7 @@ class HfConfig:
         """Return the list under ``name``; empty where it is absent."""
         value = self.keys[name] if self.has(name) else []
         if not isinstance(value, list):
-            msg = f"{self.where}: {name} = {value!r}; expected a list of names"
+            msg = f"{self.where}: {name} = {shown(value)}; expected a list of names"
             raise ModelError(msg)
         return value
 
@@ -111,7 +111,7 @@ class HfConfig:
             raise self.missing(msg)
         value = self.keys[name]
         if not isinstance(value, Mapping):
-            msg = f"{self.where}: {name} = {value!r}; expected an object"
+            msg = f"{self.where}: {name} = {shown(value)}; expected an object"
             raise ModelError(msg)
         return HfConfig(keys=value, where=f"{self.where}: {name}")
 
@@ -130,29 +130,13 @@ def read_config(source: str | Path | Mapping[str, Any]) -> HfConfig:
     """
     if isinstance(source, Mapping):
         return HfConfig(keys=source, where=str(source.get("_name_or_path") or "configuration"))
-    where = str(source)
+    where = shown_path(source)
     stamp(Path(source))
-    try:
-        text = Path(source).read_text(encoding="utf-8")
-    except OSError as error:
-        msg = f"{where}: cannot be read: {error.strerror}"
-        raise ModelError(msg) from error
-    except UnicodeDecodeError as error:
-        msg = f"{where}: not a JSON file: byte {error.start} is not UTF-8 text"
-        raise ModelError(msg) from error
+    text = read_text(source, ModelError)
     if not text.strip():
         msg = f"{where}: the file is empty; expected a Hugging Face config.json"
         raise ModelError(msg)
-    try:
-        keys = json.loads(text)
-    except json.JSONDecodeError as error:
-        cut = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string")
-        fault = "truncated" if cut else "not valid"
-        msg = f"{where}: {fault} JSON at line {error.lineno}, column {error.colno}: {error.msg}"
-        raise ModelError(msg) from error
-    except RecursionError as error:
-        msg = f"{where}: not valid JSON: nested too deeply"
-        raise ModelError(msg) from error
+    keys = parse_json(text, where, ModelError)
     if not isinstance(keys, dict):
         msg = f"{where}: holds a JSON {type(keys).__name__}; expected an object"
         raise ModelError(msg)

@@ -52,7 +52,7 @@ def scheme_of(section: HfConfig) -> Scheme:
     ModelError
         The method, or its number of bits, is not known, or a list is not one.
     """
-    method = _method(section)
+    method = method_of(section)
     if method not in _DIALECTS:
         msg = f"{section.where}: quant_method = {method!r}; {nearest(method, _DIALECTS)}"
         raise ModelError(msg)
@@ -64,7 +64,7 @@ def named(dtype: DType) -> Format:
     return Format(dtype, DTYPE_BYTES[dtype])
 
 
-def _method(section: HfConfig) -> str:
+def method_of(section: HfConfig) -> str:
     """Return the dialect's name, in lower case and with dashes, or what its keys give away."""
     if section.has("quant_method"):
         return section.text("quant_method").lower().rsplit("/", 1)[-1].replace("_", "-")
@@ -146,7 +146,7 @@ def matcher(pattern: str) -> re.Pattern[str]:
     """Compile a name of modules: dotted, with ``*``, or ``re:`` and a regular expression."""
     if pattern.startswith("re:"):
         return re.compile(rf"^(?:{pattern.removeprefix('re:')})")
-    return re.compile(r"(?:^|\.)" + re.escape(pattern).replace(r"\*", ".*") + r"(?:\.|$)")
+    return re.compile(r"(?:^|\.)" + re.escape(pattern.rstrip(".")).replace(r"\*", ".*") + r"(?:\.|$)")
 
 
 def _plain(form: Callable[[HfConfig], Format]) -> Callable[[HfConfig], Scheme]:
@@ -210,7 +210,7 @@ def _algorithm(section: HfConfig) -> Format | None:
     given = section.text("quant_algo") if section.has("quant_algo") else "NONE"
     name = given.upper()
     if name not in _ALGORITHMS:
-        msg = f"{section.where}: quant_algo = {given!r}; {nearest(name, _ALGORITHMS)}"
+        msg = f"{section.where}: quant_algo = {given!r}; {nearest(name, _USUAL_ALGORITHMS)}"
         raise ModelError(msg)
     dtype = _ALGORITHMS[name]
     if dtype is None:
@@ -253,7 +253,7 @@ def _quark_weight(table: HfConfig) -> Format | None:
         raise ModelError(msg)
     spec = table.within(chosen, "weight")
     dtype, group = spec.text("dtype").lower(), spec.integer("group_size", default=0)
-    if dtype == "fp4":
+    if dtype.startswith(("fp4", "mxfp4")):
         return named("mxfp4" if group in (0, _MX_GROUP) else "nvfp4")
     if dtype.startswith("fp8"):
         return named("fp8_block" if spec.keys.get("qscheme") == "per_block" else "fp8")
@@ -272,6 +272,9 @@ def _quark(section: HfConfig) -> Scheme:
     if section.has("layer_quant_config"):
         layers = section.section("layer_quant_config")
         rules += [Rule(name, _quark_weight(layers.section(name))) for name in layers.keys]
+    if not section.has("global_quant_config") and not section.has("layer_quant_config"):
+        msg = f"{section.where}: neither global_quant_config nor layer_quant_config; expected the format of the weights"
+        raise ModelError(msg)
     default = _quark_weight(section.section("global_quant_config")) if section.has("global_quant_config") else None
     kv_cache = _kv_cache(section)
     if section.has("kv_cache_quant_config") and kv_cache == "bfloat16":
@@ -409,6 +412,7 @@ _ALGORITHMS: Mapping[str, DType | None] = {
     "NONE": None,
     "UNQUANTIZED": None,
 }
+_USUAL_ALGORITHMS = ("FP8", "FP8_PB_WO", "NVFP4", "MXFP4", "W4A16_AWQ", "W4A8_AWQ", "INT8_SQ", "MIXED_PRECISION")
 _INTEGER = _plain(_integer_weights)
 _DIALECTS: Mapping[str, Callable[[HfConfig], Scheme]] = {
     "fp8": _plain(_fp8),

@@ -116,7 +116,7 @@ def experts(config: HfConfig, features: Features) -> MoE:
         num_groups=groups,
         top_k_groups=config.integer("topk_group", default=1) if groups > 1 else 1,
         router_bias=features.router_bias,
-        latent=config.integer("moe_latent_size", "moe_hidden_size", default=0),
+        latent=config.integer("moe_latent_size", "moe_hidden_size", "routed_expert_hidden_size", default=0),
     )
 
 
