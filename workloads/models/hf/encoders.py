@@ -210,6 +210,8 @@ def _image_experts(text: HfConfig) -> int:
     """Count the experts of ERNIE VL that only image tokens meet."""
     if not text.model_type.startswith("ernie4_5") or not isinstance(text.keys.get("moe_intermediate_size"), list):
         return 0
+    if not text.keys["moe_intermediate_size"] or text.keys.get("moe_num_experts") == []:
+        return 0
     widths, hidden = text.integers("moe_intermediate_size"), text.integer("hidden_size")
     given = text.keys.get("moe_num_experts")
     number = text.integers("moe_num_experts")[-1] if isinstance(given, list) else first_of_two(text, "moe_num_experts")

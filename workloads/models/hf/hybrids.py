@@ -343,7 +343,7 @@ def ernie4_5_vl(config: HfConfig) -> Layers:
 
 def first_of_two(config: HfConfig, key: str, default: int | None = None) -> int:
     """Return an integer that may be a pair: that of text, that of images."""
-    if isinstance(config.keys.get(key), list):
+    if isinstance(config.keys.get(key), list) and config.keys[key]:
         return config.integers(key)[0]
     return config.integer(key, default=default)
 
