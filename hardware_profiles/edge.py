@@ -10,7 +10,7 @@ import json
 import os
 import stat
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -58,6 +58,13 @@ def shown_path(path: str | Path) -> str:
     return text if len(text) <= _LONGEST_PATH else "..." + text[3 - _LONGEST_PATH :]
 
 
+def nearest_found(name: str, found: Iterable[object]) -> str:
+    """Phrase what a file has that is nearest to what it lacks, few names and short ones."""
+    names = [printable(str(each))[:_LONGEST_VALUE] for each in islice(found, 50)]
+    hint = nearest(name, names).replace("allowed", "found")
+    return hint if len(hint) <= 4 * _LONGEST_VALUE else hint[: 4 * _LONGEST_VALUE] + "..."
+
+
 def printable(text: str) -> str:
     """Replace what a terminal would obey rather than print."""
     return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
@@ -82,6 +89,11 @@ def regular_file(path: str | Path, error: type[MoesimError]) -> Path:
     if not stat.S_ISREG(mode):
         raise error(f"{where}: is a pipe or a device, not a file")
     return file
+
+
+def exists(path: str | Path) -> bool:
+    """Tell whether something is there; nothing is where no path can be so long, or has such characters."""
+    return os.path.exists(path)  # noqa: PTH110  # Path.exists raises for some of them
 
 
 def _nearest_file(file: Path) -> str:

@@ -18,6 +18,9 @@ class ProfileError(MoesimError):
     """A hardware profile is missing, malformed or inconsistent."""
 
 
+_LONGEST = 100
+
+
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """Phrase the valid names nearest to ``name``, for the end of an error message.
 
@@ -27,7 +30,8 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     "did you mean 'h100-sxm' or 'a100-sxm'?"
     """
     names = sorted(allowed)
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    # No name is so long; what somebody pasted takes minutes to compare.
+    close = difflib.get_close_matches(name[:_LONGEST], names, n=3, cutoff=0.5)
     if close:
         return "did you mean " + " or ".join(repr(n) for n in close) + "?"
     return "allowed: " + ", ".join(names)

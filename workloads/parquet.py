@@ -7,8 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hardware_profiles.edge import parse_json, printable, reason, shown, shown_path
-from hardware_profiles.errors import nearest
+from hardware_profiles.edge import nearest_found, parse_json, reason, shown, shown_path
 from workloads.errors import TraceFormatError
 
 #: Most rows, and most single values of a column, that are read [1].
@@ -72,8 +71,7 @@ def require_columns(file: Path, needed: Collection[str], found: Collection[str],
         if times > 1:
             _fail(file, f"{what} {name!r} is there {times} times")
         if not times:
-            hint = printable(nearest(name, list(found)[:50]).replace("allowed", "found"))
-            _fail(file, f"{what} {name!r} is missing; {hint[:200]}")
+            _fail(file, f"{what} {name!r} is missing; {nearest_found(name, found)}")
 
 
 def _most_values(metadata: Any, chosen: Collection[str]) -> int:

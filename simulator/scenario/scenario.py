@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 from pydantic import BaseModel, Field, ValidationError
 
+from hardware_profiles.edge import exists, read_toml, reason, require_bounded, shown, shown_path
 from simulator.errors import ScenarioError, nearest
 from simulator.scenario.sections import (
     Disaggregation,
@@ -101,20 +103,10 @@ class Scenario(Section):
             The file is missing or malformed, or an override names no key.
         """
         file = Path(path)
-        try:
-            data = tomllib.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            msg = f"{file}: no such scenario file; 'moesim list presets' shows those that ship"
-            raise ScenarioError(msg) from None
-        except IsADirectoryError:
-            raise ScenarioError(f"{file}: is a folder; a scenario is a TOML file") from None
-        except UnicodeDecodeError:
-            raise ScenarioError(f"{file}: is no text in UTF-8; a scenario is a TOML file") from None
-        except OSError as error:
-            raise ScenarioError(f"{file}: cannot be read ({error.strerror})") from None
-        except tomllib.TOMLDecodeError as error:
-            msg = f"{file}: not valid TOML: {error}"
-            raise ScenarioError(msg) from None
+        if not os.path.lexists(file):
+            msg = f"{shown_path(file)}: no such scenario file; 'moesim list presets' shows those that ship"
+            raise ScenarioError(msg)
+        data = read_toml(file, ScenarioError)
         _anchor_paths(data, file.parent)
         for override in overrides:
             _apply_override(data, override)
@@ -179,7 +171,7 @@ def _anchor_paths(data: dict[str, Any], folder: Path) -> None:
         if isinstance(value, str) and not value.startswith("sample:") and not Path(value).is_absolute():
             candidate = folder / value
             is_path = key not in ("name", "startup", "router") or value.endswith((".json", ".toml"))
-            if is_path and (candidate.exists() or not Path(value).exists()):
+            if is_path and (exists(candidate) or not exists(value)):
                 cast("dict[str, Any]", values)[key] = str(candidate)
 
 
@@ -188,20 +180,23 @@ def _apply_override(data: dict[str, Any], assignment: str) -> None:
     key, separator, text = assignment.partition("=")
     parts = key.strip().split(".")
     if not separator or not all(parts):
-        msg = f"--set {assignment!r}: expected section.key=value, as in parallelism.tp=8"
+        msg = f"--set {shown(assignment)}: expected section.key=value, as in parallelism.tp=8"
         raise ScenarioError(msg)
     try:
         value = tomllib.loads(f"value = {text.strip()}")["value"]
     except tomllib.TOMLDecodeError:
         value = text.strip()
+    except (RecursionError, ValueError) as error:
+        raise ScenarioError(f"--set {shown(assignment)}: {reason(error)}") from None
+    require_bounded(value, f"--set {shown(assignment)}", ScenarioError)
     if isinstance(value, float) and not math.isfinite(value):
-        msg = f"--set {assignment!r}: the value must be finite"
+        msg = f"--set {shown(assignment)}: the value must be finite"
         raise ScenarioError(msg)
     section = data
     for part in parts[:-1]:
         section = section.setdefault(part, {})
         if not isinstance(section, dict):
-            msg = f"--set {assignment!r}: {part} is not a section"
+            msg = f"--set {shown(assignment)}: {part} is not a section"
             raise ScenarioError(msg)
     section[parts[-1]] = value
 

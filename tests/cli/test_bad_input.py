@@ -86,7 +86,7 @@ def test_a_file_that_is_no_scenario_is_one_message(moesim: Callable[..., Answer]
     binary = tmp_path / "binary.toml"
     binary.write_bytes(b"\xff\xfe\x00")
     for file, message in (
-        (tmp_path, "is a folder; a scenario is a TOML file"),
+        (tmp_path, "is a folder, not a file"),
         (binary, "is no text in UTF-8"),
         (tmp_path / "nowhere.toml", "no such scenario file or preset"),
     ):

@@ -227,7 +227,7 @@ def test_a_wrong_file_is_named_with_what_is_wrong(text: str, message: str, tmp_p
 def test_a_missing_file_an_unreadable_one_and_a_folder_are_said_to_be_so(tmp_path: Path) -> None:
     with pytest.raises(ScenarioError, match="no such scenario file"):
         Scenario.load(tmp_path / "absent.toml")
-    with pytest.raises(ScenarioError, match="is a folder; a scenario is a TOML file"):
+    with pytest.raises(ScenarioError, match="is a folder, not a file"):
         Scenario.load(tmp_path)
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ScenarioError, match="is no text in UTF-8"):

@@ -8,14 +8,13 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from hardware_profiles.edge import read_text, reason, shown, shown_path
+from hardware_profiles.edge import exists, nearest_found, read_text, reason, shown, shown_path
 from hardware_profiles.loader import device_names, load_device
 from simulator.errors import MoesimError, ProfileError, ScenarioError, nearest
 from simulator.stack import load_stack, stack_names
@@ -134,7 +133,7 @@ def read_points(path: Path, named: Named) -> tuple[Point, ...]:
     MoesimError
         Nothing is there, or a table or a result cannot be used.
     """
-    if not os.path.exists(path):  # noqa: PTH110  # Path.exists raises for names that are too long
+    if not exists(path):
         raise ScenarioError(f"{shown_path(path)}: no such file or folder of serving measurements")
     _check_names(named)
     files = _files(path) if path.is_dir() else [path]
@@ -188,9 +187,7 @@ def _table(file: Path, named: Named) -> list[Point]:
     given = {name for name in ("stack", "model", "device") if getattr(named, name)}
     for name in _NEEDED:
         if name not in columns and name not in given:
-            raise ScenarioError(
-                f"{file}: column {name} is missing; {nearest(name, columns).replace('allowed', 'found')}"
-            )
+            raise ScenarioError(f"{shown_path(file)}: column {name} is missing; {nearest_found(name, columns)}")
     return [
         _row_point(row, f"{shown_path(file)}: row {number}", number, named) for number, row in enumerate(rows, start=1)
     ]
@@ -402,5 +399,5 @@ def _known(stack: str, device: str, profiles: Path | None) -> tuple[str, str, st
     try:
         device = load_device(wanted, profiles).id
     except ProfileError:
-        reasons.append(f"unknown device {device!r}; {nearest(wanted, device_names(profiles))}")
+        reasons.append(f"unknown device {shown(device)}; {nearest(wanted, device_names(profiles))}")
     return stack, device, "; ".join(reasons)

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hardware_profiles.edge import shown
-from hardware_profiles.errors import nearest
+from hardware_profiles.edge import nearest_found, shown
 from workloads.errors import TraceFormatError
 from workloads.requests.generators import generate_requests
 from workloads.requests.rows import fail, require_few, trace_of
@@ -141,8 +140,7 @@ def positive(document: Mapping[str, Any], key: str, file: Path, default: float |
     if value is None and default is not None:
         return default
     if key not in document:
-        hint = nearest(key, [str(name)[:40] for name in list(document)[:40]]).replace("allowed", "found")
-        fail(file, f"{key} is missing; {hint[:200]}")
+        fail(file, f"{key} is missing; {nearest_found(key, document)}")
     try:
         number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hardware_profiles.edge import json_lines, printable, shown
-from hardware_profiles.errors import nearest
+from hardware_profiles.edge import json_lines, nearest_found, shown
 from workloads.errors import TraceFormatError
 from workloads.requests.rows import decided_blocks, fail, fail_row, require_few, seconds_since_first, trace_of
 from workloads.requests.trace import RequestTrace
@@ -200,8 +199,7 @@ def _missing(file: Path, row: int, key: str, record: Mapping[str, Any]) -> None:
     texts = [name for name in ("text_input", "messages", "payload", "input_tok_ids") if name in record]
     if texts and key.startswith("input"):
         fail_row(file, row, f"{key} is missing; the row holds {texts[0]}, but its number of tokens is needed")
-    hint = nearest(key, [str(name)[:40] for name in list(record)[:20]]).replace("allowed", "found")
-    fail_row(file, row, f"{key} is missing; {printable(hint)[:200]}")
+    fail_row(file, row, f"{key} is missing; {nearest_found(key, record)}")
 
 
 def _blocks(file: Path, row: int, record: Mapping[str, Any]) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -103,6 +104,7 @@ def read_csv(file: Path, format_name: str, *, unit: str | None = None) -> Reques
     columns = TABLES[format_name]
     if file.stat().st_size > _MOST_CSV:
         fail(file, f"has {file.stat().st_size / 2**20:,.0f} MiB, expected at most {_MOST_CSV / 2**20:,.0f} MiB")
+    _require_text(file)
     broken: list[Any] = []
 
     def note_broken(row: Any) -> str:
@@ -139,6 +141,18 @@ def read_csv(file: Path, format_name: str, *, unit: str | None = None) -> Reques
         arrival, notes = _seconds(file, columns, _numbers(file, columns.arrival, text), unit)
     lengths = {name: _numbers(file, name, text) for name in (columns.input, columns.output)}
     return _checked(file, columns, arrival, lengths, notes)
+
+
+def _require_text(file: Path) -> None:
+    """Refuse what is no UTF-8: Arrow reports it from where nobody can catch it."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with file.open("rb") as opened:
+        try:
+            while chunk := opened.read(2**20):
+                decoder.decode(chunk)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError as error:
+            fail(file, f"not a CSV file in UTF-8 ({reason(error)})")
 
 
 def read_parquet_trace(file: Path, *, unit: str | None = None, block_tokens: int | None = None) -> RequestTrace:

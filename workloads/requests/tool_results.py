@@ -151,7 +151,7 @@ def _duration(file: Path, row: int, figures: Mapping[str, Any], key: str) -> flo
         return math.nan
     unit = figures[key].get("unit") if isinstance(figures[key], dict) else None
     value = _value(file, row, figures, key)
-    if unit not in _SECONDS or not (value >= 0 and math.isfinite(value)):
+    if not isinstance(unit, str) or unit not in _SECONDS or not (value >= 0 and math.isfinite(value)):
         fail_row(file, row, f"{key}: got {shown(figures[key])}, expected a time with one of {', '.join(_SECONDS)}")
     return value * _SECONDS[unit]
 
