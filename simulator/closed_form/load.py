@@ -89,9 +89,10 @@ def busiest_prompts(load: Load, dp: int, ends: float) -> float:
     probability that any prompt comes in.
     """
     rate = ends / dp
-    cell = max(load.prompts) * (2.0 + rate + 6.0 * math.sqrt(rate)) / _CELLS
-    places = np.maximum(np.rint(np.asarray(load.prompts) / cell).astype(np.int64), 1)
-    lengths = np.bincount(places, minlength=_CELLS) / len(load.prompts)
+    prompts = np.asarray(load.prompts)
+    cell = load.prompts[-1] * (2.0 + rate + 6.0 * math.sqrt(rate)) / _CELLS
+    places = np.maximum(np.rint(prompts / cell), 1.0).astype(np.int64)
+    lengths = np.bincount(places, minlength=_CELLS) / len(prompts)
     chance = np.fft.irfft(np.exp(rate * (np.fft.rfft(lengths) - 1.0)), _CELLS)
-    below = np.clip(np.cumsum(chance), 0.0, 1.0)
-    return float((1.0 - below**dp).sum() * cell / -math.expm1(-ends))
+    below = np.minimum(np.maximum(chance.cumsum(), 0.0), 1.0)
+    return float((_CELLS - np.power(below, dp).sum()) * cell / -math.expm1(-ends))
