@@ -148,26 +148,14 @@ def load_sweep(pace: Pace) -> list[Row]:
 
 def many(pace: Pace, *, name: str, asked: Callable[[], Iterator[Scenario]], most: float, memory: float) -> list[Row]:
     """Answer many scenarios in closed form, from their making to their answers."""
-    from simulator import InfeasibleScenario, estimate
+    from simulator import estimate_many
 
-    count = 0
-
-    def answer(scenario: Scenario) -> bool:
-        try:
-            estimate(scenario)
-        except InfeasibleScenario:
-            return False
-        return True
-
-    def ask() -> None:
-        nonlocal count
-        count = sum(answer(scenario) for scenario in asked())
-
-    timed = pace.time(lambda: cpu_seconds(ask))
+    ways: list[str] = []
+    timed = pace.time(lambda: cpu_seconds(lambda: ways.extend(each.how for each in estimate_many(asked()))))
     return [
         took(name, timed, most=most),
         amount(f"{name}: peak memory", peak_memory() / GIB, "GiB", most=memory),
-        amount(f"{name}: that fit", count),
+        amount(f"{name}: that fit", ways.count("solved")),
     ]
 
 
