@@ -18,7 +18,7 @@ from simulator.deployment.fingerprint import fingerprint
 from simulator.deployment.inputs import read_model, scenario_model, scenario_requests, scenario_routing, trace_path
 from simulator.deployment.layout import Layout, lay_out
 from simulator.deployment.limits import Limits, instance_limits, loaded_limits
-from simulator.deployment.prepared import recall_experts
+from simulator.deployment.prepared import kept_replay, recall_experts
 from simulator.deployment.prices import PRICES, Sized, digest
 from simulator.errors import ScenarioError
 from simulator.hardware import Hardware, unused_processors
@@ -381,20 +381,23 @@ def _replayed(scenario: Scenario, laid: Layout, lanes: int) -> RoutingReplay:
     key = digest(read_model(scenario.model)[1], said, laid.split.ep, nodes, lanes)
     made: list[RoutingReplay] = []
 
-    def make(_: object) -> ref[RoutingReplay]:
+    def make() -> RoutingReplay:
         trace = cast("RoutingTrace", scenario_routing(routing, laid.model, scenario.seed))
         # With rebalancing nothing is known of the load at first.
         policy = "linear" if choice.rebalance.active else choice.policy
         placement = place_experts(
             policy, trace, laid.model, laid.split.ep, choice.redundant_slots, nodes=nodes, seed=scenario.seed
         )
-        made.append(replay(trace, placement, lanes, replica_routing=choice.replica_routing, nodes=nodes))
+        return replay(trace, placement, lanes, replica_routing=choice.replica_routing, nodes=nodes)
+
+    def keep(_: object) -> ref[RoutingReplay]:
+        made.append(kept_replay(key, make))
         return ref(made[-1])
 
     # Deployments hold it; it goes with the last of them.
-    found = PRICES.grown("replay", key, make, lambda known: known() is not None)()
+    found = PRICES.grown("replay", key, keep, lambda known: known() is not None)()
     if found is None:
-        make(None)
+        keep(None)
     return made[-1] if found is None else found
 
 

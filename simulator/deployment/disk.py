@@ -35,7 +35,7 @@ FOLDER_VARIABLE = "MOESIM_CACHE_DIR"
 SIZE_VARIABLE = "MOESIM_CACHE_SIZE"
 MOST_BYTES = 10**9
 
-Kind = Literal["routing", "experts"]
+Kind = Literal["routing", "replay", "experts"]
 Arrays = Mapping[str, NDArray[Any]]
 
 _NAME = re.compile(r"([a-z]+)-[0-9a-f]{16}\.arrays")

@@ -1,18 +1,61 @@
-"""Prices of experts from one process to the next: taken from the disk, and kept there once there are more of them."""
+"""What a deployment rests on, from one process to the next: slots of tokens, and prices of experts once there are more.
+
+All of it is taken from the disk where it is there, made where it is not, and the same either way.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
-from simulator.deployment.disk import Arrays, keep, recall
+from simulator.deployment.disk import Arrays, keep, kept_on_disk, recall
 from simulator.deployment.prices import PRICES
+from simulator.placement.replay import RoutingReplay, ServedTokens, summed
+from simulator.placement.slots import Placement
 from simulator.step.tables import ExpertTables, PricedLines, StepTables
 from workloads.models.spec import Phase
 
 if TYPE_CHECKING:
     from simulator.deployment.deployment import Deployment
+
+
+def kept_replay(key: str, make: Callable[[], RoutingReplay]) -> RoutingReplay:
+    """Take a replay of a routing trace from the disk, or make it and keep it.
+
+    Parameters
+    ----------
+    key : str
+        Names all that it depends on.
+    make : callable
+        Makes it.
+    """
+    fresh: list[RoutingReplay] = []
+
+    def arrays() -> Arrays:
+        fresh.append(make())
+        placement = fresh[0].placement
+        return {
+            "slot_expert": placement.slot_expert,
+            "ranks": np.asarray(placement.ranks),
+            "num_experts": np.asarray(placement.num_experts),
+            "slot_ids": fresh[0].slot_ids,
+            "decode_order": fresh[0].decode_order,
+            "turn": fresh[0].turn,
+        }
+
+    kept = kept_on_disk("replay", key, arrays)
+    if fresh:
+        return fresh[0]
+    placement = Placement(
+        slot_expert=kept["slot_expert"], ranks=int(kept["ranks"]), num_experts=int(kept["num_experts"])
+    )
+    return summed(
+        ServedTokens(
+            placement=placement, slot_ids=kept["slot_ids"], decode_order=kept["decode_order"], turn=kept["turn"]
+        )
+    )
 
 
 def recall_experts(tables: StepTables, key: str, before: StepTables | None) -> None:

@@ -238,8 +238,13 @@ def replay(
     nodes : int
         Nodes that hold the ranks, for routings that look where a replica is [1].
     """
-    served = serve_tokens(trace, placement, concurrency, replica_routing=replica_routing, nodes=nodes)
-    turn = np.ascontiguousarray(served.turn.reshape(trace.layers, placement.ranks, -1).sum(axis=2).T)
+    return summed(serve_tokens(trace, placement, concurrency, replica_routing=replica_routing, nodes=nodes))
+
+
+def summed(served: ServedTokens) -> RoutingReplay:
+    """Make rank loads quick to tell of tokens whose slots are known."""
+    placement = served.placement
+    turn = np.ascontiguousarray(served.turn.reshape(served.layers, placement.ranks, -1).sum(axis=2).T)
     return RoutingReplay(
         placement=placement,
         slot_ids=served.slot_ids,

@@ -16,11 +16,13 @@ import numpy as np
 import pytest
 
 from simulator import Scenario, estimate, simulate
-from simulator.deployment import disk, inputs
+from simulator.deployment import deployment, disk, inputs
+from simulator.deployment.deployment import deploy
 from simulator.deployment.disk import DiskStore, Entry, disk_store, kept_on_disk
 from simulator.deployment.inputs import scenario_model, scenario_routing
 from simulator.deployment.prices import PRICES
 from simulator.errors import MoesimError, OutputError
+from simulator.placement.replay import RoutingReplay
 from simulator.scenario.presets import preset_path
 from simulator.step import tables
 from workloads.routing.trace import RoutingTrace
@@ -70,6 +72,13 @@ def answer() -> dict[str, Any]:
     """An answer of a process that has made nothing yet."""
     PRICES.clear()
     return estimate(Scenario.load(preset_path("mixtral-8x7b-a100"), QUESTION)).document()
+
+
+def replayed(scenario: Scenario) -> RoutingReplay:
+    PRICES.clear()
+    found = deploy(scenario).routing
+    assert found is not None
+    return found
 
 
 def result(scenario: Scenario) -> str:
@@ -314,7 +323,7 @@ def test_processes_that_start_at_once_all_answer_right(tmp_path: Path) -> None:
     answers = [process.communicate(timeout=120) for process in processes]
     assert [error for _, error in answers] == [""] * 4
     assert len({text for text, _ in answers}) == 1
-    assert sorted(path.name.split("-")[0] for path in kept.iterdir()) == ["experts", "routing"]
+    assert sorted(path.name.split("-")[0] for path in kept.iterdir()) == ["experts", "replay", "routing"]
     assert list(full.iterdir()) == []
 
 
@@ -352,6 +361,30 @@ def test_what_differs_in_what_it_depends_on_lies_in_another_file(folder: Path) -
 def test_recorded_and_even_routing_are_not_kept(folder: Path) -> None:
     routing("routing.kind=balanced")
     assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("parallelism.ep=2", "placement.redundant_slots=2", "placement.policy=balanced"),
+        ("parallelism.ep=2", "placement.redundant_slots=2", "placement.replica_routing=local"),
+        ("routing.capacity_factor=1.0",),
+    ],
+    ids=" ".join,
+)
+def test_tokens_are_given_their_slots_once_for_all_processes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...]
+) -> None:
+    scenario = Scenario.load(preset_path("mixtral-8x7b-a100"), [*QUESTION, "routing.tokens=300", *overrides])
+    made, first = replayed(scenario), result(scenario)
+    monkeypatch.setattr(deployment, "place_experts", lambda *_, **__: pytest.fail("it is on the disk"))
+    found = replayed(scenario)
+    parts = ("slot_ids", "decode_order", "turn")
+    assert same({part: getattr(found, part) for part in parts}, {part: getattr(made, part) for part in parts})
+    assert (found.placement.slot_expert == made.placement.slot_expert).all()
+    assert (found.mean_load, found.whole, found.alike) == (made.mean_load, made.whole, made.alike)
+    assert (found.placement.ranks, found.placement.num_experts) == (made.placement.ranks, made.placement.num_experts)
+    assert result(scenario) == first
 
 
 def test_lines_of_experts_are_priced_once_for_all_processes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
