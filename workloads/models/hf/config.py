@@ -32,6 +32,9 @@ FAMILIES: Mapping[str, Family] = {
     "axk1": usual(Features(norms=3, dense_norms=2)),
     "bailing_hybrid": hybrids.bailing_hybrid,
     "bailing_moe": families.bailing_moe,
+    "bailing_moe_linear": families.bailing_moe_linear,
+    "bailing_moe_linear_v2": families.bailing_moe_linear,
+    "bailing_moe_v2": families.bailing_moe,
     "beam": usual(Features(qk_norm="head", gate="element", norms=4)),
     "cohere2_moe": usual(Features(wide=True, router_bias=False, norms=1)),
     "dbrx": families.dbrx,
@@ -106,7 +109,9 @@ FAMILIES: Mapping[str, Family] = {
     "unlimited_ocr_text": usual(Features(router_bias=False)),
 }
 # Families whose embedding is the LM head where the configuration does not say.
-_TIED_BY_DEFAULT = frozenset({"ernie4_5_moe", "gemma3_text", "grok-1", "hunyuan_v1_moe"})
+_TIED_BY_DEFAULT = frozenset(
+    {"ernie4_5_moe", "ernie4_5_moe_vl", "gemma3_text", "gemma4_text", "grok-1", "hunyuan_v1_moe", "lfm2_moe"}
+)
 # How the publisher of a family counts active parameters, where it is not all of them (sources: the built-in models).
 _ACTIVE_CONVENTION: Mapping[str, ActiveConvention] = {
     "deepseek_v2": "without_embedding",
@@ -156,7 +161,7 @@ def from_hf_config(source: str | Path | Mapping[str, Any]) -> ModelSpec:
     dtypes, mixtures = dtypes_of(config, table, layers, hidden)
     name = _name(source, outer)
     promise = unkept_promise(name, dtypes)
-    encoders, towers = encoder_parameters(_around(outer), config)
+    encoders, towers = encoder_parameters(outer, config)
     spec = ModelSpec(
         name=name,
         hidden=hidden,
@@ -199,16 +204,12 @@ def _unknown(outer: HfConfig, config: HfConfig) -> tuple[str, ...]:
     return tuple(note for note in found if note is not None)
 
 
-def _around(outer: HfConfig) -> HfConfig:
-    """Return the configuration that holds the towers: the outer one, or the part of it that thinks."""
-    return outer.section(_WRAPPERS[0]) if outer.has(_WRAPPERS[0]) else outer
-
-
 def _tied(outer: HfConfig, config: HfConfig) -> bool:
     # The outer flag rules, as it does where transformers ties the weights of the whole model.
     tied = [holder for holder in (outer, config) if holder.has("tie_word_embeddings")]
     holder = tied[0] if tied else config
-    return holder.flag("tie_word_embeddings", default=config.model_type in _TIED_BY_DEFAULT)
+    key = "tie_word_embeddings" if tied or not config.has("tie_embedding") else "tie_embedding"
+    return holder.flag(key, default=config.model_type in _TIED_BY_DEFAULT)
 
 
 def _mtp_layers(config: HfConfig) -> int:

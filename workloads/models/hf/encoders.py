@@ -34,6 +34,7 @@ def encoder_parameters(outer: HfConfig, text: HfConfig) -> tuple[int, tuple[str,
         Towers that are counted roughly, or not at all.
     """
     total, notes = _image_experts(text), []
+    whole, outer = outer, outer.section("thinker_config") if outer.has("thinker_config") else outer
     for key in ("vision_config", "vision_tower_config", "visual_config", "audio_config"):
         if not outer.has(key) or not outer.section(key).keys:
             continue
@@ -56,9 +57,9 @@ def encoder_parameters(outer: HfConfig, text: HfConfig) -> tuple[int, tuple[str,
             else f"{tower.where}: {why}; its weights are not counted"
         )
     notes += [
-        f"{outer.where}: {key}: a model of its own, which is not counted"
+        f"{whole.where}: {key}: a model of its own, which is not counted"
         for key in ("talker_config", "code2wav_config", "token2wav_config")
-        if outer.has(key)
+        if whole.has(key)
     ]
     return total, tuple(notes)
 

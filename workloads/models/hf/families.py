@@ -25,6 +25,7 @@ from workloads.models.hf.parts import (
     with_mixers,
 )
 from workloads.models.hf.reader import HfConfig
+from workloads.models.hf.usual import Features, experts
 from workloads.models.mixers import Attention, GatedDeltaNet, GroupedQueryAttention, Mamba2
 from workloads.models.spec import DenseFFN, Layer, MoE
 
@@ -55,15 +56,38 @@ def glm4_moe(config: HfConfig) -> Layers:
 
 
 def bailing_moe(config: HfConfig) -> Layers:
-    """Ling: as DeepSeekMoE, under other keys."""
-    width = config.integer("moe_intermediate_size")
-    moe = MoE(
-        num_experts=config.integer("num_experts"),
-        top_k=config.integer("num_experts_per_tok"),
-        intermediate=width,
-        shared_intermediate=width * config.integer("num_shared_experts", default=0),
+    """Ling: as DeepSeekMoE, under other keys; from the second on with groups of experts and a selection bias."""
+    biased = config.flag("moe_router_enable_expert_bias", default=False)
+    attention = grouped_query(
+        config,
+        qk_norm=config.flag("use_qk_norm", default=False),
+        bias=config.flag("use_qkv_bias", default=False),
     )
-    return after_dense(config, grouped_query(config, bias=config.flag("use_qkv_bias", default=False)), moe)
+    attention = dataclasses.replace(attention, output_bias=config.flag("use_bias", default=False))
+    return after_dense(config, attention, experts(config, Features(router_bias=biased)))
+
+
+def bailing_moe_linear(config: HfConfig) -> Layers:
+    """Ling and Ring with lightning attention, and one softmax layer to each group."""
+    layers = bailing_moe(config)
+    full = layers[0].attention
+    number, every = len(layers), max(config.integer("layer_group_size"), 1)
+    heads, head_dim = config.integer("num_attention_heads"), config.integer("head_dim", default=128)
+    linear = GatedDeltaNet(
+        num_key_heads=heads,
+        num_value_heads=heads,
+        key_head_dim=head_dim,
+        value_head_dim=head_dim,
+        conv_kernel=0,
+        learned_decay=False,
+    )
+    # The layers that no whole group takes up are softmax layers, too.
+    types = [
+        "full_attention" if (i + 1) % every == 0 or i >= number // every * every else "linear_attention"
+        for i in range(number)
+    ]
+    kinds: Mapping[str, Attention | None] = {"linear_attention": linear, "full_attention": full}
+    return tuple(dataclasses.replace(layer, attention=kinds[kind]) for layer, kind in zip(layers, types, strict=True))
 
 
 def mixtral(config: HfConfig) -> Layers:

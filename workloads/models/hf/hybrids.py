@@ -335,7 +335,9 @@ def ernie4_5_vl(config: HfConfig) -> Layers:
             first_of_two(config, "moe_layer_start_index"),
             first_of_two(config, "moe_layer_end_index", number - 1),
         )
-        sparse = [first <= i <= (number - 1 if last < 0 else last) for i in range(number)]
+        every = max(config.integer("moe_layer_interval", default=1), 1)
+        last = number - 1 if last < 0 else last
+        sparse = [first <= i <= last and (i + 1) % every == 0 for i in range(number)]
     dense = DenseFFN(intermediate=config.integer("intermediate_size"))
     attention = grouped_query(config, bias=config.flag("use_bias", default=False))
     return _layers([attention] * number, sparse, moe, dense)

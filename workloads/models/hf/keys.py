@@ -40,6 +40,9 @@ _NEUTRAL = re.compile(
             r"use_bidirectional_attention|remove_invalid_values|encoder_no_repeat.*|diversity_.*|exponential_decay.*",
             r"forced_.*|suppress_tokens|begin_suppress_tokens|.*attentions|num_labels|classifier.*|tie_encoder_decoder",
             r"cross_attention_hidden_size|use_bfloat16|license|model_name|base_model.*|unsloth.*|expand|mamba_expand",
+            r"mla_use_nope|mup_enabled|load_balance.*|num_limited_groups|num_expert_groups|attention_method|zero_expert_type",
+            r"score_function|norm_head|norm_softmax|add_.*sink_bias|spatial_conv_size|temporal_conv_size|pixel_.*|moe_capacity|moe_use_.*|use_correction_bias",
+            r"enable_audio_output|use_pos_enc|conv_use_xavier_init|group_norm_size",
             r"lm_head_bias|ignore_.*|enable_.*fp32.*|moe_dropped.*|moe_token_drop.*|.*_init|use_conv_bias|mamba_conv_bias",
         )
     )

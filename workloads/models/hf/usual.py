@@ -144,7 +144,8 @@ def mixers_by_layer(config: HfConfig, features: Features, number: int) -> list[A
         raise ModelError(msg)
     full = softmax(config, features)
     local = _local(config, features, full)
-    window = next((config.maybe_integer(key) for key in _WINDOW if config.has(key)), None)
+    windows = [config.maybe_integer(key) for key in _WINDOW if config.has(key)]
+    window = windows[0] if windows else None
     indexed = indexer_places(config, number)
     mixers: list[Attention] = []
     for index, kind in enumerate(kinds):
