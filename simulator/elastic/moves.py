@@ -184,7 +184,9 @@ def _stage_moves(
     held, wanted = before.group, after.group
     devices = max(held, wanted)
     parts = weight_bytes(model)
-    common = sum(parts[name] for name in ("embedding", "attention", "dense_ffn", "shared_experts", "lm_head"))
+    common = sum(
+        parts[name] for name in ("embedding", "encoders", "attention", "dense_ffn", "shared_experts", "lm_head")
+    )
     common = common / before.tp + parts["router"] + parts["norms"]
     sent, messages = np.zeros((devices, devices)), np.zeros(devices)
     for device in range(held, wanted):

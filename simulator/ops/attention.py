@@ -95,7 +95,7 @@ def _grouped_query_ops(c: StepContext, a: GroupedQueryAttention, count: int) -> 
 
 def _projected(a: GroupedQueryAttention, heads: float, kv_heads: float) -> float:
     """Elements per token that the input projection makes of so many heads: queries, their gate, keys and values [1]."""
-    gate = heads * a.value_dim * a.output_gate + heads * a.head_gate
+    gate = heads * a.value_dim * a.output_gate + heads * (a.head_gate + a.relative_dim)
     return heads * a.head_dim + gate + kv_heads * (a.head_dim + (0 if a.shared_kv else a.value_dim))
 
 

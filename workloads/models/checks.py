@@ -28,6 +28,7 @@ _MAY_BE_ZERO = {
     "index_head_dim",
     "index_top_k",
     "index_pool",
+    "relative_dim",
     "latent",
     "encoders",
     "ratio",

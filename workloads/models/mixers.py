@@ -30,7 +30,8 @@ class GroupedQueryAttention:
     ``output_bias``; ``sinks`` adds one learned logit per head. Norm weights of queries and keys are shared by the
     heads unless ``qk_norm_per_head``. With ``shared_kv`` the values come of the keys' projection, and the cache still
     holds both; ``value_head_dim`` is the width of a value where it is not that of a key; ``head_gate`` is a gate of one
-    column per head. ``index_*`` describe an indexer that chooses ``index_top_k`` tokens to attend to.
+    column per head. ``index_*`` describe an indexer that chooses ``index_top_k`` tokens to attend to, and
+    ``relative_dim`` columns per head make a bias of relative positions.
     """
 
     num_heads: int
@@ -49,6 +50,7 @@ class GroupedQueryAttention:
     index_heads: int = 0
     index_head_dim: int = 0
     index_top_k: int = 0
+    relative_dim: int = 0
 
     @property
     def reach(self) -> int | None:
@@ -65,7 +67,7 @@ class GroupedQueryAttention:
         queries, keys = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
         values = 0 if self.shared_kv else self.num_kv_heads * self.value_dim
         mixed = self.num_heads * self.value_dim
-        gates = mixed * self.output_gate + self.num_heads * self.head_gate
+        gates = mixed * self.output_gate + self.num_heads * (self.head_gate + self.relative_dim)
         matrices = hidden * (queries + mixed + keys + values + gates)
         vectors = self.num_heads * self.sinks + hidden * self.output_bias
         vectors += (queries + keys + values) * self.bias
@@ -261,10 +263,14 @@ class CompressedAttention:
 
     def kv_bytes(self, element: float) -> float:
         """A key for every ``ratio`` tokens, and an index key of fp8 with its scale; all of them in a window [bytes]."""
+        key = element * self.head_dim
+        if element <= 1.0:
+            # As in the fp8 cache of sparse latent attention: the rotary part in bfloat16, a scale byte per 64 elements.
+            key = (self.head_dim - self.rope_head_dim) * (element + 1.0 / 64) + 2.0 * self.rope_head_dim
         if not self.ratio:
-            return element * self.head_dim
+            return key
         indexer = self.index_head_dim + 4.0 if self.index_heads else 0.0
-        return (element * self.head_dim + indexer) / self.ratio
+        return (key + indexer) / self.ratio
 
     def state_bytes(self, state: float, activation: float) -> float:  # noqa: ARG002
         """The window that stands beside the compressed keys [bytes]."""

@@ -31,7 +31,7 @@ def test_sizes_are_those_of_the_class_that_transformers_builds(name: str) -> Non
     assert total_parameters(spec) - spec.encoders == pytest.approx(int(row["parameters"]), rel=1e-4)
     assert spec.encoders == pytest.approx(encoders, rel=1e-3)
     if row["active_parameters"]:
-        assert total_active_parameters(spec) == pytest.approx(int(row["active_parameters"]), rel=1e-4)
+        assert total_active_parameters(spec) == pytest.approx(int(row["active_parameters"]), rel=2e-4)
     if row["kv_bytes_per_token"]:
         assert kv_bytes_per_token(spec) == int(row["kv_bytes_per_token"])
 

@@ -21,12 +21,14 @@ from workloads.models.hf.parts import (
     with_mixers,
     without_indexer,
 )
-from workloads.models.hf.usual import Features, dense_ffn, experts, usual
+from workloads.models.hf.usual import Features, attention_kinds, dense_ffn, experts, usual
 from workloads.models.mixers import (
     Attention,
     CompressedAttention,
     GatedDeltaNet,
+    GroupedQueryAttention,
     KimiDeltaAttention,
+    LatentAttention,
     Mamba1,
     Mamba2,
     ShortConvolution,
@@ -216,6 +218,73 @@ def hy_v4(config: HfConfig) -> Layers:
     streams = config.integer("hc_mult", default=0)
     layers = usual(Features(sinks="all", gate="element"))(config)
     return tuple(dataclasses.replace(layer, norms=2 + 4 * streams * streams) for layer in layers)
+
+
+def mistral_large4(config: HfConfig) -> Layers:
+    """Mistral Large 4: sparse latent attention, without positions (and as wide) on one layer in four."""
+    number = number_of_layers(config)
+    if config.has("kv_source_layers") and config.integers("kv_source_layers") != list(range(number)):
+        msg = f"{config.where}: kv_source_layers shares caches between layers, which is not described"
+        raise ModelError(msg)
+    every = max(config.integer("no_rope_layer_interval", default=4), 1)
+    rotary = config.integers("no_rope_layers") or [int((i + 1) % every != 0) for i in range(number)]
+    if len(rotary) != number:
+        msg = f"{config.where}: no_rope_layers has {len(rotary)} entries; expected one per layer, {number}"
+        raise ModelError(msg)
+    layers = usual(Features(first_dense=1))(config)
+    return tuple(layer if flag else _without_positions(layer) for layer, flag in zip(layers, rotary, strict=True))
+
+
+def _without_positions(layer: Layer) -> Layer:
+    attention = layer.attention
+    if not isinstance(attention, LatentAttention):
+        return layer
+    width = attention.qk_nope_head_dim + attention.qk_rope_head_dim
+    return dataclasses.replace(
+        layer, attention=dataclasses.replace(attention, qk_nope_head_dim=width, qk_rope_head_dim=0)
+    )
+
+
+# Sizes of Inkling that count less than a thousandth of a percent.
+_SMALL_OF_INKLING = (
+    "rel_extent",
+    "conv_kernel_size",
+    "number_of_conv_states",
+    "shared_expert_sink",
+    "rms_norm_eps_moe_gate",
+    "mtp_hidden_states_first",
+    "n_layers_per_attn_res_block",
+    "unpadded_vocab_size",
+)
+
+
+def inkling(config: HfConfig) -> Layers:
+    """Inkling: attention with relative biases; convolutions of four taps after each block, counted with the norms."""
+    for key in _SMALL_OF_INKLING:
+        config.has(key)
+    return usual(Features(qk_norm="head", norms=10))(config)
+
+
+def inkling2(config: HfConfig) -> Layers:
+    """Inkling 2: gated attention with sinks per token, relative biases and convolutions, which differ on full layers.
+
+    The sinks' projection has the shape of a gate per head. Queries over earlier layers, the convolutions after a block
+    and the weights of those on full layers are counted with the norms.
+    """
+    for key in _SMALL_OF_INKLING:
+        config.has(key)
+    layers = usual(Features(gate="element", norms=12))(config)
+    kinds = attention_kinds(config, len(layers))
+    return tuple(
+        dataclasses.replace(
+            layer,
+            attention=dataclasses.replace(layer.attention, head_gate=True)
+            if isinstance(layer.attention, GroupedQueryAttention)
+            else layer.attention,
+            norms=layer.norms + (68 if kind == "hybrid" else 0),
+        )
+        for layer, kind in zip(layers, kinds, strict=True)
+    )
 
 
 def granitemoe_hybrid(config: HfConfig) -> Layers:

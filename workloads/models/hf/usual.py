@@ -42,7 +42,7 @@ _SHARED_WIDTH = (
     "shared_intermediate_size",
 )
 _WINDOW = ("sliding_window", "sliding_window_size", "attention_chunk_size")
-_LOCAL = ("sliding_attention", "chunked_attention", "reference_sliding_attention")
+_LOCAL = ("sliding_attention", "chunked_attention", "reference_sliding_attention", "hybrid_sliding")
 _GLOBAL = ("full_attention", "indexed_attention", "attention", "hybrid")
 
 
@@ -181,9 +181,10 @@ def _local(
 
 def softmax(config: HfConfig, features: Features) -> GroupedQueryAttention | LatentAttention:
     """Read one attention that sees all tokens."""
-    gates = {"output_gate": features.gate == "element", "head_gate": features.gate == "head"}
     if config.has("kv_lora_rank"):
-        return dataclasses.replace(latent(config), **gates)
+        return dataclasses.replace(
+            latent(config), output_gate=features.gate == "element", head_gate=features.gate == "head"
+        )
     bias = config.flag("attention_bias", default=features.bias)
     attention = grouped_query(
         config,
@@ -196,5 +197,7 @@ def softmax(config: HfConfig, features: Features) -> GroupedQueryAttention | Lat
         qk_norm_per_head=features.qk_norm == "span",
         output_bias=features.output_bias and bias,
         value_head_dim=None if value == attention.head_dim else value,
-        **gates,
+        relative_dim=config.integer("d_rel", default=0),
+        output_gate=features.gate == "element",
+        head_gate=features.gate == "head",
     )
