@@ -19,6 +19,7 @@ Engine = Literal["compiled", "plain"]
 #: What is compiled, all of it together: calls between these modules are calls in C.
 MODULES = (
     "simulator.cost.grids",
+    "simulator.serving.answering",
     "simulator.serving.balancers",
     "simulator.serving.batch",
     "simulator.serving.instance",
@@ -30,6 +31,7 @@ MODULES = (
     "simulator.serving.scheduler",
     "simulator.serving.server",
     "simulator.serving.state",
+    "simulator.serving.step_log",
     "simulator.serving.step_plan",
     "simulator.serving.step_rows",
     "simulator.serving.tokens_out",

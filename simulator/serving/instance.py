@@ -313,7 +313,8 @@ class Instance:
                 duration = self._time_step(work, plan, now)
             else:
                 # Each step takes one unit of this clock.
-                duration = steps = self._steps_alike(plan)
+                steps = self._steps_alike(plan)
+                duration = float(steps)
                 log.add(batch, plan, steps, prompts.waiting + self._queued, self._stall)
                 self._stall = 0.0
             if env.skip(duration):
