@@ -22,6 +22,7 @@ MODULES = (
     "simulator.serving.answering",
     "simulator.serving.balancers",
     "simulator.serving.batch",
+    "simulator.serving.clock",
     "simulator.serving.instance",
     "simulator.serving.kv_pool",
     "simulator.serving.prefix_cache",

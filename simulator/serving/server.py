@@ -104,7 +104,8 @@ class Server:
         self._transfers: dict[int, _Transfer] = {}
         self._emptied: dict[int, simpy.Event] = {}
         self._started = self.finished = 0
-        self._report_every = max(len(trace) // 200, 1)
+        self._total = len(trace)
+        self._report_every = max(self._total // 200, 1)
 
     @property
     def open_instances(self) -> Sequence[Instance]:
@@ -221,7 +222,7 @@ class Server:
         if self.trace.concurrency is None:
             self.env.process(self._arrive())
             return
-        self._started = min(self.trace.concurrency, len(self.trace))
+        self._started = min(self.trace.concurrency, self._total)
         for request in range(self._started):
             self._start(request)
 
@@ -275,7 +276,7 @@ class Server:
     def on_finish(self, request: int) -> None:
         """Count an answered request; in a closed loop the next one comes."""
         self.finished += 1
-        total = len(self.trace)
+        total = self._total
         if self._progress is not None and self.finished % self._report_every == 0:
             self._progress(self.finished / total)
         if self.trace.concurrency is not None and self._started < total:
