@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -53,18 +54,13 @@ LIMITS = Limits(
     offload=Offload(opening="all"),
 )
 FIRST = ("expert", "decode", "prompt")
-SMALL = {
-    "name": "small",
-    "hidden": 2048,
-    "vocab": 4096,
-    "attention": {"full": {"kind": "grouped_query", "num_heads": 16, "num_kv_heads": 16, "head_dim": 128}},
-    "layers": [{"count": 16, "attention": "full", "ffn": "moe"}],
-}
+MODEL = Path(__file__).parents[2] / "validation" / "baselines" / "one_expert.toml"
 
 
-def small_model(experts: int = EXPERTS, top_k: int = 1) -> ModelSpec:
-    moe = {"kind": "moe", "num_experts": experts, "top_k": top_k, "intermediate": 8192}
-    return spec_from_table({**SMALL, "ffn": {"moe": moe}}, "small")
+def small_model(top_k: int = 1) -> ModelSpec:
+    table = tomllib.loads(MODEL.read_text(encoding="utf-8"))
+    table["ffn"]["moe"]["top_k"] = top_k
+    return spec_from_table(table, "small")
 
 
 class Watched(PregatedTimer):
@@ -76,7 +72,7 @@ class Watched(PregatedTimer):
         self.fetched: list[int] = []
 
     def time(self, work: StepWork) -> StepTime:
-        known = work.experts
+        known = work.known_experts
         assert known is not None
         assert sum(known.tokens) == work.rows
         self.experts.append(sum(tokens > 0 for tokens in known.tokens))
@@ -286,7 +282,7 @@ def test_more_experts_in_a_step_take_longer() -> None:
     work = StepWork(rows=8, decode_rows=8, decode_total=8, decode_context=100.0, logits=8, running=8)
     times = []
     for counts in ([8, 0, 0, 0], [4, 4, 0, 0], [2, 2, 2, 2]):
-        work.experts = KnownExperts(counts, 0, follows=True)
+        work.known_experts = KnownExperts(counts, 0, follows=True)
         times.append(timer().time(work).duration)
     assert times[0] < times[1] < times[2]
 
@@ -327,14 +323,6 @@ def test_the_scheduler_refuses_an_instance_that_does_not_know_its_experts() -> N
         engine(requests, request_experts(requests, routing), replace(LIMITS, dp=2))
 
 
-MODEL = """
-name = "small"
-hidden = 2048
-vocab = 4096
-attention.full = { kind = "grouped_query", num_heads = 16, num_kv_heads = 16, head_dim = 128 }
-ffn.moe = { kind = "moe", num_experts = 4, top_k = 1, intermediate = 8192 }
-layers = [{ count = 16, attention = "full", ffn = "moe" }]
-"""
 ROUTER = """
 name = "router"
 hidden = 512
@@ -372,7 +360,11 @@ lengths = { kind = "uniform", input = 64, output = 32, range_ratio = 0.2 }
 
 @pytest.fixture
 def scenario(tmp_path: Path) -> Scenario:
-    for name, text in (("small.toml", MODEL), ("router.toml", ROUTER), ("aware.toml", SCENARIO)):
+    for name, text in (
+        ("small.toml", MODEL.read_text(encoding="utf-8")),
+        ("router.toml", ROUTER),
+        ("aware.toml", SCENARIO),
+    ):
         (tmp_path / name).write_text(text, encoding="utf-8")
     return Scenario.load(tmp_path / "aware.toml")
 
@@ -444,4 +436,4 @@ def test_what_batching_by_expert_does_not_know_is_refused_by_check_and_run_alike
 def test_the_closed_form_refuses_it_and_one_step_says_that_it_leaves_it_out(scenario: Scenario) -> None:
     with pytest.raises(InfeasibleScenario, match=r"stack\.scheduler"):
         estimate(scenario)
-    assert any("batching by expert" in text for text in explain(scenario, "decode").warnings)
+    assert any("batching by expert" in text for text in explain(scenario).warnings)
