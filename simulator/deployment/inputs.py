@@ -1,4 +1,7 @@
-"""What a scenario names: models, hardware, stacks and traces, read or generated, and kept while their files stay so."""
+"""What a scenario names: models, hardware, stacks and traces, read or generated, and kept while their files stay so.
+
+What reads and draws traces is loaded when a scenario asks for it: most find theirs on the disk.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +28,8 @@ from simulator.startup import Startup, load_startup
 from workloads.memory import require_memory
 from workloads.models.library import load_model, with_dtypes
 from workloads.models.spec import ModelSpec, MoE
-from workloads.requests.files import read_request_trace
 from workloads.requests.generators import generate_requests
 from workloads.requests.trace import RequestTrace, head, repeat, scale_rate
-from workloads.routing.files import read_routing_trace
-from workloads.routing.fit_files import read_routing_fit
-from workloads.routing.generators import generate_routing
-from workloads.routing.latent import generate_fitted
-from workloads.routing.routers import drop_trace
 from workloads.routing.trace import RoutingTrace, check_routing, with_experts
 from workloads.samples import sample_path
 from workloads.streams import stream
@@ -125,6 +122,8 @@ def _requests(choice: Requests, seed: int) -> RequestTrace:
     if choice.kind == "trace":
         if choice.trace is None:
             raise ScenarioError("requests.trace: is required where requests.kind = 'trace'")
+        from workloads.requests.files import read_request_trace
+
         reader = partial(read_request_trace, time_unit=choice.time_unit, block_tokens=choice.block_tokens)
         trace = _read(reader, choice.trace)
         _require_arrivals(trace)
@@ -259,6 +258,8 @@ def _routing(choice: Routing, moe: MoE, layers: int, seed: int) -> RoutingTrace:
     if choice.kind != "trace":
         require_memory("routing.tokens", choice.tokens * layers * moe.top_k, _CHOICE_BYTES)
     if choice.kind == "trace":
+        from workloads.routing.files import read_routing_trace
+
         trace = _read(read_routing_trace, str(choice.trace))
         if trace.num_experts < experts:
             # The last experts may simply never have been chosen.
@@ -274,6 +275,8 @@ def _routing(choice: Routing, moe: MoE, layers: int, seed: int) -> RoutingTrace:
         raise InfeasibleScenario(f"routing trace {trace.source}: no token chooses any expert that computes")
     if choice.capacity_factor is None:
         return trace
+    from workloads.routing.routers import drop_trace
+
     return drop_trace(trace, choice.capacity_factor, min(choice.capacity_batch, trace.tokens))
 
 
@@ -297,6 +300,9 @@ def _fitted_routing(choice: Routing, layers: int, experts: int, top_k: int, seed
         "group_limited": {"num_groups": choice.groups, "top_k_groups": choice.top_k_groups},
         "top_p": {"p": choice.top_p, "most": experts},
     }
+    from workloads.routing.fit_files import read_routing_fit
+    from workloads.routing.latent import generate_fitted
+
     return generate_fitted(
         _read(read_routing_fit, str(choice.fit)),
         tokens=choice.tokens,
@@ -318,6 +324,8 @@ def _generated_routing(choice: Routing, layers: int, experts: int, top_k: int, s
         "sticky": {"exponent": choice.skew},
         "drifting": {"exponent": choice.skew},
     }
+    from workloads.routing.generators import generate_routing
+
     return generate_routing(
         "layer_skew" if choice.kind == "power_law" else choice.kind,
         tokens=choice.tokens,

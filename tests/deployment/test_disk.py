@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from simulator import Scenario, estimate, simulate
-from simulator.deployment import deployment, disk, inputs
+from simulator.deployment import deployment, disk
 from simulator.deployment.deployment import deploy
 from simulator.deployment.disk import DiskStore, Entry, disk_store, kept_on_disk
 from simulator.deployment.inputs import scenario_model, scenario_routing
@@ -25,6 +25,7 @@ from simulator.errors import MoesimError, OutputError
 from simulator.placement.replay import RoutingReplay
 from simulator.scenario.presets import preset_path
 from simulator.step import tables
+from workloads.routing import generators
 from workloads.routing.trace import RoutingTrace
 from workloads.samples import sample_path
 
@@ -286,7 +287,7 @@ def test_an_answer_is_right_where_the_folder_can_only_be_read(folder: Path, monk
     monkeypatch.setattr(tempfile, "mkstemp", refuse(errno.EROFS))
     monkeypatch.setattr(os, "utime", refuse(errno.EROFS))
     monkeypatch.setattr(Path, "unlink", refuse(errno.EROFS))
-    monkeypatch.setattr(inputs, "generate_routing", lambda *_, **__: pytest.fail("it is on the disk"))
+    monkeypatch.setattr(generators, "generate_routing", lambda *_, **__: pytest.fail("it is on the disk"))
     assert answer() == right
     monkeypatch.undo()
     monkeypatch.setenv("MOESIM_CACHE_DIR", str(folder))
@@ -341,7 +342,7 @@ def test_generated_routing_is_the_same_from_the_disk(
     folder: Path, monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...]
 ) -> None:
     made = routing(*overrides)
-    monkeypatch.setattr(inputs, "generate_routing", lambda *_, **__: pytest.fail("it is on the disk"))
+    monkeypatch.setattr(generators, "generate_routing", lambda *_, **__: pytest.fail("it is on the disk"))
     found = routing(*overrides)
     assert same(
         {"ids": found.expert_ids, "at": found.sequence_start}, {"ids": made.expert_ids, "at": made.sequence_start}
