@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simulator.arrays import FloatArray
+from simulator.closed_form.numbers import Number, some
 from workloads.requests.trace import RequestTrace
 
 #: Quantiles of prompt lengths that are kept, and cells of the distribution of prompt tokens on a rank [1].
@@ -70,16 +71,42 @@ def _quantiles(lengths: NDArray[np.int64]) -> FloatArray:
     return np.where(share < 0.5, low + (high - low) * share, high - (high - low) * (1.0 - share))
 
 
-def busiest_prompts(load: Load, dp: int, ends: float) -> float:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loads:
+    """Many loads, of one kind of loop: fields of :class:`Load` as arrays of shape (loads,) or (loads, quantiles)."""
+
+    inputs: FloatArray
+    prompts: FloatArray
+    outputs: FloatArray
+    context: FloatArray
+    concurrency: FloatArray
+    rate: FloatArray
+
+    @classmethod
+    def of(cls, loads: Sequence[Load]) -> Loads:
+        """Put loads into arrays."""
+        return cls(**{field.name: np.array([getattr(load, field.name) for load in loads]) for field in fields(cls)})
+
+    def taken(self, chosen: NDArray[np.intp]) -> Loads:
+        """Take some of them."""
+        return Loads(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
+
+    @property
+    def decodes(self) -> FloatArray:
+        """As that of a load [1]."""
+        return self.outputs - 1.0
+
+
+def busiest_prompts(load: Load | Loads, dp: int, ends: Number) -> Number:
     """Prompt tokens on the rank with most of them, in a step that computes the prompts of one step [tokens].
 
     Parameters
     ----------
-    load : Load
+    load : Load or Loads
         Its prompt lengths.
     dp : int
         Ranks that prompts come to at random [1].
-    ends : float
+    ends : float or array, shape (loads,)
         Prompts that come in per step, over all ranks [1].
 
     Notes
@@ -88,11 +115,13 @@ def busiest_prompts(load: Load, dp: int, ends: float) -> float:
     prompt lengths of transform phi; the expected largest of ``dp`` such loads is the sum of 1 - F^dp, divided by the
     probability that any prompt comes in.
     """
-    rate = ends / dp
-    prompts = np.asarray(load.prompts)
-    cell = load.prompts[-1] * (2.0 + rate + 6.0 * math.sqrt(rate)) / _CELLS
-    places = np.maximum(np.rint(prompts / cell), 1.0).astype(np.int64)
-    lengths = np.bincount(places, minlength=_CELLS) / len(prompts)
-    chance = np.fft.irfft(np.exp(rate * (np.fft.rfft(lengths) - 1.0)), _CELLS)
-    below = np.minimum(np.maximum(chance.cumsum(), 0.0), 1.0)
-    return float((_CELLS - np.power(below, dp).sum()) * cell / -math.expm1(-ends))
+    prompts, rate = np.asarray(load.prompts), np.asarray(ends / dp)
+    cell = prompts[..., -1] * (2.0 + rate + 6.0 * np.sqrt(rate)) / _CELLS
+    places = np.maximum(np.rint(prompts / cell[..., None]), 1.0).astype(np.int64)
+    loads = rate.size
+    flat = (places.reshape(loads, -1) + _CELLS * np.arange(loads)[:, None]).reshape(-1)
+    lengths = np.bincount(flat, minlength=_CELLS * loads).reshape(*rate.shape, _CELLS) / prompts.shape[-1]
+    chance = np.fft.irfft(np.exp(rate[..., None] * (np.fft.rfft(lengths) - 1.0)), _CELLS)
+    below = np.minimum(np.maximum(chance.cumsum(axis=-1), 0.0), 1.0)
+    largest = (_CELLS - np.power(below, dp).sum(axis=-1)) * cell / some(ends)
+    return largest if rate.ndim else float(largest)

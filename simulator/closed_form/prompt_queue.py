@@ -9,7 +9,7 @@ import numpy as np
 
 from simulator.arrays import FloatArray
 from simulator.closed_form.load import Load
-from simulator.closed_form.steps import MeanStep, MeanTimer, columns, mean_step
+from simulator.closed_form.steps import MeanStep, MeanTimer, columns
 from simulator.deployment.deployment import Deployment
 
 #: Prompts of one step, and such that wait, that are told apart; more are bundled [1].
@@ -88,10 +88,10 @@ def serve_prompts(deployment: Deployment, load: Load, windows: int) -> PromptQue
 def _prompt_step(timer: MeanTimer, load: Load, prompts: float, chunks: int, windows: int) -> MeanStep:
     """Price a step of so many prompts over all ranks, or one of the ``chunks`` of a longer one."""
     limits = timer.limits
-    timer.places = 0, 0
+    timer.restart()
     own = min(math.ceil(prompts / limits.dp) * load.inputs / chunks, float(limits.token_budget))
     tokens = prompts * load.inputs / chunks
-    return mean_step(timer, 0.0, load, tokens=tokens, own=own, windows=windows)
+    return timer.mean(0.0, load, tokens=tokens, own=own, windows=windows)
 
 
 def _stationary(arrivals: float, duration: FloatArray, behind: int) -> tuple[FloatArray, float]:

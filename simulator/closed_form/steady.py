@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simulator.arrays import FloatArray
-from simulator.closed_form.load import Load, busiest_prompts, mean_load
+from simulator.closed_form.load import Load, Loads, busiest_prompts, mean_load
+from simulator.closed_form.numbers import Number, chosen, larger, smaller, some
 from simulator.closed_form.prompt_queue import serve_prompts
 from simulator.closed_form.rounds import keeps_step, play_rounds
 from simulator.closed_form.schedulers import STEADY_SCHEDULERS, SteadyScheduler
-from simulator.closed_form.steps import MeanTimer, columns, mean_step
+from simulator.closed_form.steps import ManyTimer, MeanTimer
 from simulator.deployment.deployment import Deployment
 from simulator.deployment.limits import Limits
 from simulator.deployment.prices import PRICES
@@ -100,6 +101,32 @@ def solve(deployment: Deployment, load: Load) -> Steady:
     return _sustained(deployment, load)
 
 
+def solve_all(sites: Sequence[tuple[Deployment, Load]]) -> list[Steady]:
+    """Find the steady states of loads as :func:`solve` does of one; those of independent endings all at once.
+
+    Parameters
+    ----------
+    sites : sequence of (Deployment, Load)
+        What serves which load. The deployments differ in their limits alone, and the last one's tables reach as far as
+        those of all others.
+    """
+    found: dict[int, Steady] = {}
+    together: dict[bool, list[int]] = {True: [], False: []}
+    for index, (deployment, load) in enumerate(sites):
+        if keeps_step(deployment.limits, load) or load.decodes <= 0.0:
+            found[index] = solve(deployment, load)
+        else:
+            together[load.concurrency > 0].append(index)
+    for closed, chosen_ones in together.items():
+        if len(chosen_ones) > 1:
+            farthest = replace(sites[-1][0], limits=sites[chosen_ones[-1]][0].limits)
+            own = [sites[index] for index in chosen_ones[:-1]] + [(farthest, sites[chosen_ones[-1]][1])]
+            found |= zip(chosen_ones, _all_sustained(own, closed=closed), strict=True)
+        else:
+            found |= {index: solve(*sites[index]) for index in chosen_ones}
+    return [found[index] for index in range(len(sites))]
+
+
 def approximations(deployment: Deployment, load: Load) -> tuple[str, ...]:
     """Say where the closed form is known to be off for a load.
 
@@ -179,45 +206,88 @@ def _sustained(deployment: Deployment, load: Load) -> Steady:
     needs at least one, m / (1 - exp(-m)). Both are solved by iteration, from the largest batch down. Wrong where
     arrivals come in bursts that queue.
     """
-    timer, most = MeanTimer(deployment), _most_running(deployment.limits, load)
+    timer, frontend = MeanTimer(deployment), deployment.stack.number("frontend")
+    limits, closed, most = deployment.limits, load.concurrency > 0, _most_running(deployment.limits, load)
     running = min(load.concurrency or most, most)
-    state = _at(deployment, timer, load, running, most, 1)
-    before = None
+    before = _NAN, _NAN
     for _ in range(_ROUNDS):
+        state = _at(timer, limits, frontend, load, running, most, closed=closed)
         target = min(max(state.sustained, 1e-3), most)
         if abs(target - running) <= 1e-4 * running:
             break
-        tried, running = (running, target), _next(before, (running, target), most)
-        before = tried
-        state = _at(deployment, timer, load, running, most, 1)
+        before, running = (running, target), _next(before, (running, target), most)
     full = state.sustained >= most
-    state = _at(deployment, timer, load, running, most, _WINDOWS)
+    state = _at(timer, limits, frontend, load, running, most, closed=closed, windows=_WINDOWS)
+    return _served(state, load, full=full)
+
+
+def _all_sustained(sites: Sequence[tuple[Deployment, Load]], *, closed: bool) -> list[Steady]:
+    """Find the batches that sustain themselves under many loads, closed loops or open ones, as :func:`_sustained`."""
+    deployment, each = sites[-1][0], [load for _, load in sites]
+    frontend, limits, loads = deployment.stack.number("frontend"), deployment.limits, Loads.of(each)
+    timer = ManyTimer(deployment, [own.limits for own, _ in sites], each)
+    most = np.array([_most_running(own.limits, load) for own, load in sites])
+    running = np.minimum(loads.concurrency, most) if closed else most.copy()
+    sustained, before, tried = np.zeros(len(sites)), np.full((2, len(sites)), _NAN), np.arange(len(sites))
+    for _ in range(_ROUNDS):
+        timer.choose(tried.tolist())
+        state = _at(timer, limits, frontend, loads.taken(tried), running[tried], most[tried], closed=closed)
+        sustained[tried] = state.sustained
+        target = np.minimum(np.maximum(sustained, 1e-3), most)
+        tried = np.flatnonzero(np.abs(target - running) > 1e-4 * running)
+        if not len(tried):
+            break
+        now = running[tried], target[tried]
+        following = _next((before[0, tried], before[1, tried]), now, most[tried])
+        before[:, tried], running[tried] = now, following
+    timer.choose(range(len(sites)))
+    state = _at(timer, limits, frontend, loads, running, most, closed=closed, windows=_WINDOWS)
+    full = sustained >= most
+    return [_served(state.of(index), load, full=bool(full[index])) for index, load in enumerate(each)]
+
+
+def _served(state: _State, load: Load, *, full: bool) -> Steady:
+    """Say what a load gets of a state; ``full`` where its batch is the largest."""
+    rate, saturated = state.rate, False
+    served = Steady(
+        running=state.running,
+        sustained=state.sustained,
+        batch=state.batch,
+        batch_mean=state.batch_mean,
+        gap_s=state.gap_s,
+        ttft_s=state.ttft_s,
+        rate=rate,
+        saturated=False,
+        steps=dict(zip(STEP_COLUMNS, np.array([state.decode, state.prefill]).T, strict=True)),
+        weights=np.array([state.pure, state.share]),
+    )
     if load.concurrency:
         cycle = state.ttft_s + load.decodes * state.gap_s
         rate = min(state.rate, load.concurrency / cycle) if full else load.concurrency / cycle
         # By Little's law; an open loop, which may rest, keeps that of its steps.
         inside = rate * load.decodes * state.gap_s
-        served = replace(state, ttft_s=state.ttft_s + load.concurrency / rate - cycle, rate=rate, batch_mean=inside)
+        served = replace(served, ttft_s=state.ttft_s + load.concurrency / rate - cycle, rate=rate, batch_mean=inside)
     else:
         saturated = full and load.rate > state.rate * 1.001
-        served = replace(state, rate=state.rate if saturated else load.rate, saturated=saturated)
+        rate = state.rate if saturated else load.rate
+        served = replace(served, rate=rate, saturated=saturated)
     # So many decode steps are needed; what is left of the time is idle.
-    return replace(served, weights=state.weights * served.rate * load.decodes / max(state.batch, 1e-9))
+    return replace(served, weights=served.weights * rate * load.decodes / max(state.batch, 1e-9))
 
 
-def _next(before: tuple[float, float] | None, now: tuple[float, float], most: float) -> float:
+def _next(before: tuple[Number, Number], now: tuple[Number, Number], most: Number) -> Number:
     """Return the batch to try after one, where so many are sustained, and perhaps another before: of the secant [1].
 
     A batch sustains nearly as many as a straight line says, so the secant meets what sustains itself in few steps. It
-    goes no further than nine times the plain step, in whose direction the solution is.
+    goes no further than ten times the plain step, in whose direction the solution is.
     """
     tried, target = now
-    if before is None or tried == before[0]:
-        return target
-    slope = (target - before[1]) / (tried - before[0])
-    if not slope < _STEEPEST:
-        slope = _STEEPEST
-    return min(max(tried + (target - tried) / (1.0 - slope), 1e-3), most)
+    step = tried - before[0]
+    # Neither none before (NaN) nor the same.
+    known = abs(step) > 0.0
+    slope = (target - before[1]) / chosen(known, step, 1.0)
+    slope = chosen(slope < _STEEPEST, slope, _STEEPEST)
+    return chosen(known, smaller(larger(tried + (target - tried) / (1.0 - slope), 1e-3), most), target)
 
 
 def _most_running(limits: Limits, load: Load) -> float:
@@ -235,98 +305,167 @@ class _Prefill:
     ``tokens`` in one of them over all ranks, and the busiest rank's ``own`` [tokens]; ``chunks`` that a prompt takes.
     """
 
-    share: float
-    pure: float
-    tokens: float
-    own: float
-    chunks: float
+    share: Number
+    pure: Number
+    tokens: Number
+    own: Number
+    chunks: Number
 
 
-def _prefill(limits: Limits, load: Load, policy: SteadyScheduler, running: float, batch: float, late: int) -> _Prefill:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _State:
+    """What comes of a batch, for one load or for many: fields as those of ``Steady``, and two steps.
+
+    ``decode`` and ``prefill`` are rows of ``STEP_COLUMNS``, of which there are ``pure`` and ``share`` in one measure.
+    """
+
+    running: Number
+    sustained: Number
+    batch: Number
+    batch_mean: Number
+    gap_s: Number
+    ttft_s: Number
+    rate: Number
+    pure: Number
+    share: Number
+    decode: Number
+    prefill: Number
+
+    def of(self, index: int) -> _State:
+        """Return that of one of many loads."""
+        rows = {"decode": self.decode[index], "prefill": self.prefill[index]}
+        return _State(**{name: float(getattr(self, name)[index]) for name in _NUMBERS}, **rows)
+
+
+#: Fields of a state with one number per load.
+_NUMBERS = tuple(each.name for each in fields(_State) if each.name not in ("decode", "prefill"))
+
+
+def _prefill(
+    limits: Limits,
+    load: Load | Loads,
+    policy: SteadyScheduler,
+    running: Number,
+    batch: Number,
+    late: Number,
+    *,
+    closed: bool,
+) -> _Prefill:
     """Put the prompts that come in for those that end into steps, ``late`` decode steps after these.
 
     In an open loop a step that decodes is one of a ``batch``, but prompts come all the time, whether or not any of the
     ``running`` is there.
     """
     ends = batch / load.decodes
-    if load.concurrency:
-        together, beside = ends, 1.0
-    else:
-        together, beside = running / load.decodes, -math.expm1(-running)
+    together, beside = (ends, 1.0) if closed else (running / load.decodes, some(running))
     budget = policy.budget(limits, batch / limits.dp)
     # A prompt that may not be split is so nevertheless where it is longer than a whole step.
     longest = budget if limits.chunked else float(limits.token_budget)
-    chunks = 1.0 if load.prompts[-1] <= longest else float(np.ceil(np.asarray(load.prompts) / longest).mean())
+    chunks = _chunks(load, longest)
     steps, own = _prompt_steps(load, limits.dp, together, late)
-    steps *= ends / together
+    steps = steps * ends / together
     # Prompts that arrive within one step are computed together, as far as the budget of all ranks goes.
-    pure, share = policy.step_shares(max(steps * chunks, ends * load.inputs / (limits.dp * budget)), beside)
+    pure, share = policy.step_shares(larger(steps * chunks, ends * load.inputs / (limits.dp * budget)), beside)
     # No step is larger than the engine's largest.
-    tokens = min(ends * load.inputs / share, limits.dp * longest)
-    own = min(max(own / chunks, tokens / limits.dp), tokens, longest)
+    tokens = smaller(ends * load.inputs / share, limits.dp * longest)
+    own = smaller(smaller(larger(own / chunks, tokens / limits.dp), tokens), longest)
     return _Prefill(share=share, pure=pure, tokens=tokens, own=own, chunks=chunks)
 
 
-def _at(deployment: Deployment, timer: MeanTimer, load: Load, running: float, most: float, windows: int) -> Steady:
-    """Step times with so many requests decoding, averaged over windows of the routing trace, always the same."""
-    limits = deployment.limits
-    timer.places = 0, 0
-    closed, policy = load.concurrency > 0, STEADY_SCHEDULERS[limits.scheduler]
-    others = max(running - 1.0, 0.0) if closed else running
-    batch = max(running, 1.0) if closed else running / -math.expm1(-running)
-    decode = mean_step(timer, batch, load, windows=windows)
-    frontend = deployment.stack.number("frontend")
+def _chunks(load: Load | Loads, longest: Number) -> Number:
+    """Mean steps that prompts take of which so much fits into one [1]."""
+    if isinstance(load, Loads):
+        return np.ceil(load.prompts / np.reshape(longest, (-1, 1))).mean(axis=1)
+    return 1.0 if load.prompts[-1] <= longest else float(np.ceil(np.asarray(load.prompts) / longest).mean())
+
+
+def _at(
+    timer: MeanTimer | ManyTimer,
+    limits: Limits,
+    frontend: float,
+    load: Any,
+    running: Number,
+    most: Number,
+    *,
+    closed: bool,
+    windows: int = 1,
+) -> _State:
+    """Step times with so many requests decoding, averaged over windows of the routing trace, always the same.
+
+    Parameters
+    ----------
+    timer : MeanTimer or ManyTimer
+        What prices the steps of the load, or of the loads.
+    limits : Limits
+        What bounds their steps; the requests that a rank runs may differ.
+    frontend : float
+        Time from its start until the scheduler sees a request [s].
+    load : Load or Loads
+        One, or many of one kind of loop.
+    running, most : float or array
+        Requests that decode, and that may [1].
+    closed : bool
+        Whether loops are closed.
+    windows : int
+        Parts of the routing trace [1].
+    """
+    timer.restart()
+    policy = STEADY_SCHEDULERS[limits.scheduler]
+    others = larger(running - 1.0, 0.0) if closed else running
+    batch = larger(running, 1.0) if closed else running / some(running)
+    decode = timer.mean(batch, load, windows=windows)
     late = policy.late(frontend, decode.duration) if closed else 0
-    prompts = _prefill(limits, load, policy, running, batch, late)
+    prompts = _prefill(limits, load, policy, running, batch, late, closed=closed)
     decoding = policy.decoding(others)
-    prefill = mean_step(timer, decoding, load, tokens=prompts.tokens, own=prompts.own, windows=windows)
+    prefill = timer.mean(decoding, load, tokens=prompts.tokens, own=prompts.own, windows=windows)
     felt = decode.duration
     if not closed:
-        felt = mean_step(timer, min(running + 1.0, most), load, windows=windows).duration
+        felt = timer.mean(smaller(running + 1.0, most), load, windows=windows).duration
     met = prompts.share * others / batch
     if not closed:
         # The step after its own prompt holds the prompts that came meanwhile.
-        after = -math.expm1(-load.rate * prompts.chunks * prefill.duration)
-        met += max(after - met, 0.0) / max(load.decodes, 1.0)
+        after = some(load.rate * prompts.chunks * prefill.duration)
+        met = met + larger(after - met, 0.0) / larger(load.decodes, 1.0)
     gap = policy.gap(felt, prefill.duration, met)
-    weights = np.array([prompts.pure, prompts.share])
-    durations = np.array([decode.duration, prefill.duration])
-    period = float(weights @ durations)
+    pure, share = prompts.pure, prompts.share
+    period = pure * decode.duration + share * prefill.duration
     entry = frontend
     if frontend > 0.0 or not closed:
         # Who comes at any time waits for the rest of a step; the next of a closed loop comes as one ends.
-        entry += -math.expm1(-others) * float(weights @ durations**2) / (2.0 * period)
+        rest = (pure * decode.duration**2 + share * prefill.duration**2) / (2.0 * period)
+        entry = entry + some(others) * rest
     # Users get their first and last tokens some steps late, but at once where nothing is left to do.
-    behind, busy = limits.delivery_steps, -math.expm1(-others)
-    first, last = min(behind, load.decodes) * gap, behind * busy * gap
+    behind, busy = limits.delivery_steps, some(others)
+    first, last = smaller(behind, load.decodes) * gap, behind * busy * gap
     missed = entry / period + policy.missed(prompts.chunks) + behind * busy
-    return Steady(
+    return _State(
         running=running,
         sustained=load.concurrency * load.decodes / (load.decodes + missed)
         if closed
         else load.rate * load.decodes * gap,
         batch=batch,
-        batch_mean=float(weights @ (durations * np.array([batch, others]))) / period,
+        batch_mean=(pure * decode.duration * batch + share * prefill.duration * others) / period,
         gap_s=gap + (last - first) / load.decodes,
         ttft_s=entry + prompts.chunks * prefill.duration + first,
         rate=batch / load.decodes / period,
-        saturated=False,
-        steps=columns((decode, prefill)),
-        weights=weights,
+        pure=pure + 0.0 * running,
+        share=share,
+        decode=decode.row,
+        prefill=prefill.row,
     )
 
 
-def _prompt_steps(load: Load, dp: int, ends: float, late: int) -> tuple[float, float]:
+def _prompt_steps(load: Load | Loads, dp: int, ends: Number, late: Number) -> tuple[Number, Number]:
     """Prefill steps per decode step, and prompt tokens of the busiest rank in one, before any chunking [1], [tokens].
 
     Prompts come ``late`` decode steps after the ends that made room for them. Where they run first, the first to come
     stops the decoding; those whose turn came while it was on its way arrive during its step and share the next.
     """
-    first, second = -math.expm1(-ends), -math.expm1(-ends * late)
+    first, second = some(ends), some(ends * late)
     # A rank that is alone has them all.
     own = busiest_prompts(load, dp, ends) if dp > 1 else 0.0
-    if late and dp > 1:
-        own = (own + second * busiest_prompts(load, dp, ends * late)) / (1.0 + second)
+    if dp > 1 and np.any(late):
+        own = (own + second * busiest_prompts(load, dp, ends * larger(late, 1))) / (1.0 + second)
     return (1.0 + second) / (1.0 / first + late), own
 
 
@@ -372,7 +511,7 @@ def steady_states(asked: Sequence[Asked]) -> list[tuple[Summary, dict[str, float
     """
     if not asked:
         return []
-    deployment, states = asked[-1].deployment, [solve(each.deployment, each.load) for each in asked]
+    deployment, states = asked[-1].deployment, solve_all([(each.deployment, each.load) for each in asked])
     steps = {name: np.concatenate([state.steps[name] for state in states]) for name in STEP_COLUMNS}
     weights = np.concatenate([state.weights for state in states])
     owner = np.repeat(np.arange(len(states)), [len(state.weights) for state in states])

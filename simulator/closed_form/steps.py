@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from simulator.arrays import FloatArray
-from simulator.closed_form.load import Load
+from simulator.closed_form.load import Load, Loads
 from simulator.deployment.deployment import Deployment
 from simulator.deployment.limits import Limits
 from simulator.deployment.prices import PRICES
@@ -73,6 +74,10 @@ class MeanTimer:
         self._known: dict[tuple[int, int], tuple[float, float, float]] = PRICES.kept("derived", key, dict)
         self.places = 0, 0
 
+    def restart(self) -> None:
+        """Go back to the beginning of the trace."""
+        self.places = 0, 0
+
     def time(self, work: StepWork, windows: int = 1) -> MeanStep:
         """Average a step over the next windows of the trace."""
         prompt, decode = -(-work.prompt_total // self._pp), -(-work.decode_total // self._pp)
@@ -83,6 +88,32 @@ class MeanTimer:
         self.places = self.places[0] + windows * prompt, self.places[1] + windows * decode
         context = work.decode_total * work.decode_context
         return MeanStep(step_row(work, mean, instance=0, start=0.0, queue_length=0, kv_use=0.0, context=context))
+
+    def mean(self, running: float, load: Load, *, tokens: float = 0.0, own: float = 0.0, windows: int = 1) -> MeanStep:
+        """Average a step over windows of the routing trace, between the whole batch sizes around ``running``.
+
+        Parameters
+        ----------
+        running : float
+            Requests that decode in it, over all ranks [1].
+        load : Load
+            Lengths and contexts.
+        tokens, own : float
+            Prompt tokens in it over all ranks, and on the busiest [tokens].
+        windows : int
+            Parts of the routing trace [1].
+        """
+        # Fewer requests than ranks: the busiest rank holds one as soon as there is one.
+        limits, dp = self.limits, self.limits.dp
+        each = min(running / dp, limits.max_running) if running >= dp else min(running, 1.0)
+        low = math.floor(each)
+        row = [0.0] * len(STEP_COLUMNS)
+        for size, weight in ((low, 1.0 - (each - low)), (low + 1, each - low)):
+            total = max(round(running), size) if dp > 1 else size
+            if weight > 0.0 and (size or tokens > 0.0):
+                step = self.time(_work(size, total, load, tokens, own, limits), windows)
+                row = [value + weight * part for value, part in zip(row, step.row, strict=True)]
+        return MeanStep(tuple(row))
 
     def _overlapping(self, work: StepWork, windows: int) -> StepTime:
         """Average a step whose overlap is chosen window by window."""
@@ -156,47 +187,70 @@ class MeanTimer:
         return found
 
 
+class ManyTimer:
+    """Averages the steps of many loads of one deployment, each as :class:`MeanTimer` does.
+
+    Parameters
+    ----------
+    deployment : Deployment
+        What prices steps; its tables reach as far as those of all loads.
+    limits : sequence of Limits
+        What bounds the steps of each load.
+    loads : sequence of Load
+        The loads.
+    """
+
+    def __init__(self, deployment: Deployment, limits: Sequence[Limits], loads: Sequence[Load]) -> None:
+        self._timer = MeanTimer(deployment)
+        self._sites = list(zip(limits, loads, strict=True))
+        self._chosen = list(range(len(loads)))
+        self._places = [(0, 0)] * len(loads)
+
+    def choose(self, chosen: Sequence[int]) -> None:
+        """Go on with some of the loads."""
+        self._chosen = list(chosen)
+
+    def restart(self) -> None:
+        """Go back to the beginning of the trace with all loads that are chosen."""
+        for index in self._chosen:
+            self._places[index] = 0, 0
+
+    def mean(
+        self,
+        running: ArrayLike,
+        load: Loads,  # noqa: ARG002
+        *,
+        tokens: ArrayLike = 0.0,
+        own: ArrayLike = 0.0,
+        windows: int = 1,
+    ) -> ManySteps:
+        """Average a step of each load that is chosen; as :meth:`MeanTimer.mean`."""
+        rows = []
+        asked = (np.broadcast_to(part, len(self._chosen)).tolist() for part in (running, tokens, own))
+        for index, each, prompts, busiest in zip(self._chosen, *asked, strict=True):
+            self._timer.limits, load_of = self._sites[index]
+            self._timer.places = self._places[index]
+            rows.append(self._timer.mean(each, load_of, tokens=prompts, own=busiest, windows=windows).row)
+            self._places[index] = self._timer.places
+        return ManySteps(np.array(rows))
+
+
+@dataclass(frozen=True, slots=True)
+class ManySteps:
+    """The mean steps of many loads: their rows in ``STEP_COLUMNS``, shape (loads, columns)."""
+
+    row: FloatArray
+
+    @property
+    def duration(self) -> FloatArray:
+        """How long each takes [s]."""
+        return self.row[:, _DURATION]
+
+
 def columns(steps: Iterable[MeanStep]) -> dict[str, FloatArray]:
     """Return mean steps as arrays of ``STEP_COLUMNS``, one row each."""
     table = np.array([step.row for step in steps])
     return dict(zip(STEP_COLUMNS, table.T, strict=True))
-
-
-def mean_step(
-    timer: MeanTimer,
-    running: float,
-    load: Load,
-    *,
-    tokens: float = 0.0,
-    own: float = 0.0,
-    windows: int = 1,
-) -> MeanStep:
-    """Average a step over windows of the routing trace, between the whole batch sizes around ``running``.
-
-    Parameters
-    ----------
-    timer : MeanTimer
-        What prices it.
-    running : float
-        Requests that decode in it, over all ranks [1].
-    load : Load
-        Lengths and contexts.
-    tokens, own : float
-        Prompt tokens in it over all ranks, and on the busiest [tokens].
-    windows : int
-        Parts of the routing trace [1].
-    """
-    # Fewer requests than ranks: the busiest rank holds one as soon as there is one.
-    limits, dp = timer.limits, timer.limits.dp
-    each = min(running / dp, limits.max_running) if running >= dp else min(running, 1.0)
-    low = math.floor(each)
-    row = [0.0] * len(STEP_COLUMNS)
-    for size, weight in ((low, 1.0 - (each - low)), (low + 1, each - low)):
-        total = max(round(running), size) if dp > 1 else size
-        if weight > 0.0 and (size or tokens > 0.0):
-            step = timer.time(_work(size, total, load, tokens, own, limits), windows)
-            row = [value + weight * part for value, part in zip(row, step.row, strict=True)]
-    return MeanStep(tuple(row))
 
 
 def _work(size: int, total: int, load: Load, tokens: float, own: float, limits: Limits) -> StepWork:

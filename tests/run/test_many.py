@@ -172,3 +172,31 @@ def test_what_the_closed_form_does_not_know_is_played_where_that_is_asked_for() 
     assert (solved.how, played.how) == ("solved", "played")
     assert played.estimate is not None
     assert played.estimate.summary.requests_completed == 240
+
+
+@pytest.mark.parametrize("stack", ["sglang", "vllm", "trtllm"])
+@pytest.mark.parametrize("kind", ["closed_loop", "poisson"])
+@pytest.mark.parametrize("place", [DEEPSEEK, MIXTRAL, DENSE], ids=["ep", "tp", "dense"])
+def test_loads_from_idle_to_too_many_are_solved_together_as_alone(place: dict[str, Any], kind: str, stack: str) -> None:
+    asked = [
+        Scenario.from_mapping(
+            {
+                **place,
+                "stack": {"name": stack},
+                "requests": {
+                    "kind": kind,
+                    "concurrency" if kind == "closed_loop" else "rate": load,
+                    "count": 60,
+                    "lengths": {"kind": "lognormal", "input": prompt, "output": answer, "cv": 0.5},
+                },
+            }
+        )
+        for load, prompt, answer in [(1, 300, 40), (7, 9000, 3), (40, 900, 200), (300, 100, 60), (60, 20000, 10)]
+    ]
+    for outcome in estimate_many(asked):
+        expected = alone(outcome.scenario)
+        assert outcome.how == "solved"
+        assert outcome.estimate is not None
+        assert isinstance(expected, Estimate)
+        assert_same(asdict(outcome.estimate.summary), asdict(expected.summary), "summary")
+        assert_same(dict(outcome.estimate.breakdown), dict(expected.breakdown), "breakdown")
