@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from pathlib import Path
 
 #: Path, times of change of content and of state [ns], size [bytes], inode, and when a file that is new was looked at.
@@ -23,7 +24,17 @@ Stamp = tuple[str, int, int, int, int, int]
 _NEW = 20_000_000
 
 _NOTES: ContextVar[dict[str, Stamp] | None] = ContextVar("_NOTES", default=None)
-_STILL: ContextVar[dict[str, Stamp] | None] = ContextVar("_STILL", default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Still:
+    """What was found inside :func:`still`: stamps by path, and whether all stamps of a collection are unchanged."""
+
+    stamps: dict[str, Stamp] = field(default_factory=dict)
+    unchanged: dict[int, tuple[Iterable[Stamp], bool]] = field(default_factory=dict)
+
+
+_STILL: ContextVar[_Still | None] = ContextVar("_STILL", default=None)
 
 
 def stamp(path: Path) -> Stamp:
@@ -51,7 +62,7 @@ def noted() -> Iterator[dict[str, Stamp]]:
 @contextmanager
 def still() -> Iterator[None]:
     """Look at every file once at most inside: what answers one question does not change meanwhile."""
-    token = _STILL.set({})
+    token = _STILL.set(_Still())
     try:
         yield
     finally:
@@ -68,7 +79,14 @@ def note(stamps: Iterable[Stamp]) -> None:
 
 def unchanged(stamps: Iterable[Stamp]) -> bool:
     """Whether the files are as they were when they were stamped; never of one that was new then."""
-    return all(_stamp(each[0]) == each for each in stamps)
+    seen = _STILL.get()
+    if seen is None:
+        return all(_stamp(each[0]) == each for each in stamps)
+    # The stamps are held with the answer, so that no others can take their identity.
+    known = seen.unchanged.get(id(stamps))
+    if known is None:
+        known = seen.unchanged[id(stamps)] = stamps, all(_stamp(each[0]) == each for each in stamps)
+    return known[1]
 
 
 def contents(path: Path) -> str:
@@ -89,9 +107,9 @@ def _stamp(path: str) -> Stamp:
     seen = _STILL.get()
     if seen is None:
         return _looked_at(path)
-    found = seen.get(path)
+    found = seen.stamps.get(path)
     if found is None:
-        found = seen[path] = _looked_at(path)
+        found = seen.stamps[path] = _looked_at(path)
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -63,6 +64,13 @@ def count(key: str, value: Any, *, least: int = 1, most: int | None = None) -> i
     return int(value)
 
 
+@lru_cache(maxsize=256)
+def _accepted(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """Keyword-only parameters of a function by name."""
+    parameters = inspect.signature(function).parameters
+    return {name: parameter for name, parameter in parameters.items() if parameter.kind is parameter.KEYWORD_ONLY}
+
+
 def choose(
     kinds: Mapping[str, Callable[..., Chosen]], key: str, kind: Any, parameters: Mapping[str, Any]
 ) -> Callable[..., Chosen]:
@@ -87,11 +95,7 @@ def choose(
     if kind not in kinds:
         msg = f"{key}.kind: unknown kind {shown(kind)}; {nearest(str(kind)[:60], kinds)}"
         raise WorkloadError(msg)
-    accepted = {
-        name: parameter
-        for name, parameter in inspect.signature(kinds[kind]).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY
-    }
+    accepted = _accepted(kinds[kind])
     for name in parameters:
         if name not in accepted:
             hint = nearest(name, accepted) if accepted else "it takes none"

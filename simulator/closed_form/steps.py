@@ -224,7 +224,17 @@ class ManyTimer:
         own: ArrayLike = 0.0,
         windows: int = 1,
     ) -> ManySteps:
-        """Average a step of each load that is chosen; as :meth:`MeanTimer.mean`."""
+        """Average a step of each load that is chosen.
+
+        Parameters
+        ----------
+        running, tokens, own : array_like
+            As for :meth:`MeanTimer.mean`, of each load or of all.
+        load : Loads
+            Those that are chosen.
+        windows : int
+            Parts of the routing trace [1].
+        """
         rows = []
         asked = (np.broadcast_to(part, len(self._chosen)).tolist() for part in (running, tokens, own))
         for index, each, prompts, busiest in zip(self._chosen, *asked, strict=True):

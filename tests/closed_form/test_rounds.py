@@ -121,7 +121,7 @@ def test_equal_answers_keep_step_though_their_prompts_differ(
         output_tokens=np.full(count, answer),
         concurrency=concurrency,
     )
-    for where in ("simulator.api", "simulator.run.many"):
+    for where in ("simulator.run.play", "simulator.run.many"):
         monkeypatch.setattr(f"{where}.scenario_requests", lambda *_: trace)
     asked = loop(place, stack, concurrency, prompt, answer)
     closed_form, events = estimate(asked).summary, settled(asked)
