@@ -199,7 +199,7 @@ def _show_model(name: str, _profiles: Path | None) -> Row:
         active_parameters(model, mtp=True),
         weight_bytes(model, mtp=True),
     )
-    plain = dataclasses.replace(model, layers=(), notes=())
+    plain = dataclasses.replace(model, layers=(), mtp_blocks=(), notes=())
     return {
         "kind": "model",
         "name": model.name,

@@ -121,7 +121,7 @@ def draft_ops(
     context: ArrayLike,
     drafts: int,
 ) -> tuple[Op, ...]:
-    """List the ops that draft tokens by multi-token prediction: a layer like the last and the head, for each of them.
+    """List the ops that draft tokens by multi-token prediction: its layers and the head, for each of them.
 
     Parameters
     ----------
@@ -136,7 +136,7 @@ def draft_ops(
     """
     if not drafts:
         return ()
-    layer = replace(model, layers=model.layers[-1:])
+    layer = replace(model, layers=model.drafting_layers)
     hidden = model.hidden
     # The hidden state and the embedding of the last token are joined and projected back.
     join = gemm("proj", 1, sequences, hidden, 2.0 * hidden, model.dtypes.attention)

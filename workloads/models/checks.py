@@ -49,9 +49,10 @@ def check(spec: ModelSpec) -> list[str]:
     problems = list(_integer_problems(spec, ""))
     if not spec.layers:
         problems.append("layers is empty; expected at least one layer")
-    for layer in dict.fromkeys(spec.layers):
-        where = f"layer {spec.layers.index(layer)}: "
-        problems += [where + problem for problem in _layer_problems(layer)]
+    for layers, name in ((spec.layers, "layer"), (spec.mtp_blocks, "mtp layer")):
+        for layer in dict.fromkeys(layers):
+            where = f"{name} {layers.index(layer)}: "
+            problems += [where + problem for problem in _layer_problems(layer)]
     for field in dataclasses.fields(spec.dtypes):
         dtype = getattr(spec.dtypes, field.name)
         if field.name == "stored":

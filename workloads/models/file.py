@@ -36,7 +36,7 @@ _PUBLISHED = {
 # Keys that describe the file's place in a library, not the model; `note` and published.source are for the reader.
 _LIBRARY_KEYS = ("base", "aliases", "variants", "note")
 _PLAIN_KEYS = ("name", "hidden", "vocab", "tied_embeddings", "mtp_layers", "encoders", "max_context", "source")
-_TABLE_KEYS = ("published", "dtypes", "attention", "ffn", "layers")
+_TABLE_KEYS = ("published", "dtypes", "attention", "ffn", "layers", "mtp")
 # Longest repeating pattern of layers that the writer looks for.
 _LONGEST_PATTERN = 16
 
@@ -62,7 +62,8 @@ def spec_from_table(table: Mapping[str, Any], where: str) -> ModelSpec:
         if key in published:
             fields[field] = published[key]
     fields["dtypes"] = _dtypes(_subtable(table, "dtypes", where), f"{where}: dtypes")
-    fields["layers"] = _layers(table, where)
+    fields["layers"] = _layers(table, where, "layers")
+    fields["mtp_blocks"] = _layers(table, where, "mtp")
     return checked(_build(ModelSpec, fields, where), where)
 
 
@@ -72,16 +73,16 @@ def _dtypes(table: Mapping[str, Any], where: str) -> DTypes:
     return _build(DTypes, {**table, "stored": stored}, where)
 
 
-def _layers(table: Mapping[str, Any], where: str) -> tuple[Layer, ...]:
+def _layers(table: Mapping[str, Any], where: str, key: str) -> tuple[Layer, ...]:
     attentions = _kinds(table, "attention", MIXERS, where)
     ffns = _kinds(table, "ffn", _FFN, where)
-    runs = table.get("layers", [])
+    runs = table.get(key, [])
     if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
-        msg = f"{where}: layers = {runs!r}; expected an array of tables, [[layers]]"
+        msg = f"{where}: {key} = {edge.shown(runs)}; expected an array of tables, [[{key}]]"
         raise ModelError(msg)
     layers: list[Layer] = []
     for index, run in enumerate(runs):
-        place = f"{where}: layers[{index}]"
+        place = f"{where}: {key}[{index}]"
         _known(run, _LAYER_KEYS, place)
         count = run.get("count", 1)
         if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= _MOST_LAYERS:
@@ -193,17 +194,28 @@ def spec_to_table(spec: ModelSpec) -> dict[str, Any]:
         table["published"] = published
     if dtypes := _given(spec.dtypes):
         table["dtypes"] = dtypes | ({"stored": dict(spec.dtypes.stored)} if spec.dtypes.stored else {})
-    mixers: dict[Attention | None, str] = _names([layer.attention for layer in spec.layers], MIXERS)
-    blocks: dict[FFN | None, str] = _names([layer.ffn for layer in spec.layers], _FFN)
+    every = (*spec.layers, *spec.mtp_blocks)
+    mixers: dict[Attention | None, str] = _names([layer.attention for layer in every], MIXERS)
+    blocks: dict[FFN | None, str] = _names([layer.ffn for layer in every], _FFN)
     table["attention"] = {name: _describe(mixer, MIXERS) for mixer, name in mixers.items() if mixer is not None}
     table["ffn"] = {name: _describe(block, _FFN) for block, name in blocks.items() if block is not None}
-    table["layers"] = []
-    for count, pattern in _runs(spec.layers):
+    for key, layers in (("layers", spec.layers), ("mtp", spec.mtp_blocks)):
+        if layers or key == "layers":
+            table[key] = _runs_of(layers, mixers, blocks)
+    return table
+
+
+def _runs_of(
+    layers: Sequence[Layer], mixers: Mapping[Attention | None, str], blocks: Mapping[FFN | None, str]
+) -> list[dict[str, Any]]:
+    """Write layers as runs of patterns, by the names of their mixers and FFNs."""
+    runs = []
+    for count, pattern in _runs(layers):
         run: dict[str, Any] = {"count": count}
         run["attention"] = _shortest([mixers[layer.attention] for layer in pattern])
         run["ffn"] = _shortest([blocks[layer.ffn] for layer in pattern])
-        table["layers"].append(run | {key: norms for key, norms in _given(pattern[0]).items() if key == "norms"})
-    return table
+        runs.append(run | {key: norms for key, norms in _given(pattern[0]).items() if key == "norms"})
+    return runs
 
 
 def save_model(spec: ModelSpec, path: str | Path) -> None:

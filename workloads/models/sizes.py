@@ -85,9 +85,12 @@ def layer_parameters(layer: Layer, hidden: int, *, active: bool = False) -> dict
 
 
 def _mtp_parts(spec: ModelSpec, *, active: bool) -> dict[str, Count]:
-    """One MTP layer: the last layer again, a projection of two hidden states to one, and three norms."""
-    parts = layer_parameters(spec.layers[-1], spec.hidden, active=active)
-    parts["projection"] = Count(2.0 * spec.hidden**2, 3 * spec.hidden)
+    """One MTP layer: its layers, a projection of two hidden states to one, and three norms."""
+    parts = {"projection": Count(2.0 * spec.hidden**2, 3 * spec.hidden)}
+    for layer in spec.drafting_layers:
+        for part, count in layer_parameters(layer, spec.hidden, active=active).items():
+            sofar = parts.get(part, Count(0.0))
+            parts[part] = Count(sofar.matrices + count.matrices, sofar.vectors + count.vectors)
     return parts
 
 

@@ -92,9 +92,10 @@ class ModelSpec:
     """A language model: layers in order, embeddings, multi-token-prediction heads and dtypes.
 
     ``published_active`` counts every parameter that a token meets, as most publishers do, or leaves out the input
-    embedding (a lookup), or the LM head as well, where ``published_active_convention`` says so. Each MTP layer
-    repeats the last layer. ``encoders`` counts the parameters of vision and audio towers, which take memory and do no
-    work on text. ``notes`` say what is doubtful in the file that it was read from; they are no part of the model.
+    embedding (a lookup), or the LM head as well, where ``published_active_convention`` says so. Each MTP layer repeats
+    the last layer, or consists of ``mtp_blocks``. ``encoders`` counts the parameters of vision and audio towers, which
+    take memory and do no work on text. ``notes`` say what is doubtful in the file that it was read from; they are no
+    part of the model.
     """
 
     name: str
@@ -110,7 +111,13 @@ class ModelSpec:
     published_active: float | None = None
     published_active_convention: ActiveConvention = "all"
     encoders: int = 0
+    mtp_blocks: tuple[Layer, ...] = ()
     notes: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def drafting_layers(self) -> tuple[Layer, ...]:
+        """The layers of one MTP layer."""
+        return self.mtp_blocks or self.layers[-1:]
 
     @property
     def moe_layers(self) -> tuple[MoE, ...]:

@@ -47,7 +47,7 @@ def flops_per_token(spec: ModelSpec, *, phase: Phase, context: float, mtp: bool 
     """
     flops = dict.fromkeys(FLOP_PARTS, 0.0)
     extra = spec.mtp_layers if mtp else 0
-    for layer in (*spec.layers, *(spec.layers[-1:] * extra)):
+    for layer in (*spec.layers, *(spec.drafting_layers * extra)):
         for part, count in layer_parameters(layer, spec.hidden, active=True).items():
             if part != "norms":
                 flops["projections" if part == "attention" else part] += 2.0 * count.matrices

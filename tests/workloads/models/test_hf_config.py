@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from workloads.errors import ModelError
 from workloads.models.hf.config import from_hf_config
+from workloads.models.library import load_model, save_model
 from workloads.models.mixers import GatedDeltaNet, GroupedQueryAttention, LatentAttention, Mamba2
 from workloads.models.sizes import expert_parameters, parameters, quoted_active_parameters, total_parameters
 from workloads.models.spec import DenseFFN, DTypes, MoE
@@ -243,6 +244,25 @@ def test_llama4_alternates_windows_and_experts() -> None:
         isinstance(layer.attention, GroupedQueryAttention) and layer.attention.window is None
         for layer in everywhere.layers
     )
+
+
+def test_multi_token_prediction_of_nemotron_has_blocks_of_its_own(tmp_path: Path) -> None:
+    config = dense("nemotron_h", 64, 3, 4, 2, 32, 100, hybrid_override_pattern="M*E", head_dim=16)
+    config |= {"mamba_num_heads": 4, "mamba_head_dim": 16, "ssm_state_size": 8, "n_groups": 2, "conv_kernel": 4}
+    config |= {"moe_intermediate_size": 32, "n_routed_experts": 8, "num_experts_per_tok": 2}
+    config |= {"num_nextn_predict_layers": 1, "mtp_hybrid_override_pattern": "*E"}
+    spec = from_hf_config(config)
+    assert spec.mtp_blocks == spec.layers[1:]
+    listed = {"mtp_hybrid_override_pattern": None, "mtp_layers_block_type": ["full_attention", "moe"]}
+    assert from_hf_config(config | listed).mtp_blocks == spec.mtp_blocks
+    alone = from_hf_config(config | {"mtp_hybrid_override_pattern": "E"})
+    attention = parameters(spec)["attention"] - parameters(alone)["attention"]
+    assert attention == 0
+    mixer = spec.layers[1].attention
+    assert mixer is not None
+    assert parameters(spec, mtp=True)["mtp"] - parameters(alone, mtp=True)["mtp"] == sum(mixer.parameters(64)) + 64
+    save_model(spec, tmp_path / "copy.toml")
+    assert load_model(tmp_path / "copy.toml") == spec
 
 
 BLOCKS = ["mamba", "attention", "moe", "mlp"]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from workloads.errors import ModelError
 from workloads.models.hf.config import FAMILIES, from_hf_config
 from workloads.models.sizes import total_active_parameters, total_parameters
 from workloads.models.work import kv_bytes_per_token
@@ -39,6 +40,22 @@ def test_sizes_are_those_of_the_class_that_transformers_builds(name: str) -> Non
 @pytest.mark.parametrize("name", ROWS)
 def test_no_key_of_a_class_is_unknown_to_its_reader(name: str) -> None:
     assert not [note for note in from_hf_config(json.loads(ROWS[name]["config"])).notes if "does not know" in note]
+
+
+ODD = (None, 0, -1, 1, 2.5, True, "", "x", [], [1], ["a"], {}, {"a": 1}, 10**12, float("nan"), [0] * 3, ["sparse"] * 4)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_an_odd_value_of_any_key_is_a_model_or_one_short_message(name: str) -> None:
+    config = json.loads(ROWS[name]["config"])
+    tables = [config, *(config[key] for key in ("text_config", "vision_config", "audio_config") if key in config)]
+    for turn, (table, key) in enumerate((table, key) for table in tables for key in list(table)):
+        kept, table[key] = table[key], ODD[turn % len(ODD)]
+        try:
+            total_parameters(from_hf_config(config))
+        except ModelError as error:
+            assert 10 < len(str(error)) < 500
+        table[key] = kept
 
 
 def test_most_families_with_experts_are_in_the_table() -> None:

@@ -172,6 +172,7 @@ def from_hf_config(source: str | Path | Mapping[str, Any]) -> ModelSpec:
         layers=layers,
         tied_embeddings=_tied(outer, config),
         mtp_layers=_mtp_layers(config),
+        mtp_blocks=families.nemotron_mtp(config) if config.model_type == "nemotron_h" else (),
         max_context=config.integer("max_position_embeddings", "max_seq_len", default=_DEFAULT_CONTEXT),
         dtypes=dtypes,
         published_active_convention=_ACTIVE_CONVENTION.get(config.model_type, "all"),

@@ -236,9 +236,9 @@ _NEMOTRON_BLOCKS: Mapping[str, str] = {
 }
 
 
-def _nemotron_pattern(config: HfConfig) -> str:
-    """Return a letter per block: the pattern, or the list that transformers 5 writes for it."""
-    for key in ("hybrid_override_pattern", "layers_block_type", "layer_types"):
+def _nemotron_pattern(config: HfConfig, keys: Sequence[str]) -> str:
+    """Return a letter per block: the pattern, or the list that transformers 5 writes for it; empty without either."""
+    for key in keys:
         if isinstance(config.keys.get(key), str):
             return config.text(key)
         if config.has(key):
@@ -247,7 +247,7 @@ def _nemotron_pattern(config: HfConfig) -> str:
                 msg = f"{config.where}: {key} has {unknown[0]!r}; allowed: {', '.join(_NEMOTRON_BLOCKS)}"
                 raise ModelError(msg)
             return "".join(_NEMOTRON_BLOCKS[kind] for kind in kinds)
-    return config.text("hybrid_override_pattern")
+    return ""
 
 
 def nemotron_h(config: HfConfig) -> Layers:
@@ -255,6 +255,21 @@ def nemotron_h(config: HfConfig) -> Layers:
 
     With ``moe_latent_size`` the routed experts work in a latent (Nemotron 3 Super and Ultra).
     """
+    pattern = _nemotron_pattern(config, ("hybrid_override_pattern", "layers_block_type", "layer_types"))
+    layers = _nemotron_blocks(config, pattern or config.text("hybrid_override_pattern"))
+    number = config.integer("num_hidden_layers", default=len(layers))
+    if len(layers) != number:
+        msg = f"{config.where}: hybrid_override_pattern has {len(layers)} blocks; expected {number}"
+        raise ModelError(msg)
+    return layers
+
+
+def nemotron_mtp(config: HfConfig) -> Layers:
+    """Read the blocks of one layer of multi-token prediction of Nemotron 3."""
+    return _nemotron_blocks(config, _nemotron_pattern(config, ("mtp_hybrid_override_pattern", "mtp_layers_block_type")))
+
+
+def _nemotron_blocks(config: HfConfig, pattern: str) -> Layers:
     mamba = Mamba2(
         num_heads=config.integer("mamba_num_heads"),
         head_dim=config.integer("mamba_head_dim"),
@@ -263,7 +278,6 @@ def nemotron_h(config: HfConfig) -> Layers:
         conv_kernel=config.integer("conv_kernel", "mamba_d_conv"),
     )
     blocks: dict[str, Layer] = {"M": Layer(attention=mamba, ffn=None, norms=1)}
-    pattern = _nemotron_pattern(config)
     if "*" in pattern:
         blocks["*"] = Layer(attention=grouped_query(config), ffn=None, norms=1)
     if "-" in pattern:
@@ -277,10 +291,6 @@ def nemotron_h(config: HfConfig) -> Layers:
         blocks["E"] = Layer(attention=None, ffn=moe, norms=1)
     if unknown := sorted(set(pattern) - set(blocks)):
         msg = f"{config.where}: hybrid_override_pattern has {unknown[0]!r}; allowed: M, *, E, -"
-        raise ModelError(msg)
-    number = config.integer("num_hidden_layers", default=len(pattern))
-    if len(pattern) != number:
-        msg = f"{config.where}: hybrid_override_pattern has {len(pattern)} blocks; expected {number}"
         raise ModelError(msg)
     return tuple(blocks[symbol] for symbol in pattern)
 
