@@ -145,7 +145,7 @@ def test_a_command_that_is_shown_names_a_sound_scenario(
 
 SNIPPETS = [(page, code) for page in PAGES for code in blocks(page, "python")]
 #: Pages whose Python needs nothing that a reader has not got by then.
-COMPLETE = ("README.md", "tutorial.md", "how-to-compare-deployments.md", "results.md")
+COMPLETE = ("README.md", "tutorial.md", "how-to-compare-deployments.md", "how-to-sweep.md", "results.md")
 RUNNING = [(page, code) for page, code in SNIPPETS if page.name in COMPLETE]
 
 
