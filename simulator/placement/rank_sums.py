@@ -121,6 +121,19 @@ class RankSums:
                 total[turns == count] += several
         return total
 
+    def next_loads(self, start: int, count: int, windows: int) -> NDArray[np.unsignedinteger]:
+        """Assignments of windows of ``count`` tokens that follow each other, as many as end before the order does [1].
+
+        The shape is (windows at most, ranks, layers).
+        """
+        rows, stride = self._asked_rows(windows)
+        windows = min(windows, (self.tokens - start) // count)
+        if stride != 1:
+            return self.loads(start + count * np.arange(windows), np.full(windows, count))
+        sums = rows[start : start + count * windows + 1 : count]
+        difference: NDArray[np.unsignedinteger] = sums[1:] - sums[:-1]
+        return difference
+
     def _before(self, places: IntArray) -> NDArray[np.unsignedinteger]:
         """Assignments of all tokens before each of many places; shape (places, ranks, layers) [1]."""
         rows, stride = self._asked_rows(len(places))

@@ -50,4 +50,4 @@ def cache_aware(instances: Sequence[Instance], request: int) -> Instance:
     loads = [instance.outstanding for instance in instances]
     if max(loads) - min(loads) > IMBALANCE and max(loads) > IMBALANCE_RATIO * min(loads):
         return least_loaded(instances, request)
-    return max(instances, key=lambda instance: (instance.cached_tokens(request), -instance.outstanding))
+    return max(instances, key=lambda instance: (instance.kv.cached_tokens(request), -instance.outstanding))

@@ -28,6 +28,8 @@ class Batch:
     ----------
     index : int
         Decode steps so far [1].
+    gain : float
+        Tokens that a decode step adds to a request [tokens].
     position : float
         Tokens that a request has gained which decoded in all of them [tokens].
     origin : float
@@ -45,12 +47,12 @@ class Batch:
     __slots__ = (
         "_alone",
         "_decoding",
-        "_gain",
         "_moves",
         "_origin",
         "_origins",
         "_prompts",
         "_ranks_with",
+        "gain",
         "held",
         "index",
         "most_rows",
@@ -65,7 +67,7 @@ class Batch:
     def __init__(self, dp: int, accepted_per_step: float = 1, moves: ColumnRecorder | None = None) -> None:
         self.index = self.running = self.held = 0
         # NOTE: of whole numbers of tokens a float is exact up to 2^53, so sums over millions of steps are.
-        self._gain: float = accepted_per_step
+        self.gain: float = accepted_per_step
         self.position: float = 0.0
         self.rows, self.sequences = [0] * dp, [0] * dp
         # Tokens that a rank's requests would have held at step 0, and those of prompts that are not computed yet.
@@ -84,7 +86,7 @@ class Batch:
     def step(self, steps: int = 1) -> None:
         """Let every request that decodes gain the tokens of a step, or of several."""
         self.index += steps
-        self.position = self.index * self._gain
+        self.position = self.index * self.gain
 
     def admit(self, rank: int, prompt: int) -> None:
         """Reserve KV cache for a prompt."""
@@ -122,8 +124,8 @@ class Batch:
 
     def hold(self, rank: int) -> None:
         """Take back the last step of a request of a rank, which decodes and did not go in it."""
-        self._origin[rank] -= self._gain
-        self.origin -= self._gain
+        self._origin[rank] -= self.gain
+        self.origin -= self.gain
         if not self._alone:
             self._origins[rank] = self._origin[rank]
 
@@ -149,6 +151,19 @@ class Batch:
         """KV tokens that are taken on one rank, those of uncomputed prompts included [tokens]."""
         return self._origin[rank] + self.rows[rank] * self.position + self._prompts[rank]
 
+    def counters(self) -> dict[str, float]:
+        """Return all that it counts, by name."""
+        ranks = range(len(self.rows))
+        return {
+            "running": self.running,
+            "holding KV cache": self.held,
+            "KV tokens of answers": self.context,
+            "KV tokens of prompts": self.prompts,
+            "ranks that decode": sum(self.rows[rank] > 0 for rank in ranks),
+            "ranks that hold requests": sum(self.sequences[rank] > 0 for rank in ranks),
+            "ranks that hold tokens": sum(self.tokens_on(rank) != 0 for rank in ranks),
+        }
+
     def longest(self) -> tuple[int, float]:
         """Return the requests that decode on the rank with most context [1], and that context [tokens].
 
@@ -158,3 +173,22 @@ class Batch:
             return self.running, self.origin + self.running * self.position
         rank = (self._origins + self._decoding * self.position).argmax().item()
         return self.rows[rank], self._origin[rank] + self.rows[rank] * self.position
+
+    def longest_ahead(self, steps: int) -> tuple[int, FloatArray]:
+        """Look ahead at steps in which nobody comes or goes, as far as one rank has most context in all of them.
+
+        Returns
+        -------
+        sequences : int
+            Requests that decode on that rank [1].
+        contexts : array, shape (steps at most,)
+            Its context in each step [tokens].
+        """
+        positions = self.position + np.arange(steps) * self.gain
+        if self._alone:
+            return self.running, np.asarray(self.origin + self.running * positions)
+        contexts = self._origins + self._decoding * positions[:, None]
+        longest = contexts.argmax(axis=1)
+        others = longest != longest[0]
+        same = int(others.argmax()) if others.any() else steps
+        return self.rows[longest[0]], np.asarray(contexts[:same, longest[0]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator
 from heapq import heappush
 from typing import Any, cast
@@ -52,6 +53,15 @@ class Clock(simpy.Environment):
             return False
         self._now = until
         return True
+
+    @property
+    def due(self) -> float:
+        """When the next event is due [s]; never where there is none."""
+        return self._queue[0][0] if self._queue else math.inf
+
+    def go_to(self, time: float) -> None:
+        """Move on to a time before the next event is due [s]."""
+        self._now = time
 
     def later(self, delay: float, then: Callable[[Any], object], value: object) -> None:
         """Call a function with a value after a delay [s], without the cost of a process."""

@@ -24,11 +24,9 @@ from simulator.serving.rank_loads import RankLoads
 from simulator.serving.scheduler import SCHEDULERS
 from simulator.serving.state import Role, RunState
 from simulator.serving.step_plan import DECODE, NOTHING, Chunk, StepPlan
-from simulator.serving.step_rows import disturb, fill
+from simulator.serving.timekeeper import Timekeeper
 from simulator.serving.tokens_out import TokensOut
-from simulator.step.columns import step_row
 from simulator.step.timer import StepTimer
-from simulator.step.work import StepWork
 
 
 class Listener(Protocol):
@@ -106,7 +104,7 @@ class Instance:
     ) -> None:
         self.env, self.index, self.limits, self.role = env, index, limits, role
         self.timer, self.slow = timer, 1.0
-        self._state, self._records, self._steps = run_state.state, run_state.records, run_state.steps
+        self._state, self._records = run_state.state, run_state.records
         self._listener, self._probe = listener, probe
         dp = limits.dp
         self.loads = RankLoads(dp)
@@ -118,10 +116,9 @@ class Instance:
         self._landed: list[int] = []
         self._log = run_state.log
         self._batch = Batch(dp, limits.accepted_per_step, self._log.moves if self._log is not None else None)
+        self._times = Timekeeper(index, limits, self._batch, run_state.steps)
         self.kv = KVPool(limits, self._batch, run_state)
         self._prompts = PromptQueues(limits, run_state.state, self.kv.fits, self._admit)
-        pools = limits.pool * dp
-        self._use_per_token, self._use_per_sequence = limits.kv_per_token / pools, limits.kv_per_sequence / pools
         self._answering = Answering(run_state.state, run_state.records, index, dp)
         self._queued = 0
         self._out = TokensOut(run_state, limits.delivery_steps)
@@ -138,8 +135,7 @@ class Instance:
     def submit(self, request: int) -> None:
         """Queue a request whose prompt is to be computed here."""
         self._prompts.add(self._take_on(request), request)
-        if self._wake is not None:
-            self._rouse()
+        self._rouse()
 
     def reserve(self, request: int) -> simpy.Event:
         """Queue a request whose prompt was computed elsewhere; the event brings its rank once that has memory."""
@@ -180,7 +176,7 @@ class Instance:
 
     def counters(self) -> dict[str, float]:
         """Return all that it counts, by name; every count is zero when it has nothing to do."""
-        batch, prompts, ranks = self._batch, self._prompts, range(self.limits.dp)
+        prompts = self._prompts
         return {
             "outstanding": self.loads.total,
             "waiting": prompts.waiting,
@@ -189,13 +185,7 @@ class Instance:
             "moving": len(self._moving),
             "landed": len(self._landed),
             "paused": len(self._state.paused),
-            "running": batch.running,
-            "holding KV cache": batch.held,
-            "KV tokens of answers": batch.context,
-            "KV tokens of prompts": batch.prompts,
-            "ranks that decode": sum(batch.rows[rank] > 0 for rank in ranks),
-            "ranks that hold requests": sum(batch.sequences[rank] > 0 for rank in ranks),
-            "ranks that hold tokens": sum(batch.tokens_on(rank) != 0 for rank in ranks),
+            **self._batch.counters(),
         }
 
     def halt(self) -> None:
@@ -216,11 +206,6 @@ class Instance:
     def stall(self, seconds: float) -> None:
         """Keep the instance from its next step for a time, as moving weights or KV cache does [s]."""
         self._stall += seconds
-
-    def cached_tokens(self, request: int) -> int:
-        """Tokens of a prompt that lie in the prefix cache of the best of its ranks [tokens]."""
-        prompt = self._state.prompt[request]
-        return max(self.kv.match(rank, request, prompt) for rank in range(self.limits.dp))
 
     def evict(self, ranks: Iterable[int] | None = None, *, close: bool = False) -> list[int]:
         """Lose all requests of some ranks, or of all, with their KV cache and the step under way.
@@ -289,8 +274,7 @@ class Instance:
         """Ask the scheduler for the next step, time it, record it, let it pass and have its effect; for ever."""
         # NOTE: bound once, because this loop is what a long run does; ``now`` is the time of the clock throughout.
         env, kv, batch, prompts, out = self.env, self.kv, self._batch, self._prompts, self._out
-        next_step, log = self._scheduler.next_step, self._log
-        work, steps, now = StepWork(query_tokens=self.limits.query_tokens), 1, env.now
+        next_step, now = self._scheduler.next_step, env.now
         while True:
             if self._landed:
                 self._join_landed()
@@ -308,15 +292,11 @@ class Instance:
                 yield from self._sleep()
                 now = env.now
                 continue
-            chunks, decodes = plan.chunks, plan.decodes
-            if log is None:
-                duration = self._time_step(work, plan, now)
-            else:
-                # Each step takes one unit of this clock.
-                steps = self._steps_alike(plan)
-                duration = float(steps)
-                log.add(batch, plan, steps, prompts.waiting + self._queued, self._stall)
-                self._stall = 0.0
+            if plan is DECODE and self._pass(now):
+                now = env.now
+                continue
+            duration = self._begin(plan, now)
+            chunks, steps = plan.chunks, 1 if self._log is None else int(duration)
             if env.skip(duration):
                 now += duration
             else:
@@ -330,26 +310,40 @@ class Instance:
                 self._stepping = False
                 now = env.now
             out.step += steps
-            if decodes:
+            if plan.decodes:
                 self._decode(now, plan.held, steps)
             if chunks:
                 self._advance_prompts(chunks, now)
             if out.late:
                 self._deliver(now)
 
-    def _time_step(self, work: StepWork, plan: StepPlan, now: float) -> float:
-        """Time a step that begins now, and record it; return how long it takes [s]."""
-        batch = self._batch
-        fill(work, batch, plan)
-        step = self.timer.time(work)
-        if self._stall or self.slow != 1.0:
-            disturb(step, self.slow, self._stall)
-            self._stall = 0.0
-        context = batch.context
-        use = (context + batch.prompts) * self._use_per_token + batch.held * self._use_per_sequence
-        waiting = self._prompts.waiting + self._queued
-        self._steps.add(step_row(work, step, self.index, now, waiting, use, context))
-        return step.duration
+    def _begin(self, plan: StepPlan, now: float) -> float:
+        """Time and record a step, or log several of a unit of the clock each; return how long that takes [s]."""
+        if self._log is None:
+            duration = self._times.one(self.timer, plan, now, self.waiting, slow=self.slow, stall=self._stall)
+        else:
+            steps = self._steps_alike(plan)
+            duration = float(steps)
+            self._log.add(self._batch, plan, steps, self.waiting, self._stall)
+        self._stall = 0.0
+        return duration
+
+    def _pass(self, now: float) -> bool:
+        """Let decode steps pass at once in which nobody comes, goes or watches, where there are some; tell whether."""
+        times, due, seen = self._times, self.env.due, self._log is not None or self._probe is not None
+        if seen or self._stall or self.slow != 1.0 or now + times.several_take > due:
+            return False
+        ends = times.several(self.timer, self._steps_alike(DECODE), now, due, self.waiting)
+        if ends is None:
+            return False
+        now = float(ends[-1])
+        self.env.go_to(now)
+        self._out.step += len(ends)
+        self._batch.step(len(ends))
+        self._out.decoded_all(self._batch.running, ends)
+        self._end_answers(now)
+        self._deliver(now)
+        return True
 
     def _steps_alike(self, plan: StepPlan) -> int:
         """Count the steps from this one on in which nobody comes, goes or is to be looked at [1]."""
@@ -416,10 +410,13 @@ class Instance:
             self._probe.on_decode(self)
         self._out.decoded(batch.running, now - (steps - 1), held)
         self._out.last = now
-        if batch.index == self._answering.next_end:
-            due = self._state.due
-            for request in self._answering.ended(batch.index):
-                if due[request] == batch.index:
+        self._end_answers(now)
+
+    def _end_answers(self, now: float) -> None:
+        index, due = self._batch.index, self._state.due
+        if index == self._answering.next_end:
+            for request in self._answering.ended(index):
+                if due[request] == index:
                     self._finish(request, now)
 
     def _advance_prompts(self, chunks: Sequence[Chunk], now: float) -> None:

@@ -132,6 +132,11 @@ class KVPool:
         cache = self.caches[rank]
         return min(cache.match(self._blocks[request]) * cache.block_tokens, prompt - 1)
 
+    def cached_tokens(self, request: int) -> int:
+        """Tokens of a prompt that lie in the prefix cache of the best rank [tokens]."""
+        prompt = self._state.prompt[request]
+        return max(self.match(rank, request, prompt) for rank in range(self._limits.dp))
+
     def admit(self, rank: int, request: int, prompt: int, output: int) -> int:
         """Reserve memory for a request, and return how many tokens of its prompt are there already [tokens].
 

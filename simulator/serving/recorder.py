@@ -33,6 +33,10 @@ class ColumnRecorder:
         """Append one row."""
         self._packed += self._pack(*row)
 
+    def extend(self, rows: FloatArray) -> None:
+        """Append several rows, shape (rows, columns)."""
+        self._packed += rows.tobytes()
+
     def arrays(self) -> dict[str, FloatArray]:
         """Return one array per column, rows in the order of their recording; nothing can be added afterwards."""
         table = np.frombuffer(self._packed).reshape(-1, len(self._columns))

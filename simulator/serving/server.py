@@ -266,7 +266,7 @@ class Server:
         """Bring shared blocks of a prompt to the instance that lacks them, and return how long that takes [s]."""
         blocks = store.prompts[request]
         stored = blocks[: store.blocks.match(blocks)]
-        missing = len(stored) * store.blocks.block_tokens - instance.cached_tokens(request)
+        missing = len(stored) * store.blocks.block_tokens - instance.kv.cached_tokens(request)
         if missing < store.blocks.block_tokens:
             return 0.0
         instance.kv.take(instance.loads.idlest(), stored)

@@ -6,6 +6,9 @@ import math
 from collections import deque
 from collections.abc import Sequence
 
+import numpy as np
+
+from simulator.arrays import FloatArray
 from simulator.serving.state import RunState
 
 
@@ -77,6 +80,15 @@ class TokensOut:
                 self._gaps.add((now - since, count, now))
             fresh.clear()
         self.last = now
+
+    def decoded_all(self, running: int, ends: FloatArray) -> None:
+        """Count the tokens of decode steps in a row in which so many requests ran, and which end at such times [s]."""
+        self.decoded(running, float(ends[0]))
+        if len(ends) > 1:
+            rows = np.empty((len(ends) - 1, 3))
+            rows[:, 0], rows[:, 1], rows[:, 2] = ends[1:] - ends[:-1], running, ends[1:]
+            self._gaps.extend(rows)
+            self.last = float(ends[-1])
 
     def pause(self, request: int) -> None:
         """Keep when a request that is put back emitted its last token."""

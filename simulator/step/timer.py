@@ -132,6 +132,39 @@ class TableTimer:
         step.duration = busy + step.gap
         return step
 
+    def repeated(self, work: StepWork, contexts: FloatArray) -> SeriesTimes:
+        """Return the durations of decode steps that follow each other and differ in their contexts alone.
+
+        There are fewer than contexts where the routing trace begins anew before. :meth:`go_on` goes past those that are
+        played.
+        """
+        rows, routing, host, count = -(-work.rows // self._pp), self._routing, self.host, len(contexts)
+        experts, wait, imbalance = np.zeros(count), np.zeros(count), np.ones(count)
+        if routing is not None:
+            tokens = -(-work.decode_total // self._pp)
+            load = routing.decode.next_loads(self._decode_at, tokens, 1 if self._everywhere else count)
+            line, hottest = self._tables.experts["decode"].at(tokens), load.max(axis=1).astype(np.float64)
+            experts, wait, imbalance = line.times(hottest, tokens * self._share)
+            count = count if self._everywhere and len(load) else len(load)
+        attention = np.array([self._attention.decode(work.decode_rows, each) for each in contexts[:count].tolist()])
+        fixed = self._totals.alone[rows] + self._totals.exchange[rows] * (imbalance - 1.0)
+        busy = fixed + attention + experts + wait
+        gap = host.gap(work, 0.0, 0.0) + np.maximum(host.launching(work) - busy, 0.0)
+        return SeriesTimes(
+            duration=busy + gap,
+            attention=attention,
+            prompt_projections=np.zeros(count),
+            experts=experts + np.zeros(count),
+            imbalance_wait=wait + np.zeros(count),
+            gap=gap,
+            imbalance=imbalance + np.zeros(count),
+        )
+
+    def go_on(self, steps: int, work: StepWork) -> None:
+        """Go past the tokens of decode steps that do the same."""
+        if self._trace_tokens:
+            self._decode_at = (self._decode_at - steps * (-work.decode_total // self._pp)) % self._trace_tokens
+
     def _prompts(self, work: StepWork, step: StepTime) -> float:
         """Add the attention of prompt chunks; return the time of ops that only numbers of rows drive [s]."""
         totals, pp = self._totals, self._pp

@@ -11,6 +11,7 @@ import pytest
 from simulator import Scenario
 from simulator.deployment.deployment import deploy
 from simulator.deployment.inputs import scenario_requests
+from simulator.serving.clock import Clock
 from simulator.serving.engine import EngineRun, Pool, PrefixCaching, run_engine
 from simulator.serving.instance import Instance
 from simulator.serving.recorder import column
@@ -66,11 +67,12 @@ class Watcher:
         pass
 
 
-def play(scenario: Scenario, trace: RequestTrace, *, watched: bool, caching: PrefixCaching | None = None) -> EngineRun:
-    deployment = deploy(scenario, trace)
-    pool = Pool(timers=[deployment.timer()], limits=deployment.limits, probe=Watcher() if watched else None)
+def play(scenario: Scenario, trace: RequestTrace, *, watched: bool, **options: Any) -> EngineRun:
+    deployment, instances = deploy(scenario, trace), scenario.parallelism.instances
+    timers = [deployment.timer(each, instances) for each in range(instances)]
+    pool = Pool(timers=timers, limits=deployment.limits, probe=Watcher() if watched else None)
     steps = answer_steps(scenario.speculation, trace.output_tokens, scenario.seed)
-    return run_engine(trace, [pool], answer_steps=steps, caching=caching)
+    return run_engine(trace, [pool], answer_steps=steps, **options)
 
 
 def assert_agree(quick: EngineRun, slow: EngineRun) -> None:
@@ -120,3 +122,38 @@ def test_those_who_watch_the_share_that_is_done_see_it_grow_to_the_whole() -> No
     run_engine(trace, [Pool(timers=[deployment.timer()], limits=deployment.limits)], progress=shares.append)
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
+
+
+#: Loads of which the engine knows only when they come.
+COMING: dict[str, tuple[str, ...]] = {
+    "few at once": ("requests.concurrency=3", "requests.count=40"),
+    "many at once": (),
+    "arrivals": ("requests.kind=poisson", "requests.rate=8", "requests.count=60"),
+    "arrivals at two": ("requests.kind=poisson", "requests.rate=8", "requests.count=60", "parallelism.instances=2"),
+    "arrivals with drafts": (
+        "requests.kind=poisson",
+        "requests.rate=8",
+        "requests.count=60",
+        "speculation.draft_tokens=2",
+        "speculation.acceptance=[0.8, 0.6]",
+    ),
+}
+
+
+@pytest.mark.parametrize("mapping", [ONE_RANK, WIDE], ids=["one rank", "several ranks"])
+@pytest.mark.parametrize("name", COMING)
+def test_steps_in_a_row_that_pass_at_once_are_those_that_pass_one_by_one(
+    name: str, mapping: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenario = Scenario.from_mapping(mapping).override("requests.lengths.output=200", *COMING[name])
+    trace = scenario_requests(scenario.requests, scenario.seed)
+    slow = play(scenario, trace, watched=True, frontend=0.012)
+    passed, go_to = list[float](), Clock.go_to
+
+    def counted(clock: Clock, time: float) -> None:
+        passed.append(time)
+        go_to(clock, time)
+
+    monkeypatch.setattr(Clock, "go_to", counted)
+    assert_agree(play(scenario, trace, watched=False, frontend=0.012), slow)
+    assert passed
