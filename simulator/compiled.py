@@ -35,6 +35,7 @@ MODULES = (
     "simulator.serving.step_log",
     "simulator.serving.step_plan",
     "simulator.serving.step_rows",
+    "simulator.serving.timekeeper",
     "simulator.serving.tokens_out",
     "simulator.step.attention",
     "simulator.step.columns",
