@@ -41,9 +41,9 @@ def run(instances: int = 1) -> EngineRun:
 
 def assert_same(first: EngineRun, second: EngineRun) -> None:
     for name, values in first.steps.items():
-        assert np.array_equal(values, second.steps[name]), name
-    assert first.requests.finish == second.requests.finish
-    assert first.end == second.end
+        np.testing.assert_allclose(values, second.steps[name], rtol=1e-12, err_msg=name)
+    np.testing.assert_allclose(first.requests.finish, second.requests.finish, rtol=1e-12)
+    assert first.end == pytest.approx(second.end, rel=1e-12)
 
 
 @pytest.mark.parametrize("instances", [1, 2])
