@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import NoneType
 from typing import Any
 
@@ -55,6 +55,9 @@ class CostModel:
 
     hardware: Hardware
     stack: StackProfile
+    _found: dict[tuple[Any, ...], tuple[Lookup, ...]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def time(self, op: Op) -> OpTime:
         """Price one op; zero where it has no rows."""
@@ -96,6 +99,14 @@ class CostModel:
             return (Lookup(table=NO_TABLE, kernel=None, quantities={}),)
         wanted = op.backends or self.stack.backends.get(op.family, ())
         dtype = None if family.table_dtype == "none" else str(getattr(op.shape, family.table_dtype))
+        key = op.kind, op.family, op.resource, wanted, dtype
+        known = self._found.get(key)
+        if known is None:
+            known = self._found[key] = self._looked_up(op, wanted, dtype)
+        return known
+
+    def _looked_up(self, op: Op, wanted: tuple[str, ...], dtype: str | None) -> tuple[Lookup, ...]:
+        family = FAMILIES[op.kind]
         choices = tuple((backend,) for backend in wanted) if family.fastest and wanted else (wanted,)
         resource, found = self.hardware.resource(op.resource), []
         where = self.hardware.device.id + (f" {op.resource}" if op.resource in self.hardware.further else "")

@@ -8,6 +8,7 @@ they are made anew with a longer reach where one asks for more, and say the same
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import cast
 from weakref import ref
@@ -25,14 +26,15 @@ from simulator.hardware import Hardware, unused_processors
 from simulator.memory import MemoryBudget, require_fit
 from simulator.parallelism import Parallelism
 from simulator.placement import place_experts
-from simulator.placement.replay import RoutingReplay, replay
+from simulator.placement.replay import RoutingReplay, reordered, replay
+from simulator.placement.replica_routing import ORDER_FREE
 from simulator.scenario import Scenario
 from simulator.scenario.features import asks
 from simulator.scenario.sections import Model, Offload, Stack
 from simulator.stack import StackProfile
 from simulator.step.pregated import PregatedCosts, PregatedTimer, pregated_costs
 from simulator.step.row_table import row_grid
-from simulator.step.tables import StepTables, compile_tables
+from simulator.step.tables import ExpertTables, StepTables, compile_tables
 from simulator.step.timer import StepTimer, TableTimer
 from simulator.step.totals import RowTotals, row_totals
 from workloads.models.spec import ModelSpec
@@ -133,7 +135,9 @@ class Deployment:
     @property
     def parts(self) -> tuple[Sized, ...]:
         """What is large of it, the routing of which other deployments may share."""
-        return (self.tables, self.totals, *([self.routing] if self.routing is not None else []))
+        own: tuple[Sized, ...] = (*self.tables.parts, self.totals)
+        routing = self.routing
+        return own if routing is None else (*own, routing.slot_ids, routing.prefill, routing.decode)
 
     def timer(self, instance: int = 0, instances: int = 1) -> TableTimer:
         """Return a step timer; instances begin at different places of the routing trace."""
@@ -172,13 +176,21 @@ def deploy(scenario: Scenario, requests: RequestTrace | None = None) -> Deployme
     # Loads are rounded up to powers of two, so that those that hardly differ have the same bounds.
     limits = loaded_limits(ground.limits, _power_of_two(trace.concurrency or 0))
     lanes = min(limits.max_running * limits.dp, ground.sequences)
-    reach, key = _reach(ground.limits, limits, longest), digest(name, lanes)
+    reach = _reach(ground.limits, limits, longest)
     deployment = PRICES.grown(
         "deployment",
-        key,
-        lambda known: _deploy(pricing, ground, lanes, reach, key, known),
+        name,
+        lambda known: _deploy(pricing, ground, reach if known is None else known.reach.longer(reach), name),
         lambda known: known.reach.covers(reach),
     )
+    if lanes:
+        bare, key = deployment, digest(name, lanes)
+        deployment = PRICES.grown(
+            "deployment",
+            key,
+            lambda known: _routed(pricing, ground, bare, lanes, key, known),
+            lambda known: known.totals is bare.totals,
+        )
     deployment = replace(deployment, limits=limits, longest=_power_of_two(longest))
     require_fit(deployment.budget, deployment.model, deployment.split, longest)
     if longest <= deployment.model.max_context:
@@ -226,28 +238,24 @@ def _most_tokens(limits: Limits, longest: int) -> int:
     return prompts + limits.max_running * limits.query_tokens
 
 
-def _deploy(
-    scenario: Scenario, ground: _Ground, lanes: int, reach: Reach, key: str, known: Deployment | None
-) -> Deployment:
+def _deploy(scenario: Scenario, ground: _Ground, reach: Reach, key: str) -> Deployment:
+    """Price all that does not depend on the routing."""
     laid, limits = ground.laid, ground.limits
-    reach = reach if known is None else known.reach.longer(reach)
     model, hardware, split, stack = laid.model, laid.hardware, laid.split, laid.stack
     cost = CostModel(hardware=hardware, stack=stack)
     pregated = None
     if asks(scenario, "expert_aware"):
         pregated = pregated_costs(cost, model, int(row_grid(reach.tokens)[-1]), _router(scenario.offload))
         model = pregated.backbone
-    routing = _replayed(scenario, laid, lanes) if lanes else None
     drafts = scenario.speculation.draft_tokens if scenario.speculation.draft == "mtp" else 0
-    tables = _tables(cost, model, split, routing, reach, limits.query_tokens, drafts)
-    recall_experts(tables, key, None if known is None else known.tables)
+    tables = _tables(cost, model, split, None, reach, limits.query_tokens, drafts)
     return Deployment(
         model=model,
         hardware=hardware,
         split=split,
         stack=stack,
         budget=laid.budget,
-        routing=routing,
+        routing=None,
         cost=cost,
         tables=tables,
         totals=row_totals(tables, stack, limits.query_tokens),
@@ -281,6 +289,20 @@ def _tables(
         query_tokens=query_tokens,
         drafts=drafts,
     )
+
+
+def _routed(
+    scenario: Scenario, ground: _Ground, bare: Deployment, lanes: int, key: str, known: Deployment | None
+) -> Deployment:
+    """Add the routing and its experts to what was priced without; those that are known stay when tables grow."""
+    if known is not None:
+        routing, experts = known.routing, known.tables.experts
+    else:
+        routing = _replayed(scenario, ground.laid, lanes)
+        alike = bare.tables.experts if scenario.placement.replica_routing in ORDER_FREE else None
+        experts = ExpertTables(bare.cost, bare.model, bare.split, routing, alike)
+        recall_experts(experts, key)
+    return replace(bare, routing=routing, tables=replace(bare.tables, experts=experts), fingerprint=key)
 
 
 def _router(choice: Offload) -> ModelSpec | None:
@@ -373,31 +395,44 @@ def _content(routing: RoutingReplay | None) -> str:
 
 
 def _replayed(scenario: Scenario, laid: Layout, lanes: int) -> RoutingReplay:
-    """Replay the routing trace, or take it from another deployment that replays it in the same way."""
-    choice, nodes = scenario.placement, expert_nodes(laid.split, laid.hardware)
+    """Replay the routing trace, or take it from another deployment that replays it in the same way.
+
+    Where replicas are chosen without a look at the order of decoded tokens, another order shares all else.
+    """
+    choice, nodes, seed = scenario.placement, expert_nodes(laid.split, laid.hardware), scenario.seed
     routing = scenario.routing
     files = [contents(trace_path(name)) for name in (routing.trace, routing.fit) if name]
-    said = routing.model_dump(exclude={"trace", "fit"}), files, choice.model_dump(), scenario.seed
-    key = digest(read_model(scenario.model)[1], said, laid.split.ep, nodes, lanes)
-    made: list[RoutingReplay] = []
+    said = routing.model_dump(exclude={"trace", "fit"}), files, choice.model_dump(), seed
+    name = digest(read_model(scenario.model)[1], said, laid.split.ep, nodes)
 
-    def make() -> RoutingReplay:
-        trace = cast("RoutingTrace", scenario_routing(routing, laid.model, scenario.seed))
+    def trace() -> RoutingTrace:
+        return cast("RoutingTrace", scenario_routing(routing, laid.model, seed))
+
+    def first() -> RoutingReplay:
         # With rebalancing nothing is known of the load at first.
         policy = "linear" if choice.rebalance.active else choice.policy
-        placement = place_experts(
-            policy, trace, laid.model, laid.split.ep, choice.redundant_slots, nodes=nodes, seed=scenario.seed
-        )
-        return replay(trace, placement, lanes, replica_routing=choice.replica_routing, nodes=nodes)
+        slots = choice.redundant_slots
+        placement = place_experts(policy, trace(), laid.model, laid.split.ep, slots, nodes=nodes, seed=seed)
+        return replay(trace(), placement, lanes, replica_routing=choice.replica_routing, nodes=nodes)
 
-    def keep(_: object) -> ref[RoutingReplay]:
-        made.append(kept_replay(key, make))
+    if choice.replica_routing not in ORDER_FREE:
+        key = digest(name, lanes)
+        return _while_used(key, lambda: kept_replay(key, first))
+    of_any_order = _while_used(name, lambda: kept_replay(name, first))
+    return _while_used(digest(name, lanes), lambda: reordered(of_any_order, trace(), lanes))
+
+
+def _while_used(key: str, make: Callable[[], RoutingReplay]) -> RoutingReplay:
+    """Return the replay of a key that a deployment holds, or make one; it goes with the last deployment."""
+    made: list[RoutingReplay] = []
+
+    def anew(_: object) -> ref[RoutingReplay]:
+        made.append(make())
         return ref(made[-1])
 
-    # Deployments hold it; it goes with the last of them.
-    found = PRICES.grown("replay", key, keep, lambda known: known() is not None)()
+    found = PRICES.grown("replay", key, anew, lambda known: known() is not None)()
     if found is None:
-        keep(None)
+        anew(None)
     return made[-1] if found is None else found
 
 

@@ -14,7 +14,7 @@ from simulator.deployment.disk import Arrays, keep, kept_on_disk, recall
 from simulator.deployment.prices import PRICES
 from simulator.placement.replay import RoutingReplay, ServedTokens, summed
 from simulator.placement.slots import Placement
-from simulator.step.tables import ExpertTables, PricedLines, StepTables
+from simulator.step.tables import ExpertTables, PricedLines
 from workloads.models.spec import Phase
 
 if TYPE_CHECKING:
@@ -58,25 +58,17 @@ def kept_replay(key: str, make: Callable[[], RoutingReplay]) -> RoutingReplay:
     )
 
 
-def recall_experts(tables: StepTables, key: str, before: StepTables | None) -> None:
-    """Let tables remember the expert lines that were priced before.
+def recall_experts(experts: ExpertTables, key: str) -> None:
+    """Let experts of whom nothing has been asked yet remember the lines that earlier processes priced.
 
     Parameters
     ----------
-    tables : StepTables
-        Tables of which nothing has been asked yet.
+    experts : ExpertTables
+        Whose lines.
     key : str
         Names all that the lines depend on.
-    before : StepTables or None
-        The tables that these replace, as they reach further; without any, earlier processes are asked.
     """
-    experts = tables.experts
-    if not isinstance(experts, ExpertTables):
-        return
-    if before is not None and isinstance(before.experts, ExpertTables):
-        experts.remembered, experts.fresh = before.experts.priced(), before.experts.fresh
-    else:
-        experts.remembered = _lines(recall("experts", key) or {})
+    experts.remembered = _lines(recall("experts", key) or {})
 
 
 def keep_experts() -> None:

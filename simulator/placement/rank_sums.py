@@ -43,12 +43,13 @@ class RankSums:
     __slots__ = (
         "_asked",
         "_cell",
+        "_finest",
         "_full",
         "_kind",
         "_order",
+        "_placement",
         "_rows",
         "_slot_ids",
-        "_slots",
         "_turn",
         "_turns",
         "tokens",
@@ -62,7 +63,7 @@ class RankSums:
         order: NDArray[np.int64] | None = None,
     ) -> None:
         self.tokens = len(slot_ids)
-        self._slot_ids, self._order, self._turn, self._slots = slot_ids, order, turn, placement.slots
+        self._slot_ids, self._order, self._turn, self._placement = slot_ids, order, turn, placement
         # Where slots count at the first layer in flat rows; the last is for assignments that no slot serves.
         self._cell = np.append(np.arange(placement.slots) // placement.slots_per_rank, placement.ranks) * turn.shape[1]
         most = 2 * int(turn.max(initial=0))
@@ -70,9 +71,17 @@ class RankSums:
         # Rows and stride change together, for other threads may read them meanwhile.
         self._rows: tuple[NDArray[np.unsignedinteger], int] = np.zeros((0, *turn.shape), dtype=self._kind), 0
         self._asked = 0
+        # Tokens between two rows where they fill their room.
+        self._finest, row = 1, turn.size * self._kind.itemsize
+        while (self.tokens // self._finest + 1) * row > SUMS_ROOM and self._finest < self.tokens:
+            self._finest *= 2
         # Whether every assignment is to some rank.
         self._full = int(turn.sum()) == slot_ids.size
         self._turns: tuple[int, NDArray[np.unsignedinteger]] = 1, turn.astype(self._kind)
+
+    def ordered(self, order: NDArray[np.int64]) -> RankSums:
+        """Return the sums of another order of the same tokens."""
+        return RankSums(self._slot_ids, self._placement, self._turn, order)
 
     @property
     def stride(self) -> int:
@@ -149,13 +158,6 @@ class RankSums:
         """Expect many windows to be asked for: sums are as fine as they may be from the next on."""
         self._asked = max(self._asked, _PATIENCE)
 
-    def _finest(self) -> int:
-        """Tokens between two rows where they fill their room [tokens]."""
-        stride, row = 1, self._turn.size * self._kind.itemsize
-        while (self.tokens // stride + 1) * row > SUMS_ROOM and stride < self.tokens:
-            stride *= 2
-        return stride
-
     def _around(self, start: int, count: int) -> NDArray[np.unsignedinteger]:
         """Return the load of a window that may go round the end, from sums that may not have a row for its ends."""
         turns, rest = divmod(count, self.tokens)
@@ -183,7 +185,7 @@ class RankSums:
     def _asked_rows(self, windows: int = 1) -> tuple[NDArray[np.unsignedinteger], int]:
         """Return rows and stride, coarse at first, and as fine as they may be once that pays."""
         self._asked += windows
-        stride = self._finest()
+        stride = self._finest
         if self._asked <= _PATIENCE:
             stride = max(_COARSE, stride)
         rows = self._rows
@@ -212,5 +214,5 @@ class RankSums:
         cells = self._cell.take(ids)
         cells += np.arange(cells.shape[1])[:, None]
         cells += row
-        flat: NDArray[np.int64] = cells.reshape(-1) if self._full else cells[ids < self._slots]
+        flat: NDArray[np.int64] = cells.reshape(-1) if self._full else cells[ids < self._placement.slots]
         return flat

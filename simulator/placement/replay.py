@@ -9,7 +9,7 @@ order is walked from its start and around.
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -181,11 +181,6 @@ class RoutingReplay(ServedTokens):
         self.decode.refine()
 
     @property
-    def nbytes(self) -> int:
-        """Size of what is kept for it now [bytes]."""
-        return self.slot_ids.nbytes + self.prefill.nbytes + self.decode.nbytes
-
-    @property
     def alike(self) -> bool:
         """Whether any tokens load the ranks alike: one rank has all experts, and no assignment is to a null expert."""
         return self.placement.ranks == 1 and self.whole
@@ -245,16 +240,26 @@ def summed(served: ServedTokens) -> RoutingReplay:
     """Make rank loads quick to tell of tokens whose slots are known."""
     placement = served.placement
     turn = np.ascontiguousarray(served.turn.reshape(served.layers, placement.ranks, -1).sum(axis=2).T)
+    prefill = RankSums(served.slot_ids, placement, turn)
     return RoutingReplay(
         placement=placement,
         slot_ids=served.slot_ids,
         decode_order=served.decode_order,
         turn=served.turn,
-        prefill=RankSums(served.slot_ids, placement, turn),
-        decode=RankSums(served.slot_ids, placement, turn, served.decode_order),
+        prefill=prefill,
+        decode=prefill.ordered(served.decode_order),
         mean_load=float(turn.mean()) / served.tokens,
         whole=bool((turn.sum(axis=0) == served.tokens * served.top_k).all()),
     )
+
+
+def reordered(routing: RoutingReplay, trace: RoutingTrace, concurrency: int) -> RoutingReplay:
+    """Replay the same trace on the same slots in another decode order; parameters as for :func:`replay`.
+
+    Only for replicas that are chosen without a look at the decode order, as ``round_robin`` does.
+    """
+    order = decode_order(trace.sequence_start, trace.tokens, concurrency)
+    return replace(routing, decode_order=order, decode=routing.prefill.ordered(order))
 
 
 def serve_tokens(

@@ -188,6 +188,9 @@ REPLICA_ROUTINGS: Mapping[str, Callable[[Assignments], IdArray]] = {
     "least_loaded": least_loaded,
 }
 
+#: Those that choose without a look at the decode order.
+ORDER_FREE = frozenset({"round_robin"})
+
 
 def serve(routing: str, work: Assignments) -> IdArray:
     """Choose the slot that serves each assignment by the name of a routing.

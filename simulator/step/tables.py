@@ -256,10 +256,10 @@ class StepTables:
     kernels: frozenset[str]
 
     @property
-    def nbytes(self) -> int:
-        """Size of the largest tables [bytes]."""
-        rows = (self.tokens, self.prompts, self.logits, self.decode, self.drafting)
-        return sum(table.nbytes for table in (*rows, self.exchange, self.prompt_exchange))
+    def parts(self) -> tuple[RowTable | FloatArray, ...]:
+        """What is large of them."""
+        rows = self.tokens, self.prompts, self.logits, self.decode, self.drafting
+        return (*rows, self.exchange, self.prompt_exchange)
 
     @property
     def exchanges(self) -> bool:
@@ -389,8 +389,12 @@ class _TokenTables:
 
 
 def _token_tables(price: _Pricer, shape: StepShape, grid: FloatArray, where: Inside) -> _TokenTables:
-    even, busiest = (
-        price.cost.times(price.ops(each, "tokens")) for each in (shape, replace(shape, max_rank_share=2.0))
+    even = price.cost.times(price.ops(shape, "tokens"))
+    uneven = price.ops(replace(shape, max_rank_share=2.0), "tokens")
+    # Nothing but the exchange knows which rank is the busiest.
+    busiest = tuple(
+        price.cost.time(op) if op.block in ("dispatch", "combine") else time
+        for op, time in zip(uneven, even, strict=True)
     )
     seconds = _by_component(even, len(grid))
     extra = (_by_component(busiest, len(grid)) - seconds).sum(axis=1)
@@ -408,8 +412,10 @@ def _kernels(cost: CostModel, model: ModelSpec, split: Parallelism) -> frozenset
         StepShape(decode_sequences=1.0, decode_context=1.0),
         StepShape(prefill_tokens=1.0, prefill_sequences=1.0),
     )
-    times = [time for shape in shapes for time in cost.times(build_ops(model, split, cost.stack, shape))]
-    return frozenset(table for time in times for table in time.compared if time.coefficients)
+    found = [
+        lookup for shape in shapes for op in build_ops(model, split, cost.stack, shape) for lookup in cost.lookups(op)
+    ]
+    return frozenset(lookup.table for lookup in found if lookup.quantities)
 
 
 def _by_component(times: tuple[OpTime, ...], size: int) -> FloatArray:
@@ -437,7 +443,14 @@ def _prompt_axes(most_tokens: int, most_sequences: int, most_context: int) -> tu
 
 
 class ExpertTables(dict[Phase, ExpertLines]):
-    """Expert lines by token order, each made when it is first asked for; parameters as for :func:`compile_tables`.
+    """Expert lines by token order, each made when it is first asked for.
+
+    Parameters
+    ----------
+    cost, model, split, routing
+        As for :func:`compile_tables`.
+    alike : dict of order to ExpertLines, optional
+        Where to share the lines of prompt order with replays that differ in the order of decoded tokens alone.
 
     Attributes
     ----------
@@ -447,18 +460,31 @@ class ExpertTables(dict[Phase, ExpertLines]):
         Lines that have been priced here [1].
     """
 
-    def __init__(self, cost: CostModel, model: ModelSpec, split: Parallelism, routing: RoutingReplay) -> None:
+    def __init__(
+        self,
+        cost: CostModel,
+        model: ModelSpec,
+        split: Parallelism,
+        routing: RoutingReplay,
+        alike: dict[Phase, ExpertLines] | None = None,
+    ) -> None:
         super().__init__()
         self._parts = cost, model, split, routing
+        self._alike = {} if alike is None else alike
         self.remembered: Mapping[Phase, Mapping[int, PricedLines]] = {}
         self.fresh = 0
 
     def __missing__(self, order: Phase) -> ExpertLines:
         """Find out where the lines of an order have their points."""
+        if order in self._alike:
+            self[order] = self._alike[order]
+            return self[order]
         cost, model, split, _ = self._parts
         op = build_experts(model, split, cost.stack, _experts_shape(split, 1.0, prompt=order == "prefill"), None)
         points, known = _expert_points(expert_tile_changes(cost, op)), self.remembered.get(order, {})
         lines = self[order] = ExpertLines(points, partial(self._price, order), known)
+        if order == "prefill":
+            self._alike[order] = lines
         return lines
 
     def priced(self) -> dict[Phase, dict[int, PricedLines]]:
