@@ -59,6 +59,7 @@ QWEN: Config = {
         ("expert_width_schedule", {"0": 64}),
         ("attention_sink_blocks", True),
         ("num_memory_tokens", 128),
+        ("use_sliding_window", True),
     ],
 )
 def test_a_key_that_may_change_sizes_is_told_by_name(key: str, value: Any) -> None:

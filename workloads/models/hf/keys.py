@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _NEUTRAL = re.compile(
     "|".join(
         (
-            r".*token_ids?|.*_eps|.*_epsilon|eps|architectures|auto_map|_.*|id2label|label2id|problem_type",
+            r".*token_ids?|.*_id|postnorm|.*_eps|.*_epsilon|eps|architectures|auto_map|_.*|id2label|label2id|problem_type",
             r"rope_.*|.*_rope_(?:theta|interleave|scaling|parameters|type)|.*rotary.*|rope|yarn.*|position_embedding_type|initial_context_length|alibi.*",
             r".*dropout.*|.*_pdrop|.*drop_path.*|init.*|.*_initializer.*|.*_std|.*aux.*|.*loss.*|z_.*|.*jitter.*|.*noise.*",
             r".*_act|.*_act_fn|.*activation.*|act_fn|.*_fn|use_cache|cache_implementation|transformers_version|torch_dtype",
@@ -43,6 +43,9 @@ _NEUTRAL = re.compile(
             r"mla_use_nope|mup_enabled|load_balance.*|num_limited_groups|num_expert_groups|attention_method|zero_expert_type",
             r"score_function|norm_head|norm_softmax|add_.*sink_bias|spatial_conv_size|temporal_conv_size|pixel_.*|moe_capacity|moe_use_.*|use_correction_bias",
             r"enable_audio_output|use_pos_enc|conv_use_xavier_init|group_norm_size",
+            r"pool_type|class_num|dense_list|anyres.*|vit_.*|mask_init.*|org_vocab_size|num_media.*|use_rotary_pos_emb",
+            r"moe_drop.*|moe_random.*|use_mixed_mlp_moe|cla_share_factor|moe_gate|fuse_.*|fused_.*|for_llm_compressor",
+            r"shared_moe_mode|max_model_len|add_classification_head|learned_pos_emb|resid_.*|emb_.*|original_max.*",
             r"lm_head_bias|ignore_.*|enable_.*fp32.*|moe_dropped.*|moe_token_drop.*|.*_init|use_conv_bias|mamba_conv_bias",
         )
     )
@@ -82,7 +85,6 @@ _UNUSED = frozenset(
         "sliding_window",
         "topk_group",
         "use_qk_norm",
-        "use_sliding_window",
         "gating",
     }
 )

@@ -50,7 +50,7 @@ def grouped_query(
     return GroupedQueryAttention(
         num_heads=heads,
         num_kv_heads=config.integer("num_key_value_heads", default=heads),
-        head_dim=config.integer("head_dim", default=config.integer("hidden_size") // heads),
+        head_dim=config.integer("head_dim", "attention_head_dim", default=config.integer("hidden_size") // heads),
         qk_norm=qk_norm,
         bias=bias,
         window=window,
