@@ -96,6 +96,11 @@ def exists(path: str | Path) -> bool:
     return os.path.exists(path)  # noqa: PTH110  # Path.exists raises for some of them
 
 
+def is_file(path: str | Path) -> bool:
+    """Tell whether a file is there, whatever the path."""
+    return os.path.isfile(path)  # noqa: PTH113  # Path.is_file raises for some of them
+
+
 def _nearest_file(file: Path) -> str:
     try:
         with os.scandir(file.parent) as entries:

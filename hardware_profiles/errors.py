@@ -7,18 +7,56 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+#: Longest name that is compared with others, list of names, word, line and message [characters, lines].
+_NAME, _NAMES, _WORD, _LINE, _LINES = 100, 320, 160, 460, 40
 
 
 class MoesimError(Exception):
-    """Base of every error that a user can mend."""
+    """Base of every error that a user can mend; its message is fit for a terminal, whatever it quotes."""
+
+    def __str__(self) -> str:
+        """Return the message, what no terminal should obey replaced and what is endless cut."""
+        return tidy(super().__str__())
+
+
+def tidy(message: str) -> str:
+    """Make a message fit for a terminal.
+
+    Parameters
+    ----------
+    message : str
+        What may quote a user's file: control characters, endless words, thousands of lines.
+
+    Examples
+    --------
+    >>> tidy("a\\x1b[31m: got " + "9" * 5000)[:30]
+    'a?[31m: got 999999999999999999'
+    >>> len(tidy("x" * 5000))
+    163
+    """
+    lines = message.split("\n")
+    if len(lines) > _LINES:
+        lines = [*lines[: _LINES - 1], f"... and {len(lines) - _LINES + 1:,} more"]
+    return "\n".join(_tidy_line(line) for line in lines)
+
+
+def _tidy_line(line: str) -> str:
+    if len(line) > _WORD:
+        # The middle of a word says least: a path begins and ends with what tells it.
+        line = re.sub(rf"\S{{{_WORD},}}", lambda word: _cut(word[0], _WORD), line)
+    line = _cut(line, _LINE)
+    return line if line.isprintable() else "".join(c if c.isprintable() else "?" for c in line)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most * 2 // 3] + "..." + text[-(most - most * 2 // 3) :]
 
 
 class ProfileError(MoesimError):
     """A hardware profile is missing, malformed or inconsistent."""
-
-
-_LONGEST = 100
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
@@ -31,7 +69,11 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     """
     names = sorted(allowed)
     # No name is so long; what somebody pasted takes minutes to compare.
-    close = difflib.get_close_matches(name[:_LONGEST], names, n=3, cutoff=0.5)
+    close = difflib.get_close_matches(name[:_NAME], names, n=3, cutoff=0.5)
     if close:
         return "did you mean " + " or ".join(repr(n) for n in close) + "?"
-    return "allowed: " + ", ".join(names)
+    listed = ", ".join(names)
+    if len(listed) <= _NAMES:
+        return f"allowed: {listed}"
+    fit = listed[:_NAMES].rpartition(", ")[0]
+    return f"allowed: {fit} and {len(names) - fit.count(', ') - 1} more"

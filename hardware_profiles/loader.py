@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from hardware_profiles.edge import read_toml
+from hardware_profiles.edge import is_file, read_toml
 from hardware_profiles.errors import ProfileError, nearest
 from hardware_profiles.files import Stamp, stamp
 from hardware_profiles.parse import (
@@ -188,7 +188,7 @@ def _find(kind: str, name: str, folder: Path | None, where: str = "") -> Path:
 
 def _is_file(path: Path) -> bool:
     stamp(path)
-    return path.is_file()
+    return is_file(path)
 
 
 def _files(folder: Path, *patterns: str) -> list[Path]:

@@ -25,8 +25,9 @@ from workloads.trace_paths import existing_file, replacing
 IntArray = NDArray[np.integer[Any]]
 
 SUFFIXES = (".npz", ".parquet", ".npy", ".pt", ".json")
-#: What a recorder that counts instead of listing should be told.
-_REMEDY = "place by it with 'moesim place --loads', or record again with --expert-distribution-recorder-mode per_token"
+#: What a recorder that counts instead of listing should be told, and what takes its counts.
+_REMEDY = "record again with --expert-distribution-recorder-mode per_token"
+_COUNTS = f"'moesim place --loads' takes it, or {_REMEDY}"
 
 
 def read_recording(path: str | Path, num_experts: int | None = None) -> RoutingTrace:
@@ -59,7 +60,7 @@ def read_recording(path: str | Path, num_experts: int | None = None) -> RoutingT
         case ".json":
             return _from_recorder(file, read_json(file, TraceFormatError), num_experts)
         case ".csv":
-            _fail(file, f"a table of counts says how often experts were chosen, not by which token; {_REMEDY}")
+            _fail(file, f"a table of counts says how often experts were chosen, not by which token; {_COUNTS}")
     given = file.suffix or "a file without an extension"
     raise WorkloadError(f"{file}: a recording of routing is {', '.join(SUFFIXES)}, not {given}")
 
@@ -144,7 +145,7 @@ def _from_recorder(file: Path, document: Any, num_experts: int | None) -> Routin
         _fail(file, "is not a dump of an expert-distribution recorder: expected a mapping with 'records'")
     if "records" not in document:
         if "logical_count" in document:
-            _fail(file, f"holds counts (logical_count), not the choices of tokens; {_REMEDY}")
+            _fail(file, f"holds counts (logical_count), not the choices of tokens; {_COUNTS}")
         found = shown(", ".join(map(str, document)) or "nothing")
         _fail(file, f"'records' is missing, as SGLang's recorder writes them; found: {found}")
     if not isinstance(document["records"], list | tuple):
