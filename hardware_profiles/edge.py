@@ -101,6 +101,11 @@ def is_file(path: str | Path) -> bool:
     return os.path.isfile(path)  # noqa: PTH113  # Path.is_file raises for some of them
 
 
+def is_folder(path: str | Path) -> bool:
+    """Tell whether a folder is there, whatever the path."""
+    return os.path.isdir(path)  # noqa: PTH112  # Path.is_dir raises for some of them
+
+
 def _nearest_file(file: Path) -> str:
     try:
         with os.scandir(file.parent) as entries:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from hardware_profiles.edge import is_file, read_toml
+from hardware_profiles.edge import is_file, is_folder, read_toml
 from hardware_profiles.errors import ProfileError, nearest
 from hardware_profiles.files import Stamp, stamp
 from hardware_profiles.parse import (
@@ -158,7 +158,7 @@ def catalogue_folders(folder: Path | None) -> tuple[Path, ...]:
         folder = Path(os.environ[FOLDER_VARIABLE])
     if folder is None:
         return (_BUILT_IN,)
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise ProfileError(
             f"profile folder {folder} is not a folder; it holds devices, nodes, clusters, prices, kernels"
         )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hardware_profiles.edge import read_toml
+from hardware_profiles.edge import is_file, read_toml
 from hardware_profiles.errors import ProfileError, nearest
 from hardware_profiles.files import Stamp, stamp
 from hardware_profiles.loader import catalogue_folders
@@ -132,7 +132,7 @@ def _spread(value: Any, where: str) -> float:
 def _cached(parse: Callable[[Mapping[str, Any], str], Mapping[str, T]], path: Path) -> Mapping[str, T]:
     """Parse a file, if there is one, and keep what it says until it changes."""
     file = stamp(path)
-    return _read(parse, file) if path.is_file() else {}
+    return _read(parse, file) if is_file(path) else {}
 
 
 @functools.lru_cache(maxsize=64)

@@ -6,6 +6,7 @@ A header may claim a terabyte in a file of a hundred bytes, and a megabyte of ze
 from __future__ import annotations
 
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Collection
@@ -36,6 +37,7 @@ _FAULTS = (
     LookupError,
     RuntimeError,
     SyntaxError,
+    tokenize.TokenError,
     MemoryError,
     OverflowError,
 )

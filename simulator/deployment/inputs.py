@@ -133,7 +133,7 @@ def _requests(choice: Requests, seed: int) -> RequestTrace:
             trace = _rescaled(trace, choice.rate)
         require_memory("requests.repeat", len(trace) * choice.repeat, _REQUEST_BYTES)
         return repeat(trace, choice.repeat) if choice.repeat > 1 else trace
-    if choice.trace is not None:
+    if choice.trace:
         raise ScenarioError(
             f"requests.trace: is only read where requests.kind = 'trace', got {choice.kind!r}; "
             "leave it out (--set requests.trace=)"

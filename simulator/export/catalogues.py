@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hardware_profiles.edge import exists
 from hardware_profiles.loader import (
     cluster_names,
     device_names,
@@ -87,7 +88,7 @@ def show_entry(name: str, profiles: Path | None = None) -> Row:
         # Models are also known by variants of their names and by the files that describe them.
         return _show_model(name, profiles)
     except ModelError:
-        if Path(name).exists():
+        if exists(name):
             raise
     every = [n for names in known.values() for n in names]
     raise ScenarioError(f"nothing in the catalogues is named {name!r}; {nearest(wanted, every)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hardware_profiles.edge import exists
 from simulator.errors import ScenarioError, nearest
 
 #: A wheel carries the files inside the package; in a checkout they lie beside it.
@@ -43,7 +44,7 @@ def scenario_path(file_or_preset: str | Path) -> Path:
     'mixtral-8x7b-a100.toml'
     """
     path, files = Path(file_or_preset), _files()
-    if path.exists():
+    if exists(path):
         return path
     if str(file_or_preset) in files:
         return files[str(file_or_preset)]

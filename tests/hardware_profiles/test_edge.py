@@ -14,7 +14,7 @@ from hardware_profiles.edge import (
     shown,
     shown_path,
 )
-from hardware_profiles.errors import ProfileError
+from hardware_profiles.errors import ProfileError, nearest
 
 DEEP = 100_000
 
@@ -113,3 +113,13 @@ def test_values_are_shown_short_and_without_what_a_terminal_obeys():
     assert len(shown(list(range(10**6)))) <= 60
     assert shown(10**5000) == "a int"
     assert len(shown_path("y" * 5000)) <= 160
+
+
+def test_every_message_is_fit_for_a_terminal():
+    message = str(ProfileError("a.toml: \x1b[31m" + "9" * 5000 + " is wrong\n" + "x\n" * 100_000))
+    assert len(message) < 700
+    assert "\x1b" not in message
+    assert message.startswith("a.toml: ?[31m999")
+    assert "... and 99,9" in message
+    assert len(str(ProfileError("word " * 5000))) < 500
+    assert len(nearest("nothing like it" * 1000, [f"name-{at}" for at in range(10_000)])) < 400

@@ -9,7 +9,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hardware_profiles.edge import shown
+from hardware_profiles.edge import is_file, is_folder, shown
 from hardware_profiles.errors import nearest
 from hardware_profiles.files import stamp
 from workloads.errors import ModelError
@@ -57,7 +57,7 @@ def load_model(name: str | Path, folder: str | Path | None = None) -> ModelSpec:
     """
     path = Path(name)
     stamp(path / "config.json")
-    if (path / "config.json").is_file():
+    if is_file(path / "config.json"):
         return from_hf_config(path / "config.json")
     if path.suffix == ".json":
         return from_hf_config(path)
@@ -67,7 +67,7 @@ def load_model(name: str | Path, folder: str | Path | None = None) -> ModelSpec:
     folders = _folders(folder)
     for place in folders:
         stamp(place / f"{wanted}.toml")
-        if (place / f"{wanted}.toml").is_file():
+        if is_file(place / f"{wanted}.toml"):
             return _load_file(place / f"{wanted}.toml", folders)
     known: set[str] = set()
     for place in folders:
@@ -137,7 +137,7 @@ def _normal(name: str) -> str:
 def _folders(folder: str | Path | None) -> tuple[Path, ...]:
     if folder is None:
         return (_BUILT_IN,)
-    if not Path(folder).is_dir():
+    if not is_folder(folder):
         msg = f"{folder}: not a folder of models"
         raise ModelError(msg)
     return (Path(folder), _BUILT_IN)

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from hardware_profiles.edge import read_json, shown, shown_path
+from hardware_profiles.edge import is_folder, read_json, shown, shown_path
 from workloads.errors import TraceFormatError, WorkloadError
 from workloads.npy import npz_names, read_npy, read_npz
 from workloads.routing.files import read_routing_trace, save_routing_trace
@@ -108,7 +108,7 @@ def check_writable(path: str | Path) -> None:
     if suffix not in {".npz", ".parquet", ".npy", ".json"}:
         given = suffix or "a file without an extension"
         raise WorkloadError(f"{path}: a routing trace is written as .npz, .parquet, .npy or .json, not {given}")
-    if not Path(path).parent.is_dir():
+    if not is_folder(Path(path).parent):
         raise WorkloadError(f"{path}: the folder {Path(path).parent} does not exist")
 
 

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from hardware_profiles.edge import read_toml, shown, shown_path
+from hardware_profiles.edge import is_folder, read_toml, shown, shown_path
 from hardware_profiles.errors import nearest
 from workloads.errors import TraceFormatError, WorkloadError
 from workloads.parameters import count, number
@@ -112,7 +112,7 @@ def check_fit_path(path: str | Path) -> None:
     """Refuse a path that a fit cannot be saved at, before anybody waits for the fit."""
     if Path(path).suffix != ".toml":
         raise WorkloadError(f"{path}: a routing fit is saved as .toml, not {Path(path).suffix or 'without extension'}")
-    if not Path(path).parent.is_dir():
+    if not is_folder(Path(path).parent):
         raise WorkloadError(f"{path}: the folder {Path(path).parent} does not exist")
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hardware_profiles.edge import is_file
 from hardware_profiles.files import stamp
 from workloads.errors import ModelError
 from workloads.models.dtypes import DTYPE_BYTES
@@ -94,7 +95,7 @@ def _beside(path: Path) -> HfConfig | None:
             return None
         file = path.with_name(path.name.removesuffix("config.json") + name)
         stamp(file)
-        if file == path or not file.is_file():
+        if file == path or not is_file(file):
             continue
         table = read_config(file)
         if table.has("quantization"):
