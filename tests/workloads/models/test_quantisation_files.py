@@ -251,6 +251,11 @@ def test_scales_are_counted_by_the_group_that_the_file_gives() -> None:
     spec = from_hf_config(TINY | {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128}})
     experts = 3 * 16 * 3 * 64 * 32
     assert weight_bytes(spec)["routed_experts"] == pytest.approx(experts * (0.5 + 2 / 128))
+    rows = from_hf_config(TINY | {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": -1}})
+    assert weight_bytes(rows)["routed_experts"] == pytest.approx(experts * 0.5)
+    zeros = {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True}
+    asymmetric = from_hf_config(TINY | {"quantization_config": zeros})
+    assert weight_bytes(asymmetric)["routed_experts"] == pytest.approx(experts * (0.5 + 2.5 / 128))
 
 
 @pytest.mark.parametrize("name", ["tiny-NVFP4", "tiny-FP8", "tiny-AWQ", "tiny-w4a16", "tiny-GPTQ-int4", "tiny-int8"])

@@ -36,6 +36,7 @@ class HfConfig:
 
     def integer(self, *names: str, default: int | None = None) -> int:
         """Return the integer under the first of ``names`` that is present, else ``default``, else raise."""
+        self.asked.update(names)  # all of them are spellings of one thing
         for name in names:
             if self.has(name):
                 value = self.keys[name]

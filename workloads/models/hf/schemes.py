@@ -89,10 +89,11 @@ def method_of(section: HfConfig) -> str:
 def _grouped(dtype: DType, section: HfConfig, *, zeros: float = 0.0) -> Format:
     """Size a format with a two-byte scale (and ``zeros`` bytes of zero point) per group, where the group is told."""
     group = section.integer("group_size", "q_group_size", default=0)
-    if group <= 0:
-        return named(dtype)
     bits = 1.0 if dtype == "int8" else 0.5
-    return Format(dtype, bits + (2.0 + zeros) / group)
+    if group > 0:
+        return Format(dtype, bits + (2.0 + zeros) / group)
+    # A scale per row of weights, which -1 means, is next to nothing.
+    return Format(dtype, bits) if group < 0 or section.keys.get("strategy") == "channel" else named(dtype)
 
 
 def _by_bits(section: HfConfig, *, eight: DType, four: DType) -> DType:

@@ -104,8 +104,6 @@ def experts(config: HfConfig, features: Features) -> MoE:
     else:
         shared = width * config.integer(*_SHARED_NUMBER, default=0)
     routed = config.integer(*EXPERTS)
-    for key in EXPERTS:
-        config.has(key)  # a second spelling of the same number is understood
     groups = config.integer("n_group", "num_expert_group", default=1)
     return MoE(
         num_experts=routed,
