@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
+from hardware_profiles.edge import shown
 from hardware_profiles.parse import check_keys, parse_choice, parse_quantity
 from hardware_profiles.schema import Quantity
 from simulator.catalogue import Catalogue
@@ -201,17 +202,17 @@ def _dtype_relatives(dtype: str | None) -> tuple[str | None, ...]:
 def _read(data: Mapping[str, Any], file: str) -> StackProfile:
     allowed = {"id", "name", "aliases", "scheduler", "chunked", "exchange", "fused", "backends", "numbers", "overlap"}
     check_keys(data, allowed - {"aliases", "fused", "overlap"}, allowed, file)
-    numbers = data["numbers"]
+    numbers, backends = (_table(data[key], f"{file}: {key}") for key in ("numbers", "backends"))
     check_keys(numbers, _DIMENSIONS, {**_DIMENSIONS, **_OPTIONAL}, f"{file}: numbers")
     return StackProfile(
-        id=data["id"],
-        name=data["name"],
-        aliases=tuple(data.get("aliases", ())),
+        id=_text(data["id"], f"{file}: id"),
+        name=_text(data["name"], f"{file}: name"),
+        aliases=_texts(data.get("aliases", []), f"{file}: aliases"),
         scheduler=parse_choice(data, "scheduler", SCHEDULERS, file),
-        chunked=bool(data["chunked"]),
+        chunked=_flag(data["chunked"], f"{file}: chunked"),
         exchange=parse_choice(data, "exchange", EXCHANGE_NAMES, file),
-        backends={family: tuple(names) for family, names in data["backends"].items()},
-        fused=frozenset(data.get("fused", ())),
+        backends={family: _texts(names, f"{file}: backends.{family}") for family, names in backends.items()},
+        fused=frozenset(_texts(data.get("fused", []), f"{file}: fused")),
         overlap=parse_choice(data, "overlap", OVERLAPS, file) if "overlap" in data else "none",
         numbers={key: _quantity(value, key, file) for key, value in numbers.items()},
     )
@@ -219,7 +220,34 @@ def _read(data: Mapping[str, Any], file: str) -> StackProfile:
 
 def _quantity(table: object, key: str, file: str) -> Quantity:
     where = f"{file}: numbers.{key}"
-    return parse_quantity(table, cast("Any", {**_DIMENSIONS, **_OPTIONAL}[key]), where, zero_allowed=True)
+    found = parse_quantity(table, cast("Any", {**_DIMENSIONS, **_OPTIONAL}[key]), where, zero_allowed=True)
+    if key == "memory_fraction" and not 0 < found.value <= 1:
+        raise ProfileError(f"{where}: got {found.value:g}, expected a share above 0 and at most 1")
+    return found
+
+
+def _table(value: object, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise ProfileError(f"{where}: got {shown(value)}, expected a table")
+    return value
+
+
+def _text(value: object, where: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise ProfileError(f"{where}: got {shown(value)}, expected text")
+    return value
+
+
+def _texts(value: object, where: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise ProfileError(f"{where}: got {shown(value)}, expected a list of names")
+    return tuple(value)
+
+
+def _flag(value: object, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise ProfileError(f"{where}: got {shown(value)}, expected true or false")
+    return value
 
 
 _STACKS = Catalogue(

@@ -40,6 +40,13 @@ def test_a_scenario_finds_the_stack_file_beside_it(own: Path) -> None:
         ("token_budget", "token_bugdet", "token_budget"),
         ('unit = "ms"', 'unit = "GB"', "expected time"),
         ("[numbers]", "[numbers", "not valid TOML"),
+        ("chunked = true", 'chunked = "no"', "chunked: got 'no', expected true or false"),
+        ('name = "vLLM"', "name = 3", "name: got 3, expected text"),
+        ("aliases = []", "aliases = [3]", "aliases: got .3., expected a list of names"),
+        ('fused = ["qk_norm_rope"]', 'fused = "qk_norm_rope"', "fused: got 'qk_norm_rope', expected a list"),
+        ('gemm = ["cublas", "deepgemm", "cutlass"]', "gemm = 3", "backends.gemm: got 3, expected a list"),
+        ("memory_fraction = { value = 0.96", "memory_fraction = { value = 1.5", "got 1.5, expected a share"),
+        ("max_running = { value = 1024", "max_running = { value = 1" + "0" * 400, "a whole number of some 40"),
     ],
 )
 def test_a_broken_stack_file_says_what_is_wrong(own: Path, old: str, new: str, message: str) -> None:
