@@ -98,7 +98,19 @@ class Prices:
         return self._kept(shelf, key, lambda _: make(), lambda _: True)
 
     def grown(self, shelf: Shelf, key: Hashable, make: Callable[[T | None], T], serves: Callable[[T], bool]) -> T:
-        """Return the value of a key, made larger from the one so far where that does not serve."""
+        """Return the value of a key, made larger from the one so far where that does not serve.
+
+        Parameters
+        ----------
+        shelf : str
+            Kind of the value.
+        key : hashable
+            Names all that the value depends on, but for how large it is.
+        make : callable
+            Makes it from the one so far, ``None`` at first.
+        serves : callable
+            Whether the one so far is large enough.
+        """
         return self._kept(shelf, key, make, serves)
 
     def loaded(self, shelf: Shelf, key: Hashable, read: Callable[[], T]) -> T:
