@@ -21,6 +21,8 @@ from workloads.requests.trace import RequestTrace
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "sec": 1.0, "seconds": 1.0}
 #: Requests of an InferenceX run for each that is in flight, and shortest over longest length.
 _ROUNDS, _RANGE_RATIO = 10, 0.8
+#: Factor that latency and throughput of one run may be apart by Little's law.
+_APART = 10.0
 #: Share of the time in which a closed loop has all its requests in flight.
 _FULL = 0.95
 
@@ -178,6 +180,11 @@ def perf_summary(document: Mapping[str, Any], file: Path) -> BenchRun:
     throughput = _average(figures, "request_throughput", file)
     concurrency, rate = _found(config, ("concurrency",)), _found(config, ("request_rate",))
     notes = []
+    if rate is not None and concurrency is not None:
+        notes.append(
+            f"{file.name}: requests come at {rate:g} a second; the client's cap of {concurrency} is not played"
+        )
+        concurrency = None
     if concurrency is None and rate is None:
         concurrency = max(round(latency * throughput), 1)
         notes.append(
@@ -370,15 +377,22 @@ def inferencex_run(document: Mapping[str, Any], file: Path) -> BenchRun:
     mean = figures.get("mean_tpot") is not None
     statistic = "mean" if mean else "median"
     latencies = {name: positive(figures, f"{statistic}_{name}", file, math.nan) for name in ("ttft", "tpot", "e2el")}
+    prompt, answer = (count_of(figures, key, file) for key in ("isl", "osl"))
+    throughput = positive(figures, "tput_per_gpu", file, math.nan)
+    devices = sum(pool["tp"] * pool["dp"] * pool["workers"] for pool in split)
+    by_little = concurrency * (prompt + answer) / latencies["e2el"] / devices
+    if not 1.0 / _APART < throughput / by_little < _APART and math.isfinite(throughput * by_little):
+        told = f"{statistic}_e2el = {latencies['e2el']:g} s with conc = {concurrency} would be {by_little:.3g} tokens/s"
+        fail(file, f"{told} and GPU, but tput_per_gpu says {throughput:.3g}; latencies are expected in seconds")
     return BenchRun(
         tool="InferenceX",
         model=str(figures.get("model") or figures.get("infmax_model_prefix") or ""),
         requests=_ROUNDS * concurrency,
         concurrency=concurrency,
-        input_tokens=count_of(figures, "isl", file),
-        output_tokens=count_of(figures, "osl", file),
+        input_tokens=prompt,
+        output_tokens=answer,
         range_ratio=_RANGE_RATIO,
-        tokens_per_s_per_device=positive(figures, "tput_per_gpu", file, math.nan),
+        tokens_per_s_per_device=throughput,
         ttft=latencies["ttft"],
         tpot=latencies["tpot"],
         e2el=latencies["e2el"],

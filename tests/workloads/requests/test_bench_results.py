@@ -174,6 +174,14 @@ def test_a_summary_without_its_load_has_as_many_in_flight_as_its_figures_say(tmp
     assert "says neither concurrency nor rate" in run.notes[0]
 
 
+def test_a_summary_with_a_rate_comes_at_it_whatever_cap_there_was(tmp_path):
+    config = {"loadgen": {"concurrency": 8, "request_rate": 2.0}}
+    path = saved(tmp_path, SUMMARY | {"input_config": config})
+    trace = read_request_trace(path)
+    assert (trace.concurrency, trace.arrival[1]) == (None, 0.5)
+    assert "the client's cap of 8 is not played" in trace.notes[0]
+
+
 def test_a_summary_in_an_unknown_unit_is_refused(tmp_path):
     with pytest.raises(TraceFormatError, match=r"request_latency\.unit: got 'fortnights'"):
         read_request_trace(saved(tmp_path, SUMMARY | {"request_latency": block(1, "fortnights")}))
@@ -240,6 +248,7 @@ def test_attention_of_inferencex_may_be_data_parallel_and_prefill_apart(tmp_path
         ({"benchmarks": []}, "at least one benchmark"),
         ({"benchmarks": [3]}, "got a JSON int"),
         ({"benchmarks": [guidellm({"type_": "constant", "rate": "fast"})]}, "rate: got 'fast'"),
+        (AGGREGATE | {"mean_e2el": 12200}, "latencies are expected in seconds"),
         (AGGREGATE | {"conc": None}, "conc: got None"),
         (AGGREGATE | {"mean_ttft": -1}, "mean_ttft: got -1"),
         (AGGREGATE | {"isl": 1e300}, "isl: got 1e+300"),
