@@ -27,7 +27,6 @@ Shelf = Literal[
     "ground",
     "replay",
     "deployment",
-    "certainty",
     "derived",
 ]
 
@@ -42,8 +41,7 @@ _MOST: Mapping[Shelf, int] = {
     "ground": 256,
     "replay": 64,
     "deployment": 256,
-    "certainty": 256,
-    "derived": 64,
+    "derived": 256,
 }
 #: Size of those that are large [bytes]; the last one asked for is kept whatever its size.
 _ROOM: Mapping[Shelf, float] = {"deployment": 512e6}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -113,8 +114,10 @@ def decode_certainty(deployment: Deployment, sequences: float, length: float, fo
     logarithms of both between; kernels count as beyond their shapes where they are so at the nearest of these steps.
     """
     batch, context = math.log2(max(sequences, 1.0)), math.log2(max(length, 1.0)) * _PER_OCTAVE
-    place = min(bisect_right(_BATCH_LOGS, batch) - 1, len(_BATCHES) - 2)
-    below, above = (_judged(deployment, each, folder) for each in (place, place + 1))
+    place = _place(sequences)
+    judge_together(deployment, (sequences,), folder)
+    known = _known(deployment)
+    below, above = (known[each // _AT_ONCE][each % _AT_ONCE] for each in (place, place + 1))
     share = min((batch - _BATCH_LOGS[place]) / (_BATCH_LOGS[place + 1] - _BATCH_LOGS[place]), 1.0)
     first = min(int(context), len(_CONTEXTS) - 2)
     across = min(context - first, 1.0)
@@ -141,13 +144,39 @@ class _Judged:
     beyond: list[tuple[str, ...]]
 
 
-def _judged(deployment: Deployment, place: int, folder: Path | None) -> _Judged:
-    """Return what is known of a batch of :data:`_BATCHES`; several take hardly longer than one of them."""
-    part = place // _AT_ONCE
-    places = range(part * _AT_ONCE, min((part + 1) * _AT_ONCE, len(_BATCHES)))
-    key = (deployment.fingerprint, part)
-    judged = PRICES.kept("certainty", key, lambda: _judge(deployment, [_BATCHES[each] for each in places], folder))
-    return judged[place - places[0]]
+def judge_together(deployment: Deployment, batches: Iterable[float], folder: Path | None) -> None:
+    """Judge what :func:`decode_certainty` will be asked of so many decoded sequences, all at once.
+
+    Parameters
+    ----------
+    deployment : Deployment
+        What runs the steps.
+    batches : iterable of float
+        Decoded sequences over all ranks [1].
+    folder : Path or None
+        Folder of user profiles.
+    """
+    known = _known(deployment)
+    places = {_place(batch) for batch in batches}
+    parts = sorted({each // _AT_ONCE for place in places for each in (place, place + 1)} - known.keys())
+    if parts:
+        rows = [_rows(part) for part in parts]
+        judged = iter(_judge(deployment, [_BATCHES[place] for row in rows for place in row], folder))
+        known |= {part: list(islice(judged, len(row))) for part, row in zip(parts, rows, strict=True)}
+
+
+def _known(deployment: Deployment) -> dict[int, list[_Judged]]:
+    return PRICES.kept("derived", ("certainty", deployment.fingerprint), dict)
+
+
+def _place(batch: float) -> int:
+    """Number of the last of :data:`_BATCHES` that is no larger, and that another follows."""
+    return min(bisect_right(_BATCHES, max(batch, 1.0)) - 1, len(_BATCHES) - 2)
+
+
+def _rows(part: int) -> range:
+    """Places of the batches that are judged together."""
+    return range(part * _AT_ONCE, min((part + 1) * _AT_ONCE, len(_BATCHES)))
 
 
 def _judge(deployment: Deployment, batches: list[int], folder: Path | None) -> list[_Judged]:

@@ -19,7 +19,7 @@ from simulator.closed_form.steady import Asked, approximations, steady_states
 from simulator.compiled import engine
 from simulator.deployment.deployment import Deployment
 from simulator.deployment.fingerprint import fingerprint
-from simulator.explanation.priced import Certainty, decode_certainty
+from simulator.explanation.priced import Certainty, decode_certainty, judge_together
 from simulator.placement.replay import expert_spread
 from simulator.results.columns import Columns
 from simulator.results.summary import Capacity, Records, Work, measured_window, share_inside, summarise
@@ -130,6 +130,9 @@ def assemble_estimates(asked: Sequence[tuple[Scenario, RequestTrace, Deployment]
             for (scenario, _, deployment), load in zip(asked, loads, strict=True)
         ]
     )
+    if asked:
+        scenario, _, deployment = asked[-1]
+        judge_together(deployment, [round(summary.batch_size_mean) for summary, _ in states], _folder(scenario))
     estimates = []
     for (scenario, trace, deployment), load, (summary, breakdown) in zip(asked, loads, states, strict=True):
         certainty = _certainty(scenario, deployment, round(summary.batch_size_mean), round(load.context))
@@ -211,8 +214,12 @@ def _capacity(deployment: Deployment, devices: float) -> Capacity:
 
 
 def _certainty(scenario: Scenario, deployment: Deployment, batch: int, context: int) -> Certainty:
-    folder = Path(scenario.hardware.profiles) if scenario.hardware.profiles else None
-    return decode_certainty(deployment, batch, context, folder)
+    return decode_certainty(deployment, batch, context, _folder(scenario))
+
+
+def _folder(scenario: Scenario) -> Path | None:
+    """Return the folder of the user's profiles."""
+    return Path(scenario.hardware.profiles) if scenario.hardware.profiles else None
 
 
 def _warnings(trace: RequestTrace, deployment: Deployment, certainty: Certainty) -> tuple[str, ...]:
