@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,18 @@ def test_everything_that_is_wrong_is_found_at_once() -> None:
     found = errors(scenario("parallelism.tp=3", "requests.kind=poisson", "routing.kind=trace"))
     assert {where for where, _ in found} == {"parallelism", "requests", "routing"}
     assert len([where for where, _ in found if where == "parallelism"]) == 3
+
+
+def test_what_is_doubtful_in_a_model_file_is_a_warning_of_check_and_of_the_result(tmp_path: Path) -> None:
+    config = {"model_type": "mixtral", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config |= {"intermediate_size": 64, "num_local_experts": 8, "num_experts_per_tok": 2, "vocab_size": 100}
+    (tmp_path / "tiny-FP8").mkdir()
+    (tmp_path / "tiny-FP8" / "config.json").write_text(json.dumps(config | {"num_memory_slots": 7}), encoding="utf-8")
+    asked = scenario(f"model.name={tmp_path / 'tiny-FP8'}", "parallelism.tp=1")
+    warnings = [finding.message for finding in check(asked) if finding.where == "model" and finding.level == "warning"]
+    assert any("does not know num_memory_slots = 7" in message for message in warnings)
+    assert any("the name 'tiny-FP8' says FP8, which no file confirms" in message for message in warnings)
+    assert set(warnings) <= set(simulate(asked).warnings)
 
 
 def test_findings_come_worst_first() -> None:
