@@ -71,7 +71,9 @@ def prepare_popularity(weights: NDArray[np.floating]) -> Popularity:
     buckets = 1 << (shares.shape[1] - 1).bit_length()
     if len(shares) * buckets * FINER_BUCKETS <= FINE_GUIDE:
         buckets *= FINER_BUCKETS
-    guide = np.searchsorted(flat, (row + np.arange(buckets) / buckets).ravel(), side="right")
+    # What a search for the start of each of perhaps a million buckets would find, exactly: they are a power of two.
+    reached = np.ceil(flat[:-1] * buckets).astype(np.int64)
+    guide = np.cumsum(np.bincount(reached)[: len(shares) * buckets])
     return Popularity(weights=shares, cumulative=flat, guide=guide.astype(np.int32))
 
 
