@@ -3,6 +3,7 @@
 #   make demo     simulate one preset and write the result to out/demo
 #   make test     lint, types, layers and tests
 #   make bench    measure the simulator itself; writes benchmarks/results.json and history.jsonl
+#   make bench-peers  ask other simulators the same, installed apart into .venv-peers, and time them
 #   make docs     build the documentation into site/
 #   make compiled compile the engine, which then is up to twice as quick; needs a C compiler. `make plain` undoes it
 #   make lock     renew uv.lock after a change of pyproject.toml
@@ -24,7 +25,7 @@ unexport VIRTUAL_ENV PYTHONHOME
 SYNC := $(BIN)/uv sync --quiet --frozen --inexact --python $(BIN)/python
 
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint types layers tests bench compiled plain test-compiled docs lock format clean
+.PHONY: help setup demo test lint types layers tests bench bench-peers compiled plain test-compiled docs lock format clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -69,6 +70,11 @@ tests: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
+
+bench-peers: $(STAMP)
+	@"$(PYTHON)" -m venv .venv-peers
+	@.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/peers.txt
+	$(BIN)/python -m benchmarks.peers
 
 compiled: $(STAMP)
 	$(BIN)/python hatch_build.py

@@ -5,11 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib import import_module
-from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 from benchmarks.pace import ROOT
@@ -42,18 +39,13 @@ def about(load: float, rates: Sequence[float]) -> dict[str, str]:
 
 def kind() -> dict[str, str]:
     """Say what runs must have in common to be compared: the machine, Python, and whether the engine is compiled."""
+    from simulator.compiled import engine
+
     cpuinfo, cpu = Path("/proc/cpuinfo"), platform.processor() or platform.machine()
     if cpuinfo.exists():
         names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         cpu = names[0] if names else cpu
     return {"cpu": cpu, "cores": str(os.cpu_count()), "python": platform.python_version(), "engine": engine()}
-
-
-def engine() -> str:
-    """Whether any module of the engine is compiled."""
-    import_module("simulator.serving.engine")
-    files = [getattr(module, "__file__", None) for name, module in sys.modules.items() if name.startswith("simulator.")]
-    return "compiled" if any((file or "").endswith(tuple(EXTENSION_SUFFIXES)) for file in files) else "plain"
 
 
 def commit() -> str:

@@ -59,7 +59,7 @@ def test_a_python_without_venv_is_told_what_to_install(fresh: Path) -> None:
     assert "has no venv module; on Debian: apt-get install python3-venv" in run.stderr
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "bench", "docs"])
+@pytest.mark.parametrize("target", ["demo", "test", "bench", "bench-peers", "docs"])
 def test_every_target_sets_up_first_and_not_again(fresh: Path, target: str) -> None:
     assert "Setting up .venv" in make(fresh, "--dry-run", target).stdout
     (fresh / ".venv").mkdir()
