@@ -195,6 +195,14 @@ def test_an_unknown_family_with_known_keys_alone_is_not_taken_for_another() -> N
         from_hf_config(QWEN | {"model_type": "someones_moe"})
 
 
+def test_the_small_vision_models_of_deepseek_have_softmax_attention() -> None:
+    text = {key: value for key, value in LATENT.items() if not key.startswith(("q_", "kv_", "qk_", "v_", "index_"))}
+    text |= {"model_type": "deepseek_v2", "use_mla": False, "kv_lora_rank": None, "num_key_value_heads": 4}
+    spec = from_hf_config({"model_type": "deepseek_vl_v2", "language_config": text})
+    assert all(isinstance(layer.attention, GroupedQueryAttention) for layer in spec.layers)
+    assert kv_bytes_per_token(spec) == 6 * 2 * 2 * 64
+
+
 def test_encoder_decoders_are_refused_for_what_they_are() -> None:
     config = {"model_type": "switch_transformers", "is_encoder_decoder": True, "num_experts": 8}
     with pytest.raises(ModelError, match="encoder-decoder models are not described"):

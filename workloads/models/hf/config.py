@@ -39,6 +39,7 @@ FAMILIES: Mapping[str, Family] = {
     "cohere2_moe": usual(Features(wide=True, router_bias=False, norms=1)),
     "dbrx": families.dbrx,
     "deepseek": families.deepseek_v1,
+    "deepseek_ocr2_text": usual(Features(router_bias=False)),
     "deepseek_v2": families.deepseek_v2,
     "deepseek_v3": families.deepseek_v3,
     "deepseek_v32": families.deepseek_v3,

@@ -38,8 +38,9 @@ def deepseek_v1(config: HfConfig) -> Layers:
 
 
 def deepseek_v2(config: HfConfig) -> Layers:
-    """DeepSeek-V2: latent attention, softmax router."""
-    return after_dense(config, latent(config), deepseek_moe(config, router_bias=False))
+    """DeepSeek-V2: latent attention (softmax attention in its small vision models), softmax router."""
+    attention: Attention = latent(config) if config.flag("use_mla", default=True) else grouped_query(config)
+    return after_dense(config, attention, deepseek_moe(config, router_bias=False))
 
 
 def deepseek_v3(config: HfConfig) -> Layers:
