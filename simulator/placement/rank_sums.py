@@ -46,6 +46,7 @@ class RankSums:
         "_finest",
         "_full",
         "_kind",
+        "_latest",
         "_order",
         "_placement",
         "_rows",
@@ -78,6 +79,8 @@ class RankSums:
         # Whether every assignment is to some rank.
         self._full = int(turn.sum()) == slot_ids.size
         self._turns: tuple[int, NDArray[np.unsignedinteger]] = 1, turn.astype(self._kind)
+        # The place where the latest window that was asked for ended, and the sums before it.
+        self._latest: tuple[int, NDArray[np.unsignedinteger]] = 0, np.zeros(turn.shape, dtype=self._kind)
 
     def ordered(self, order: NDArray[np.int64]) -> RankSums:
         """Return the sums of another order of the same tokens."""
@@ -131,15 +134,12 @@ class RankSums:
         return total
 
     def next_loads(self, start: int, count: int, windows: int) -> NDArray[np.unsignedinteger]:
-        """Assignments of windows of ``count`` tokens that follow each other, as many as end before the order does [1].
-
-        The shape is (windows at most, ranks, layers).
-        """
+        """Assignments of windows of ``count`` tokens that follow each other; shape (windows, ranks, layers) [1]."""
         rows, stride = self._asked_rows(windows)
-        windows = min(windows, (self.tokens - start) // count)
-        if stride != 1:
-            return self.loads(start + count * np.arange(windows), np.full(windows, count))
-        sums = rows[start : start + count * windows + 1 : count]
+        stop = start + count * windows
+        if stride != 1 or stop >= len(rows):
+            return self.loads((start + count * np.arange(windows)) % self.tokens, np.full(windows, count))
+        sums = rows[start : stop + 1 : count]
         difference: NDArray[np.unsignedinteger] = sums[1:] - sums[:-1]
         return difference
 
@@ -168,11 +168,14 @@ class RankSums:
         rows, stride = self._asked_rows()
         last = start + rest if start + rest <= self.tokens else start + rest - self.tokens
         # Differences are right even where they pass through zero on the way, as counters go round.
-        load: NDArray[np.unsignedinteger] = rows[last // stride] - rows[start // stride]
-        if stride > 1:
-            flat, one = load.reshape(-1), load.dtype.type(1)
-            np.add.at(flat, self._cells(slice(last - last % stride, last)), one)
-            np.subtract.at(flat, self._cells(slice(start - start % stride, start)), one)
+        place, before = self._latest
+        if place != start:
+            before = self._sum_before(start, rows, stride)
+        until = self._sum_before(last, rows, stride)
+        # A window often begins where the one before it ended.
+        if last < self.tokens:
+            self._latest = last, until
+        load: NDArray[np.unsignedinteger] = until - before
         if last < start:
             load += self._turn.astype(self._kind)
         if not turns:
@@ -180,6 +183,14 @@ class RankSums:
         if self._turns[0] != turns or self._turns[1].dtype != wide:
             self._turns = turns, (self._turn * turns).astype(wide)
         total: NDArray[np.unsignedinteger] = load + self._turns[1]
+        return total
+
+    def _sum_before(self, place: int, rows: NDArray[np.unsignedinteger], stride: int) -> NDArray[np.unsignedinteger]:
+        """Assignments of all tokens before a place; shape (ranks, layers) [1]."""
+        total: NDArray[np.unsignedinteger] = rows[place // stride]
+        if place % stride:
+            total = total.copy()
+            np.add.at(total.reshape(-1), self._cells(slice(place - place % stride, place)), self._kind.type(1))
         return total
 
     def _asked_rows(self, windows: int = 1) -> tuple[NDArray[np.unsignedinteger], int]:

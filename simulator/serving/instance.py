@@ -24,7 +24,7 @@ from simulator.serving.rank_loads import RankLoads
 from simulator.serving.scheduler import SCHEDULERS
 from simulator.serving.state import Role, RunState
 from simulator.serving.step_plan import DECODE, NOTHING, Chunk, StepPlan
-from simulator.serving.timekeeper import Timekeeper
+from simulator.serving.timekeeper import FEW, Timekeeper
 from simulator.serving.tokens_out import TokensOut
 from simulator.step.timer import StepTimer
 
@@ -333,8 +333,8 @@ class Instance:
         times, due, seen = self._times, self.env.due, self._log is not None or self._probe is not None
         if seen or self._stall or self.slow != 1.0 or now + times.several_take > due:
             return False
-        ends = times.several(self.timer, self._steps_alike(DECODE), now, due, self.waiting)
-        if ends is None:
+        steps = self._steps_alike(DECODE)
+        if steps < FEW or (ends := times.several(self.timer, steps, now, due, self.waiting)) is None:
             return False
         now = float(ends[-1])
         self.env.go_to(now)

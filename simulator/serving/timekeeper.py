@@ -15,7 +15,7 @@ from simulator.step.timer import StepTimer, TableTimer
 from simulator.step.work import StepTime, StepWork
 
 #: Steps in a row below which timing them at once takes longer than timing one after the other, and the most [1].
-_FEW, _MOST = 6, 256
+FEW, _MOST = 6, 256
 _PLACE = {name: place for place, name in enumerate(STEP_COLUMNS)}
 
 
@@ -80,7 +80,7 @@ class Timekeeper:
     @property
     def several_take(self) -> float:
         """How long several steps may take, the fewest that are timed at once: as long as the one before, each [s]."""
-        return _FEW * self._latest
+        return FEW * self._latest
 
     def several(self, timer: StepTimer, steps: int, now: float, due: float, waiting: int) -> FloatArray | None:
         """Time and record decode steps in which nobody comes or goes, as far as they end before something else is due.
@@ -104,7 +104,7 @@ class Timekeeper:
             When each of them ends [s]; ``None`` where they are better timed one by one.
         """
         steps = int(min(steps, _MOST, (due - now) / self._latest + 1.0))
-        if steps < _FEW or not isinstance(timer, TableTimer) or not timer.takes_series:
+        if steps < FEW or not isinstance(timer, TableTimer) or not timer.takes_series:
             return None
         batch, work = self._batch, self._work
         sequences, contexts = batch.longest_ahead(steps)

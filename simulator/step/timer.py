@@ -135,8 +135,7 @@ class TableTimer:
     def repeated(self, work: StepWork, contexts: FloatArray) -> SeriesTimes:
         """Return the durations of decode steps that follow each other and differ in their contexts alone.
 
-        There are fewer than contexts where the routing trace begins anew before. :meth:`go_on` goes past those that are
-        played.
+        :meth:`go_on` goes past those that are played.
         """
         rows, routing, host, count = -(-work.rows // self._pp), self._routing, self.host, len(contexts)
         experts, wait, imbalance = np.zeros(count), np.zeros(count), np.ones(count)
@@ -145,8 +144,7 @@ class TableTimer:
             load = routing.decode.next_loads(self._decode_at, tokens, 1 if self._everywhere else count)
             line, hottest = self._tables.experts["decode"].at(tokens), load.max(axis=1).astype(np.float64)
             experts, wait, imbalance = line.times(hottest, tokens * self._share)
-            count = count if self._everywhere and len(load) else len(load)
-        attention = np.array([self._attention.decode(work.decode_rows, each) for each in contexts[:count].tolist()])
+        attention = np.array([self._attention.decode(work.decode_rows, each) for each in contexts.tolist()])
         fixed = self._totals.alone[rows] + self._totals.exchange[rows] * (imbalance - 1.0)
         busy = fixed + attention + experts + wait
         gap = host.gap(work, 0.0, 0.0) + np.maximum(host.launching(work) - busy, 0.0)
