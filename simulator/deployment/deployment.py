@@ -137,7 +137,7 @@ class Deployment:
         """What is large of it, the routing of which other deployments may share."""
         own: tuple[Sized, ...] = (*self.tables.parts, self.totals)
         routing = self.routing
-        return own if routing is None else (*own, routing.slot_ids, routing.prefill, routing.decode)
+        return own if routing is None else (*own, routing.slot_ids, routing.prefill, routing.decode, routing.kept)
 
     def timer(self, instance: int = 0, instances: int = 1) -> TableTimer:
         """Return a step timer; instances begin at different places of the routing trace."""

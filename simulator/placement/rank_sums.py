@@ -13,7 +13,7 @@ _COARSE = 16
 #: Windows asked for after which finer sums pay: what is counted beside coarse ones has then cost as much [1].
 _PATIENCE = 2000
 #: Largest size of the sums of one order [bytes]; where not every token has room for a row, every second has, and so on.
-SUMS_ROOM = 40e6
+SUMS_ROOM = 80e6
 #: Tokens whose assignments are counted at a time: what is made on the way stays in the cache [tokens].
 _CHUNK = 64
 

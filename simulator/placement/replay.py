@@ -9,7 +9,7 @@ order is walked from its start and around.
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
@@ -24,6 +24,31 @@ from workloads.routing.trace import RoutingTrace
 
 #: Tokens that are counted at a time, so that what is made on the way stays in the cache [tokens].
 _CHUNK = 256
+
+#: Size of the counts of windows that a replay keeps for who asks again, as other devices do [bytes].
+_KEPT_BYTES = 8e6
+
+
+class KeptCounts:
+    """Counts of windows by order, tokens and number of windows; those kept longest go first."""
+
+    __slots__ = ("_found", "nbytes")
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[Phase, int, int], NDArray[np.integer]] = {}
+        self.nbytes = 0
+
+    def get(self, key: tuple[Phase, int, int]) -> NDArray[np.integer] | None:
+        """Return the counts of a key, if they are kept."""
+        return self._found.get(key)
+
+    def keep(self, key: tuple[Phase, int, int], counts: NDArray[np.int64]) -> None:
+        """Keep the counts of a key in a type that just holds them."""
+        found = self._found | {key: counts.astype(np.min_scalar_type(int(counts.max(initial=0))))}
+        while (held := sum(each.nbytes for each in found.values())) > _KEPT_BYTES and len(found) > 1:
+            del found[next(iter(found))]
+        # At once, for other threads may read them meanwhile.
+        self._found, self.nbytes = found, held
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, weakref_slot=True)
@@ -41,12 +66,15 @@ class ServedTokens:
         Prompt-order index of each token in decode order.
     turn : int64 array, shape (layers, slots)
         Tokens that every slot serves of all the trace [1].
+    kept : KeptCounts
+        Counts of windows that were asked for before.
     """
 
     placement: Placement
     slot_ids: IdArray
     decode_order: NDArray[np.int64]
     turn: NDArray[np.int64]
+    kept: KeptCounts = field(default_factory=KeptCounts, repr=False)
 
     @property
     def tokens(self) -> int:
@@ -88,7 +116,12 @@ class ServedTokens:
         if tokens >= self.tokens:
             counts = np.broadcast_to(self.turn * (tokens / self.tokens), (windows, *self.turn.shape))
         else:
-            counts = self._window_counts(order, tokens, windows).astype(np.float64)
+            key = order, tokens, windows
+            known = self.kept.get(key)
+            if known is None:
+                known = self._window_counts(order, tokens, windows)
+                self.kept.keep(key, known)
+            counts = known.astype(np.float64)
         return counts.reshape(windows, self.layers, self.placement.ranks, self.placement.slots_per_rank)
 
     def _window_counts(self, order: Phase, tokens: int, windows: int) -> NDArray[np.int64]:
@@ -259,7 +292,7 @@ def reordered(routing: RoutingReplay, trace: RoutingTrace, concurrency: int) -> 
     Only for replicas that are chosen without a look at the decode order, as ``round_robin`` does.
     """
     order = decode_order(trace.sequence_start, trace.tokens, concurrency)
-    return replace(routing, decode_order=order, decode=routing.prefill.ordered(order))
+    return replace(routing, decode_order=order, decode=routing.prefill.ordered(order), kept=KeptCounts())
 
 
 def serve_tokens(

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from simulator.placement import Placement, place, rank_sums
+from simulator.placement import replay as replay_module
 from simulator.placement.rank_sums import RankSums
-from simulator.placement.replay import RoutingReplay, decode_order, replay
+from simulator.placement.replay import RoutingReplay, decode_order, reordered, replay
 from workloads.routing.generators import generate_routing
 from workloads.routing.stats import expert_load, imbalance_by_batch
 from workloads.routing.trace import RoutingTrace
@@ -246,6 +247,31 @@ def test_counts_of_windows_add_up_to_their_rank_loads(tokens: int, windows: int,
         start = window * TOKENS // windows
         wanted = getattr(replayed, order).load(start, tokens)
         np.testing.assert_array_equal(counts[window].sum(axis=-1).T, wanted)
+
+
+def test_counts_that_are_asked_again_are_kept_within_their_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    replayed = on_ranks(routing(), 4)
+    sizes = [(7, 2), (64, 5), (300, 4)]
+    first = [replayed.counts("decode", *size) for size in sizes]
+    held = replayed.kept.nbytes
+    for size, counts in zip(sizes, first, strict=True):
+        np.testing.assert_array_equal(replayed.counts("decode", *size), counts)
+    assert replayed.kept.nbytes == held > 0
+    monkeypatch.setattr(replay_module, "_KEPT_BYTES", held / 2)
+    for tokens in range(20, 40):
+        replayed.counts("prefill", tokens, 2)
+        assert replayed.kept.nbytes <= held / 2
+    np.testing.assert_array_equal(replayed.counts("decode", *sizes[0]), first[0])
+
+
+def test_another_order_of_decoded_tokens_is_what_a_replay_in_it_gives() -> None:
+    other = reordered(on_ranks(routing(), 4, concurrency=7), routing(), 3)
+    wanted = on_ranks(routing(), 4, concurrency=3)
+    for start, count in ((0, 10), (490, 100), (20, 1100)):
+        for order in ("prefill", "decode"):
+            loads = [getattr(each, order).load(start, count) for each in (other, wanted)]
+            np.testing.assert_array_equal(*loads)
+    np.testing.assert_array_equal(other.counts("decode", 40, 3), wanted.counts("decode", 40, 3))
 
 
 def test_counts_beyond_the_trace_scale_it_up() -> None:
