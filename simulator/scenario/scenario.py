@@ -114,10 +114,13 @@ class Scenario(Section):
 
     def override(self, *assignments: str) -> Scenario:
         """Return a copy changed by ``section.key=value`` assignments, checked like a file."""
-        data = self.to_mapping()
+        # Sections that nobody names are good as they are: a sweep makes thousands of scenarios that differ in one.
+        named = {assignment.partition("=")[0].partition(".")[0].strip() for assignment in assignments}
+        changed = self.model_dump(include=named, exclude_none=True, exclude_defaults=True)
         for assignment in assignments:
-            _apply_override(data, assignment)
-        return Scenario.from_mapping(data, self.name)
+            _apply_override(changed, assignment)
+        kept = {name: getattr(self, name) for name in Scenario.model_fields if name not in named}
+        return Scenario.from_mapping({**kept, **changed}, self.name)
 
     def to_mapping(self) -> dict[str, Any]:
         """Return nested plain values, defaults and absent keys left out."""
