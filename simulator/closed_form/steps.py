@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,9 +18,10 @@ from simulator.placement.replay import RoutingReplay
 from simulator.step.attention import AttentionTimes
 from simulator.step.columns import STEP_COLUMNS, step_row
 from simulator.step.work import StepTime, StepWork
+from workloads.models.spec import Phase
 
-#: Windows of decoded tokens whose experts are remembered, for one deployment [1].
-_KNOWN = 1 << 14
+#: Windows of either phase whose experts are remembered, for one deployment [1].
+_KNOWN = 1 << 13
 _DURATION, _PROMPTS = STEP_COLUMNS.index("duration_s"), STEP_COLUMNS.index("prompt_total")
 
 
@@ -44,7 +45,7 @@ class MeanStep:
 class MeanTimer:
     """Times steps as :class:`~simulator.step.timer.TableTimer` does, several windows of the routing trace at once.
 
-    What only the numbers of a step decide is looked up once for all its windows, and what decoded tokens ask of the
+    What only the numbers of a step decide is looked up once for all its windows, and what tokens ask of the
     experts is remembered for all loads of the deployment: their solutions begin at the same place of the trace.
 
     Parameters
@@ -71,7 +72,9 @@ class MeanTimer:
         # Where tokens change nothing, all windows are the same.
         self._alike = self._routing is None or self._routing.alike
         key = ("experts of windows", deployment.fingerprint)
-        self._known: dict[tuple[int, int], tuple[float, float, float]] = PRICES.kept("derived", key, dict)
+        self._known: Mapping[Phase, dict[tuple[int, int, int, int], tuple[float, float, float]]] = PRICES.kept(
+            "derived", key, lambda: {"prefill": {}, "decode": {}}
+        )
         self.places = 0, 0
 
     def restart(self) -> None:
@@ -170,20 +173,18 @@ class MeanTimer:
         self, routing: RoutingReplay, at: tuple[int, int], prompt: int, decode: int
     ) -> tuple[float, float, float]:
         """Time the experts on so many tokens from two places on: mean rank, what the slowest adds [s], imbalance."""
-        prompt_at, decode_at = at[0] % routing.tokens, at[1] % routing.tokens
-        if prompt:
-            load = routing.prefill.load(prompt_at, prompt)
-            if decode:
-                load = load + routing.decode.load(decode_at, decode)
-            line = self._tables.experts["prefill"].at(prompt + decode)
-            return line.time(np.maximum.reduce(load, axis=0).astype(np.float64), (prompt + decode) * self._share)
-        found = self._known.get((decode_at, decode))
+        prompt_at, decode_at = at[0] % routing.tokens if prompt else 0, at[1] % routing.tokens
+        known, key = self._known["prefill" if prompt else "decode"], (prompt_at, prompt, decode_at, decode)
+        found = known.get(key)
         if found is None:
-            hottest = np.maximum.reduce(routing.decode.load(decode_at, decode), axis=0).astype(np.float64)
-            found = self._tables.experts["decode"].at(decode).time(hottest, decode * self._share)
-            if len(self._known) >= _KNOWN:
-                self._known.clear()
-            self._known[decode_at, decode] = found
+            load = routing.prefill.load(prompt_at, prompt) if prompt else routing.decode.load(decode_at, decode)
+            if prompt and decode:
+                load = load + routing.decode.load(decode_at, decode)
+            line = self._tables.experts["prefill" if prompt else "decode"].at(prompt + decode)
+            hottest = np.maximum.reduce(load, axis=0).astype(np.float64)
+            if len(known) >= _KNOWN:
+                known.clear()
+            found = known[key] = line.time(hottest, (prompt + decode) * self._share)
         return found
 
 
