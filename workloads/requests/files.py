@@ -150,7 +150,10 @@ def _detect(file: Path) -> str:
     if not isinstance(first, dict):
         kind = type(first).__name__
         fail(file, f"got a JSON {kind}, expected objects of a trace, or the result of a benchmark")
-    return dialect_of(first) or tool_of(first) or _fail_unknown(file, first)
+    trace = dialect_of(first)
+    if trace is not None and not _first_line(file).lstrip().startswith("{"):
+        fail(file, f"is a JSON list; a trace ({trace}) is JSON lines, an object a line, as 'jq -c .[]' writes them")
+    return trace or tool_of(first) or _fail_unknown(file, first)
 
 
 def _fail_unknown(file: Path, first: Mapping[str, Any]) -> NoReturn:
@@ -161,12 +164,17 @@ def _fail_unknown(file: Path, first: Mapping[str, Any]) -> NoReturn:
     fail(file, f"its keys {keys} are of no known format ({traces}; or a result of {', '.join(TOOLS.values())})")
 
 
-def _first_object(file: Path) -> Any:
-    """Read the first line of JSON lines, else the whole document."""
+def _first_line(file: Path) -> str:
+    """Read the first line that is not blank, or its beginning."""
     with file.open(encoding="utf-8-sig", errors="replace") as opened:
-        line = ""
         while (line := opened.readline(_MOST_FIRST)) and line.isspace():
             pass
+    return line
+
+
+def _first_object(file: Path) -> Any:
+    """Read the first line of JSON lines, else the whole document."""
+    line = _first_line(file)
     if line.endswith(("}", "}\n")) and len(line) < _MOST_FIRST:
         return parse_json(line, f"{shown_path(file)}: row 1", TraceFormatError)
     found = documents(file)

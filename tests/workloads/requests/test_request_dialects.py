@@ -201,6 +201,11 @@ def test_malformed_rows_are_named_in_short(tmp_path, row, expected):
     [
         (b'{"a": 1}\n', "its keys 'a' are of no known format"),
         (b"[]\n", "got a JSON list"),
+        (
+            b'[{"timestamp": 0, "input_length": 3, "output_length": 4}]',
+            "is a JSON list; a trace (mooncake) is JSON lines",
+        ),
+        (b'[\n {"arrival_s": 0, "input_tokens": 3, "output_tokens": 4}\n]', "is a JSON list; a trace (moesim)"),
         (b"[" * 100_000, "nested too deeply"),
         (b'{"experiments": []}\n', "use profile_export_genai_perf.json"),
         (b"\xff\xfe", "JSON"),
