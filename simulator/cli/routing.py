@@ -146,6 +146,8 @@ def generate(
             raise typer.BadParameter("--router-set needs a --router")
         if from_ is not None:
             model = read_routing_fit(_path(from_))
+            wide = (layers or len(model.probability), experts or model.probability.shape[1], top_k or model.top_k)
+            _require_room(tokens, *wide)
             with progress_bar("generating", enabled=not as_json) as progress:
                 made = generate_fitted(
                     model,
@@ -163,12 +165,25 @@ def generate(
                 raise typer.BadParameter("a kind needs --layers, --experts and --top-k")
             if router is not None:
                 raise typer.BadParameter("--router works on the logits of a fit; give --from")
+            _require_room(tokens, layers, experts, top_k)
             sizes = {"tokens": tokens, "layers": layers, "num_experts": experts, "top_k": top_k}
             made = generate_routing(str(kind), seed=seed, **sizes, **parameters(parameter))
         if capacity_factor is not None:
             made = drop_trace(made, capacity_factor, batch)
         write_recording(made, out)
         _report_written(made, out, as_json=as_json)
+
+
+def _require_room(tokens: int, layers: int, experts: int, top_k: int) -> None:
+    """Refuse a trace, or its experts, that no memory holds, before anything is drawn."""
+    from workloads.memory import require_memory
+    from workloads.parameters import count
+    from workloads.routing.trace import MOST_EXPERTS
+
+    count("--experts", experts, most=MOST_EXPERTS)
+    # A slot is drawn from floats and kept in a byte or two; an expert has a chance in every layer.
+    require_memory("--tokens", tokens * layers * top_k, 16.0)
+    require_memory("--layers", layers * experts, 64.0)
 
 
 @routing.command()
