@@ -77,6 +77,8 @@ bench-peers: $(STAMP)
 	$(BIN)/python -m benchmarks.peers
 
 compiled: $(STAMP)
+	@command -v "$${CC:-cc}" > /dev/null || \
+	  { echo "compiling needs a C compiler and the headers of Python; on Debian: apt-get install gcc python3-dev" >&2; exit 1; }
 	$(BIN)/python hatch_build.py
 
 plain:
