@@ -5,7 +5,7 @@
 #   make bench    measure the simulator itself; writes benchmarks/results.json and history.jsonl
 #   make bench-peers  ask other simulators the same, installed apart into .venv-peers, and time them
 #   make docs     build the documentation into site/
-#   make compiled compile the engine, which then is up to twice as quick; needs a C compiler. `make plain` undoes it
+#   make compiled compile the engine, which then is up to 1.5 times as quick; needs a C compiler. `make plain` undoes it
 #   make lock     renew uv.lock after a change of pyproject.toml
 
 PYTHON ?= python3
