@@ -10,7 +10,7 @@ BASE = Scenario.from_mapping(
         "model": {"name": "deepseek-v3"},
         "hardware": {"device": "h200-sxm", "cluster": "hgx-h200-ib"},
         "stack": {"name": "sglang"},
-        "requests": {"kind": "closed_loop"},
+        "requests": {"kind": "closed_loop", "lengths": {"kind": "uniform", "range_ratio": 0.5}},
         "routing": {"tokens": 1024},
     }
 )
@@ -53,4 +53,5 @@ if sys.argv[1:]:
     figure = px.line(table, x="speed", y="throughput", color="split", facet_col="kind", labels=named, **look)
     figure.update_yaxes(matches=None, rangemode="tozero", showticklabels=True)
     figure.update_xaxes(rangemode="tozero", showticklabels=True)
+    figure.for_each_annotation(lambda title: title.update(text=title.text.removeprefix("requests=")))
     figure.write_html(sys.argv[1])
