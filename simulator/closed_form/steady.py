@@ -226,7 +226,8 @@ def _all_sustained(sites: Sequence[tuple[Deployment, Load]], *, closed: bool) ->
     deployment, each = sites[-1][0], [load for _, load in sites]
     frontend, limits, loads = deployment.stack.number("frontend"), deployment.limits, Loads.of(each)
     timer = ManyTimer(deployment, [own.limits for own, _ in sites], each)
-    most = np.array([_most_running(own.limits, load) for own, load in sites])
+    # As floats: where requests bound all of them, they are whole numbers, and a batch that sustains itself is not.
+    most = np.array([_most_running(own.limits, load) for own, load in sites], dtype=np.float64)
     running = np.minimum(loads.concurrency, most) if closed else most.copy()
     sustained, before, tried = np.zeros(len(sites)), np.full((2, len(sites)), _NAN), np.arange(len(sites))
     for _ in range(_ROUNDS):

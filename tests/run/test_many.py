@@ -200,3 +200,23 @@ def test_loads_from_idle_to_too_many_are_solved_together_as_alone(place: dict[st
         assert isinstance(expected, Estimate)
         assert_same(asdict(outcome.estimate.summary), asdict(expected.summary), "summary")
         assert_same(dict(outcome.estimate.breakdown), dict(expected.breakdown), "breakdown")
+
+
+def test_open_loops_that_are_bound_by_running_requests_and_not_by_memory_are_solved_together_as_alone() -> None:
+    asked = [
+        Scenario.from_mapping(
+            {
+                **DENSE,
+                "stack": {"max_running": 64},
+                "requests": OPEN
+                | {"rate": rate, "lengths": {"kind": "lognormal", "input": 60, "output": 90, "cv": 0.8}},
+            }
+        )
+        for rate in (3.0, 15.0, 40.0, 4000.0)
+    ]
+    for outcome in estimate_many(asked):
+        expected = alone(outcome.scenario)
+        assert outcome.estimate is not None
+        assert isinstance(expected, Estimate)
+        assert_same(asdict(outcome.estimate.summary), asdict(expected.summary), "summary")
+        assert_same(dict(outcome.estimate.breakdown), dict(expected.breakdown), "breakdown")
