@@ -68,6 +68,8 @@ class MeanTimer:
         self._timer = deployment.timer()
         self._host = self._timer.host
         self._attention = AttentionTimes(deployment.tables, self._pp)
+        # Rounds repeat their prompt chunks: by rows, sequences and prefix.
+        self._chunks: dict[tuple[float, float, float], tuple[float, float]] = {}
         self._share = self._routing.mean_load if self._routing is not None else 0.0
         # Where tokens change nothing, all windows are the same.
         self._alike = self._routing is None or self._routing.alike
@@ -143,7 +145,7 @@ class MeanTimer:
         if work.decode_rows:
             mean.attention = self._attention.decode(work.decode_rows, work.decode_context)
         if work.prompt_total:
-            prompts, mean.prompt_projections = self._attention.prompts(
+            prompts, mean.prompt_projections = self._prompts(
                 work.prompt_rows, work.prompt_sequences, work.prompt_prefix
             )
             mean.attention += prompts
@@ -168,6 +170,15 @@ class MeanTimer:
         mean.duration, mean.gap = duration / count, mean.gap / count
         mean.experts, mean.imbalance_wait, mean.imbalance = experts / count, wait / count, uneven / count
         return mean
+
+    def _prompts(self, rows: float, sequences: float, prefix: float) -> tuple[float, float]:
+        """Attention and projections of prompt chunks [s]."""
+        known = self._chunks.get((rows, sequences, prefix))
+        if known is None:
+            if len(self._chunks) >= _KNOWN:
+                self._chunks.clear()
+            known = self._chunks[rows, sequences, prefix] = self._attention.prompts(rows, sequences, prefix)
+        return known
 
     def _experts(
         self, routing: RoutingReplay, at: tuple[int, int], prompt: int, decode: int

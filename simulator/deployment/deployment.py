@@ -418,8 +418,11 @@ def _replayed(scenario: Scenario, laid: Layout, lanes: int) -> RoutingReplay:
     if choice.replica_routing not in ORDER_FREE:
         key = digest(name, lanes)
         return _while_used(key, lambda: kept_replay(key, first))
-    of_any_order = _while_used(name, lambda: kept_replay(name, first))
-    return _while_used(digest(name, lanes), lambda: reordered(of_any_order, trace(), lanes))
+
+    def in_order() -> RoutingReplay:
+        return reordered(_while_used(name, lambda: kept_replay(name, first)), trace(), lanes)
+
+    return _while_used(digest(name, lanes), in_order)
 
 
 def _while_used(key: str, make: Callable[[], RoutingReplay]) -> RoutingReplay:

@@ -49,6 +49,10 @@ _CHECKED = 12
 _ALIGNMENT = 64
 _ROOTS = ("hardware_profiles", "workloads", "simulator")
 _STARTED = time.time()
+#: Share of all that is kept which is written before a folder is listed again, for other processes write there too [1].
+_UNLISTED = 1 / 16
+#: By folder and size: what may be written there before it is listed again [bytes].
+_ROOM: dict[tuple[Path, int], float] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,15 +170,25 @@ class DiskStore:
         return [path for path, state in self._files() if path.suffix == _PARTIAL and state.st_mtime < before]
 
     def _make_room(self, size: int) -> None:
+        here = self.folder, self.most_bytes
+        room = _ROOM.get(here, 0.0) - size
+        if room < 0.0:
+            held = self._make_listed_room(size)
+            room = min(self.most_bytes - held - size, _UNLISTED * self.most_bytes)
+        _ROOM[here] = room
+
+    def _make_listed_room(self, size: int) -> int:
+        """Remove what has no room beside so many bytes, and return the size of the rest [bytes]."""
         for path in self._partial(time.time() - _ABANDONED):
             path.unlink(missing_ok=True)
         entries = self.entries()
         held = sum(entry.bytes for entry in entries)
         for entry in entries:
             if held + size <= self.most_bytes:
-                return
+                break
             entry.path.unlink(missing_ok=True)
             held -= entry.bytes
+        return held
 
     def _write(self, target: Path, parts: list[bytes | memoryview]) -> None:
         # Not synchronised: what a crash leaves of it is found damaged, and made anew.

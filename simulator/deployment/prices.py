@@ -12,7 +12,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, Generic, Literal, Protocol, TypeVar, cast
 
 from hardware_profiles.files import Stamp, note, noted, unchanged
 
@@ -69,15 +69,6 @@ class Sized(Protocol):
     @property
     def nbytes(self) -> int:
         """Its size [bytes]."""
-
-
-@runtime_checkable
-class Large(Protocol):
-    """A value that says how large it is."""
-
-    @property
-    def parts(self) -> Sequence[Sized]:
-        """What it holds that is large."""
 
 
 class Prices:
@@ -164,8 +155,8 @@ def _held(places: Iterable[_Place]) -> int:
     """Size of values that say it; what several share counts once [bytes]."""
     parts: dict[int, int] = {}
     for place in places:
-        if isinstance(place.value, Large):
-            parts.update({id(part): part.nbytes for part in place.value.parts})
+        held: Sequence[Sized] = getattr(place.value, "parts", ())
+        parts.update({id(part): part.nbytes for part in held})
     return sum(parts.values())
 
 

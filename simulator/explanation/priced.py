@@ -199,16 +199,19 @@ def _judge(deployment: Deployment, batches: list[int], folder: Path | None) -> l
         if np.any(spread.extrapolated):
             family = family_of(time.table)
             out[family] = out.get(family, np.zeros(size, dtype=bool)) | spread.extrapolated
+    # Bit n says whether the step is beyond what family n was fitted to.
+    families, codes = sorted(out), np.zeros(size, dtype=np.int64)
+    for bit, family in enumerate(families):
+        codes |= out[family].astype(np.int64) << bit
+    named = {
+        code: tuple(family for bit, family in enumerate(families) if code >> bit & 1)
+        for code in np.unique(codes).tolist()
+    }
     return [
         _Judged(
             interval_logs=(logs[0][row], logs[1][row]),
             evidence={grade: part[row].tolist() for grade, part in shares.items()},
-            beyond=[
-                tuple(family for family, is_out in zip(sorted(out), flags, strict=True) if is_out)
-                for flags in np.array([out[family][row] for family in sorted(out)])
-                .reshape(len(out), size[1])
-                .T.tolist()
-            ],
+            beyond=[named[code] for code in codes[row].tolist()],
         )
         for row in range(size[0])
     ]

@@ -15,7 +15,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
-from simulator.arrays import FloatArray
+from simulator.arrays import FloatArray, last_sum
 from simulator.errors import ScenarioError
 from simulator.kernels.expert_counts import balanced_counts as balanced_counts
 from simulator.kernels.expert_counts import power_law_counts as power_law_counts
@@ -213,12 +213,13 @@ def expert_load(counts: ArrayLike, tile: ArrayLike) -> ExpertLoad:
         raise ScenarioError(f"moe: counts have shape {c.shape}; the last axis must hold at least one local expert")
     tile = np.asarray(tile, dtype=np.float64)[..., None]
     if c.dtype.kind in "iu":
-        tiles, active = np.ceil(c / tile).sum(-1), np.count_nonzero(c, axis=-1)
+        rows, tiles, active = c.sum(-1), last_sum(np.ceil(c / tile)), np.count_nonzero(c, axis=-1)
     else:
         hit = np.minimum(c, 1.0)
-        tiles, active = np.maximum(np.ceil(np.where(c < 1.0, 0.0, c) / tile), hit).sum(-1), hit.sum(-1)
+        tiles = last_sum(np.maximum(np.ceil(np.where(c < 1.0, 0.0, c) / tile), hit))
+        rows, active = last_sum(c), last_sum(hit)
     return ExpertLoad(
-        rows=c.sum(-1).astype(np.float64),
+        rows=np.asarray(rows, dtype=np.float64),
         active=np.asarray(active, dtype=np.float64),
         tiles=tiles,
         experts=np.asarray(c.shape[-1], dtype=np.float64),
@@ -472,7 +473,7 @@ def rank_times(shape: ExpertsShape, machine: Machine, kernel: MoeKernel) -> Kern
         hidden=shape.hidden,
         intermediate=shape.intermediate,
         matrices=shape.matrices,
-        presented_tokens=counts.sum(axis=-1) * needed if shape.exchanged else None,
+        presented_tokens=last_sum(counts) * needed if shape.exchanged else None,
         dtype=shape.dtype,
         silicon=machine.silicon,
         kernel=kernel,

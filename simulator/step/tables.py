@@ -16,7 +16,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.arrays import FloatArray
+from simulator.arrays import FloatArray, last_sum
 from simulator.cost.grids import LogAxis, TimeGrid
 from simulator.cost.model import CostModel, OpTime, expert_tile_changes, expert_times
 from simulator.ops import Driver, Op, StepShape, build_experts, build_ops, draft_ops
@@ -512,14 +512,14 @@ def _expert_lines(
 ) -> PricedLines:
     counts = routing.counts(order, tokens, int(np.clip(2048 // tokens, 1, 8)))
     seconds = expert_seconds(cost, model, split, counts, tokens, prompt=order == "prefill")
-    load = counts.sum(axis=-1)
+    load = last_sum(counts)
     rise = (load.max(axis=-1) - load.mean(axis=-1)).sum(axis=0)
     wait = (seconds.max(axis=-1) - seconds.mean(axis=-1)).sum(axis=0)
     slope = np.divide(wait, rise, out=np.zeros(routing.layers), where=rise > 0)
     return PricedLines(
         base=seconds.mean(axis=(0, 2)) - slope * load.mean(axis=(0, 2)),
         slope=slope,
-        touched=float((counts > 0).sum(axis=-1).mean()),
+        touched=float(np.count_nonzero(counts) / load.size),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,9 @@ from hypothesis import strategies as st
 
 from simulator.deployment import deployment as module
 from simulator.deployment.deployment import Deployment, Reach, deploy
+from simulator.deployment.prepared import kept_replay
 from simulator.deployment.prices import PRICES
+from simulator.placement.replay import RoutingReplay
 from simulator.scenario import Scenario
 from simulator.step.work import StepWork
 
@@ -104,12 +107,22 @@ def test_tables_grow_in_each_direction_and_never_shrink() -> None:
     assert longer.reach == small.reach.longer(longer.reach) == Reach(tokens=9216, sequences=1024, context=32768)
 
 
-def test_devices_share_the_replay_of_one_placement_and_it_goes_with_the_last() -> None:
+def test_devices_share_the_replay_of_one_placement_and_it_goes_with_the_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     PRICES.clear()
+    made: list[str] = []
+
+    def counted(key: str, make: Callable[[], RoutingReplay]) -> RoutingReplay:
+        made.append(key)
+        return kept_replay(key, make)
+
+    monkeypatch.setattr(module, "kept_replay", counted)
     h100 = deployed("deepseek-v2-lite", LOADS[1])
     h200 = deployed("deepseek-v2-lite", LOADS[1], hardware={"device": "h200-sxm"})
     fewer = deployed("deepseek-v2-lite", LOADS[1], parallelism={"dp": 4, "ep": 4})
     assert h100.routing is h200.routing is not fewer.routing
+    assert len(made) == 2
     kept = h100.routing
     assert kept is not None
     tokens = kept.tokens

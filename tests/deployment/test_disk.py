@@ -179,18 +179,39 @@ def test_what_was_used_longest_ago_goes_first_and_the_bound_holds(store: DiskSto
     assert sum(entry.bytes for entry in store.entries()) <= store.most_bytes
 
 
+def test_many_small_files_do_not_have_the_folder_listed_for_each(
+    store: DiskStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed: list[DiskStore] = []
+    entries = DiskStore.entries
+
+    def counted(self: DiskStore) -> list[Entry]:
+        listed.append(self)
+        return entries(self)
+
+    monkeypatch.setattr(DiskStore, "entries", counted)
+    for index in range(200):
+        store.save("routing", f"{index:016x}", {"a": np.zeros(100)})
+    assert len(listed) <= 8
+    assert len(entries(store)) == 200
+
+
 def test_what_is_larger_than_the_bound_is_not_kept_and_drives_nothing_out(store: DiskStore) -> None:
     store.save("routing", "0" * 16, ARRAYS)
     store.save("routing", "1" * 16, {"a": np.zeros(10**6)})
     assert [entry.path.name[8:24] for entry in store.entries()] == ["0" * 16]
 
 
-def test_what_a_killed_process_left_is_removed_after_a_while(store: DiskStore) -> None:
+def test_what_a_killed_process_left_is_removed_by_another_after_a_while(
+    store: DiskStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store.save("routing", "0" * 16, ARRAYS)
     for name, age in (("old.partial", 0.0), ("new.partial", None)):
         (store.folder / name).write_bytes(b"half")
         if age is not None:
             os.utime(store.folder / name, (age, age))
+    # Another process has not listed the folder yet.
+    monkeypatch.setattr(disk, "_ROOM", {})
     store.save("routing", "1" * 16, ARRAYS)
     assert {path.suffix for path in store.folder.iterdir()} == {".arrays", ".partial"}
     assert not (store.folder / "old.partial").exists()
