@@ -99,7 +99,7 @@ def choose_engine(folder: Path = FOLDER) -> None:
     if os.environ.get("MOESIM_ENGINE") == "plain":
         return
     try:
-        compiled = stamp_file(folder).read_text(encoding="ascii")
+        compiled = stamp_file(folder).read_text(encoding="ascii", errors="replace")
     except OSError:
         return
     if compiled != stamps(MODULES):

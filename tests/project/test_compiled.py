@@ -120,6 +120,13 @@ def test_what_was_compiled_from_another_source_is_not_run(folder: Path, capsys: 
         assert told.count("\n") == 1
 
 
+def test_damaged_stamps_are_those_of_another_source(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stamp_file(folder).write_bytes(b"\xff\x00" + stamps(MODULES).encode())
+    choose_engine(folder)
+    assert engine() == "plain"
+    assert "has changed since it was compiled" in capsys.readouterr().err
+
+
 def test_what_was_compiled_from_this_source_is_found_first(folder: Path) -> None:
     stamp_file(folder).write_text(stamps(MODULES), encoding="ascii")
     choose_engine(folder)
