@@ -11,7 +11,13 @@ import pytest
 ROOT = Path(__file__).parents[2]
 #: Libraries that take a tenth of a second or more to load, and rooms that belong to other questions.
 HEAVY = {"pandas", "pyarrow", "simpy", "plotly", "scipy", "networkx", "streamlit", "torch"}
-OTHERS = {"simulator.serving.engine", "simulator.elastic.fleet", "simulator.explanation.explanation", "validation"}
+OTHERS = {
+    "simulator.serving.engine",
+    "simulator.elastic.fleet",
+    "simulator.explanation.explanation",
+    "validation",
+    "workloads.models.hf.config",
+}
 
 
 def loaded(*words: str) -> set[str]:

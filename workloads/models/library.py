@@ -15,7 +15,6 @@ from hardware_profiles.files import stamp
 from workloads.errors import ModelError
 from workloads.models.checks import check, checked
 from workloads.models.file import read_toml, save_model, spec_from_table
-from workloads.models.hf.config import from_hf_config
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,10 +56,12 @@ def load_model(name: str | Path, folder: str | Path | None = None) -> ModelSpec:
     """
     path = Path(name)
     stamp(path / "config.json")
-    if is_file(path / "config.json"):
-        return from_hf_config(path / "config.json")
-    if path.suffix == ".json":
-        return from_hf_config(path)
+    config = path / "config.json" if is_file(path / "config.json") else path
+    if config.suffix == ".json":
+        # Not imported above: most models are named, and their files say all themselves.
+        from workloads.models.hf.config import from_hf_config
+
+        return from_hf_config(config)
     if path.suffix == ".toml":
         return _load_file(path, (path.parent, _BUILT_IN))
     wanted = _normal(str(name))
