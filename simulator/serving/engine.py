@@ -22,9 +22,10 @@ from simulator.serving.recorder import ColumnRecorder, RequestRecorder
 from simulator.serving.request_experts import RequestExperts
 from simulator.serving.server import Control, Server, Store
 from simulator.serving.state import Role, RunState, request_state
-from simulator.serving.step_log import StepLog
+from simulator.serving.step_log import FRONTEND, StepLog
 from simulator.step.columns import STEP_COLUMNS
 from simulator.step.timer import StepTimer, TableTimer
+from simulator.step.work import StepWork
 from workloads.requests.trace import RequestTrace
 
 #: Called with the share of requests that are done, in [0, 1].
@@ -110,7 +111,6 @@ def run_engine(
     progress : callable, optional
         Told the share of requests that are done.
     """
-    env = Clock()
     store = None
     if caching is not None and caching.store_tokens:
         store = Store(
@@ -119,31 +119,50 @@ def run_engine(
             tokens=caching.store_tokens,
             per_token=caching.fetch_per_token,
         )
-    outside = bool(frontend or link or store or controls)
-    afterwards = None if outside else _timed_afterwards(trace, pools)
-    run_state = RunState(
-        state=request_state(trace, answer_steps),
-        records=RequestRecorder(len(trace)),
-        steps=ColumnRecorder(STEP_COLUMNS),
-        gaps=ColumnRecorder(("gap_s", "tokens", "at_s")),
-        blocks=caching.blocks if caching else None,
-        block_tokens=caching.block_tokens if caching else 0,
-        store=store.blocks if store else None,
-        store_tokens=store.tokens if store else 0.0,
-        experts=pools[0].experts,
-        log=StepLog(pools[0].limits) if afterwards is not None else None,
-    )
-    server = Server(
-        env,
-        trace,
-        run_state,
-        balancer(balance, seed),
-        balancer("least_loaded", seed),
-        frontend=frontend,
-        link=link,
-        store=store,
-        progress=progress,
-    )
+
+    def play(log: StepLog | None) -> tuple[RunState, float, int]:
+        run_state = RunState(
+            state=request_state(trace, answer_steps),
+            records=RequestRecorder(len(trace)),
+            steps=ColumnRecorder(STEP_COLUMNS),
+            gaps=ColumnRecorder(("gap_s", "tokens", "at_s")),
+            blocks=caching.blocks if caching else None,
+            block_tokens=caching.block_tokens if caching else 0,
+            store=store.blocks if store else None,
+            store_tokens=store.tokens if store else 0.0,
+            experts=pools[0].experts,
+            log=log,
+        )
+        server = Server(
+            Clock(),
+            trace,
+            run_state,
+            balancer(balance, seed),
+            balancer("least_loaded", seed),
+            frontend=frontend if log is None else FRONTEND * (frontend > 0.0),
+            link=link,
+            store=store,
+            progress=progress,
+        )
+        end = _played(server, pools, controls)
+        return run_state, end, len(trace) - server.finished
+
+    timer = None if link or store or controls else _timed_afterwards(trace, pools, frontend)
+    if timer is not None:
+        log = StepLog(pools[0].limits)
+        run_state, end, left = play(log)
+        timed = log.timed(timer, run_state.records, run_state.gaps.arrays(), end, frontend)
+        if timed is not None:
+            steps, gaps, end = timed
+            return _answered(EngineRun(requests=run_state.records, steps=steps, gaps=gaps, end=end), left)
+    run_state, end, left = play(None)
+    steps, gaps = run_state.steps.arrays(), run_state.gaps.arrays()
+    return _answered(EngineRun(requests=run_state.records, steps=steps, gaps=gaps, end=end), left)
+
+
+def _played(server: Server, pools: Sequence[Pool], controls: Sequence[Control]) -> float:
+    """Let a server answer its requests on instances; return when the last event is [s]."""
+    env = server.env
     for pool in pools:
         for timer in pool.timers:
             server.add(timer, pool.limits, pool.role, pool.probe)
@@ -151,29 +170,39 @@ def run_engine(
     for control in controls:
         env.process(control(server))
     with _no_collector():
-        answered = env.reach(server.done)
-    steps, gaps, end = run_state.steps.arrays(), run_state.gaps.arrays(), env.now
-    if run_state.log is not None and afterwards is not None:
-        steps, gaps, end = run_state.log.timed(afterwards, run_state.records, gaps, end)
-    if not answered:
-        left = len(trace) - server.finished
+        env.reach(server.done)
+    return env.now
+
+
+def _answered(run: EngineRun, left: int) -> EngineRun:
+    """Return a run unless it has left requests without an answer."""
+    if left:
         raise InfeasibleScenario(
-            f"{left} of {len(trace)} requests are never answered: from {end:.1f} s on no instance takes "
-            "them; let one that failed start anew (faults.restart), or add instances"
+            f"{left} of {len(run.requests.finish)} requests are never answered: from {run.end:.1f} s on no instance "
+            "takes them; let one that failed start anew (faults.restart), or add instances"
         )
-    return EngineRun(requests=run_state.records, steps=steps, gaps=gaps, end=end)
+    return run
 
 
-def _timed_afterwards(trace: RequestTrace, pools: Sequence[Pool]) -> TableTimer | None:
+def _timed_afterwards(trace: RequestTrace, pools: Sequence[Pool], frontend: float) -> TableTimer | None:
     """Return the timer of the only instance of a run whose decisions need no clock; ``None`` in any other run.
 
     They need none where all requests are there from the beginning, or each comes when another ends; where nobody
-    watches or knows experts from step to step; and where the timer can time many steps at once.
+    watches or knows experts from step to step; and where the timer can time many steps at once. The frontend has to be
+    quicker than a step of a full batch; whether it is in every step shows when they are timed.
     """
     pool, timer = pools[0], pools[0].timers[0]
     waits = trace.concurrency is None and trace.arrival.max() > 0.0
     alone = len(pools) == len(pool.timers) == 1 and pool.probe is None and pool.experts is None
-    return timer if alone and not waits and isinstance(timer, TableTimer) and timer.takes_series else None
+    if not alone or waits or not isinstance(timer, TableTimer) or not timer.takes_series:
+        return None
+    if not frontend or trace.concurrency is None:
+        return timer
+    limits, places = pool.limits, timer.places
+    running = min(trace.concurrency, len(trace), limits.dp * limits.max_running)
+    full = timer.time(StepWork.decode(running, 0.0, dp=limits.dp, query_tokens=limits.query_tokens)).duration
+    timer.go_to(places)
+    return timer if frontend < full else None
 
 
 @contextmanager

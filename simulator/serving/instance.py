@@ -322,9 +322,9 @@ class Instance:
         if self._log is None:
             duration = self._times.one(self.timer, plan, now, self.waiting, slow=self.slow, stall=self._stall)
         else:
-            steps = self._steps_alike(plan)
-            duration = float(steps)
-            self._log.add(self._batch, plan, steps, self.waiting, self._stall)
+            # A request that comes in changes what is done from the end of the step on during which it comes.
+            duration = float(steps := int(min(self._steps_alike(plan), self.env.due - now + 1.0)))
+            self._log.add(self._batch, plan, steps, now, self.waiting, self._stall)
         self._stall = 0.0
         return duration
 

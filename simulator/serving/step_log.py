@@ -3,11 +3,15 @@
 In a closed loop on one instance nothing from outside comes in between: what a step holds follows from the steps before
 it, and not from when they end. Such a run is played on a clock that counts steps. Steps in a row in which nobody comes
 or goes are logged as one; how long all of them take is looked up at the end, and the records then get their times.
+
+A frontend that is quicker than any step lets a request in during the step that begins as it comes, so that it is half
+a step away on such a clock. Whether it was as quick shows at the end.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,10 +24,14 @@ from simulator.serving.step_rows import add_prompts
 from simulator.step.timer import TableTimer
 from simulator.step.work import StepSeries, StepWork
 
-#: What is logged of steps in a row that do the same: how many there are; at the first of them the decode steps so far,
-#: the tokens that all who run would have held before any; how many run and whether they decode; prompts; and the rest.
+#: On a clock that counts steps, the time from a request's arrival until the scheduler sees it [1].
+FRONTEND = 0.5
+#: What is logged of steps in a row that do the same: how many there are, and the count at which they begin; at the
+#: first of them the decode steps so far, the tokens that all who run would have held before any; how many run and
+#: whether they decode; prompts; and the rest.
 _SPAN = (
     "steps",
+    "begin",
     "index",
     "origin",
     "running",
@@ -65,7 +73,7 @@ class StepLog:
         self._work = StepWork(query_tokens=limits.query_tokens)
         self.moves = ColumnRecorder(("index", "rank", "origin", "rows")) if limits.dp > 1 else None
 
-    def add(self, batch: Batch, plan: StepPlan, steps: int, queue_length: int, stall: float) -> None:
+    def add(self, batch: Batch, plan: StepPlan, steps: int, begin: float, queue_length: int, stall: float) -> None:
         """Log steps that do the same.
 
         Parameters
@@ -76,6 +84,8 @@ class StepLog:
             What they hold.
         steps : int
             How many, one where they hold prompts [1].
+        begin : float
+            The count at which they begin [1].
         queue_length : int
             Requests that wait [1].
         stall : float
@@ -93,12 +103,12 @@ class StepLog:
             rows = work.rows
         else:
             prompts, rows = (0, 0, 0.0, 0), most * work.query_tokens
-        begun = steps, batch.index, batch.origin, batch.running, plan.decodes, rows
+        begun = steps, begin, batch.index, batch.origin, batch.running, plan.decodes, rows
         self._spans.add((*begun, *prompts, stall, queue_length, batch.prompts, batch.held))
 
     def timed(
-        self, timer: TableTimer, requests: RequestRecorder, gaps: dict[str, FloatArray], end: float
-    ) -> tuple[dict[str, FloatArray], dict[str, FloatArray], float]:
+        self, timer: TableTimer, requests: RequestRecorder, gaps: dict[str, FloatArray], end: float, frontend: float
+    ) -> tuple[dict[str, FloatArray], dict[str, FloatArray], float] | None:
         """Time all steps, and put times where steps were counted.
 
         Parameters
@@ -110,7 +120,9 @@ class StepLog:
         gaps : dict of array
             Gaps between tokens, those within steps in a row left out but for the first.
         end : float
-            The step at which the run ends [1].
+            The count at which the run ends [1].
+        frontend : float
+            What ``FRONTEND`` stands for [s].
 
         Returns
         -------
@@ -120,23 +132,32 @@ class StepLog:
             All of them, in the order of their time.
         end : float
             When the run ends [s].
+
+        ``None``, and neither times nor the timer have changed, where a request comes at the beginning of a step that
+        the frontend outlasts.
         """
         spans = self._spans.arrays()
         count = spans["steps"].astype(np.int64)
+        places = timer.places
         span = np.repeat(np.arange(len(count)), count)
         first = np.cumsum(count) - count
         steps = self._steps({name: values[span] for name, values in spans.items()}, first[span], timer)
         stalled = np.flatnonzero(spans["stall"])
         for name in ("duration_s", "gap"):
             steps[name][first[stalled]] += spans["stall"][stalled]
-        times = np.concatenate(([0.0], np.cumsum(steps["duration_s"])))
-        steps["start_s"] = times[:-1]
+        begin = spans["begin"][span] + np.arange(len(span)) - first[span]
+        line = _TimeLine.of(begin, steps["duration_s"], frontend)
+        if not line.lets_in(column(requests.arrival), frontend):
+            timer.go_to(places)
+            return None
+        steps["start_s"] = line.times[1::2]
         for values in (requests.arrival, requests.admitted, requests.first_token, requests.finish):
             counted = column(values)
             known = np.flatnonzero(~np.isnan(counted))
-            counted[known] = times[counted[known].astype(np.int64)]
+            counted[known] = line.at(counted[known])
         later = np.flatnonzero(np.arange(len(span)) > first[span])
-        return steps, _gaps(gaps, steps, later, times), float(times[int(end)])
+        gaps = _gaps(gaps, begin[later], steps["running"][later], line)
+        return steps, gaps, float(line.at(np.array([end]))[0])
 
     def _steps(self, spans: dict[str, FloatArray], first: IntArray, timer: TableTimer) -> dict[str, FloatArray]:
         """Describe and time every step; arrays of shape (steps,), those of the spans repeated for each of its steps."""
@@ -223,16 +244,60 @@ class StepLog:
         return found[0], found[1]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _TimeLine:
+    """When what is.
+
+    ``counts`` are those at the beginning of the run, and at the beginning and the end of every step; ``times`` are
+    their times [s]; both of shape (1 + 2 steps,).
+    """
+
+    counts: FloatArray
+    times: FloatArray
+
+    @classmethod
+    def of(cls, begin: FloatArray, duration: FloatArray, frontend: float) -> _TimeLine:
+        """Lay steps out which begin at such counts: one after the other, or once a request has passed the frontend."""
+        counts, passed = np.zeros(1 + 2 * len(begin)), np.zeros(1 + 2 * len(begin))
+        counts[1::2], counts[2::2] = begin, begin + 1.0
+        passed[1::2], passed[2::2] = np.where(counts[1::2] > counts[:-1:2], frontend, 0.0), duration
+        return cls(counts=counts, times=np.cumsum(passed))
+
+    def at(self, counts: FloatArray) -> FloatArray:
+        """Return the times of beginnings and ends [s]."""
+        return np.asarray(self.times[self.counts.searchsorted(counts, side="right") - 1])
+
+    def lets_in(self, arrival: FloatArray, frontend: float) -> bool:
+        """Whether the frontend lets those in who come at such counts, before the step ends that begins as they come."""
+        begin, place = self.counts[1::2], self.counts[1::2].searchsorted(arrival)
+        during = place[begin[np.minimum(place, len(begin) - 1)] == arrival]
+        return not frontend or bool((self.times[1::2][during] + frontend < self.times[2::2][during]).all())
+
+
 def _gaps(
-    gaps: dict[str, FloatArray], steps: dict[str, FloatArray], later: IntArray, times: FloatArray
+    gaps: dict[str, FloatArray], begin: FloatArray, running: FloatArray, line: _TimeLine
 ) -> dict[str, FloatArray]:
-    """Give gaps their times, and add those of all but the first of steps in a row; shape (gaps,)."""
-    at = gaps["at_s"].astype(np.int64)
-    since = np.concatenate((at - gaps["gap_s"].astype(np.int64), later))
-    tokens, at = np.concatenate((gaps["tokens"], steps["running"][later])), np.concatenate((at, later + 1))
+    """Give gaps their times, and add those of steps which so many run in and which follow others in a row.
+
+    Parameters
+    ----------
+    gaps : dict of array
+        Those that were recorded.
+    begin, running : array
+        At which counts these steps begin, and who runs in them [1].
+    line : _TimeLine
+        When counts are.
+
+    Returns
+    -------
+    dict of array, shape (gaps,)
+    """
+    at = gaps["at_s"]
+    since = np.concatenate((at - gaps["gap_s"], begin))
+    tokens, at = np.concatenate((gaps["tokens"], running)), np.concatenate((at, begin + 1.0))
     order = np.argsort(at, kind="stable")
-    ends = times[at[order]]
-    return {"gap_s": ends - times[since[order]], "tokens": tokens[order], "at_s": ends}
+    ends = line.at(at[order])
+    return {"gap_s": ends - line.at(since[order]), "tokens": tokens[order], "at_s": ends}
 
 
 def _parts(total: int, size: int) -> Iterator[slice]:

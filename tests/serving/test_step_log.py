@@ -16,8 +16,10 @@ from simulator.serving.clock import Clock
 from simulator.serving.engine import EngineRun, Pool, PrefixCaching, run_engine
 from simulator.serving.instance import Instance
 from simulator.serving.recorder import column
+from simulator.serving.step_log import StepLog
 from simulator.step.columns import STEP_COLUMNS
 from simulator.step.speculation import answer_steps
+from simulator.step.work import StepWork
 from workloads.requests.trace import RequestTrace
 
 ONE_RANK: dict[str, Any] = {
@@ -76,6 +78,15 @@ def play(scenario: Scenario, trace: RequestTrace, *, watched: bool, **options: A
     return run_engine(trace, [pool], answer_steps=steps, **options)
 
 
+def full_step(scenario: Scenario, trace: RequestTrace) -> float:
+    """Duration of a decode step of all that run at once, before they hold any context [s]."""
+    deployment = deploy(scenario, trace)
+    limits = deployment.limits
+    running = min(scenario.requests.concurrency or 0, limits.dp * limits.max_running)
+    work = StepWork.decode(running, 0.0, dp=limits.dp, query_tokens=limits.query_tokens)
+    return deployment.timer().time(work).duration
+
+
 def assert_agree(quick: EngineRun, slow: EngineRun) -> None:
     assert tuple(quick.steps) == tuple(slow.steps) == STEP_COLUMNS
     for name, values in slow.steps.items():
@@ -96,6 +107,57 @@ def test_a_run_timed_afterwards_is_the_run_timed_as_it_goes(name: str) -> None:
     slow = play(scenario, trace, watched=True)
     assert (sum(slow.requests.preemptions) > 0) == (name in ("preemption", "swapping"))
     assert_agree(play(scenario, trace, watched=False), slow)
+
+
+#: Shares of the time of a full step without context that the frontend takes.
+FRONTENDS = {"quick": 0.1, "nearly a step": 0.97, "slow": 1.2}
+
+
+@pytest.mark.parametrize("share", FRONTENDS.values(), ids=FRONTENDS)
+@pytest.mark.parametrize("name", CASES)
+def test_so_is_one_behind_a_frontend(name: str, share: float) -> None:
+    mapping, changes = CASES[name]
+    scenario = Scenario.from_mapping(mapping).override(*changes)
+    trace = scenario_requests(scenario.requests, scenario.seed)
+    frontend = share * full_step(scenario, trace)
+    slow = play(scenario, trace, watched=True, frontend=frontend)
+    assert_agree(play(scenario, trace, watched=False, frontend=frontend), slow)
+
+
+@pytest.mark.parametrize(
+    "changes", [("requests.concurrency=1",), ("requests.lengths={kind='fixed', input=16, output=60}",)]
+)
+def test_so_is_one_that_idles_until_the_frontend_lets_somebody_in(changes: tuple[str, ...]) -> None:
+    scenario = Scenario.from_mapping(ONE_RANK).override("requests.count=80", *changes)
+    trace = scenario_requests(scenario.requests, scenario.seed)
+    slow = play(scenario, trace, watched=True, frontend=0.0005)
+    begin, end = slow.steps["start_s"], slow.steps["start_s"] + slow.steps["duration_s"]
+    assert begin[0] == 0.0005
+    assert (begin[1:] - end[:-1]).max() == pytest.approx(0.0005)
+    assert_agree(play(scenario, trace, watched=False, frontend=0.0005), slow)
+
+
+@pytest.mark.parametrize(("share", "kept"), [(0.3, [True]), (0.97, [False]), (1.2, [])])
+def test_a_run_with_steps_that_the_frontend_outlasts_is_played_again(
+    share: float, kept: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenario = Scenario.from_mapping(ONE_RANK).override("requests.count=120")
+    trace = scenario_requests(scenario.requests, scenario.seed)
+    # One answer is longer: while the others come in anew, it is alone in short steps.
+    lengths = {"input_tokens": np.full(120, 64), "output_tokens": np.where(np.arange(120) == 0, 90, 20)}
+    trace, found, timed = replace(trace, **lengths), list[bool](), StepLog.timed
+    frontend = share * full_step(scenario, trace)
+    slow = play(scenario, trace, watched=True, frontend=frontend)
+
+    def noted(*given: Any) -> Any:
+        answer = timed(*given)
+        found.append(answer is not None)
+        return answer
+
+    monkeypatch.setattr(StepLog, "timed", noted)
+    assert_agree(play(scenario, trace, watched=False, frontend=frontend), slow)
+    # A frontend slower than a full step is not tried; compiled code does not call what is put in its place.
+    assert found == kept or engine() == "compiled"
 
 
 def test_so_is_a_batch_that_is_there_from_the_beginning() -> None:
