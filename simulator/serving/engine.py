@@ -189,7 +189,8 @@ def _timed_afterwards(trace: RequestTrace, pools: Sequence[Pool], frontend: floa
 
     They need none where all requests are there from the beginning, or each comes when another ends; where nobody
     watches or knows experts from step to step; and where the timer can time many steps at once. The frontend has to be
-    quicker than a step of a full batch; whether it is in every step shows when they are timed.
+    quicker than a step of half a batch, which requests that keep together decode in; whether it is in every step shows
+    when they are timed.
     """
     pool, timer = pools[0], pools[0].timers[0]
     waits = trace.concurrency is None and trace.arrival.max() > 0.0
@@ -199,10 +200,11 @@ def _timed_afterwards(trace: RequestTrace, pools: Sequence[Pool], frontend: floa
     if not frontend or trace.concurrency is None:
         return timer
     limits, places = pool.limits, timer.places
-    running = min(trace.concurrency, len(trace), limits.dp * limits.max_running)
-    full = timer.time(StepWork.decode(running, 0.0, dp=limits.dp, query_tokens=limits.query_tokens)).duration
+    half = -(-min(trace.concurrency, len(trace), limits.dp * limits.max_running) // 2)
+    context = float(trace.input_tokens.mean())
+    step = timer.time(StepWork.decode(half, context, dp=limits.dp, query_tokens=limits.query_tokens))
     timer.go_to(places)
-    return timer if frontend < full else None
+    return timer if frontend < step.duration else None
 
 
 @contextmanager
