@@ -301,12 +301,16 @@ def show(
 @app.command()
 def dashboard(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 8501,
+    host: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="Name or address of this machine under which others reach it: no passwords."),
+    ] = "127.0.0.1",
 ) -> None:
-    """Serve the dashboard on this machine only, and print its address."""
+    """Serve the dashboard, on this machine only unless told a name of it, and print its address."""
     with answering():
         from simulator.cli.serve import serve_dashboard
 
-        serve_dashboard(port)
+        serve_dashboard(port, host)
 
 
 @app.command()

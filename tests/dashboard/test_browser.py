@@ -119,6 +119,22 @@ def faults(page: Page) -> dict[str, list[str]]:
     return {rule["id"]: [node["html"][:200] for node in rule["nodes"]] for rule in found}
 
 
+@pytest.mark.parametrize(
+    ("host", "origin", "status"),
+    [("", "", 101), ("", "http://localhost:1", 403), ("evil.example", "http://evil.example", 403)],
+)
+def test_a_web_socket_opens_for_a_page_of_the_server_s_own_alone(
+    host: str, origin: str, status: int, address: str
+) -> None:
+    own = address.removeprefix("http://")
+    connection = http.client.HTTPConnection(own, timeout=20)
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    named = {"Host": host or own, "Origin": origin or address, "Sec-WebSocket-Key": "MDEyMzQ1Njc4OWFiY2RlZg=="}
+    connection.request("GET", "/_stcore/stream", headers={**upgrade, **named})
+    assert connection.getresponse().status == status
+    connection.close()
+
+
 def test_a_link_opens_changes_simulates_and_reproduces(address: str, page: Page) -> None:
     page.goto(f"{address}/?preset=gpt-oss-20b-h100&requests.count=12")
     settled(page)
