@@ -183,7 +183,22 @@ def _find(kind: str, name: str, folder: Path | None, where: str = "") -> Path:
             return Path(index[name.lower()])
         names.update(index)
     place = f" in {roots[0]} and the built-in catalogue" if len(roots) > 1 else ""
-    raise ProfileError(f"{where}unknown {kind[:-1]} {name!r}{place}; {nearest(name.lower(), names)}")
+    raise ProfileError(f"{where}unknown {kind[:-1]} {name!r}{place}; {_nearest(kind, name.lower(), names)}")
+
+
+def _nearest(kind: str, name: str, names: set[str]) -> str:
+    """Phrase the profiles that ``name`` may mean: one with another number or initial is another product."""
+    number = re.search(r"\d+", name)
+    alike = [
+        other for other in names if other[:1] == name[:1] and (number is None or number[0] in re.findall(r"\d+", other))
+    ]
+    hint = nearest(name, alike) if alike else ""
+    if hint.startswith("did you mean"):
+        return hint
+    return (
+        f"none of that name ships ('moesim list {kind}' shows those that do); describe it in a file of your own "
+        "(docs/hardware-profiles.md) and name the folder with hardware.profiles"
+    )
 
 
 def _is_file(path: Path) -> bool:

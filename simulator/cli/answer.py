@@ -9,35 +9,11 @@ from typing import Any
 
 import typer
 
-from simulator.errors import InfeasibleScenario, MoesimError, ScenarioError
+from simulator.errors import InfeasibleScenario, MoesimError
 
 #: Exit code of everything that the user can mend: wrong usage, wrong input, a scenario that cannot run.
 MENDABLE = 2
 INTERRUPTED = 130
-
-
-def whole_numbers(option: str, text: str, least: int) -> list[int]:
-    """Read the numbers of an option that takes several, apart by commas; no other option takes lists otherwise.
-
-    Examples
-    --------
-    >>> whole_numbers("--ep", "4,8,16", 2)
-    [4, 8, 16]
-
-    Raises
-    ------
-    ScenarioError
-        A part is no whole number, or less than ``least``.
-    """
-    try:
-        found = [int(part) for part in text.split(",")]
-    except ValueError:
-        found = []
-    if not found or min(found) < least:
-        raise ScenarioError(
-            f"{option}: got {text!r}, expected whole numbers of at least {least}, apart by commas as in 8,16"
-        )
-    return found
 
 
 @contextmanager

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import typer
-from typer.core import TyperCommand
 
 from simulator.cli.answer import MENDABLE, answering, print_json
 from simulator.cli.cache import cache
 from simulator.cli.calibrate import calibrate
 from simulator.cli.exchange import exchange
+from simulator.cli.lists import ListCommand
 from simulator.cli.place import place
 from simulator.cli.routing import routing
 from simulator.cli.scenario_argument import (
@@ -51,30 +50,6 @@ app.add_typer(cache)
 Listed = Literal["devices", "nodes", "clusters", "models", "stacks", "presets", "keys"]
 
 
-class _Command(TyperCommand):
-    """A command whose ``--set`` takes any number of assignments."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, spread_assignments(args))
-
-
-def spread_assignments(args: list[str]) -> list[str]:
-    """Repeat ``--set`` before each assignment that follows one.
-
-    Examples
-    --------
-    >>> spread_assignments(["a.toml", "--set", "seed=1", "parallelism.tp=2", "--json"])
-    ['a.toml', '--set', 'seed=1', '--set', 'parallelism.tp=2', '--json']
-    """
-    spread: list[str] = []
-    for arg in args:
-        follows = len(spread) > 1 and spread[-2] == "--set"
-        if follows and re.match(r"[A-Za-z_][\w.]*=", arg):
-            spread.append("--set")
-        spread.append(arg)
-    return spread
-
-
 def _show_version(asked: bool) -> None:
     if asked:
         _print_version()
@@ -90,7 +65,7 @@ def _options(
     pass
 
 
-@app.command(cls=_Command)
+@app.command(cls=ListCommand)
 def simulate(
     file: File,
     overrides: Set = None,
@@ -126,7 +101,7 @@ def simulate(
         text.print(f"next: {again('explain', file, overrides, device, profiles)}", style="dim")
 
 
-@app.command(cls=_Command)
+@app.command(cls=ListCommand)
 def estimate(
     file: File, overrides: Set = None, device: Device = None, profiles: Profiles = None, as_json: Json = False
 ) -> None:
@@ -146,7 +121,7 @@ def estimate(
         text.print(f"next: {again('simulate', file, overrides, device, profiles)}", style="dim")
 
 
-@app.command(cls=_Command)
+@app.command(cls=ListCommand)
 def scale(
     file: File,
     overrides: Set = None,
@@ -165,7 +140,7 @@ def scale(
         answer_scale(scenario, compare=compare, out=out, as_json=as_json, progress=not no_progress)
 
 
-@app.command(cls=_Command)
+@app.command(cls=ListCommand)
 def explain(
     file: File,
     overrides: Set = None,
@@ -190,7 +165,7 @@ def explain(
             print_explanation(console(), answer)
 
 
-@app.command(cls=_Command)
+@app.command(cls=ListCommand)
 def timeline(
     file: File,
     overrides: Set = None,
@@ -233,7 +208,7 @@ def timeline(
             text.print(f"written to {written}\nnext: open it at https://ui.perfetto.dev", style="dim")
 
 
-@app.command(cls=_Command)
+@app.command(cls=ListCommand)
 def check(
     file: File, overrides: Set = None, device: Device = None, profiles: Profiles = None, as_json: Json = False
 ) -> None:
@@ -320,8 +295,8 @@ def version() -> None:
 
 
 app.command()(regress)
-app.command(cls=_Command)(place)
-app.command()(exchange)
+app.command(cls=ListCommand)(place)
+app.command(cls=ListCommand)(exchange)
 
 
 def _print_version() -> None:

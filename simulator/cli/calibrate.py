@@ -6,12 +6,12 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperCommand
 
 from simulator.cli.answer import answering, print_json
+from simulator.cli.lists import ListCommand
 from simulator.cli.scenario_argument import Json, Profiles, Quiet
 
 calibrate = typer.Typer(
@@ -20,40 +20,6 @@ calibrate = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-
-#: Options that take any number of words.
-_LISTS = ("--ops", "--dtypes")
-
-
-class _Command(TyperCommand):
-    """A command without arguments, whose lists take any number of words: ``--ops gemm moe``."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, spread_lists(args))
-
-
-def spread_lists(args: list[str]) -> list[str]:
-    """Repeat an option that takes a list before each further word, and take words apart at commas.
-
-    Examples
-    --------
-    >>> spread_lists(["--ops", "gemm,moe", "copy", "--size", "tiny"])
-    ['--ops', 'gemm', '--ops', 'moe', '--ops', 'copy', '--size', 'tiny']
-    """
-    spread: list[str] = []
-    option, waiting = "", False
-    for arg in args:
-        if arg.startswith("-"):
-            option, waiting = (arg, True) if arg in _LISTS else ("", False)
-        elif option:
-            for word in arg.split(","):
-                spread += [option, word]
-            waiting = False
-            continue
-        if not (option and waiting):
-            spread.append(arg)
-    return [*spread, option] if waiting else spread
-
 
 Measured = Annotated[str | None, typer.Option("--device", metavar="cuda|cpu", help="What to measure; the GPU if any.")]
 Ops = Annotated[
@@ -118,7 +84,7 @@ def calibrate_machine(
         text.print(f"next: moesim simulate FILE --device {made.device.id} --profiles {made.folder}", style="dim")
 
 
-@calibrate.command("run", cls=_Command)
+@calibrate.command("run", cls=ListCommand)
 def run_(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for one table per op and the manifest.")],
     device: Measured = None,
@@ -141,7 +107,7 @@ def run_(
         with _progress(no_progress) as progress:
             report = run_microbenchmarks(
                 device=device,
-                ops=ops or (),
+                ops=[op for words in ops or () for op in words.split(",")],
                 dtypes=dtypes or (),
                 size=size,
                 out=out,

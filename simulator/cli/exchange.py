@@ -30,7 +30,7 @@ def exchange(
     tokens: Annotated[int, typer.Option(min=1, help="Tokens at home on each rank.")] = 128,
     model: Annotated[str, typer.Option(help="Model whose MoE layer it is.")] = "deepseek-v3",
     algorithm: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Algorithm; may be repeated. All that fit where absent.")
+        list[str] | None, typer.Option(metavar="NAME,...", help="Algorithms to compare; all that fit where absent.")
     ] = None,
     fidelity: Annotated[
         str, typer.Option(metavar="closed|flow", help="Closed form alone, or also messages that share links.")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from simulator.cli.answer import answering, print_json, say, whole_numbers
+from simulator.cli.answer import answering, print_json, say
+from simulator.cli.lists import whole_numbers
 from simulator.cli.scenario_argument import Json, Profiles, Quiet, Set, load_scenario
 from simulator.errors import InfeasibleScenario, OutputError, ScenarioError, WorkloadError, nearest
 
@@ -41,13 +42,14 @@ def place(
     ] = None,
     device: Annotated[str | None, typer.Option(help="Device; the scenario's where absent.")] = None,
     ep: Annotated[
-        str | None, typer.Option(metavar="N,...", help="Expert-parallel ranks to try; the scenario's where absent.")
+        list[str] | None,
+        typer.Option(metavar="N,...", help="Expert-parallel ranks to try; the scenario's where absent."),
     ] = None,
     redundant: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="Redundant slots on each rank; the scenario's where absent.")
     ] = None,
     policies: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(metavar="NAME,...", help="Policies to compare; gains are over the first. All where absent."),
     ] = None,
     prefill: Annotated[bool, typer.Option("--prefill", help="Price prefill steps instead of decode steps.")] = False,
@@ -88,7 +90,7 @@ def place(
         if routing is not None and loads is not None:
             raise ScenarioError("place: --routing and --loads both say what to place by; give one of them")
         scenario = _scenario(file, routing, loads, model, device, overrides or [], profiles)
-        degrees = [scenario.parallelism.ep] if ep is None else whole_numbers("--ep", ep, 2)
+        degrees = whole_numbers("--ep", ep, 2) if ep else [scenario.parallelism.ep]
         wanted = [_on_ranks(scenario, ranks, redundant) for ranks in degrees]
         trace = None if loads is None else _drawn(loads, scenario, batch * max(degrees))
         studies = _studies(wanted, options, trace, shown=not no_progress and not as_json)
@@ -130,16 +132,15 @@ def _studies(
     return studies
 
 
-def _policies(text: str | None) -> tuple[str, ...]:
+def _policies(names: list[str] | None) -> tuple[str, ...]:
     from simulator.placement import POLICIES
 
-    if text is None:
+    if not names:
         return tuple(name for name in POLICIES if name != "lpt")
-    names = tuple(name.strip() for name in text.split(","))
     for name in names:
         if name not in POLICIES:
             raise ScenarioError(f"--policies: unknown policy {name!r}; {nearest(name, POLICIES)}")
-    return names
+    return tuple(names)
 
 
 def _scenario(

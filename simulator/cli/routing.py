@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from simulator.cli.answer import answering, print_json, whole_numbers
+from simulator.cli.answer import answering, print_json
+from simulator.cli.lists import ListCommand, whole_numbers
 from simulator.cli.scenario_argument import Json
 
 if TYPE_CHECKING:
@@ -29,12 +30,12 @@ Out = Annotated[Path, typer.Option("--out", metavar="FILE", help="Where to write
 Seed = Annotated[int, typer.Option(min=0, help="Seed of all random draws.")]
 
 
-@routing.command()
+@routing.command(cls=ListCommand)
 def stats(
     trace: Trace,
     experts: Experts = None,
-    ep: Annotated[str | None, typer.Option(metavar="N,...", help="Degrees of expert parallelism.")] = None,
-    batch: Annotated[str | None, typer.Option(metavar="N,...", help="Tokens of a batch.")] = None,
+    ep: Annotated[list[str] | None, typer.Option(metavar="N,...", help="Degrees of expert parallelism.")] = None,
+    batch: Annotated[list[str] | None, typer.Option(metavar="N,...", help="Tokens of a batch.")] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Sequences decoded side by side.")] = 256,
     token_ids: Annotated[
         Path | None, typer.Option(metavar="FILE", help=".npy with the vocabulary id of every token.")
@@ -56,8 +57,8 @@ def stats(
         found = read_trace(trace, experts)
         report = routing_report(
             found,
-            ranks=() if ep is None else tuple(whole_numbers("--ep", ep, 2)),
-            batches=() if batch is None else tuple(whole_numbers("--batch", batch, 1)),
+            ranks=tuple(whole_numbers("--ep", ep, 2)) if ep else (),
+            batches=tuple(whole_numbers("--batch", batch, 1)) if batch else (),
             concurrency=concurrency,
             token_ids=None if token_ids is None else read_token_ids(token_ids),
             seed=seed,
@@ -100,7 +101,7 @@ def fit(trace: Trace, out: Out, experts: Experts = None, seed: Seed = 0, as_json
         text.print(f"next: moesim routing generate --from {out} --tokens 100000 --out trace.npz", style="dim")
 
 
-@routing.command()
+@routing.command(cls=ListCommand)
 def generate(
     out: Out,
     from_: Annotated[

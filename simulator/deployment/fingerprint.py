@@ -55,8 +55,7 @@ def fingerprint(scenario: Scenario) -> str:
     fits with every byte, and so does the table of contention, which serves all scenarios. Profiles of kernels count
     with their residuals. A file is read again only if its time, size or inode have changed.
     """
-    routing, requests = scenario.routing, scenario.requests
-    files = [FILE, *(trace_path(name) for name in (routing.trace, routing.fit, requests.trace) if name)]
+    files = [FILE, *(trace_path(name) for name in _read_files(scenario))]
     said = (
         read_model(scenario.model)[1],
         read_hardware(scenario.hardware, _most_devices(scenario))[1],
@@ -66,6 +65,17 @@ def fingerprint(scenario: Scenario) -> str:
         *([read_startup(scenario.elastic.startup)[1]] if scenario.elastic.mechanism != "none" else []),
     )
     return _combined(scenario, said)
+
+
+def _read_files(scenario: Scenario) -> list[str]:
+    """Name the trace and fit files that are read; those of another kind of routing or requests change nothing."""
+    routing, requests = scenario.routing, scenario.requests
+    read = (
+        routing.trace if routing.kind == "trace" else None,
+        routing.fit if routing.kind == "fitted" else None,
+        requests.trace if requests.kind == "trace" else None,
+    )
+    return [name for name in read if name]
 
 
 def _most_devices(scenario: Scenario) -> int:

@@ -133,11 +133,6 @@ def _requests(choice: Requests, seed: int) -> RequestTrace:
             trace = _rescaled(trace, choice.rate)
         require_memory("requests.repeat", len(trace) * choice.repeat, _REQUEST_BYTES)
         return repeat(trace, choice.repeat) if choice.repeat > 1 else trace
-    if choice.trace:
-        raise ScenarioError(
-            f"requests.trace: is only read where requests.kind = 'trace', got {choice.kind!r}; "
-            "leave it out (--set requests.trace=)"
-        )
     count = choice.count or _default_count(choice)
     require_memory("requests.count" if choice.count else "requests.concurrency", count, _REQUEST_BYTES)
     return generate_requests(
@@ -229,7 +224,7 @@ def scenario_routing(choice: Routing, model: ModelSpec, seed: int) -> RoutingTra
     moe, layers = model.moe, len(model.moe_layers)
     if moe is None:
         return None
-    _check_routing_keys(choice)
+    _require_routing_source(choice)
     return PRICES.loaded("routing", (choice, moe, layers, seed), lambda: _kept_routing(choice, moe, layers, seed))
 
 
@@ -280,19 +275,11 @@ def _routing(choice: Routing, moe: MoE, layers: int, seed: int) -> RoutingTrace:
     return drop_trace(trace, choice.capacity_factor, min(choice.capacity_batch, trace.tokens))
 
 
-def _check_routing_keys(choice: Routing) -> None:
-    """Refuse keys that the kind of routing does not read, and ask for those that it needs."""
+def _require_routing_source(choice: Routing) -> None:
+    """Ask for the file that the kind of routing reads."""
     for kind, key, value in (("trace", "trace", choice.trace), ("fitted", "fit", choice.fit)):
-        if choice.kind == kind and value is None:
+        if choice.kind == kind and not value:
             raise ScenarioError(f"routing.{key}: is required where routing.kind = {kind!r}")
-    if choice.kind != "trace" and choice.trace:
-        raise ScenarioError(
-            f"routing.trace: is only read where routing.kind = 'trace', got {choice.kind!r}; "
-            "leave it out (--set routing.trace=)"
-        )
-    if choice.kind != "fitted" and (choice.fit or choice.router):
-        key = "fit" if choice.fit else "router"
-        raise ScenarioError(f"routing.{key}: is only read where routing.kind = 'fitted', got {choice.kind!r}")
 
 
 def _fitted_routing(choice: Routing, layers: int, experts: int, top_k: int, seed: int) -> RoutingTrace:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 
 from hardware_profiles.units import parse_quantity_text
 from simulator.errors import MoesimError
+from workloads.models.dtypes import dtype_name
 
 
 def _seconds(value: object, *, zero_allowed: bool = False) -> float:
@@ -36,6 +37,18 @@ def _bytes(value: object) -> float:
             raise ValueError(str(error)) from None
     msg = "an amount of memory needs its unit, as in '512 GiB' or '1 TB'"
     raise ValueError(msg)
+
+
+def _dtype(value: object) -> object:
+    """Read a storage format by any of its names; nothing, or what a server calls automatic, is the model's own."""
+    if not isinstance(value, str):
+        return value
+    if value.strip().lower() in ("", "auto"):
+        return None
+    try:
+        return dtype_name(value)
+    except MoesimError as error:
+        raise ValueError(str(error)) from None
 
 
 Seconds = Annotated[
@@ -110,8 +123,12 @@ class Model(Section):
     """Which model: a built-in name, a Hugging Face ``config.json`` or a model TOML."""
 
     name: str = Field(description="built-in model, or path of a config.json or model TOML")
-    weights: str | None = Field(None, description="dtype of all linear weights; the model's own where absent")
-    kv_cache: str | None = Field(None, description="dtype of the KV cache; the model's own where absent")
+    weights: Annotated[str | None, BeforeValidator(_dtype)] = Field(
+        None, description="dtype of all linear weights; the model's own where absent"
+    )
+    kv_cache: Annotated[str | None, BeforeValidator(_dtype)] = Field(
+        None, description="dtype of the KV cache; the model's own where absent"
+    )
 
 
 class HardwareChoice(Section):

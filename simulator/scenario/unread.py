@@ -74,6 +74,7 @@ def _of_load(scenario: Scenario) -> Iterator[tuple[str, str]]:
         "period": ("diurnal",),
         "amplitude": ("diurnal",),
         "profile": ("diurnal",),
+        "trace": ("trace",),
         "repeat": ("trace",),
         "time_unit": ("trace",),
         "block_tokens": ("trace",),
@@ -93,12 +94,19 @@ def _of_load(scenario: Scenario) -> Iterator[tuple[str, str]]:
 
 def _of_routing(scenario: Scenario) -> Iterator[tuple[str, str]]:
     routing = scenario.routing
-    readers: dict[str, tuple[str, ...]] = {"skew": _SKEWED, "alpha": ("dirichlet",), "tokens": _GENERATED}
+    readers: dict[str, tuple[str, ...]] = {
+        "trace": ("trace",),
+        "fit": ("fitted",),
+        "router": ("fitted",),
+        "skew": _SKEWED,
+        "alpha": ("dirichlet",),
+        "tokens": _GENERATED,
+    }
     for key, kinds in readers.items():
         if routing.kind not in kinds:
             yield f"routing.{key}", f"routing.kind = {routing.kind!r} does not read it"
     for keys, router in ((("groups", "top_k_groups"), "group_limited"), (("top_p",), "top_p")):
-        if routing.router != router:
+        if routing.router != router or routing.kind != "fitted":
             yield from ((f"routing.{key}", f"only routing.router = {router!r} reads it") for key in keys)
     if routing.capacity_factor is None:
         yield "routing.capacity_batch", "routing.capacity_factor is absent, so that nothing is dropped"

@@ -46,7 +46,6 @@ def small(tmp_path: Path) -> Path:
         (["requests.kind=poison"], "did you mean 'poisson'"),
         (["placement.policy=eplp"], "did you mean 'eplb'"),
         (["requests.kind=trace", "requests.trace={}"], "is a folder"),
-        (["routing.trace=sample:routing_24x32_top4.npz"], "only read where routing.kind = 'trace', got 'zipf'"),
         (["disaggregation.enabled=true", "parallelism.instances=0"], "parallelism.instances: got 0"),
         (["disaggregation.enabled=true", "disaggregation.prefill.ep=3"], "ep=3 must divide"),
         (["prefix_cache.kind=instance"], "no hash blocks"),

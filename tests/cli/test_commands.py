@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from simulator.cli.app import spread_assignments
+from simulator.cli.lists import spread_lists
 from simulator.errors import InfeasibleScenario
 from simulator.results.values import Finding
 
@@ -54,8 +54,25 @@ def test_one_set_takes_several_assignments_as_do_several_sets(api: Any, moesim: 
 
 
 def test_assignments_without_set_stay_arguments() -> None:
-    assert spread_assignments(["a=b.toml", "--json"]) == ["a=b.toml", "--json"]
-    assert spread_assignments(["--set", "a=1", "folder/x=1.toml"]) == ["--set", "a=1", "folder/x=1.toml"]
+    lists = {"--set": (r"[A-Za-z_][\w.]*=", False)}
+    assert spread_lists(["a=b.toml", "--json"], lists) == ["a=b.toml", "--json"]
+    assert spread_lists(["--set", "a=1", "folder/x=1.toml"], lists) == ["--set", "a=1", "folder/x=1.toml"]
+
+
+@pytest.mark.parametrize("written", [["--ep", "4,8"], ["--ep", "4", "8"], ["--ep", "4", "--ep", "8"], ["--ep", "4, 8"]])
+def test_a_list_is_written_in_every_way_alike(moesim: Any, written: list[str]) -> None:
+    found = moesim("routing", "stats", *written, "sample:routing_24x32_top4.npz", "--json")
+    assert found.exit_code == 0, found.stderr
+    assert {row["ranks"] for row in json.loads(found.stdout)["batches"]} == {4, 8}
+
+
+@pytest.mark.parametrize(
+    "written", [["--algorithm", "deepep_normal,all_to_all"], ["--algorithm", "deepep_normal", "all_to_all"]]
+)
+def test_names_of_a_list_are_written_alike_too(moesim: Any, written: list[str]) -> None:
+    found = moesim("exchange", "--device", "h800-sxm", "--ranks", "16", "--tokens", "8", *written, "--json")
+    assert found.exit_code == 0, found.stderr
+    assert {row["algorithm"] for row in json.loads(found.stdout)["exchanges"]} == {"deepep_normal", "all_to_all"}
 
 
 def test_a_device_replaces_the_files_device_and_node(api: Any, moesim: Any, scenario_file: Path) -> None:

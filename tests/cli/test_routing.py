@@ -128,11 +128,9 @@ def test_a_scenario_reads_a_fit_and_drops_by_capacity():
     ("keys", "expected"),
     [
         ({"kind": "fitted"}, "routing.fit: is required where routing.kind = 'fitted'"),
-        ({"kind": "zipf", "fit": FIT}, "routing.fit: is only read where routing.kind = 'fitted', got 'zipf'"),
-        ({"kind": "zipf", "router": "top_p"}, "routing.router: is only read where"),
         ({"kind": "trace"}, "routing.trace: is required"),
     ],
 )
-def test_keys_of_another_kind_of_routing_are_refused(keys, expected):
+def test_a_kind_of_routing_asks_for_the_file_that_it_reads(keys, expected):
     with pytest.raises(Exception, match=expected):
         routed(**keys)

@@ -254,3 +254,27 @@ def test_overrides_of_a_file_are_checked_with_it(tmp_path: Path) -> None:
     assert Scenario.load(path, ["parallelism.tp=2", "seed=9"]) == small(parallelism={"tp": 2}, seed=9)
     with pytest.raises(ScenarioError, match=r"parallelism\.tp: got 0"):
         Scenario.load(path, ["parallelism.tp=0"])
+
+
+@pytest.mark.parametrize(
+    ("spelling", "name"),
+    [("bf16", "bfloat16"), ("FP16", "bfloat16"), ("half", "bfloat16"), ("fp8_e4m3", "fp8"), ("FP8-block", "fp8_block")],
+)
+def test_a_dtype_may_be_spelled_as_people_do(spelling: str, name: str) -> None:
+    made = small().override(f"model.weights={spelling}", f"model.kv_cache={spelling}")
+    assert (made.model.weights, made.model.kv_cache) == (name, name)
+    assert made.hash == small().override(f"model.weights={name}", f"model.kv_cache={name}").hash
+
+
+def test_an_empty_or_automatic_dtype_is_the_models_own() -> None:
+    fp8 = small().override("model.weights=fp8")
+    assert fp8.override("model.weights=").model.weights is None
+    assert fp8.override("model.weights=auto").model.weights is None
+
+
+def test_an_unknown_dtype_is_named_once_with_its_key() -> None:
+    with pytest.raises(
+        ScenarioError, match=r"model.weights: got 'fp7'; unknown dtype 'fp7'; did you mean 'fp8'"
+    ) as told:
+        small().override("model.weights=fp7")
+    assert str(told.value).count("fp7") == 2

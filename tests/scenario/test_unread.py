@@ -42,6 +42,10 @@ def test_presets_set_nothing_in_vain(name: str) -> None:
         (["routing.alpha=3"], "routing.alpha"),
         (["routing.kind=fitted", "routing.top_p=0.3"], "routing.top_p"),
         (["routing.capacity_batch=64"], "routing.capacity_batch"),
+        (["routing.trace=sample:routing_24x32_top4.npz"], "routing.trace"),
+        (["routing.fit=sample:fit_gpt_oss_20b.toml"], "routing.fit"),
+        (["routing.router=top_p", "routing.top_p=0.3"], "routing."),
+        (["requests.trace=sample:requests.csv"], "requests.trace"),
         (["disaggregation.prefill.dp=4"], "disaggregation.prefill.dp"),
         (["prefix_cache.kind=instance", "prefix_cache.store=1 GB"], "prefix_cache.store"),
         (["speculation.acceptance=[0.5]"], "speculation.acceptance"),
@@ -116,3 +120,20 @@ def test_an_objective_that_nobody_can_meet_is_answered_with_the_best_that_can_be
 def test_an_estimate_says_that_it_leaves_priorities_out() -> None:
     warnings = estimate(scenario("requests.priorities=[1.0, 1.0]")).warnings
     assert any(text.startswith("requests.priorities: left out") for text in warnings)
+
+
+def test_switching_the_kind_of_routing_or_requests_leaves_a_note_and_runs(tmp_path) -> None:
+    recorded = Scenario.load(preset_path("gpt-oss-20b-h100"))
+    for overrides, key in (
+        (["routing.kind=zipf"], "routing.trace"),
+        (["routing.kind=fitted", "routing.fit=sample:fit_gpt_oss_20b.toml"], "routing.trace"),
+        (["requests.kind=closed_loop", "requests.concurrency=4"], "requests."),
+    ):
+        switched = recorded.override(*overrides)
+        assert all(finding.level != "error" for finding in check(switched))
+        assert any(warning.startswith(key) for warning in estimate(switched).warnings)
+
+
+def test_a_trace_that_is_not_read_need_not_exist() -> None:
+    gone = scenario("requests.trace=gone.csv", "routing.trace=gone.npz", "routing.fit=gone.toml")
+    assert estimate(gone).summary.output_tokens_per_s_per_gpu > 0
