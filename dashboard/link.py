@@ -34,6 +34,7 @@ from simulator.errors import MoesimError, nearest
 from simulator.results.values import Finding
 from simulator.scenario import Scenario
 from simulator.scenario.scenario import served
+from simulator.scenario.title import retitled
 
 _OWN = (PRESET, BASELINE, SIMULATED, TAB, LATENCY, PHASE)
 
@@ -131,17 +132,21 @@ def _scenario(params: Mapping[str, str], names: Names) -> tuple[str, Scenario, l
         findings.append(_refused(PRESET, f"there is no preset {preset!r}; {nearest(preset, names.presets)}"))
         preset = first
     scenario = names.presets[preset]
-    own = dict(leaves(scenario.model_dump()))
+    own, named = dict(leaves(scenario.model_dump())), False
     for key, text in list(params.items())[:_MOST_PARAMETERS]:
         if key in _OWN:
             continue
         reason = _why_refused(key, text, own, names)
         if not reason:
             changed, wrong = attempt(partial(apply, scenario, {key: text}), key)
-            scenario, reason = scenario if changed is None else changed, "".join(finding.message for finding in wrong)
+            reason = "".join(finding.message for finding in wrong)
+            if changed is not None:
+                # The title is made once all keys are read.
+                named |= key == "name"
+                scenario = changed if key == "name" else changed.model_copy(update={"name": scenario.name})
         if reason:
             findings.append(_refused(key, reason))
-    return preset, scenario, findings
+    return preset, scenario if named else retitled(names.presets[preset], scenario), findings
 
 
 def _why_refused(key: str, text: str, own: Mapping[str, Any], names: Names) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from simulator.errors import ScenarioError
 from simulator.scenario import Scenario
+from simulator.scenario.title import has_made_title, retitled
 
 #: Parameters of the link that are not scenario keys; a widget that sets one has its name.
 PRESET, BASELINE, SIMULATED, TAB, LATENCY, PHASE = "preset", "baseline", "simulated", "tab", "latency", "phase"
@@ -48,7 +49,11 @@ def differences(preset: Scenario, scenario: Scenario) -> dict[str, str]:
     before, after = dict(leaves(preset.model_dump())), dict(leaves(scenario.model_dump()))
     # Rows of tables without what is as by default.
     short = dict(leaves(scenario.to_mapping()))
-    return {key: _text(short.get(key, value)) for key, value in after.items() if value != before[key]}
+    found = {
+        key: _text(short.get(key, value)) for key, value in after.items() if key != "name" and value != before[key]
+    }
+    # A title that follows from the other changes is none itself.
+    return found if has_made_title(preset, scenario) else {"name": _text(scenario.name), **found}
 
 
 def apply(preset: Scenario, changes: Mapping[str, str]) -> Scenario:
@@ -72,7 +77,8 @@ def apply(preset: Scenario, changes: Mapping[str, str]) -> Scenario:
             section.pop(last, None)
         else:
             section[last] = read_value(text)
-    return Scenario.from_mapping(data, preset.name)
+    changed = Scenario.from_mapping(data, preset.name)
+    return changed if "name" in changes else retitled(preset, changed)
 
 
 def leaves(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

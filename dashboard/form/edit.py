@@ -15,6 +15,7 @@ from simulator.scenario import Scenario
 from simulator.scenario.features import asks
 from simulator.scenario.sections import Lengths as LengthsChoice
 from simulator.scenario.sections import Requests, Routing, Stack
+from simulator.scenario.title import titled_from
 from simulator.scenario.unread import unread_keys
 from workloads.requests.files import read_request_trace
 from workloads.routing.files import read_routing_trace
@@ -63,7 +64,10 @@ def edit(scenario: Scenario, preset: Scenario, catalogue: Catalogue) -> Scenario
         _objectives(fields)
     # Read in any case: a widget may hold what cannot be read.
     data = fields.mapping()
-    return _without_unread(scenario, Scenario.from_mapping(data, scenario.name)) if fields.changed else scenario
+    if not fields.changed:
+        return scenario
+    edited = titled_from(preset, scenario, Scenario.from_mapping(data, scenario.name))
+    return _without_unread(scenario, edited)
 
 
 def _without_unread(before: Scenario, after: Scenario) -> Scenario:

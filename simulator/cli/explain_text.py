@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from simulator.cli.console import bar, number, percent, seconds, table
 from simulator.cli.result_text import print_warnings
 from simulator.results.values import Explanation
+from simulator.scenario.title import title
 from simulator.step.components import COMPONENTS, component_words
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ _WIDTH_WITH_BARS = 105
 def print_explanation(out: Console, explanation: Explanation) -> None:
     """Print the op table, grouped by component with totals, then the equation, inputs and source of each op."""
     groups = component_rows(explanation)
-    out.print(explanation.scenario.name, style="bold")
+    out.print(title(explanation.scenario), style="bold")
     out.print(
         f"one {explanation.phase} step, batch {explanation.batch}, context {explanation.context} tokens: "
         f"{seconds(explanation.step_s)}"

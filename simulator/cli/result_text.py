@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from simulator.cli.console import bar, number, pairs, percent, seconds, table
 from simulator.results.values import Distribution, Estimate, Finding, Result, Summary
 from simulator.scenario import Scenario
+from simulator.scenario.title import title
 from simulator.step.components import COMPONENTS, component_words
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def print_estimate(out: Console, estimate: Estimate) -> None:
 def _print_head(out: Console, scenario: Scenario, how: str) -> None:
     split = scenario.parallelism
     parts = [f"{k} {getattr(split, k)}" for k in ("tp", "dp", "pp", "ep", "instances") if getattr(split, k) > 1]
-    out.print(scenario.name, style="bold")
+    out.print(title(scenario), style="bold")
     out.print(
         f"{scenario.model.name} on {scenario.hardware.device}, {', '.join(parts) or 'one device'}, "
         f"{scenario.stack.name}; {how}; scenario {scenario.hash}",

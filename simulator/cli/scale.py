@@ -17,6 +17,7 @@ from simulator.export.files import check_output_folder
 from simulator.results.values import Result, Scaling
 from simulator.scenario import Scenario
 from simulator.scenario.features import asks
+from simulator.scenario.title import title
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -148,7 +149,7 @@ def print_scaling(text: Console, result: Result) -> None:
     if scaling is None:
         return
     summary = scaling.summary
-    text.print(f"{result.scenario.name}: {summary.mechanism}, policy {summary.policy}", style="bold")
+    text.print(f"{title(result.scenario)}: {summary.mechanism}, policy {summary.policy}", style="bold")
     text.print(
         pairs(
             [

@@ -50,6 +50,7 @@ def load_scenario(
     """
     from simulator.scenario import Scenario
     from simulator.scenario.presets import scenario_path
+    from simulator.scenario.title import retitled
 
     scenario = Scenario.load(scenario_path(file), overrides)
     changes: dict[str, str | None] = {}
@@ -60,7 +61,7 @@ def load_scenario(
     if profiles is not None:
         changes["profiles"] = str(profiles)
     hardware = scenario.hardware.model_copy(update=changes)
-    return scenario.model_copy(update={"hardware": hardware})
+    return retitled(scenario, scenario.model_copy(update={"hardware": hardware}))
 
 
 def again(command: str, file: str, overrides: list[str] | None, device: str | None, profiles: Path | None) -> str:

@@ -9,6 +9,7 @@ from simulator.cli.console import pairs, percent, seconds
 from simulator.cli.explain_text import print_hidden
 from simulator.cli.result_text import print_warnings
 from simulator.explanation.explanation import hidden_rows
+from simulator.scenario.title import title
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 def print_timeline(out: Console, scenario: Scenario, drawn: StepTimeline) -> None:
     """Print the length of the step, its streams, and what communication runs beside."""
-    out.print(scenario.name, style="bold")
+    out.print(title(scenario), style="bold")
     out.print(
         f"one {drawn.phase} step, batch {drawn.sequences}, context {drawn.length} tokens: {seconds(drawn.step_s)}"
     )

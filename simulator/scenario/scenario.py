@@ -13,6 +13,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
@@ -39,6 +40,7 @@ from simulator.scenario.sections import (
     Speculation,
     Stack,
 )
+from simulator.scenario.title import retitled
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -95,7 +97,8 @@ class Scenario(Section):
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Scenario:
         """Read a TOML file, changed by ``section.key=value`` overrides.
 
-        Relative paths inside the file are taken from the file's folder, those of overrides from the working one.
+        Relative paths inside the file are taken from the file's folder, those of overrides from the working one. Where
+        overrides change what the file's name may state, and not the name, the title is made from the content.
 
         Raises
         ------
@@ -108,19 +111,30 @@ class Scenario(Section):
             raise ScenarioError(msg)
         data = read_toml(file, ScenarioError)
         _anchor_paths(data, file.parent)
+        if not overrides:
+            return cls.from_mapping(data, str(file))
+        plain = deepcopy(data)
         for override in overrides:
             _apply_override(data, override)
-        return cls.from_mapping(data, str(file))
+        changed = cls.from_mapping(data, str(file))
+        if "name" in _named_sections(overrides):
+            return changed
+        try:
+            return retitled(cls.model_validate(plain), changed)
+        except ValidationError:
+            # The file alone is no scenario, so that its name states nothing of one.
+            return changed
 
     def override(self, *assignments: str) -> Scenario:
-        """Return a copy changed by ``section.key=value`` assignments, checked like a file."""
+        """Return a copy changed by ``section.key=value`` assignments, checked and titled like a file."""
         # Sections that nobody names are good as they are: a sweep makes thousands of scenarios that differ in one.
-        named = {assignment.partition("=")[0].partition(".")[0].strip() for assignment in assignments}
-        changed = self.model_dump(include=named, exclude_none=True, exclude_defaults=True)
+        named = _named_sections(assignments)
+        data = self.model_dump(include=named, exclude_none=True, exclude_defaults=True)
         for assignment in assignments:
-            _apply_override(changed, assignment)
+            _apply_override(data, assignment)
         kept = {name: getattr(self, name) for name in Scenario.model_fields if name not in named}
-        return Scenario.from_mapping({**kept, **changed}, self.name)
+        changed = Scenario.from_mapping({**kept, **data}, self.name)
+        return changed if "name" in named else retitled(self, changed)
 
     def to_mapping(self) -> dict[str, Any]:
         """Return nested plain values, defaults and absent keys left out."""
@@ -176,6 +190,11 @@ def _anchor_paths(data: dict[str, Any], folder: Path) -> None:
             is_path = key not in ("name", "startup", "router") or value.endswith((".json", ".toml"))
             if is_path and (exists(candidate) or not exists(value)):
                 cast("dict[str, Any]", values)[key] = str(candidate)
+
+
+def _named_sections(assignments: Sequence[str]) -> set[str]:
+    """Return the sections, and keys outside of sections, that ``section.key=value`` assignments name."""
+    return {assignment.partition("=")[0].partition(".")[0].strip() for assignment in assignments}
 
 
 def _apply_override(data: dict[str, Any], assignment: str) -> None:
