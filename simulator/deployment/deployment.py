@@ -39,6 +39,7 @@ from simulator.step.timer import StepTimer, TableTimer
 from simulator.step.totals import RowTotals, row_totals
 from workloads.models.spec import ModelSpec
 from workloads.requests.trace import RequestTrace
+from workloads.requests.turns import most_in_flight
 from workloads.routing.trace import RoutingTrace
 
 #: Requests of a rank and tokens of a request that tables reach to at least: few loads ask for more [1], [tokens].
@@ -174,7 +175,7 @@ def deploy(scenario: Scenario, requests: RequestTrace | None = None) -> Deployme
     name = fingerprint(pricing)
     ground = PRICES.kept("ground", name, lambda: _ground(pricing))
     # Loads are rounded up to powers of two, so that those that hardly differ have the same bounds.
-    limits = loaded_limits(ground.limits, _power_of_two(trace.concurrency or 0))
+    limits = loaded_limits(ground.limits, _power_of_two(most_in_flight(trace)))
     lanes = min(limits.max_running * limits.dp, ground.sequences)
     reach = _reach(ground.limits, limits, longest)
     deployment = PRICES.grown(

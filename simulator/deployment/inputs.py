@@ -30,6 +30,7 @@ from workloads.models.library import load_model, with_dtypes
 from workloads.models.spec import ModelSpec, MoE
 from workloads.requests.generators import generate_requests
 from workloads.requests.trace import RequestTrace, head, repeat, scale_rate
+from workloads.requests.turns import first_requests
 from workloads.routing.trace import RoutingTrace, check_routing, with_experts
 from workloads.samples import sample_path
 from workloads.streams import stream
@@ -118,7 +119,8 @@ def _requests(choice: Requests, seed: int) -> RequestTrace:
         trace = _requests(choice.model_copy(update={"priorities": ()}), seed)
         shares = np.asarray(choice.priorities) / sum(choice.priorities)
         classes = stream(seed, "priorities").choice(len(shares), size=len(trace), p=shares)
-        return replace(trace, priority=classes.astype(np.int64))
+        # All turns of a session are as urgent as its first.
+        return replace(trace, priority=classes.astype(np.int64)[first_requests(trace)])
     if choice.kind == "trace":
         if choice.trace is None:
             raise ScenarioError("requests.trace: is required where requests.kind = 'trace'")
@@ -126,7 +128,6 @@ def _requests(choice: Requests, seed: int) -> RequestTrace:
 
         reader = partial(read_request_trace, time_unit=choice.time_unit, block_tokens=choice.block_tokens)
         trace = _read(reader, choice.trace)
-        _require_arrivals(trace)
         if choice.count is not None:
             trace = _first(trace, choice.count)
         if choice.rate is not None:
@@ -141,17 +142,6 @@ def _requests(choice: Requests, seed: int) -> RequestTrace:
         arrivals=_arrivals(choice),
         input_tokens=_lengths(choice.lengths, choice.lengths.input),
         output_tokens=_lengths(choice.lengths, choice.lengths.output),
-    )
-
-
-def _require_arrivals(trace: RequestTrace) -> None:
-    """Refuse turns that come a delay after an answer: when they come depends on how fast the server is."""
-    if trace.after is None or not (trace.after >= 0).any():
-        return
-    turns, first = int((trace.after >= 0).sum()), int((trace.after >= 0).argmax())
-    raise ScenarioError(
-        f"{trace.source}: {turns} of {len(trace)} requests come a delay after the answer before them (first: request "
-        f"{first + 1}), which simulate cannot play yet; give each a timestamp, or keep the first turns only"
     )
 
 

@@ -27,6 +27,7 @@ from simulator.step.columns import STEP_COLUMNS
 from simulator.step.timer import StepTimer, TableTimer
 from simulator.step.work import StepWork
 from workloads.requests.trace import RequestTrace
+from workloads.requests.turns import follows
 
 #: Called with the share of requests that are done, in [0, 1].
 Progress = Callable[[float], None]
@@ -50,11 +51,14 @@ class Pool:
 class PrefixCaching:
     """How prefixes are cached: the hash blocks of every prompt, their size, and the pool that instances share.
 
-    ``store_tokens`` is its size [tokens], 0 for none; ``fetch_per_token`` the time to fetch a token from it [s].
+    ``answers`` are the blocks behind them that an answer fills, where a turn that follows names them; none where
+    absent. ``store_tokens`` is the size of the pool [tokens], 0 for none; ``fetch_per_token`` the time to fetch a token
+    from it [s].
     """
 
     blocks: Blocks
     block_tokens: int
+    answers: Blocks | None = None
     store_tokens: float = 0.0
     fetch_per_token: float = 0.0
 
@@ -127,6 +131,7 @@ def run_engine(
             steps=ColumnRecorder(STEP_COLUMNS),
             gaps=ColumnRecorder(("gap_s", "tokens", "at_s")),
             blocks=caching.blocks if caching else None,
+            answers=caching.answers if caching else None,
             block_tokens=caching.block_tokens if caching else 0,
             store=store.blocks if store else None,
             store_tokens=store.tokens if store else 0.0,
@@ -187,20 +192,23 @@ def _answered(run: EngineRun, left: int) -> EngineRun:
 def _timed_afterwards(trace: RequestTrace, pools: Sequence[Pool], frontend: float) -> TableTimer | None:
     """Return the timer of the only instance of a run whose decisions need no clock; ``None`` in any other run.
 
-    They need none where all requests are there from the beginning, or each comes when another ends; where nobody
+    They need none where all requests are there from the beginning, or each comes as another ends; where nobody
     watches or knows experts from step to step; and where the timer can time many steps at once. The frontend has to be
     quicker than a step of half a batch, which requests that keep together decode in; whether it is in every step shows
     when they are timed.
     """
     pool, timer = pools[0], pools[0].timers[0]
+    turns = follows(trace)
     waits = trace.concurrency is None and trace.arrival.max() > 0.0
+    waits |= turns and trace.delay is not None and trace.delay.max() > 0.0
     alone = len(pools) == len(pool.timers) == 1 and pool.probe is None and pool.experts is None
     if not alone or waits or not isinstance(timer, TableTimer) or not timer.takes_series:
         return None
-    if not frontend or trace.concurrency is None:
+    if not frontend or (trace.concurrency is None and not turns):
         return timer
     limits, places = pool.limits, timer.places
-    half = -(-min(trace.concurrency, len(trace), limits.dp * limits.max_running) // 2)
+    at_once = len(trace) if trace.after is None else int((trace.after < 0).sum())
+    half = -(-min(trace.concurrency or at_once, at_once, limits.dp * limits.max_running) // 2)
     context = float(trace.input_tokens.mean())
     step = timer.time(StepWork.decode(half, context, dp=limits.dp, query_tokens=limits.query_tokens))
     timer.go_to(places)

@@ -467,6 +467,8 @@ class Instance:
             self._reserve(rank)
 
     def _finish(self, request: int, now: float) -> None:
+        if self.kv.caches and self.role == "both":
+            self.kv.answered(self._records.rank[request], request)
         self._leave(request)
         if self._prompts.waiting or self._queued:
             self._look_again(self._records.rank[request])

@@ -172,6 +172,17 @@ class KVPool:
                 self._run_state.store.add_idle(blocks)
                 self._run_state.store.shrink(self._run_state.store_tokens)
 
+    def answered(self, rank: int, request: int) -> None:
+        """Keep the blocks of an answer that is complete, for prompts that begin with it."""
+        answers, store = self._run_state.answers, self._run_state.store
+        if answers is None or not answers[request]:
+            return
+        # Before those of the prompt are released: what comes last is forgotten first.
+        self.caches[rank].add_idle(answers[request])
+        if store is not None:
+            store.add_idle(answers[request])
+            store.shrink(self._run_state.store_tokens)
+
     def take(self, rank: int, blocks: Sequence[int]) -> None:
         """Put blocks from elsewhere into the cache of a rank, as far as there is room."""
         self.caches[rank].add_idle(blocks)

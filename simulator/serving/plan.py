@@ -18,6 +18,7 @@ from simulator.serving.request_experts import RequestExperts, request_experts
 from simulator.serving.state import Role
 from workloads.models.work import kv_bytes_per_token_by_layer
 from workloads.requests.trace import RequestTrace
+from workloads.requests.turns import SESSION_BLOCK, answer_blocks, follows, session_blocks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -145,28 +146,39 @@ def kv_link(scenario: Scenario, plans: tuple[PoolPlan, ...]) -> KVLink | None:
 def prefix_caching(scenario: Scenario, trace: RequestTrace, plans: tuple[PoolPlan, ...]) -> PrefixCaching | None:
     """Describe how prefixes are cached.
 
+    Where the trace does not say which prompts begin alike, turns begin with the prompt and the answer before them.
+
     Raises
     ------
     ScenarioError
-        The trace has no hash blocks.
+        The trace has no hash blocks, and no request follows another.
     """
     choice = scenario.prefix_cache
     if not asks(scenario, "prefix_cache"):
         return None
-    if trace.block_hashes is None:
+    turns = follows(trace)
+    if trace.block_hashes is None and not turns:
         raise ScenarioError(
             f"prefix_cache.kind: got {choice.kind!r}, but the requests have no hash blocks that say which prompts "
-            "begin alike; use a trace that has them, as Mooncake's do, or kind = 'none'"
+            "begin alike, and none follows another; use a trace that has them, as Mooncake's do, sessions "
+            "(requests.sessions), or kind = 'none'"
         )
     deployment = plans[-1].deployment
-    full = (trace.input_tokens // trace.block_tokens).tolist()
+    if trace.block_hashes is None:
+        block_tokens = SESSION_BLOCK
+        blocks = session_blocks(trace, block_tokens)
+    else:
+        block_tokens = trace.block_tokens
+        full = (trace.input_tokens // block_tokens).tolist()
+        blocks = [hashes[:count] for hashes, count in zip(trace.block_hashes, full, strict=True)]
     per_token = deployment.budget.kv_per_token
     shared = choice.kind == "shared" and per_token > 0
     # A token takes memory on every device of a rank; the pool keeps each byte once.
     group = deployment.split.tp * deployment.split.pp
     return PrefixCaching(
-        blocks=[hashes[:count] for hashes, count in zip(trace.block_hashes, full, strict=True)],
-        block_tokens=trace.block_tokens,
+        blocks=blocks,
+        block_tokens=block_tokens,
+        answers=answer_blocks(trace, blocks, block_tokens) if turns else None,
         store_tokens=choice.store / (per_token * group) if shared else 0.0,
         fetch_per_token=per_token / deployment.hardware.fabric.scale_out_bandwidth if shared else 0.0,
     )

@@ -6,6 +6,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import simpy
@@ -16,6 +17,7 @@ from simulator.serving.clock import Clock
 from simulator.serving.instance import Instance, Probe
 from simulator.serving.kv_link import KVLink
 from simulator.serving.prefix_cache import Blocks, PrefixCache
+from simulator.serving.sessions import Sessions, sessions_of
 from simulator.serving.state import Role, RunState
 from simulator.step.timer import StepTimer
 from workloads.requests.trace import RequestTrace
@@ -55,7 +57,7 @@ class Server:
     env : Clock
         The clock.
     trace : RequestTrace
-        Arrivals, or a closed loop.
+        Arrivals, or a closed loop; requests that follow others are sent when those are answered.
     run_state : RunState
         The requests and the records.
     pick, pick_decode : Pick
@@ -103,6 +105,9 @@ class Server:
         self._decoder_opened = env.event()
         self._transfers: dict[int, _Transfer] = {}
         self._emptied: dict[int, simpy.Event] = {}
+        self._sessions = sessions_of(trace)
+        # Requests that wait for no answer; in a closed loop, how many of them were sent.
+        self._first: Sequence[int] = range(len(trace)) if self._sessions is None else self._sessions.first
         self._started = self.finished = 0
         self._total = len(trace)
         self._report_every = max(self._total // 200, 1)
@@ -222,14 +227,16 @@ class Server:
         if self.trace.concurrency is None:
             self.env.process(self._arrive())
             return
-        self._started = min(self.trace.concurrency, self._total)
-        for request in range(self._started):
+        self._started = min(self.trace.concurrency, len(self._first))
+        for request in self._first[: self._started]:
             self._start(request)
 
     def _arrive(self) -> Generator[simpy.Event, None, None]:
-        env = self.env
+        env, arrival = self.env, self.trace.arrival
+        if self._sessions is not None:
+            arrival = arrival[self._sessions.first]
         # NOTE: array('d') yields plain floats one by one, without a list of a million of them.
-        for request, at in enumerate(array("d", self.trace.arrival.tobytes())):
+        for request, at in zip(self._first, array("d", arrival.tobytes()), strict=True):
             if at > env.now:
                 yield env.timeout(at - env.now)
             self._start(request)
@@ -274,18 +281,29 @@ class Server:
         return missing * store.per_token
 
     def on_finish(self, request: int) -> None:
-        """Count an answered request; in a closed loop the next one comes."""
+        """Count an answered request; what follows it comes in time, and in a closed loop the next session."""
         self.finished += 1
         total = self._total
         if self._progress is not None and self.finished % self._report_every == 0:
             self._progress(self.finished / total)
-        if self.trace.concurrency is not None and self._started < total:
+        over = self._sessions is None or self._go_on(self._sessions, request)
+        if over and self.trace.concurrency is not None and self._started < len(self._first):
             self._started += 1
-            self._start(self._started - 1)
+            self._start(self._first[self._started - 1])
         if self._emptied:
             self._check_empty(self.instances[self.run_state.records.instance[request]])
         if self.finished == total:
             self.done.succeed()
+
+    def _go_on(self, sessions: Sessions, request: int) -> bool:
+        """Let the turns that follow an answer come in their time; return whether there will be none in its session."""
+        env = self.env
+        for turn, at in sessions.after(request, env.now):
+            if at <= env.now:
+                self._start(turn)
+            else:
+                env.at(at, partial(self._start, turn))
+        return sessions.over(request)
 
     def on_prompt(self, request: int, source: Instance, rank: int) -> None:
         """Bring what an instance has computed to one that decodes it."""

@@ -71,9 +71,9 @@ class RunState:
     """What all instances of a run share: the requests, and where they, steps and inter-token gaps are recorded.
 
     ``blocks`` are the full hash blocks of every prompt of ``block_tokens`` tokens each, ``None`` where prefixes are not
-    cached; ``store`` the blocks that all instances share, up to ``store_tokens``, where they do. ``experts`` are
-    those of every token, where a router says so before the step. ``log`` takes the steps of a run whose clock counts
-    them.
+    cached; ``answers`` those that its answer fills behind them, where another prompt may want them; ``store`` the
+    blocks that all instances share, up to ``store_tokens``, where they do. ``experts`` are those of every token, where
+    a router says so before the step. ``log`` takes the steps of a run whose clock counts them.
     """
 
     state: RequestState
@@ -81,6 +81,7 @@ class RunState:
     steps: ColumnRecorder
     gaps: ColumnRecorder
     blocks: Blocks | None = None
+    answers: Blocks | None = None
     block_tokens: int = 0
     store: PrefixCache | None = None
     store_tokens: float = 0.0

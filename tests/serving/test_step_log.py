@@ -221,3 +221,35 @@ def test_steps_in_a_row_that_pass_at_once_are_those_that_pass_one_by_one(
     assert_agree(play(scenario, trace, watched=False, frontend=0.012), slow)
     # Compiled code does not call what is put in its place.
     assert passed or engine() == "compiled"
+
+
+def in_sessions(trace: RequestTrace, turns: int, delay: float) -> RequestTrace:
+    """Let each request but the first of so many follow the one before it."""
+    row = np.arange(len(trace))
+    after = np.where(row % turns > 0, row - 1, -1)
+    arrival = trace.arrival[row - row % turns]
+    return replace(trace, arrival=arrival, after=after, delay=np.where(after < 0, 0.0, delay))
+
+
+@pytest.mark.parametrize("share", [0.0, *FRONTENDS.values()])
+@pytest.mark.parametrize("at_once", [False, True], ids=["closed loop", "there from the beginning"])
+def test_turns_that_come_at_once_after_an_answer_are_timed_afterwards_too(at_once: bool, share: float) -> None:
+    scenario = Scenario.from_mapping(WIDE)
+    trace = in_sessions(scenario_requests(scenario.requests, scenario.seed), 4, 0.0)
+    if at_once:
+        trace = replace(trace, concurrency=None)
+    frontend = share * full_step(scenario, trace)
+    slow = play(scenario, trace, watched=True, frontend=frontend)
+    arrival, finish = column(slow.requests.arrival), column(slow.requests.finish)
+    assert (arrival[1:4] == finish[:3]).all()
+    assert_agree(play(scenario, trace, watched=False, frontend=frontend), slow)
+
+
+@pytest.mark.parametrize("delay", [0.003, 0.7])
+@pytest.mark.parametrize("mapping", [ONE_RANK, WIDE], ids=["one rank", "several ranks"])
+@pytest.mark.parametrize("name", ["closed loop", *COMING])
+def test_so_do_steps_between_turns_that_come_after_a_while(name: str, mapping: dict[str, Any], delay: float) -> None:
+    scenario = Scenario.from_mapping(mapping).override("requests.lengths.output=200", *COMING.get(name, ()))
+    trace = in_sessions(scenario_requests(scenario.requests, scenario.seed), 4, delay)
+    slow = play(scenario, trace, watched=True, frontend=0.002)
+    assert_agree(play(scenario, trace, watched=False, frontend=0.002), slow)

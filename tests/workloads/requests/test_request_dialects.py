@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from simulator import api
-from simulator.errors import MoesimError, TraceFormatError, WorkloadError
+from simulator.errors import TraceFormatError, WorkloadError
 from simulator.scenario import Scenario
 from workloads.requests.files import read_request_trace, save_request_trace
 from workloads.requests.trace import head, repeat, scale_rate
@@ -155,15 +155,17 @@ def test_a_conversation_of_llmservingsim_is_a_chain_of_turns(tmp_path):
     assert (trace.after.tolist(), trace.delay.tolist()) == ([-1, 0], [0.0, 0.5])
 
 
-def test_turns_that_wait_for_an_answer_are_not_played_as_if_they_did_not(tmp_path):
+def test_turns_that_wait_for_an_answer_are_played_when_it_has_ended(tmp_path):
     path = lines(tmp_path, TURNS)
     data = {
         "model": {"name": "gpt-oss-20b"},
         "hardware": {"device": "h100-sxm"},
         "requests": {"kind": "trace", "trace": str(path)},
     }
-    with pytest.raises(MoesimError, match=r"2 of 4 requests come a delay after the answer .* \(first: request 3\)"):
-        api.simulate(Scenario.from_mapping(data))
+    requests = api.simulate(Scenario.from_mapping(data)).requests
+    sent, ended = requests["arrival_s"].to_numpy(), requests["finish_s"].to_numpy()
+    assert sent[:2].tolist() == [0.0, 0.5]
+    assert (sent[2], sent[3]) == (ended[0] + 2.0, ended[2])
 
 
 def test_a_first_turn_needs_a_time(tmp_path):
