@@ -13,6 +13,9 @@ from collections.abc import Iterable
 #: Longest name that is compared with others, list of names, word, line and message [characters, lines].
 _NAME, _NAMES, _WORD, _LINE, _LINES = 100, 320, 160, 460, 40
 
+#: What tells products apart; likeness of first words from which they are one word, a slip in it aside [1].
+_NUMBERS, _FIRST_WORD, _SLIP = re.compile(r"[a-z]?\d+"), re.compile(r"[a-z]+"), 0.75
+
 
 class MoesimError(Exception):
     """Base of every error that a user can mend; its message is fit for a terminal, whatever it quotes."""
@@ -77,3 +80,35 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
         return f"allowed: {listed}"
     fit = listed[:_NAMES].rpartition(", ")[0]
     return f"allowed: {fit} and {len(names) - fit.count(', ') - 1} more"
+
+
+def nearest_product(name: str, products: Iterable[str]) -> str:
+    """Phrase the products that ``name`` may mean; empty where none is, so that no other is taken in its place.
+
+    Products of one maker differ by their numbers and those of several by their first word, so that names which differ
+    in either mean different things, however alike they look.
+
+    Examples
+    --------
+    >>> nearest_product("h100-smx", ["h100-sxm", "h200-sxm", "b100-sxm"])
+    "did you mean 'h100-sxm'?"
+    >>> nearest_product("mi300x", ["b300-sxm", "h100-sxm"]), nearest_product("gpt-5", ["glm-5", "gpt-oss-20b"])
+    ('', '')
+    """
+    name = name[:_NAME].lower()
+    numbers, word = _numbers(name), _FIRST_WORD.match(name)
+    alike = [other for other in products if numbers <= _numbers(other) and _alike(word, _FIRST_WORD.match(other))]
+    hint = nearest(name, alike) if alike else ""
+    return hint if hint.startswith("did you mean") else ""
+
+
+def _numbers(name: str) -> set[str]:
+    """Collect the numbers of a name, each with the letter before it: v4 is not fp4, and llama4 is llama-4."""
+    return set(_NUMBERS.findall(re.sub(r"[^a-z0-9]", "", name)))
+
+
+def _alike(one: re.Match[str] | None, other: re.Match[str] | None) -> bool:
+    """Whether two first words are one word, slips of typing aside."""
+    if one is None or other is None:
+        return one is other
+    return difflib.SequenceMatcher(None, one[0], other[0]).ratio() >= _SLIP

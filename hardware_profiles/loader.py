@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from hardware_profiles.edge import is_file, is_folder, read_toml
-from hardware_profiles.errors import ProfileError, nearest
+from hardware_profiles.errors import ProfileError, nearest_product
 from hardware_profiles.files import Stamp, stamp
 from hardware_profiles.parse import (
     Kernels,
@@ -187,13 +187,9 @@ def _find(kind: str, name: str, folder: Path | None, where: str = "") -> Path:
 
 
 def _nearest(kind: str, name: str, names: set[str]) -> str:
-    """Phrase the profiles that ``name`` may mean: one with another number or initial is another product."""
-    number = re.search(r"\d+", name)
-    alike = [
-        other for other in names if other[:1] == name[:1] and (number is None or number[0] in re.findall(r"\d+", other))
-    ]
-    hint = nearest(name, alike) if alike else ""
-    if hint.startswith("did you mean"):
+    """Phrase the profiles that ``name`` may mean; or how to write one."""
+    hint = nearest_product(name, names)
+    if hint:
         return hint
     return (
         f"none of that name ships ('moesim list {kind}' shows those that do); describe it in a file of your own "

@@ -153,7 +153,7 @@ def require_fit(
             f"{model.name} does not fit: each device needs {format_bytes(budget.weights)} of weights and "
             f"{format_bytes(budget.activations)} of activations, {format_bytes(need - budget.capacity)} more than the "
             f"{format_bytes(budget.capacity)} it may use; {split.devices * times} devices would hold it, "
-            f"or weights of fewer bits (model.weights)"
+            f"or weights of fewer bits (model.weights); offloading weights to the host is not modelled"
         )
         if redundant_slots:
             msg += _fewer_slots(budget, model, split, redundant_slots)

@@ -6,6 +6,7 @@ Durations carry their unit in the file (``"50 ms"``); everything else is a count
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import math
@@ -41,6 +42,7 @@ from simulator.scenario.sections import (
     Stack,
 )
 from simulator.scenario.title import retitled
+from simulator.scenario.unmodelled import unmodelled
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -48,6 +50,10 @@ if TYPE_CHECKING:
 
 #: The sections, and keys outside of sections, that a price can depend on; a deployment sees no others.
 PRICING = ("seed", "model", "hardware", "parallelism", "placement", "stack", "routing", "speculation", "offload")
+
+
+#: Likeness above which a key that is not modelled is a slip all the same [1].
+_SLIP = 0.85
 
 
 class Scenario(Section):
@@ -230,12 +236,21 @@ def _findings(error: ValidationError, data: Mapping[str, Any], where: str) -> st
         path = [str(part) for part in finding["loc"]]
         key = ".".join(path)
         if finding["type"] == "extra_forbidden":
-            lines.append(f"{where}: {key}: unknown key; {nearest(path[-1], _keys(path[:-1]))}")
+            lines.append(f"{where}: {key}: unknown key; {_instead(path)}")
         elif finding["type"] == "missing":
             lines.append(f"{where}: {key}: is required")
         else:
             lines.append(f"{where}: {key}: got {_given(data, path)}; {_allowed(finding, path)}")
     return "\n".join(lines)
+
+
+def _instead(path: Sequence[str]) -> str:
+    """Name the key that was probably meant, or say that what it asks for is not modelled."""
+    allowed, sentence = _keys(path[:-1]), unmodelled(path)
+    slip = difflib.get_close_matches(path[-1], allowed, n=1, cutoff=_SLIP)
+    if sentence is None or slip:
+        return nearest(path[-1], allowed)
+    return f"{sentence} (see docs/not-modelled.md)"
 
 
 def _allowed(finding: ErrorDetails, path: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hardware_profiles.edge import is_file, is_folder, shown
-from hardware_profiles.errors import nearest
+from hardware_profiles.errors import nearest, nearest_product
 from hardware_profiles.files import stamp
 from workloads.errors import ModelError
 from workloads.models.checks import check, checked
@@ -78,8 +78,10 @@ def load_model(name: str | Path, folder: str | Path | None = None) -> ModelSpec:
             if wanted in (names := _other_names(table, file)):
                 return _variant(_load_file(file, folders), names[wanted], f"{file.name}: variants")
             known |= {file.stem, *names}
-    msg = f"unknown model '{name}'; {nearest(wanted, known)}"
-    raise ModelError(msg)
+    hint = nearest_product(wanted, known) or (
+        "none of that name ships ('moesim list models' shows those that do); give the path of its config.json"
+    )
+    raise ModelError(f"unknown model {shown(str(name))}; {hint}")
 
 
 def model_names(folder: str | Path | None = None) -> tuple[str, ...]:
