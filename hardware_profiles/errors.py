@@ -97,7 +97,12 @@ def nearest_product(name: str, products: Iterable[str]) -> str:
     """
     name = name[:_NAME].lower()
     numbers, word = _numbers(name), _FIRST_WORD.match(name)
-    alike = [other for other in products if numbers <= _numbers(other) and _alike(word, _FIRST_WORD.match(other))]
+    alike = [
+        other
+        for other in products
+        if all(any(theirs.startswith(number) for theirs in _numbers(other)) for number in numbers)
+        and _alike(word, _FIRST_WORD.match(other))
+    ]
     hint = nearest(name, alike) if alike else ""
     return hint if hint.startswith("did you mean") else ""
 

@@ -237,7 +237,10 @@ def check(
 
 @app.command("list")
 def list_(
-    what: Annotated[Listed, typer.Argument(metavar="WHAT", help=", ".join(get_args(Listed)))],
+    what: Annotated[
+        Listed | None,
+        typer.Argument(metavar="[WHAT]", help=f"{', '.join(get_args(Listed))}; all of them where absent."),
+    ] = None,
     profiles: Profiles = None,
     as_json: Json = False,
 ) -> None:
@@ -249,9 +252,12 @@ def list_(
 
         rows = list_entries(what, profiles)
         if as_json:
-            print_json({what: rows})
-        else:
-            print_list(console(), what, rows)
+            print_json({what or "catalogues": rows})
+            return
+        text = console()
+        print_list(text, what or "catalogues", rows)
+        if what is None:
+            text.print("next: moesim list models", style="dim")
 
 
 @app.command()

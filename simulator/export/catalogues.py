@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hardware_profiles.edge import exists
+from hardware_profiles.errors import nearest_product
 from hardware_profiles.loader import (
     cluster_names,
     device_names,
@@ -21,7 +22,7 @@ from hardware_profiles.loader import (
     resolve_kernels,
 )
 from hardware_profiles.schema import Quantity
-from simulator.errors import ModelError, ScenarioError, nearest
+from simulator.errors import ModelError, ScenarioError
 from simulator.scenario.keys import scenario_keys
 from simulator.scenario.presets import preset_names, preset_path
 from simulator.stack import load_stack, stack_names
@@ -52,16 +53,22 @@ class Catalogue:
     aliases: Callable[[str, Path | None], Iterable[str]] = lambda _name, _folder: ()
 
 
-def list_entries(kind: str, profiles: Path | None = None) -> list[Row]:
+def list_entries(kind: str | None, profiles: Path | None = None) -> list[Row]:
     """List one catalogue, one row per entry; values are in SI units.
 
     Parameters
     ----------
-    kind : str
-        A key of ``CATALOGUES``, or ``keys`` for the keys of a scenario.
+    kind : str or None
+        A key of ``CATALOGUES``, or ``keys`` for the keys of a scenario; ``None`` for the catalogues themselves.
     profiles : Path or None
         Folder of the user's hardware profiles.
     """
+    if kind is None:
+        listed = {name: tuple(catalogue.names(profiles)) for name, catalogue in CATALOGUES.items()}
+        listed["keys"] = tuple(key.name for key in scenario_keys())
+        return [
+            {"kind": name, "entries": len(names), "such_as": ", ".join(names[:3])} for name, names in listed.items()
+        ]
     if kind == "keys":
         return [dataclasses.asdict(key) for key in scenario_keys()]
     catalogue = CATALOGUES[kind]
@@ -91,7 +98,8 @@ def show_entry(name: str, profiles: Path | None = None) -> Row:
         if exists(name):
             raise
     every = [n for names in known.values() for n in names]
-    raise ScenarioError(f"nothing in the catalogues is named {name!r}; {nearest(wanted, every)}")
+    hint = nearest_product(wanted, every) or "'moesim list' shows what there is"
+    raise ScenarioError(f"nothing in the catalogues is named {name!r}; {hint}")
 
 
 def quantities(value: object, prefix: str = "") -> Iterator[Row]:

@@ -58,7 +58,7 @@ UNMODELLED: Mapping[tuple[str, ...], str] = {
         "drafts are made by one further layer per token (speculation.draft = 'mtp') or cost nothing ('none'): draft "
         "models and trees of drafts are not modelled"
     ),
-    ("models*", "model.second*", "hardware.shared*", "hardware.mig*", "hardware.tenants*"): (
+    ("model.second*", "hardware.shared*", "hardware.mig*", "hardware.tenants*"): (
         "a deployment serves one model and has its devices to itself"
     ),
     ("network*", "hardware.congestion*", "hardware.oversubscription", "hardware.jitter*", "hardware.packet*"): (
