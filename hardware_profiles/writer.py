@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 import tomli_w
 
 from hardware_profiles.errors import ProfileError
+from hardware_profiles.outputs import write_file
 from hardware_profiles.schema import Device, Link, Processor, Quantity
 
 
@@ -29,18 +28,7 @@ def save_device(device: Device, path: Path) -> None:
     """
     if path.name != f"{device.id}.toml":
         raise ProfileError(f"{path}: a device is found by its file's name, so this one goes to {device.id}.toml")
-    text = tomli_w.dumps(_device_table(device))
-    try:
-        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise ProfileError(f"{path}: cannot be written: {error.strerror}") from error
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(draft).replace(path)
-    except OSError as error:
-        Path(draft).unlink(missing_ok=True)
-        raise ProfileError(f"{path}: cannot be written: {error.strerror}") from error
+    write_file(path, tomli_w.dumps(_device_table(device)), ProfileError, parents=False)
 
 
 def _device_table(device: Device) -> dict[str, object]:

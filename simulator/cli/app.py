@@ -78,26 +78,29 @@ def simulate(
     """Simulate a scenario, event by event."""
     with answering(as_json=as_json):
         from simulator import api
+        from simulator.cli.keep import keep, least_bytes, require_kept
         from simulator.cli.progress import progress_bar
-        from simulator.export.files import check_output_folder
+        from simulator.export.folders import check_output_folder
 
         scenario = load_scenario(file, overrides or (), device, profiles)
         if out is not None:
             # Before the run, so that nobody waits for a result that cannot be kept.
-            check_output_folder(out)
+            out = check_output_folder(out, least_bytes(scenario))
         with progress_bar("simulating", enabled=not no_progress) as progress:
             result = api.simulate(scenario, progress=progress)
-        folder = None if out is None else api.save(result, out)
+        lost = None if out is None else keep(result, out)
         if as_json:
             print_json(result.document())
+            require_kept(lost)
             return
         from simulator.cli.console import console
         from simulator.cli.result_text import print_result
 
         text = console()
         print_result(text, result)
-        if folder is not None:
-            text.print(f"written to {folder}")
+        require_kept(lost)
+        if out is not None:
+            text.print(f"written to {out}")
         text.print(f"next: {again('explain', file, overrides, device, profiles)}", style="dim")
 
 
@@ -180,15 +183,18 @@ def timeline(
 ) -> None:
     """Draw one step op by op on the streams of its ranks: what runs beside what."""
     with answering(as_json=as_json):
+        from hardware_profiles.outputs import check_output_file, write_file
         from simulator.cli.console import console
         from simulator.cli.timeline_text import print_timeline, timeline_document
+        from simulator.errors import OutputError
         from simulator.explanation.explanation import timeline as draw
-        from simulator.export.files import write_atomically
         from simulator.export.perfetto import encode_trace
 
         scenario = load_scenario(file, overrides or (), device, profiles)
+        if out is not None:
+            check_output_file(out, OutputError)
         drawn = draw(scenario, phase=phase, batch=batch, context=context)
-        written = None if out is None else write_atomically(out, encode_trace(drawn.slices(ranks)))
+        written = None if out is None else write_file(out, encode_trace(drawn.slices(ranks)), OutputError)
         if as_json:
             print_json(timeline_document(scenario, drawn, written))
             return

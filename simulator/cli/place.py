@@ -72,12 +72,15 @@ def place(
 ) -> None:
     """Compare placements of experts: balance and step time on routing that they were not computed from."""
     with answering(as_json=as_json):
+        from hardware_profiles.outputs import check_output_file, write_file
         from simulator.cli.place_picture import page, picture
         from simulator.cli.place_text import document, print_study
         from simulator.study.placement import StudyOptions
 
         if out is not None and out.suffix not in _PICTURES:
             raise OutputError(f"--out {out}: a picture is {' or '.join(_PICTURES)}")
+        if out is not None:
+            check_output_file(out, OutputError)
         options = StudyOptions(
             policies=_policies(policies),
             phase="prefill" if prefill else "decode",
@@ -95,9 +98,7 @@ def place(
         trace = None if loads is None else _drawn(loads, scenario, batch * max(degrees))
         studies = _studies(wanted, options, trace, shown=not no_progress and not as_json)
         if out is not None:
-            from simulator.export.files import write_atomically
-
-            write_atomically(out, page(studies) if out.suffix == ".html" else picture(studies))
+            write_file(out, page(studies) if out.suffix == ".html" else picture(studies), OutputError)
         if as_json:
             print_json(document(scenario, options, studies))
             return

@@ -48,12 +48,15 @@ def stats(
 ) -> None:
     """Show who is loaded, how unevenly by batch, how long it lasts, and what depends on what."""
     with answering(as_json=as_json):
+        from hardware_profiles.outputs import check_output_file, write_file
         from simulator.cli.console import console
         from simulator.cli.routing_text import heat_map_svg, print_stats
+        from simulator.errors import OutputError
         from workloads.routing.convert import read_token_ids
         from workloads.routing.report import routing_report
-        from workloads.trace_paths import replacing
 
+        if picture is not None:
+            check_output_file(picture, OutputError)
         found = read_trace(trace, experts)
         report = routing_report(
             found,
@@ -64,8 +67,7 @@ def stats(
             seed=seed,
         )
         if picture is not None:
-            with replacing(picture) as temporary:
-                temporary.write_text(heat_map_svg(report), encoding="utf-8")
+            write_file(picture, heat_map_svg(report), OutputError)
         if as_json:
             print_json(report.document())
             return

@@ -10,10 +10,11 @@ import numpy as np
 from simulator import api
 from simulator.cli.answer import print_json
 from simulator.cli.console import console, number, pairs, percent, seconds, table
+from simulator.cli.keep import keep, least_bytes, require_kept
 from simulator.cli.progress import progress_bar
 from simulator.elastic.mechanisms import MECHANISMS
 from simulator.errors import InfeasibleScenario, MoesimError, ScenarioError
-from simulator.export.files import check_output_folder
+from simulator.export.folders import check_output_folder
 from simulator.results.values import Result, Scaling
 from simulator.scenario import Scenario
 from simulator.scenario.features import asks
@@ -57,17 +58,19 @@ def answer_scale(scenario: Scenario, *, compare: bool, out: Path | None, as_json
             "as in --set elastic.mechanism=elastic, or --compare"
         )
     if out is not None:
-        check_output_folder(out)
+        out = check_output_folder(out, least_bytes(scenario))
     with progress_bar("simulating", enabled=progress) as told:
         result = api.simulate(scenario, progress=told)
-    folder = None if out is None else api.save(result, out)
+    lost = None if out is None else keep(result, out)
     if as_json:
         print_json(result.document())
+        require_kept(lost)
         return
     text = console()
     print_scaling(text, result)
-    if folder is not None:
-        text.print(f"written to {folder}")
+    require_kept(lost)
+    if out is not None:
+        text.print(f"written to {out}")
     text.print("next: the same with --compare, for every mechanism side by side", style="dim")
 
 

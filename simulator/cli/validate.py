@@ -41,8 +41,12 @@ def kernels(
 ) -> None:
     """Predict every row of measured tables and compare: median error, p90, bias, share inside the 80 % interval."""
     with answering(as_json=as_json):
+        from hardware_profiles.outputs import check_output_file
+        from simulator.errors import OutputError
         from validation.kernels.validate import validate_kernels, write_predictions
 
+        if predictions is not None:
+            check_output_file(predictions, OutputError)
         report = validate_kernels(
             device, measurements, profiles=profiles, kernels_of=kernels_of, only_held_out=held_out
         )
@@ -148,9 +152,10 @@ def regress(
 ) -> None:
     """Compare predictions, accuracy and stated figures with a baseline; exit with 1 if one moved."""
     with answering():
+        from hardware_profiles.outputs import check_output_file, write_file
         from simulator.cli.console import console
         from simulator.cli.validate_text import print_outcomes
-        from simulator.errors import ScenarioError
+        from simulator.errors import OutputError, ScenarioError
         from validation.regression import regress as checks
         from validation.regression import report
 
@@ -159,6 +164,10 @@ def regress(
                 "--scenario, --device and --runs say what a new baseline covers; give them with --update"
             )
         text, path = console(), baseline or checks.BUILT_IN
+        # Before the figures are computed, so that nobody waits for what cannot be kept.
+        for file in (junit, markdown, *((path,) if update else ())):
+            if file is not None:
+                check_output_file(file, OutputError)
         if update:
             new, outcomes = checks.update(
                 path, scenarios=scenario or (), devices=device or (), runs=runs or "", measurements=measurements
@@ -169,8 +178,8 @@ def regress(
             outcomes = checks.regress(path, measurements)
             print_outcomes(text, outcomes)
         if junit is not None:
-            report.write_text(junit, report.junit(outcomes))
+            write_file(junit, report.junit(outcomes), OutputError)
         if markdown is not None:
-            report.write_text(markdown, report.markdown(outcomes))
+            write_file(markdown, report.markdown(outcomes), OutputError)
         if not update and report.failures(outcomes):
             raise typer.Exit(FAILED)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -10,8 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from simulator.errors import OutputError
-from simulator.export.files import MANIFEST_FORMAT, MANIFEST_NAME, encode_json, output_folder
+from simulator.export.files import encode_json
+from simulator.export.folders import MANIFEST_FORMAT, MANIFEST_NAME, digest_of, output_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,20 +81,16 @@ def write_bundle(
     OutputError
         If the folder cannot be written or replaced.
     """
-    with output_folder(path) as folder:
-        try:
-            (folder / "scenario.toml").write_text(scenario_toml, encoding="utf-8")
-            (folder / "summary.json").write_bytes(encode_json(summary))
-            for name, document in (documents or {}).items():
-                (folder / name).write_bytes(document)
-            for name, frame in frames.items():
-                frame.to_parquet(folder / f"{name}.parquet", compression="zstd", index=False)
-            rows = {f"{name}.parquet": len(frame) for name, frame in frames.items()}
-            (folder / MANIFEST_NAME).write_bytes(encode_json(_manifest_document(manifest, folder, rows)))
-        except OSError as error:
-            msg = f"cannot write {path}: {error.strerror or error}"
-            raise OutputError(msg) from error
-    return Path(path).resolve()
+    with output_folder(path) as (folder, target):
+        (folder / "scenario.toml").write_text(scenario_toml, encoding="utf-8")
+        (folder / "summary.json").write_bytes(encode_json(summary))
+        for name, document in (documents or {}).items():
+            (folder / name).write_bytes(document)
+        for name, frame in frames.items():
+            frame.to_parquet(folder / f"{name}.parquet", compression="zstd", index=False)
+        rows = {f"{name}.parquet": len(frame) for name, frame in frames.items()}
+        (folder / MANIFEST_NAME).write_bytes(encode_json(_manifest_document(manifest, folder, rows)))
+    return target
 
 
 def _manifest_document(manifest: Manifest, folder: Path, rows: Mapping[str, int]) -> dict[str, Any]:
@@ -104,7 +99,5 @@ def _manifest_document(manifest: Manifest, folder: Path, rows: Mapping[str, int]
 
 
 def _file_entry(file: Path, rows: int | None) -> dict[str, Any]:
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    entry: dict[str, Any] = {"bytes": file.stat().st_size, "sha256": digest}
+    entry: dict[str, Any] = {"bytes": file.stat().st_size, "sha256": digest_of(file)}
     return entry if rows is None else {**entry, "rows": rows}

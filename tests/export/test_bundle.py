@@ -64,6 +64,6 @@ def test_a_later_run_takes_the_place_of_an_earlier_one_with_no_file_left_over(tm
 
 
 def test_a_write_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="cannot write"):
+    with pytest.raises(OutputError, match="cannot be written: No such file"):
         write(tmp_path / "result", documents={"no/such/folder.json": b"{}"})
     assert list(tmp_path.iterdir()) == []

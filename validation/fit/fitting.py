@@ -7,11 +7,8 @@ logarithmic scale, the others on a linear one.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import os
-import tempfile
 import tomllib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -21,6 +18,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from hardware_profiles.errors import MoesimError, nearest
+from hardware_profiles.outputs import write_file
 from simulator.arrays import FloatArray
 from validation.accuracy import Accuracy, accuracy
 
@@ -180,17 +178,7 @@ def write_kernels(path: Path, tables: Mapping[str, tuple[Any, Mapping[str, Any]]
         lines.append("")
     text = "\n".join(lines)
     tomllib.loads(text)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            Path(temporary).unlink()
-        raise
+    write_file(path, text, MoesimError)
 
 
 def _rounded(value: float | bool | str) -> float | bool | str:

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hardware_profiles.errors import MoesimError
+from hardware_profiles.outputs import write_file
 from hardware_profiles.residuals import Residuals
 from simulator.arrays import FloatArray
 from simulator.cost.uncertainty import REGIMES, Z80, family_of, regime_numbers
@@ -141,8 +143,7 @@ def write_residuals(path: Path, tables: Mapping[str, Residuals]) -> None:
             f"range = {_inline({axis: list(limits) for axis, limits in r.ranges.items()})}",
             "",
         ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(lines), encoding="utf-8")
+    write_file(path, "\n".join(lines), MoesimError)
 
 
 def write_transfer(path: Path, other: Mapping[str, float], source: str) -> None:
@@ -157,8 +158,7 @@ def write_transfer(path: Path, other: Mapping[str, float], source: str) -> None:
         lines += [f"[{kind}]", f"_provenance = {_inline(provenance)}"]
         lines += [f"{family} = {_number(value)}" for family, value in sorted({**values}.items())]
         lines += [f"all = {_number(float(np.median(list(values.values()))))}", ""]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(lines), encoding="utf-8")
+    write_file(path, "\n".join(lines), MoesimError)
 
 
 def _number(value: float) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hardware_profiles.outputs import replacing
 from simulator.errors import OutputError
 from simulator.hardware import Hardware, load_hardware
 from validation.accuracy import Accuracy, accuracy
@@ -222,8 +223,6 @@ def write_predictions(report: KernelReport, path: Path) -> None:
     import pandas as pd
 
     joined = [compared.join(shape, on="row") for compared, shape in report.rows.values()]
-    try:
-        rows = pd.concat(joined, ignore_index=True) if joined else pd.DataFrame()
-        rows.to_parquet(path, index=False)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    rows = pd.concat(joined, ignore_index=True) if joined else pd.DataFrame()
+    with replacing(path, OutputError) as temporary:
+        rows.to_parquet(temporary, index=False)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hardware_profiles.errors import nearest
+from hardware_profiles.outputs import not_writable, replacing, write_file
 from validation.measure.attention import decode_cases, latent_decode_cases, latent_prefill_cases, prefill_cases
 from validation.measure.buffers import CACHES, Pool
 from validation.measure.case import Case, stratified
@@ -241,12 +242,12 @@ def write_report(report: Report, folder: Path) -> None:
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, rows in report.tables.items():
-            pd.DataFrame(rows).to_parquet(folder / f"{name}.parquet", index=False)
-        text = json.dumps(report.manifest, indent=2) + "\n"
-        (folder / "manifest.json").write_text(text, encoding="utf-8")
     except OSError as error:
-        raise MicrobenchmarkError(f"{folder}: cannot be written: {error.strerror or error}") from error
+        raise not_writable(folder, error, MicrobenchmarkError) from error
+    for name, rows in report.tables.items():
+        with replacing(folder / f"{name}.parquet", MicrobenchmarkError) as temporary:
+            pd.DataFrame(rows).to_parquet(temporary, index=False)
+    write_file(folder / "manifest.json", json.dumps(report.manifest, indent=2) + "\n", MicrobenchmarkError)
 
 
 def _known(what: str, name: str, allowed: Iterable[str]) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from hardware_profiles.outputs import write_file
+from simulator.errors import OutputError
 from validation.papers.papers import Verdict
 from validation.regression.charts import Bar, coverage_chart, error_chart
 from validation.regression.stated import marked
@@ -76,8 +78,7 @@ def write_page(accuracy: Mapping[str, float], verdicts: Sequence[Verdict], path:
     """
     files = {path: page_text(accuracy, verdicts), **{path.parent / name: svg for name, svg in charts(accuracy).items()}}
     for file, text in files.items():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="utf-8")
+        write_file(file, text, OutputError)
     return list(files)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from hardware_profiles.loader import load_device
+from hardware_profiles.outputs import write_file
 from simulator.errors import OutputError
 from simulator.scenario.presets import preset_names
 from validation.kernels.validate import KernelReport, validate_kernels
@@ -133,11 +134,7 @@ def save_baseline(baseline: Baseline, path: Path) -> None:
         "predictions": {key: _rounded(value) for key, value in sorted(baseline.predictions.items())},
         "accuracy": {key: _rounded(value) for key, value in sorted(baseline.accuracy.items())},
     }
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    write_file(path, json.dumps(document, indent=1) + "\n", OutputError)
 
 
 def _rounded(value: float) -> float:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from xml.etree import ElementTree as ET
 
-from simulator.errors import OutputError
 from validation.regression.regress import FAILURES, Outcome
 
 _MEANING = {
@@ -99,18 +97,3 @@ def junit(outcomes: Sequence[Outcome]) -> str:
                 ET.SubElement(case, "skipped", message=o.where or "no measurements were given")
     ET.indent(suites)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(suites, encoding="unicode") + "\n"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a report.
-
-    Raises
-    ------
-    OutputError
-        The file cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error

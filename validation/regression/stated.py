@@ -11,6 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from hardware_profiles.outputs import write_file
+from simulator.errors import OutputError
+
 _MARK = re.compile(r"<!-- figure (?P<key>\S+) -->(?P<value>[^<]*)<!-- /figure -->")
 _NUMBER = re.compile(r"\s*(?P<number>[-+]?[\d,]*\.?\d+)\s*(?P<percent>%?)\s*")
 
@@ -76,6 +79,6 @@ def restate(documents: Iterable[Path], figures: Mapping[str, float]) -> list[Pat
         text = file.read_text(encoding="utf-8")
         new = _MARK.sub(replaced, text)
         if new != text:
-            file.write_text(new, encoding="utf-8")
+            write_file(file, new, OutputError)
             changed.append(file)
     return sorted(changed)

@@ -228,11 +228,9 @@ def save_model(spec: ModelSpec, path: str | Path) -> None:
     """
     import tomli_w  # loaded here: only writing needs it
 
-    try:
-        Path(path).write_text(tomli_w.dumps(spec_to_table(spec)), encoding="utf-8")
-    except OSError as error:
-        msg = f"{path}: cannot be written: {error.strerror}"
-        raise ModelError(msg) from error
+    from hardware_profiles.outputs import write_file
+
+    write_file(path, tomli_w.dumps(spec_to_table(spec)), ModelError, parents=False)
 
 
 def _names(values: Sequence[T | None], kinds: Mapping[str, type[T]]) -> dict[T | None, str]:

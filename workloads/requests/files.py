@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from hardware_profiles.edge import parse_json, shown, shown_path, understanding
 from hardware_profiles.errors import nearest
+from hardware_profiles.outputs import replacing
 from workloads.errors import TraceFormatError, WorkloadError
 from workloads.requests.lines import DIALECTS, dialect_of, read_lines
 from workloads.requests.results import TOOLS, documents, result_trace, tool_of
@@ -19,7 +20,7 @@ from workloads.requests.rows import fail
 from workloads.requests.tables import TABLES, read_csv, read_parquet_trace, table_format
 from workloads.requests.trace import LONGEST, RequestTrace, check_requests
 from workloads.requests.units import UNITS
-from workloads.trace_paths import existing_file, replacing
+from workloads.trace_paths import existing_file
 
 #: Longest first line that is looked at to tell a format [characters].
 _MOST_FIRST = 2**22
@@ -113,7 +114,7 @@ def save_request_trace(trace: RequestTrace, path: str | Path) -> None:
     if trace.concurrency is not None:
         facts["concurrency"] = trace.concurrency
     table = pa.table(columns).replace_schema_metadata({"moesim": json.dumps(facts)})
-    with replacing(path) as temporary:
+    with replacing(path, WorkloadError, parents=False) as temporary:
         if suffix == ".csv":
             pyarrow.csv.write_csv(table, temporary)
         else:

@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardware_profiles.edge import is_folder, read_json, shown, shown_path
+from hardware_profiles.outputs import check_output_file, replacing
 from workloads.errors import TraceFormatError, WorkloadError
 from workloads.npy import npz_names, read_npy, read_npz
 from workloads.routing.files import read_routing_trace, save_routing_trace
 from workloads.routing.torch_files import torch_load
 from workloads.routing.trace import MOST_EXPERTS, RoutingTrace, routing_fault
-from workloads.trace_paths import existing_file, replacing
+from workloads.trace_paths import existing_file
 
 IntArray = NDArray[np.integer[Any]]
 
@@ -86,7 +87,7 @@ def write_recording(trace: RoutingTrace, path: str | Path) -> None:
         if len(trace.sequence_start) > 1:
             sequences = len(trace.sequence_start)
             raise WorkloadError(f"{path}: .npy holds one sequence, the trace has {sequences}; write .npz")
-        with replacing(path) as temporary:
+        with replacing(path, WorkloadError, parents=False) as temporary:
             np.save(temporary, ids)
         return
     lengths = np.diff(trace.sequence_start, append=trace.tokens)
@@ -96,7 +97,7 @@ def write_recording(trace: RoutingTrace, path: str | Path) -> None:
         "extend_seq_lens": lengths.tolist(),
         "topk_ids_of_layer": ids.transpose(1, 0, 2).tolist(),
     }
-    with replacing(path) as temporary:
+    with replacing(path, WorkloadError, parents=False) as temporary:
         temporary.write_text(json.dumps({"num_experts": trace.num_experts, "records": [record]}), encoding="utf-8")
 
 
@@ -110,6 +111,7 @@ def check_writable(path: str | Path) -> None:
         raise WorkloadError(f"{path}: a routing trace is written as .npz, .parquet, .npy or .json, not {given}")
     if not is_folder(Path(path).parent):
         raise WorkloadError(f"{path}: the folder {Path(path).parent} does not exist")
+    check_output_file(path, WorkloadError)
 
 
 def read_token_ids(path: str | Path) -> NDArray[np.int64]:

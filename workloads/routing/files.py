@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from hardware_profiles.edge import shown, shown_path
+from hardware_profiles.outputs import replacing
 from workloads.errors import TraceFormatError, WorkloadError
 from workloads.npy import npz_names, read_npz
 from workloads.parameters import count
 from workloads.parquet import read_parquet, require_columns
 from workloads.routing.trace import MOST_EXPERTS, RoutingTrace, routing_fault
-from workloads.trace_paths import existing_file, replacing
+from workloads.trace_paths import existing_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,7 +86,7 @@ def save_routing_trace(trace: RoutingTrace, path: str | Path) -> None:
     if fault:
         msg = f"routing trace {trace.source}: {fault}"
         raise WorkloadError(msg)
-    with replacing(path) as temporary:
+    with replacing(path, WorkloadError, parents=False) as temporary:
         if suffix == ".npz":
             np.savez_compressed(
                 temporary,

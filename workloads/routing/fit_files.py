@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from hardware_profiles.edge import is_folder, read_toml, shown, shown_path
 from hardware_profiles.errors import nearest
+from hardware_profiles.outputs import check_output_file, replacing
 from workloads.errors import TraceFormatError, WorkloadError
 from workloads.parameters import count, number
 from workloads.routing.latent import PARTS, LatentRouting
-from workloads.trace_paths import existing_file, replacing
+from workloads.trace_paths import existing_file
 
 KIND = "latent"
 _KEYS = (
@@ -104,7 +105,7 @@ def save_routing_fit(model: LatentRouting, path: str | Path, error: dict[str, fl
     if error:
         lines += ["", "# Relative distance of the fit from the trace.", "[error]"]
         lines += [f"{key} = {value:.4g}" for key, value in error.items()]
-    with replacing(path) as temporary:
+    with replacing(path, WorkloadError, parents=False) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -114,6 +115,7 @@ def check_fit_path(path: str | Path) -> None:
         raise WorkloadError(f"{path}: a routing fit is saved as .toml, not {Path(path).suffix or 'without extension'}")
     if not is_folder(Path(path).parent):
         raise WorkloadError(f"{path}: the folder {Path(path).parent} does not exist")
+    check_output_file(path, WorkloadError)
 
 
 def _model(table: dict[str, Any]) -> LatentRouting:
