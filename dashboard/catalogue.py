@@ -12,9 +12,9 @@ from dashboard.uploads import uploads
 from hardware_profiles import loader
 from simulator.scenario import Scenario
 from simulator.scenario.presets import preset_names, preset_path
-from simulator.stack import stack_names
-from simulator.startup import startup_names
-from workloads.models.library import model_names
+from simulator.stack import load_stack, stack_names
+from simulator.startup import load_startup, startup_names
+from workloads.models.library import known_names
 from workloads.samples import FITS, SAMPLES
 
 #: How the names of routing samples begin; the others hold requests.
@@ -25,10 +25,11 @@ _ROUTING = "routing_"
 class Catalogue:
     """Names by kind.
 
-    ``presets`` begin with the smallest, ``request_traces``, ``routing_traces`` and
-    ``routing_fits`` are those that ship, ``startups`` the start-up profiles,
-    ``node_device`` gives the device of each node, ``cluster_node`` the node of each cluster; ``node_devices`` and
-    ``cluster_nodes`` count what they hold.
+    ``presets`` begin with the smallest, ``models`` have their variants behind them, ``request_traces``,
+    ``routing_traces`` and ``routing_fits`` are those that ship, ``startups`` the start-up profiles, ``offers`` the
+    prices of each device with the words for them, the default first. ``node_device`` gives the device of each node,
+    ``cluster_node`` the node of each cluster; ``node_devices`` and ``cluster_nodes`` count what they hold.
+    ``spelled`` maps the names that a scenario key takes, in lower case and with aliases, to those that are listed.
     """
 
     presets: Mapping[str, Scenario]
@@ -43,6 +44,8 @@ class Catalogue:
     routing_traces: tuple[str, ...]
     routing_fits: tuple[str, ...]
     startups: tuple[str, ...]
+    offers: Mapping[str, Mapping[str, str]]
+    spelled: Mapping[str, Mapping[str, str]]
 
     def names(self) -> Names:
         """Return what a link may name: the catalogues, and what was uploaded to this server."""
@@ -58,8 +61,9 @@ class Catalogue:
             "routing.fit": self.routing_fits,
             "elastic.startup": self.startups,
             "offload.router": self.models,
+            "hardware.price": tuple({offer for offers in self.offers.values() for offer in offers}),
         }
-        return Names(presets=self.presets, by_key=by_key)
+        return Names(presets=self.presets, by_key=by_key, spelled=self.spelled)
 
     def nodes_of(self, device: str) -> tuple[str, ...]:
         """List the nodes that hold a device."""
@@ -83,10 +87,11 @@ def load_catalogue() -> Catalogue:
     clusters = {name: loader.load_cluster(name) for name in loader.cluster_names()}
     presets = {name: Scenario.load(preset_path(name)) for name in preset_names()}
     smallest_first = dict(sorted(presets.items(), key=lambda item: (_devices(item[1]), item[0])))
+    devices, models = tuple(loader.device_names()), known_names()
     return Catalogue(
         presets=smallest_first,
-        models=tuple(model_names()),
-        devices=tuple(loader.device_names()),
+        models=tuple(sorted(set(models.values()), key=str.lower)),
+        devices=devices,
         stacks=stack_names(),
         node_device={name: node.device for name, node in nodes.items()},
         node_devices={name: node.devices for name, node in nodes.items()},
@@ -96,7 +101,24 @@ def load_catalogue() -> Catalogue:
         routing_traces=tuple(f"sample:{name}" for name in SAMPLES if name.startswith(_ROUTING)),
         routing_fits=tuple(f"sample:{name}" for name in FITS),
         startups=startup_names(),
+        offers={device: _offers(device) for device in devices},
+        spelled={
+            "model.name": models,
+            "offload.router": models,
+            **{f"hardware.{kind}": loader.known_names(f"{kind}s") for kind in ("device", "node", "cluster")},
+            "stack.name": {name: own for own in stack_names() for name in (own, *load_stack(own).aliases)},
+            "elastic.startup": {name: own for own in startup_names() for name in (own, *load_startup(own).aliases)},
+        },
     )
+
+
+def _offers(device: str) -> dict[str, str]:
+    """Word what a device costs, the offer that counts where none is chosen first."""
+    price = loader.load_price(device)
+    if price is None:
+        return {}
+    ordered = sorted(price.offers.items(), key=lambda item: item[0] != price.default)
+    return {name: f"{name.replace('_', ' ')}: {offer.stated:.3g} {offer.unit}" for name, offer in ordered}
 
 
 @st.cache_resource(show_spinner=False)

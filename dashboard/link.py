@@ -45,6 +45,7 @@ _NAMED = (
     "hardware.node",
     "hardware.cluster",
     "hardware.profiles",
+    "hardware.price",
     "stack.name",
     "requests.trace",
     "routing.trace",
@@ -66,10 +67,25 @@ MOST_ROWS = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Names:
-    """Names that a link may use: presets, and what the catalogues and samples list, by scenario key."""
+    """Names that a link may use: presets, and what the catalogues and samples list, by scenario key.
+
+    ``spelled`` maps further spellings, in lower case, to those.
+    """
 
     presets: Mapping[str, Scenario]
     by_key: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    spelled: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def listed(self, key: str, text: str) -> str:
+        """Return a name as it is listed; as it is where it is not, or is no name.
+
+        An organisation before a model's name is left out, as it is on the command line, and with it whatever could
+        make a path of it.
+        """
+        if text in self.by_key.get(key, ()):
+            return text
+        plain = text.rsplit("/", 1)[-1] if key in ("model.name", "offload.router") else text
+        return self.spelled.get(key, {}).get(plain.lower(), text)
 
 
 def most(key: str) -> int:
@@ -136,6 +152,7 @@ def _scenario(params: Mapping[str, str], names: Names) -> tuple[str, Scenario, l
     for key, text in list(params.items())[:_MOST_PARAMETERS]:
         if key in _OWN:
             continue
+        text = names.listed(key, text)
         reason = _why_refused(key, text, own, names)
         if not reason:
             changed, wrong = attempt(partial(apply, scenario, {key: text}), key)

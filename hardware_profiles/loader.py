@@ -53,6 +53,21 @@ def cluster_names(folder: Path | None = None) -> list[str]:
     return _ids("clusters", folder)
 
 
+def known_names(kind: str, folder: Path | None = None) -> dict[str, str]:
+    """Map every id and alias of ``devices``, ``nodes`` or ``clusters``, in lower case, to the id.
+
+    Examples
+    --------
+    >>> known_names("devices")["h100"]
+    'h100-sxm'
+    """
+    found: dict[str, str] = {}
+    for root in catalogue_folders(folder):
+        index = _index(tuple(stamp(path) for path in _files(root / kind, "*.toml")))
+        found = {name: Path(file).stem for name, file in index.items()} | found
+    return found
+
+
 def load_device(name: str, folder: Path | None = None) -> Device:
     """Load a device with the kernel coefficients of its main processor.
 

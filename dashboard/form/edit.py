@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from functools import partial
 
 import streamlit as st
 
@@ -17,6 +19,7 @@ from simulator.scenario.sections import Lengths as LengthsChoice
 from simulator.scenario.sections import Requests, Routing, Stack
 from simulator.scenario.title import titled_from
 from simulator.scenario.unread import unread_keys
+from workloads.models.dtypes import DTYPE_BYTES
 from workloads.requests.files import read_request_trace
 from workloads.routing.files import read_routing_trace
 
@@ -62,6 +65,8 @@ def edit(scenario: Scenario, preset: Scenario, catalogue: Catalogue) -> Scenario
         form_serving.elastic(fields, catalogue)
     with st.expander("Objectives and seed", expanded=True):
         _objectives(fields)
+    with st.expander("What is measured", expanded=scenario.run != preset.run):
+        _measured(fields)
     # Read in any case: a widget may hold what cannot be read.
     data = fields.mapping()
     if not fields.changed:
@@ -83,16 +88,25 @@ def _unread(scenario: Scenario) -> set[str]:
 
 def _model_and_hardware(fields: Fields, catalogue: Catalogue) -> None:
     fields.choice("model.name", "Model", catalogue.models)
+    left, right = st.columns(2)
+    for place, key, label in ((left, "weights", "Weights"), (right, "kv_cache", "KV cache")):
+        with place:
+            fields.choice(f"model.{key}", label, tuple(DTYPE_BYTES), absent="the model's")
     before = fields.get("hardware.device")
     device = fields.choice("hardware.device", "Device", catalogue.devices)
     keep = device == before
-    if not keep:
-        fields.drop("hardware.price")
+    offers = catalogue.offers.get(device, {})
+    usual = next(iter(offers.values()), "none is known")
+    fields.choice("hardware.price", "Price", tuple(offers), absent=usual, keep=keep, words=partial(_price, offers))
     nodes = catalogue.nodes_of(device)
     node = fields.choice("hardware.node", "Node", nodes, absent="the device's usual node", keep=keep)
     clusters = catalogue.clusters_of(device, node)
     keep = keep and node == fields.before("hardware.node")
     fields.choice("hardware.cluster", "Cluster", clusters, absent="none: one node", keep=keep)
+
+
+def _price(offers: Mapping[str, str], name: str) -> str:
+    return offers.get(name, name)
 
 
 def _count_devices(fields: Fields, catalogue: Catalogue) -> None:
@@ -221,3 +235,8 @@ def _objectives(fields: Fields) -> None:
     for key in ("ttft", "tpot", "e2el"):
         fields.quantity(f"slo.{key}", f"{key.upper()} SLO [ms]", 1e3, empty="no limit")
     fields.count("seed", "Seed", least=0)
+
+
+def _measured(fields: Fields) -> None:
+    fields.count("run.warmup_requests", "First requests left out", least=0)
+    fields.flag("run.drain", "Count the tail after the last arrival")

@@ -42,6 +42,26 @@ _WORDS = {
     "nic": "NIC",
     "slo": "SLO",
 }
+#: What a key means on the page, where that is not what it means in a file.
+_HELP = {
+    "model.name": "a model of the catalogue, or one of its variants",
+    "model.weights": "storage format of all linear weights: fewer bits take less memory and less time to read",
+    "model.kv_cache": "storage format of the KV cache: with fewer bits more or longer requests are held",
+    "hardware.device": "a device of the catalogue",
+    "hardware.price": "which of its prices a device costs; each is one of the catalogue, with its source",
+    "parallelism.tp": "devices that share every layer of attention and, without EP, every expert",
+    "parallelism.dp": "groups of devices inside an instance, each with requests of its own; they share the experts",
+    "parallelism.pp": "stages of layers, one behind the other",
+    "parallelism.ep": "ranks that the experts of a layer are spread over",
+    "requests.trace": "a recorded trace: those that ship, and those that you uploaded",
+    "requests.lengths.kind": "how the lengths of prompts and answers are spread",
+    "routing.kind": "which experts tokens choose: as in a recording, or drawn",
+    "routing.trace": "a recorded routing: those that ship, and those that you uploaded",
+    "routing.fit": "a fit to a recording, as 'moesim routing fit' writes it",
+    "stack.name": "a serving stack of the catalogue",
+    "elastic.startup": "how long instances take to start: a profile of the catalogue",
+    "offload.router": "model that routes before the step; its time is left out where there is none",
+}
 _PLAIN_WORDS = (
     "prefill_first",
     "expert_aware",
@@ -146,6 +166,7 @@ class Fields:
         absent: str | None = None,
         default: str | None = None,
         keep: bool = True,
+        words: Callable[[str], str] | None = None,
     ) -> Any:
         """Offer names.
 
@@ -162,6 +183,8 @@ class Fields:
         keep : bool
             Whether the scenario's own value stays on offer though it is not among the names, so that a link shows
             what it asked for; where another choice made it meaningless it is dropped.
+        words : callable, optional
+            Writes a name for people.
         """
         current = self.before(key)
         own = current if keep else None
@@ -171,7 +194,7 @@ class Fields:
             st.session_state[widget] = allowed[0] if absent is None else None
         index = 0 if absent is None else None
         shape: dict[str, Any] = {"key": widget, "placeholder": absent, "help": self._help(key, absent)}
-        return self._draw(key, current, default, partial(st.selectbox, label, allowed, index, worded, **shape))
+        return self._draw(key, current, default, partial(st.selectbox, label, allowed, index, words or worded, **shape))
 
     def count(
         self,
@@ -339,7 +362,7 @@ class Fields:
         *path, last = key.split(".")
         for part in path:
             section = getattr(section, part)
-        text = type(section).model_fields[last].description or ""
+        text = _HELP.get(self._prefix + key) or type(section).model_fields[last].description or ""
         return f"{text}; empty = {empty}" if empty else text
 
     def _real(self, key: str, label: str, low: float, high: float | None, step: float, empty: str | None) -> Any:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from workloads.models.spec import DType, ModelSpec
 
-__all__ = ["check", "load_model", "model_names", "save_model", "with_dtypes"]
+__all__ = ["check", "known_names", "load_model", "model_names", "save_model", "with_dtypes"]
 
 _BUILT_IN = Path(__file__).parent / "catalogue"
 
@@ -87,6 +87,27 @@ def load_model(name: str | Path, folder: str | Path | None = None) -> ModelSpec:
 def model_names(folder: str | Path | None = None) -> tuple[str, ...]:
     """List the names of the built-in models and of those in ``folder``, in order of the alphabet."""
     return tuple(sorted({file.stem for place in _folders(folder) for file in place.glob("*.toml")}))
+
+
+def known_names(folder: str | Path | None = None) -> dict[str, str]:
+    """Map every name, alias and variant, in lower case and without its organisation, to the name to show for it.
+
+    An alias stands for the model; a variant keeps its own name, as its file spells it.
+
+    Examples
+    --------
+    >>> known_names()["qwen3-235b-a22b-fp8"]
+    'Qwen3-235B-A22B-FP8'
+    """
+    found: dict[str, str] = {}
+    for place in _folders(folder):
+        stamp(place)
+        for file in sorted(place.glob("*.toml")):
+            table = read_toml(file)
+            spelled = {_normal(name): name.rsplit("/", 1)[-1] for name in table.get("variants", {})}
+            others = {name: spelled.get(name, file.stem) for name in _other_names(table, file)}
+            found = {file.stem: file.stem, **others} | found
+    return found
 
 
 def with_dtypes(
