@@ -13,6 +13,7 @@ import streamlit as st
 
 from dashboard.edge import attempt
 from dashboard.figures.step import study_policies
+from dashboard.mending import Mend, Room, mend
 from simulator import api
 from simulator.deployment.fingerprint import fingerprint
 from simulator.explanation.explanation import timeline
@@ -36,6 +37,12 @@ def findings_of(scenario: Scenario) -> tuple[Finding, ...]:
     """Check a scenario; an error of the check itself becomes a finding."""
     found, wrong = attempt(partial(api.check, scenario))
     return found or wrong
+
+
+@st.cache_resource(max_entries=64, show_spinner="Looking for what would run", hash_funcs={Scenario: lambda s: s.hash})
+def mend_of(scenario: Scenario, devices: int, cluster: str) -> Mend | None:
+    """Find what would make a scenario run on nodes of so many devices, in that cluster where there is one."""
+    return mend(scenario, Room(devices=devices, cluster=cluster), findings_of)
 
 
 def key_of(scenario: Scenario) -> str:

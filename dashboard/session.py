@@ -29,6 +29,8 @@ class Session:
         What the page shows.
     findings : tuple of Finding
         What the link said wrongly and what simulations ended with, until the form is changed.
+    dropped : tuple of str
+        Keys that the last change of the form took away besides.
     wanted, running : bool
         Whether to simulate at the next run of the script, and whether a simulation was under way when it was stopped.
     written, written_before : mapping of str to str
@@ -41,6 +43,7 @@ class Session:
 
     page: PageState
     findings: tuple[Finding, ...] = ()
+    dropped: tuple[str, ...] = ()
     wanted: bool = False
     running: bool = False
     written: Mapping[str, str] = field(default_factory=dict)

@@ -27,8 +27,8 @@ _PREFILL = "disaggregation.prefill"
 _STACK_DEFAULT = "the stack's default"
 
 
-def edit(scenario: Scenario, preset: Scenario, catalogue: Catalogue) -> Scenario:
-    """Draw the form and return the scenario that it now describes.
+def edit(scenario: Scenario, preset: Scenario, catalogue: Catalogue) -> tuple[Scenario, tuple[str, ...]]:
+    """Draw the form; return the scenario that it now describes, and the keys that another choice took away.
 
     Groups that differ from the preset, or that the scenario makes use of, are open.
 
@@ -70,15 +70,11 @@ def edit(scenario: Scenario, preset: Scenario, catalogue: Catalogue) -> Scenario
     # Read in any case: a widget may hold what cannot be read.
     data = fields.mapping()
     if not fields.changed:
-        return scenario
+        return scenario, ()
     edited = titled_from(preset, scenario, Scenario.from_mapping(data, scenario.name))
-    return _without_unread(scenario, edited)
-
-
-def _without_unread(before: Scenario, after: Scenario) -> Scenario:
-    """Take away the keys that were read before and, after another choice, are not."""
-    lost = _unread(after) - _unread(before)
-    return apply(after, dict.fromkeys(lost, "")) if lost else after
+    lost = _unread(edited) - _unread(scenario)
+    kept = apply(edited, dict.fromkeys(lost, "")) if lost else edited
+    return kept, tuple(sorted({*lost, *fields.dropped}))
 
 
 def _unread(scenario: Scenario) -> set[str]:

@@ -19,6 +19,8 @@ _T = TypeVar("_T")
 
 #: Where an address or a mailbox begins that Markdown would link though it is escaped; a word joiner parts it unseen.
 _LINKS = re.compile(r"\bwww(?=\.)|\bhttps?(?=:)|\w(?=@)", re.IGNORECASE)
+#: Folders of the server before the name of a file, which are nobody's business.
+_FOLDERS = re.compile(r"(?<![\w.~/-])/(?:[\w.+@~-]+/)+(?=[\w.~-])")
 
 _DRAW = {"error": st.error, "warning": st.warning, "note": st.info}
 _ICONS = {"error": ":material/error:", "warning": ":material/warning:", "note": ":material/info:"}
@@ -31,12 +33,21 @@ def shown(draw: Callable[[], _T], where: str = "scenario") -> _T | None:
     return answer
 
 
-def findings(found: Sequence[Finding]) -> None:
-    """List findings, errors first; notes fold away."""
+def findings(found: Sequence[Finding], *, mendable: bool = False) -> None:
+    """List findings, errors first; notes fold away.
+
+    Parameters
+    ----------
+    found : sequence of Finding
+        What was found.
+    mendable : bool
+        Whether the page offers a change that mends the errors, which are then no cause for alarm.
+    """
     for level in ("error", "warning"):
+        drawn = "warning" if mendable else level
         for finding in dict.fromkeys(found):
             if finding.level == level:
-                _DRAW[level](_finding_text(finding), icon=_ICONS[level])
+                _DRAW[drawn](_finding_text(finding), icon=_ICONS[drawn])
     notes = [finding for finding in dict.fromkeys(found) if finding.level == "note"]
     if notes:
         with st.expander(f"Notes ({len(notes)}): defaults that were chosen"):
@@ -53,8 +64,11 @@ def _finding_text(finding: Finding) -> str:
 
 
 def plain(text: str) -> str:
-    """Escape markup so that names such as ``a_b*`` and dollar signs stay as they are, and nothing becomes a link."""
-    unlinked = _LINKS.sub("\\g<0>\u2060", text)
+    """Escape markup so that names such as ``a_b*`` and dollar signs stay as they are, and nothing becomes a link.
+
+    Files are named without the folders that they lie in on the server.
+    """
+    unlinked = _LINKS.sub("\\g<0>\u2060", _FOLDERS.sub("", text))
     escaped = "".join(f"\\{char}" if char in "\\`*_{}[]<>#$~|:" else char for char in unlinked)
     return escaped.replace("\n", "  \n")
 

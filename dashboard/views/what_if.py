@@ -14,8 +14,9 @@ from dashboard.catalogue import Catalogue, the_catalogue
 from dashboard.edge import attempt
 from dashboard.form.edit import edit
 from dashboard.link import from_params, to_params
+from dashboard.mending import with_routing_that_fits
 from dashboard.panels import share, summary
-from dashboard.panels.shown import findings, shown, small
+from dashboard.panels.shown import findings, plain, shown, small
 from dashboard.panels.tabs import open_tabs
 from dashboard.panels.view import View
 from dashboard.session import Session, begin, begun, forget_form, session
@@ -51,6 +52,7 @@ def draw() -> None:
         if not opened:
             session().findings = ()
         _change(scenario=scenario)
+    _say_dropped()
     _body(catalogue)
     _write_link(catalogue)
 
@@ -63,11 +65,43 @@ def _form(catalogue: Catalogue) -> Scenario | None:
         whole = "what the form begins with"
         presets = list(catalogue.presets)
         st.selectbox("Preset", presets, key=PRESET, help=whole, on_change=_take_preset, args=(catalogue,))
-        scenario, wrong = attempt(partial(edit, page.scenario, catalogue.presets[page.preset], catalogue))
+        edited, wrong = attempt(partial(edit, page.scenario, catalogue.presets[page.preset], catalogue))
     findings(wrong)
-    if scenario is None:
+    if edited is None:
         st.info("The form holds something that makes no scenario. Mend it, and the answer comes at once.")
+        return None
+    scenario, dropped = edited
+    if scenario == page.scenario:
+        return scenario
+    session().dropped = dropped
+    if scenario.model != page.scenario.model and (drawn := with_routing_that_fits(scenario)) != scenario:
+        session().dropped = (*dropped, "routing.trace")
+        _put(drawn)
+        st.rerun()
     return scenario
+
+
+def _put(scenario: Scenario) -> None:
+    """Let the page show another scenario than the form does; its widgets follow."""
+    forget_form()
+    session().findings = ()
+    _change(scenario=scenario)
+
+
+def _take_mend(scenario: Scenario) -> None:
+    session().dropped = ()
+    _put(scenario)
+
+
+def _say_dropped() -> None:
+    """Say what the last change of the form took away besides."""
+    keys = session().dropped
+    if keys:
+        st.info(
+            f"Taken away, as the choice that you made does not go with it: {', '.join(map(plain, keys))}. "
+            "Back in the browser returns to what was.",
+            icon=":material/info:",
+        )
 
 
 def _change(**values: Any) -> None:
@@ -134,15 +168,15 @@ def _body(catalogue: Catalogue) -> None:
     """Draw everything beside the form."""
     page = session().page
     base = catalogue.presets[page.preset]
-    found, estimate = _findings_and_estimate(page.scenario)
-    findings([*session().findings, *found])
-    if any(finding.level == "error" for finding in found):
+    found, wrong, estimate = _findings_and_estimate(page.scenario)
+    if wrong:
         session().wanted = False
         _change(simulated=False)
-        st.info("This scenario cannot run. Change what the findings name, and the answer comes at once.")
+        _cannot_run(found, wrong, catalogue)
         share.downloads(page.scenario, None, None)
         share.copies(page.preset, base, page.scenario)
         return
+    findings([*session().findings, *found])
     store = answers.result_store()
     runs, baseline_estimate = _baseline_estimate()
     result = store.get(answers.key_of(page.scenario))
@@ -171,13 +205,31 @@ def _body(catalogue: Catalogue) -> None:
     )
 
 
-def _findings_and_estimate(scenario: Scenario) -> tuple[tuple[Finding, ...], Estimate | None]:
-    """Check a scenario and estimate it, where the closed form can."""
+def _cannot_run(found: tuple[Finding, ...], wrong: tuple[Finding, ...], catalogue: Catalogue) -> None:
+    """Say why a scenario cannot run, and offer what would where its check says so."""
+    scenario = session().page.scenario
+    hardware = scenario.hardware
+    node = hardware.node or next(iter(catalogue.nodes_of(hardware.device)), "")
+    clusters = catalogue.clusters_of(hardware.device, node)
+    cluster = hardware.cluster or next(iter(clusters), "")
+    cure = None
+    if set(wrong) <= set(found):
+        cure, _ = attempt(partial(answers.mend_of, scenario, catalogue.node_devices.get(node, 1), cluster))
+    findings([*session().findings, *found, *wrong], mendable=cure is not None)
+    st.info("This scenario cannot run. Change what the findings name, and the answer comes at once.")
+    if cure is not None:
+        mend = f"Mend it: {plain(cure.label)}"
+        st.button(mend, type="primary", icon=":material/build:", on_click=_take_mend, args=(cure.scenario,))
+
+
+def _findings_and_estimate(scenario: Scenario) -> tuple[tuple[Finding, ...], tuple[Finding, ...], Estimate | None]:
+    """Check a scenario and estimate it, where the closed form can; say besides what keeps it from running."""
     found = answers.findings_of(scenario)
-    if any(finding.level == "error" for finding in found) or beyond_closed_form(scenario):
-        return found, None
+    wrong = tuple(finding for finding in found if finding.level == "error")
+    if wrong or beyond_closed_form(scenario):
+        return found, wrong, None
     estimate, wrong = attempt(partial(answers.estimate_of, scenario))
-    return (*found, *wrong), estimate
+    return found, wrong, estimate
 
 
 def _baseline_estimate() -> tuple[bool, Estimate | None]:
