@@ -84,10 +84,8 @@ def _unread(scenario: Scenario) -> set[str]:
 
 def _model_and_hardware(fields: Fields, catalogue: Catalogue) -> None:
     fields.choice("model.name", "Model", catalogue.models)
-    left, right = st.columns(2)
-    for place, key, label in ((left, "weights", "Weights"), (right, "kv_cache", "KV cache")):
-        with place:
-            fields.choice(f"model.{key}", label, tuple(DTYPE_BYTES), absent="the model's")
+    for key, label in (("weights", "Weights"), ("kv_cache", "KV cache")):
+        fields.choice(f"model.{key}", label, tuple(DTYPE_BYTES), absent="as the model has it")
     before = fields.get("hardware.device")
     device = fields.choice("hardware.device", "Device", catalogue.devices)
     keep = device == before

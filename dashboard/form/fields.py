@@ -108,18 +108,14 @@ class Fields:
         self._values = values
         self._prefix = prefix
         self._changed: dict[str, Any] = {}
-        self._dropped: list[str] = []
+        #: Keys that another choice took away.
+        self.dropped: list[str] = []
         self._problems: list[str] = [] if problems is None else problems
 
     @property
     def changed(self) -> bool:
         """Whether any widget differs from what it began with."""
         return bool(self._changed)
-
-    @property
-    def dropped(self) -> tuple[str, ...]:
-        """The keys that another choice took away."""
-        return tuple(self._dropped)
 
     def before(self, key: str) -> Any:
         """Return the value that the scenario came with."""
@@ -140,7 +136,7 @@ class Fields:
                 value = value.get(part) if value else None
             if value is not None:
                 self._changed[key] = None
-                self._dropped.append(self._prefix + key)
+                self.dropped.append(self._prefix + key)
 
     def mapping(self) -> dict[str, Any]:
         """Return the changed values as nested mappings, defaults left out.
@@ -195,15 +191,10 @@ class Fields:
         """
         current = self.before(key)
         own = current if keep else None
-        if (
-            current is not None
-            and not keep
-            and current not in offered
-            and st.session_state.get(self._widget(key)) == current
-        ):
-            self._dropped.append(self._prefix + key)
         allowed = with_current(offered, own)
         widget = self._widget(key)
+        if current not in (None, *allowed) and st.session_state.get(widget) == current:
+            self.dropped.append(self._prefix + key)
         if st.session_state.setdefault(widget, own or default) not in allowed:
             st.session_state[widget] = allowed[0] if absent is None else None
         index = 0 if absent is None else None

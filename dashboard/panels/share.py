@@ -53,8 +53,8 @@ def downloads(scenario: Scenario, estimate: Estimate | None, result: Result | No
             _download("Requests, Parquet", lambda: _parquet(requests), "requests.parquet", parquet)
             _download("Steps, Parquet", lambda: _parquet(steps_frame), "steps.parquet", parquet)
     if result is None:
-        summary = "The summary is that of the estimate; " if estimate else ""
-        small(f"{summary}request and step tables need a simulation.")
+        summary = "The summary is that of the estimate. " if estimate else ""
+        small(f"{summary}Tables of requests and steps need a simulation.")
 
 
 def _download(label: str, data: Callable[[], bytes], name: str, mime: str) -> None:
