@@ -176,7 +176,7 @@ def parse_quantity_text(text: str, dimension: Dimension, where: str = "value", *
 
 
 def format_seconds(seconds: float) -> str:
-    """Write a time [s] with three significant digits and the unit that suits it.
+    """Write a time [s] with three significant digits and the unit that suits it; seconds up to two minutes.
 
     Examples
     --------
@@ -185,7 +185,7 @@ def format_seconds(seconds: float) -> str:
     """
     if abs(seconds) >= 3600:
         return f"{_three_digits(seconds / 3600)} h"
-    if abs(seconds) >= 60:
+    if abs(seconds) >= 120:
         return f"{_three_digits(seconds / 60)} min"
     return _format(seconds, "s", {"": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9})
 

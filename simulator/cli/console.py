@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 #: Columns of text where nobody says how wide the reader's window is.
 _WIDTH_OF_FILES = 120
 _ABSENT = "-"
+#: From here on a time is read off a clock [s].
+_CLOCK = 120.0
 
 
 def console() -> Console:
@@ -70,6 +72,17 @@ def number(value: float, digits: int = 3) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
+def count(value: int) -> str:
+    """Write a whole number in full, with separated thousands.
+
+    Examples
+    --------
+    >>> count(26431169)
+    '26,431,169'
+    """
+    return f"{value:,}"
+
+
 def count_text(count: float, digits: int = 3) -> str:
     """Write a number of parameters in thousands, millions, billions or trillions.
 
@@ -85,8 +98,21 @@ def count_text(count: float, digits: int = 3) -> str:
 
 
 def seconds(value: float) -> str:
-    """Write a time [s] in the unit that suits it; a dash where there is none."""
-    return format_seconds(value) if math.isfinite(value) else _ABSENT
+    """Write a time [s] in the unit that suits it, minutes and hours from two minutes on; a dash where there is none.
+
+    Examples
+    --------
+    >>> seconds(0.0123), seconds(61.2), seconds(503.6), seconds(7384.0)
+    ('12.3 ms', '61.2 s', '8:24 min', '2:03:04 h')
+    """
+    if not math.isfinite(value):
+        return _ABSENT
+    if abs(value) < _CLOCK:
+        return format_seconds(value)
+    minutes, rest = divmod(round(abs(value)), 60)
+    hours, minutes = divmod(minutes, 60)
+    sign = "-" if value < 0 else ""
+    return f"{sign}{hours}:{minutes:02}:{rest:02} h" if hours else f"{sign}{minutes}:{rest:02} min"
 
 
 def percent(share: float) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from simulator.cli.console import bar, number, percent, seconds, table
+from simulator.cli.head_text import print_head
 from simulator.cli.result_text import print_warnings
 from simulator.results.values import Explanation
 from simulator.scenario.title import title
@@ -25,7 +26,7 @@ _WIDTH_WITH_BARS = 105
 def print_explanation(out: Console, explanation: Explanation) -> None:
     """Print the op table, grouped by component with totals, then the equation, inputs and source of each op."""
     groups = component_rows(explanation)
-    out.print(title(explanation.scenario), style="bold")
+    print_head(out, explanation.scenario, "one step explained", explanation.setup)
     out.print(
         f"one {explanation.phase} step, batch {explanation.batch}, context {explanation.context} tokens: "
         f"{seconds(explanation.step_s)}"
@@ -117,7 +118,8 @@ def explanation_document(explanation: Explanation) -> dict[str, Any]:
     groups = component_rows(explanation)
     return {
         "scenario_hash": explanation.scenario.hash,
-        "scenario": explanation.scenario.name,
+        "scenario": title(explanation.scenario),
+        "setup": None if explanation.setup is None else explanation.setup.document(),
         "phase": explanation.phase,
         "batch": explanation.batch,
         "context": explanation.context,

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from simulator.cli.console import number, pairs, percent, seconds, table
+from simulator.scenario.title import title
 from simulator.study.placement import ORACLE, PlacementScore, PlacementStudy, StudyOptions
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def document(scenario: Scenario, options: StudyOptions, studies: Sequence[Placem
     """Return the JSON document of ``moesim place``; times in seconds."""
     return {
         "scenario_hash": scenario.hash,
-        "scenario": scenario.name,
+        "scenario": title(scenario),
         "phase": options.phase,
         "batch_per_rank": options.batch,
         "context": options.context,

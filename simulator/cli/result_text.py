@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from simulator.cli.console import bar, number, pairs, percent, seconds, table
+from simulator.cli.console import bar, count, number, percent, seconds, table
+from simulator.cli.head_text import print_head
+from simulator.results.setup import Setup
 from simulator.results.values import Distribution, Estimate, Finding, Result, Summary
-from simulator.scenario import Scenario
-from simulator.scenario.title import title
 from simulator.step.components import COMPONENTS, component_words
 
 if TYPE_CHECKING:
@@ -27,8 +27,12 @@ _LATENCIES = (
 def print_result(out: Console, result: Result) -> None:
     """Print the headline numbers, latencies, breakdown and warnings of a run."""
     summary = result.summary
-    _print_head(out, result.scenario, "simulated")
-    out.print(pairs([*_throughput(summary), *_run(summary), *_state(summary), *_uncertainty(summary)]))
+    rows = [*_throughput(summary), *_run(summary), *_state(summary, result.setup), *_uncertainty(summary)]
+    if result.scaling is not None:
+        held = result.scaling.summary
+        text = f"{number(summary.devices_mean)} GPUs on average, {count(held.devices_peak)} at most; see moesim scale"
+        rows.insert(0, ("while it scales", text))
+    print_head(out, result.scenario, "simulated", result.setup, rows)
     _print_latencies(out, summary)
     print_breakdown(out, result.breakdown, summary.engine_steps)
     print_warnings(out, result.warnings)
@@ -37,22 +41,11 @@ def print_result(out: Console, result: Result) -> None:
 def print_estimate(out: Console, estimate: Estimate) -> None:
     """Print the closed-form answer; its breakdown is per second, so that only shares are shown."""
     summary = estimate.summary
-    _print_head(out, estimate.scenario, "estimated, without events")
-    out.print(pairs([*_throughput(summary), *_state(summary), *_uncertainty(summary)]))
+    rows = [*_throughput(summary), *_state(summary, estimate.setup), *_uncertainty(summary)]
+    print_head(out, estimate.scenario, "estimated, without events", estimate.setup, rows)
     _print_latencies(out, summary)
     print_breakdown(out, estimate.breakdown)
     print_warnings(out, estimate.warnings)
-
-
-def _print_head(out: Console, scenario: Scenario, how: str) -> None:
-    split = scenario.parallelism
-    parts = [f"{k} {getattr(split, k)}" for k in ("tp", "dp", "pp", "ep", "instances") if getattr(split, k) > 1]
-    out.print(title(scenario), style="bold")
-    out.print(
-        f"{scenario.model.name} on {scenario.hardware.device}, {', '.join(parts) or 'one device'}, "
-        f"{scenario.stack.name}; {how}; scenario {scenario.hash}",
-        style="dim",
-    )
 
 
 def _throughput(s: Summary) -> list[tuple[str, str]]:
@@ -63,6 +56,13 @@ def _throughput(s: Summary) -> list[tuple[str, str]]:
             (s.input_tokens_per_s_per_gpu, number, "input"),
             (s.total_tokens_per_s_per_gpu, number, "total"),
         ),
+        (
+            "tokens/s in all",
+            (s.output_tokens_per_s, number, "output"),
+            (s.input_tokens_per_s, number, "input"),
+            (s.total_tokens_per_s, number, "total"),
+        ),
+        ("tokens/s per user", (s.output_tokens_per_s_per_user, number, "while an answer comes (1 / mean TPOT)")),
         ("requests/s", (s.request_throughput_rps, number, "finished"), (s.goodput_rps, number, "within the SLO")),
         ("cost", (s.usd_per_million_output_tokens, number, "USD per million output tokens")),
     )
@@ -79,16 +79,19 @@ def _run(s: Summary) -> list[tuple[str, str]]:
     ]
 
 
-def _state(s: Summary) -> list[tuple[str, str]]:
+def _state(s: Summary, setup: Setup | None) -> list[tuple[str, str]]:
+    # Experts that no ranks share are as loaded on each as on the mean.
+    shared = setup is None or any(pool.ep > 1 for pool in setup.pools)
+    ranks = (
+        "rank imbalance",
+        (s.rank_imbalance_mean, number, "on average"),
+        (s.rank_imbalance_p99, number, "at p99 (most loaded rank over mean)"),
+    )
     return _measured(
         ("batch and queue", (s.batch_size_mean, number, "running"), (s.queue_length_mean, number, "waiting (means)")),
         ("KV cache", (s.kv_use_mean, percent, "used on average"), (s.kv_use_max, percent, "at most")),
         ("utilisation", (s.mfu, percent, "of peak FLOP/s (MFU)"), (s.mbu, percent, "of memory bandwidth (MBU)")),
-        (
-            "rank imbalance",
-            (s.rank_imbalance_mean, number, "on average"),
-            (s.rank_imbalance_p99, number, "at p99 (most loaded rank over mean)"),
-        ),
+        *([ranks] if shared else []),
         (
             "expert imbalance",
             (s.expert_imbalance_mean, number, "(most loaded expert over mean)"),

@@ -55,7 +55,7 @@ def timeline_document(scenario: Scenario, drawn: StepTimeline, written: Path | N
     """Return the JSON document of a drawn step."""
     return {
         "scenario_hash": scenario.hash,
-        "scenario": scenario.name,
+        "scenario": title(scenario),
         "phase": drawn.phase,
         "batch": drawn.sequences,
         "context": drawn.length,

@@ -16,6 +16,7 @@ from simulator.deployment.inputs import scenario_requests
 from simulator.explanation.priced import asked_step, priced_step, step_gap
 from simulator.explanation.timeline import StepTimeline, draw_step
 from simulator.kernels.families import FAMILIES
+from simulator.results.setup import setup_of
 from simulator.results.values import Explanation
 from simulator.scenario import Scenario
 from simulator.scenario.features import left_out_of_one_step
@@ -81,6 +82,7 @@ def explain(
         ops=pd.DataFrame(rows),
         warnings=_step_warnings(asked, deployment, phase, sequences, length),
         hidden=None if drawn is None else pd.DataFrame(hidden_rows(drawn)),
+        setup=setup_of(asked, deployment.hardware, trace),
     )
 
 

@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from simulator.results.columns import Columns
+from simulator.results.setup import Setup
 from simulator.scenario import Scenario
+from simulator.scenario.title import title
 from workloads.models.spec import Phase
 
 if TYPE_CHECKING:
@@ -49,7 +51,8 @@ class Summary:
     touched, both in decode batches of the mean size; 1 for a dense model.
     ``prefix_hits`` is the share of prompt tokens that were cached, NaN without a cache; ``retries`` how often a request
     was sent in again after a failure. ``interval_80`` gives low and high factors on times from the calibration errors
-    of the kernels that made them.
+    of the kernels that made them. ``devices_mean`` are the devices that rates per GPU are over, on average of the
+    measured time; rates in all are those times it.
     """
 
     ttft_s: Distribution
@@ -80,13 +83,40 @@ class Summary:
     prefix_hits: float = float("nan")
     retries: int = 0
     interval_80: tuple[float, float] = (float("nan"), float("nan"))
+    devices_mean: float = float("nan")
+
+    @property
+    def output_tokens_per_s(self) -> float:
+        """Answer tokens per second of all devices together [1/s]."""
+        return self.output_tokens_per_s_per_gpu * self.devices_mean
+
+    @property
+    def input_tokens_per_s(self) -> float:
+        """Prompt tokens per second of all devices together [1/s]."""
+        return self.input_tokens_per_s_per_gpu * self.devices_mean
+
+    @property
+    def total_tokens_per_s(self) -> float:
+        """Prompt and answer tokens per second of all devices together [1/s]."""
+        return self.total_tokens_per_s_per_gpu * self.devices_mean
+
+    @property
+    def output_tokens_per_s_per_user(self) -> float:
+        """Tokens per second that one user is sent while an answer comes: the inverse of the mean TPOT [1/s]."""
+        return 1.0 / self.tpot_s.mean if self.tpot_s.mean > 0.0 else float("nan")
+
+    def document(self) -> dict[str, Any]:
+        """Return the JSON document, rates of all devices and per user included."""
+        rates = ("output_tokens_per_s", "input_tokens_per_s", "total_tokens_per_s", "output_tokens_per_s_per_user")
+        return {**asdict(self), **{name: getattr(self, name) for name in rates}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
     """A closed-form answer: the steady state without events.
 
-    ``summary`` holds means in its distributions; percentiles, wall time and step count are NaN or 0.
+    ``summary`` holds means in its distributions; percentiles, wall time and step count are NaN or 0. ``setup`` says
+    what answered, as in :class:`Result`.
     """
 
     scenario: Scenario
@@ -94,10 +124,11 @@ class Estimate:
     breakdown: Mapping[str, float]
     warnings: tuple[str, ...] = ()
     provenance: Mapping[str, str] = field(default_factory=dict)
+    setup: Setup | None = None
 
     def document(self) -> dict[str, Any]:
         """Return the JSON document of the CLI."""
-        return _document(self.scenario, self.summary, self.breakdown, self.warnings, self.provenance)
+        return _document(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +149,7 @@ class Explanation:
     ops: pd.DataFrame
     warnings: tuple[str, ...] = ()
     hidden: pd.DataFrame | None = None
+    setup: Setup | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,6 +258,8 @@ class Result:
         One row per change of placement: instance, at_s, experts moved, near_bytes, far_bytes, staging_bytes, move_s on
         idle links, cost_s to serving, saved_s over the placement before and saved_in_all_s over the first one by the
         steps until the next change, and how many steps these are.
+    setup : Setup, optional
+        Devices, nodes, pools, price, load and objectives.
     """
 
     scenario: Scenario
@@ -239,6 +273,7 @@ class Result:
     warnings: tuple[str, ...] = ()
     provenance: Mapping[str, str] = field(default_factory=dict)
     rebalances: tuple[Mapping[str, float], ...] = ()
+    setup: Setup | None = None
 
     @property
     def requests(self) -> pd.DataFrame:
@@ -252,24 +287,19 @@ class Result:
 
     def document(self) -> dict[str, Any]:
         """Return the JSON document of the CLI."""
-        document = _document(self.scenario, self.summary, self.breakdown, self.warnings, self.provenance)
+        document = _document(self)
         if self.scaling is not None:
             document["scaling"] = self.scaling.document()
         return {**document, "rebalances": [dict(row) for row in self.rebalances]} if self.rebalances else document
 
 
-def _document(
-    scenario: Scenario,
-    summary: Summary,
-    breakdown: Mapping[str, float],
-    warnings: tuple[str, ...],
-    provenance: Mapping[str, str],
-) -> dict[str, Any]:
+def _document(answer: Estimate | Result) -> dict[str, Any]:
     return {
-        "scenario_hash": scenario.hash,
-        "scenario": scenario.name,
-        "summary": asdict(summary),
-        "breakdown": dict(breakdown),
-        "warnings": list(warnings),
-        "provenance": dict(provenance),
+        "scenario_hash": answer.scenario.hash,
+        "scenario": title(answer.scenario),
+        "setup": None if answer.setup is None else answer.setup.document(),
+        "summary": answer.summary.document(),
+        "breakdown": dict(answer.breakdown),
+        "warnings": list(answer.warnings),
+        "provenance": dict(answer.provenance),
     }

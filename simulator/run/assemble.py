@@ -22,6 +22,7 @@ from simulator.deployment.fingerprint import fingerprint
 from simulator.explanation.priced import Certainty, decode_certainty, judge_together
 from simulator.placement.replay import expert_spread
 from simulator.results.columns import Columns
+from simulator.results.setup import setup_of
 from simulator.results.summary import Capacity, Records, Work, measured_window, share_inside, summarise
 from simulator.results.trace import TokenGaps
 from simulator.results.values import Estimate, Result
@@ -70,12 +71,13 @@ def assemble(plan: RunPlan, run: EngineRun, *, wall: float) -> Result:
     parts = [(pool.deployment, _rows(run.steps, pool.ran(run.steps["instance"]))) for pool in plan.played]
     work = [step_work(each, steps, share_inside(steps, window)) for each, steps in parts]
     batch = _mean_batch(run.steps)
+    devices = plan.devices(window.begin, window.end)
     summary = summarise(
         records,
         window,
         slo=scenario.slo,
         work=Work(flops=sum(each.flops for each in work), memory_bytes=sum(each.memory_bytes for each in work)),
-        capacity=_capacity(deployment, plan.devices(window.begin, window.end)),
+        capacity=_capacity(deployment, devices),
         spread=expert_spread(deployment.routing, batch),
         wall=wall,
     )
@@ -86,6 +88,7 @@ def assemble(plan: RunPlan, run: EngineRun, *, wall: float) -> Result:
         summary=replace(
             summary,
             interval_80=certainty.interval_80,
+            devices_mean=devices,
             prefix_hits=_prefix_hits(scenario, trace, column(run.requests.cached)),
         ),
         breakdown=_breakdown(parts, plan.instance_seconds(float(records.arrival.min()), run.end)),
@@ -105,6 +108,7 @@ def assemble(plan: RunPlan, run: EngineRun, *, wall: float) -> Result:
         ),
         provenance=_provenance(scenario, deployment, certainty),
         rebalances=tuple(move.document() for move in plan.rebalances),
+        setup=setup_of(scenario, deployment.hardware, trace),
     )
 
 
@@ -139,7 +143,11 @@ def assemble_estimates(asked: Sequence[tuple[Scenario, RequestTrace, Deployment]
         estimates.append(
             Estimate(
                 scenario=scenario,
-                summary=replace(summary, interval_80=certainty.interval_80),
+                summary=replace(
+                    summary,
+                    interval_80=certainty.interval_80,
+                    devices_mean=float(scenario.parallelism.instances * deployment.split.devices),
+                ),
                 breakdown=breakdown,
                 warnings=(
                     *_warnings(trace, deployment, certainty),
@@ -149,6 +157,7 @@ def assemble_estimates(asked: Sequence[tuple[Scenario, RequestTrace, Deployment]
                     *approximations(deployment, load),
                 ),
                 provenance=_provenance(scenario, deployment, certainty),
+                setup=setup_of(scenario, deployment.hardware, trace),
             )
         )
     return estimates

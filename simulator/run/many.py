@@ -98,4 +98,5 @@ def _played(scenario: Scenario) -> Estimate:
         breakdown=dict(result.breakdown),
         warnings=result.warnings,
         provenance=dict(result.provenance),
+        setup=result.setup,
     )

@@ -1,0 +1,104 @@
+"""Every answer begins with what answered: GPUs, nodes, pools, price, load, objectives, and rates in all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import Result as Answer
+
+from simulator.api import estimate, explain
+from simulator.cli.head_text import devices_text, load_text, price_text, setup_rows
+from simulator.results.setup import Setup, offer_words
+from simulator.scenario import Scenario
+
+BASE = Scenario.from_mapping(
+    {
+        "model": {"name": "mixtral-8x7b"},
+        "hardware": {"device": "a100-sxm", "node": "hgx-a100"},
+        "parallelism": {"tp": 2},
+        "requests": {"concurrency": 4, "count": 12, "lengths": {"input": 64, "output": 8}},
+    }
+)
+
+
+def setup(*overrides: str) -> Setup:
+    found = explain(BASE.override(*overrides), batch=4, context=64).setup
+    assert found is not None
+    return found
+
+
+def test_the_pools_of_a_disaggregated_run_stand_with_their_splits_and_their_own_nodes() -> None:
+    found = setup(
+        "disaggregation.enabled=true",
+        "disaggregation.prefill.tp=4",
+        "disaggregation.prefill.instances=3",
+        "parallelism.instances=2",
+    )
+    assert (found.devices, found.nodes) == (3 * 4 + 2 * 2, 2 + 1)
+    assert [(pool.role, pool.instances, pool.devices, pool.nodes) for pool in found.pools] == [
+        ("prefill", 3, 12, 2),
+        ("decode", 2, 4, 1),
+    ]
+    rows = dict(setup_rows(found))
+    assert rows["GPUs"] == "16 GPUs in part of 3 nodes of 8 (hgx-a100)"
+    assert rows["prefill pool"] == "12 GPUs, 3 instances of tp 4"
+    assert rows["decode pool"] == "4 GPUs, 2 instances of tp 2"
+
+
+def test_instances_share_nodes_only_where_they_fit_whole() -> None:
+    assert setup("parallelism.instances=4").nodes == 1
+    assert setup("parallelism.tp=4", "parallelism.instances=3").nodes == 2
+    assert setup("parallelism.tp=4", "parallelism.dp=4", "parallelism.ep=4").nodes == 2
+    assert devices_text(setup("parallelism.instances=4")) == "8 GPUs in one node of 8 (hgx-a100)"
+
+
+def test_the_price_names_the_offer_that_it_is_of() -> None:
+    found = setup("hardware.device=h200-sxm", "hardware.node=hgx-h200", "hardware.price=on_demand")
+    assert price_text(found) == "4.00 USD per GPU-hour (on demand)"
+    assert setup("hardware.device=h200-sxm", "hardware.node=hgx-h200").price_offer == "rental_3yr"
+    assert offer_words("purchase_4yr") == "4-year purchase"
+
+
+def test_the_load_is_said_in_a_line() -> None:
+    assert load_text(setup().load) == "closed loop of 4; 12 requests of 64 + 8 tokens"
+    poisson = setup("requests.kind=poisson", "requests.rate=2.5", "requests.lengths.kind=uniform")
+    assert load_text(poisson.load).startswith("poisson, 2.5 requests/s; 12 requests of ")
+    trace = setup("requests.kind=trace", "requests.trace=sample:azure_like.csv")
+    assert load_text(trace.load).startswith("trace sample:azure_like.csv, 4.35 requests/s; ")
+
+
+def test_objectives_stand_in_the_head_or_that_there_are_none() -> None:
+    assert dict(setup_rows(setup("slo.ttft=2 s", "slo.tpot=50 ms")))["SLO"] == "TTFT 2 s, TPOT 50 ms"
+    assert dict(setup_rows(setup()))["SLO"] == "none set"
+
+
+def test_rates_in_all_are_those_per_device_times_the_devices() -> None:
+    answer = estimate(BASE.override("parallelism.instances=2"))
+    summary = answer.document()["summary"]
+    assert summary["devices_mean"] == 4.0
+    assert summary["output_tokens_per_s"] == pytest.approx(4.0 * summary["output_tokens_per_s_per_gpu"])
+    assert summary["output_tokens_per_s_per_user"] == pytest.approx(1.0 / summary["tpot_s"]["mean"])
+
+
+@pytest.mark.parametrize("command", ["simulate", "estimate", "explain"])
+def test_every_answer_has_the_same_head_as_text_and_as_json(
+    command: str, scenario_file: Path, moesim: Callable[..., Answer]
+) -> None:
+    text = moesim(command, scenario_file).stdout
+    assert "2 GPUs in part of one node of 8 (hgx-a100), 1 instance of tp 2" in text
+    assert "USD per GPU-hour" in text
+    assert "closed loop of 4; 12 requests of 64 + 8 tokens" in text
+    document = json.loads(moesim(command, scenario_file, "--json").stdout)
+    assert document["setup"]["devices"] == 2
+    assert document["setup"]["pools"][0]["tp"] == 2
+
+
+def test_the_imbalance_of_ranks_is_not_said_where_no_ranks_share_experts(
+    scenario_file: Path, moesim: Callable[..., Answer]
+) -> None:
+    assert "rank imbalance" not in moesim("estimate", scenario_file).stdout
+    shared = ("--set", "parallelism.ep=2")
+    assert "rank imbalance" in moesim("estimate", scenario_file, *shared).stdout
