@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from typer.testing import Result as Answer
 
 from simulator.api import estimate, explain
 from simulator.cli.head_text import devices_text, load_text, price_text, setup_rows
 from simulator.results.setup import Setup, offer_words
 from simulator.scenario import Scenario
+
+if TYPE_CHECKING:
+    from typer.testing import Result as Answer
 
 BASE = Scenario.from_mapping(
     {
