@@ -69,9 +69,9 @@ def papers(
     names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Cases; all if none is named.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Compute what papers print from what they state; exit with 1 if a figure is missed without a reason."""
+    """Compute what papers print from what they state; exit with 1 if a check that counts is missed."""
     with answering(as_json=as_json):
-        from validation.papers.papers import validate_papers
+        from validation.papers.run import validate_papers
 
         report = validate_papers(names or ())
         if as_json:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from validation.accuracy import Accuracy
     from validation.kernels.validate import KernelReport
-    from validation.papers.papers import PaperReport
+    from validation.papers.report import PaperReport
     from validation.regression.regress import Outcome
     from validation.serving.validate import Row, ServingReport
 
@@ -57,27 +57,40 @@ def _plain(value: Any) -> str:
 
 
 def print_papers(text: Console, report: PaperReport) -> None:
-    """Print every check, and below why figures are not met."""
-    grid = table(
-        "paper", "check", "quantity", "published", "predicted", "unit", "error", "", right=("published", "predicted")
-    )
+    """Print every check, why figures are not met and rows have no check, and what counts."""
+    columns = ("paper", "check", "quantity", "published", "predicted", "unit", "error", "evidence", "")
+    grid = table(*columns, right=("published", "predicted"))
     bounds = {"equal": "", "at_least": ">= ", "at_most": "<= "}
     for verdict in report.verdicts:
         check = verdict.check
         published = bounds[check.kind] + number(check.published, 4)
-        outcome = verdict.outcome + (" (fitted on)" if check.fitted else "")
         figures = (published, number(verdict.predicted, 4), check.unit, percent(verdict.error))
-        grid.add_row(verdict.paper, check.check_id, check.quantity, *figures, outcome)
+        evidence = f"{check.evidence}, fitted" if check.fitted else check.evidence
+        grid.add_row(verdict.paper, check.check_id, check.quantity, *figures, evidence, verdict.outcome)
     text.print(grid)
     for verdict in report.verdicts:
-        if verdict.outcome in {"explained", "missed"}:
-            text.print(f"{verdict.check.check_id}: {verdict.check.off or verdict.check.missed}")
-    summary = report.document()["summary"]
+        said = verdict.check.off or verdict.check.missed
+        if verdict.outcome != "within" and said:
+            text.print(f"{verdict.outcome}: {verdict.check.check_id}: {said}")
+    for (paper, reason, needs), rows in report.without_check().items():
+        text.print(f"no check: {paper}: {', '.join(rows)}: {reason}; needs: {needs}", style="dim")
+    _print_evidence(text, report)
+
+
+def _print_evidence(text: Console, report: PaperReport) -> None:
+    """Print the number of checks by evidence, of rows by outcome, and the two that count."""
+    columns = ("within", "missed", "off", "fitted, not counted")
+    grid = table("evidence", *columns, title="checks", right=columns)
+    for evidence, counts in report.by_evidence().items():
+        grid.add_row(evidence, *map(str, counts))
+    text.print(grid)
+    summary = report.summary()
     text.print(
-        f"{summary['checks']} checks of {summary['papers']} papers: {summary['within']} within tolerance, "
-        f"{summary['explained']} explained by the paper, {summary['missed']} missed for a known reason, "
-        f"{summary['outside']} outside"
+        f"rows: {summary['rows']}, of which {summary['rows_within']} met, {summary['rows_missed']} missed, "
+        f"{summary['rows_off']} off, {summary['rows_fitted']} only fitted, {summary['rows_quoted']} only quoted, "
+        f"{summary['rows_not_expressible']} not expressible"
     )
+    text.print(report.headline())
 
 
 def print_serving(text: Console, report: ServingReport) -> None:

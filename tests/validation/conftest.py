@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from validation.papers.papers import Verdict, run_case
+from validation.papers.report import Verdict
+from validation.papers.run import run_case
 
 PaperVerdicts = Callable[[str], list[Verdict]]
 

@@ -1,4 +1,4 @@
-"""Check published figures of papers: what a paper states goes in, what it prints must come out.
+"""Cases of papers: what a paper states goes in, what it prints must come out.
 
 A case is a folder of ``validation/cases``: ``case.toml`` states the source, the inputs (model shapes, constants)
 and its printed figures. Where the sizes of the models are not all that is asked for, ``compute.py`` derives figures
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import importlib
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -23,6 +23,9 @@ from workloads.models.spec import ModelSpec
 
 CASES = Path(__file__).parents[1] / "cases"
 Kind = Literal["equal", "at_least", "at_most"]
+Evidence = Literal["engine", "cost", "identity", "quoted"]
+#: Evidence that says something of the product.
+COUNTED: tuple[Evidence, ...] = ("engine", "cost", "identity")
 #: Size of each unit in which papers print figures, in SI.
 UNITS: Mapping[str, float] = {
     "1": 1.0,
@@ -50,25 +53,34 @@ UNITS: Mapping[str, float] = {
     "GPUs": 1.0,
     "experts": 1.0,
 }
-#: What rounding in floating point may add to a tolerance [1].
-_ROUNDING = 1e-9
 
 
 class CaseError(MoesimError):
     """A case is missing or malformed."""
 
 
-Outcome = Literal["within", "explained", "missed", "outside"]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
     """One printed figure.
 
-    ``figure`` names what is computed for it; ``kind`` says whether the paper prints a value or a bound; ``off`` says
-    why the paper's own figure is wrong or cannot be derived from what it states, where that is so; ``missed`` says
-    what of the model is known to be missing, where the prediction is the one that is off; ``fitted`` marks figures that
-    the compared model was fitted on, which validate nothing.
+    Attributes
+    ----------
+    check_id : str
+        Row of the paper's table that it belongs to, or a name of its own.
+    quantity, figure : str
+        What it is, and the name under which it is computed.
+    published, unit, tolerance, kind
+        What the paper prints [unit], whether as a value or a bound, and the relative deviation that is allowed [1].
+    evidence : str
+        ``engine``: a scenario was played or solved; ``cost``: the cost model priced ops; ``identity``: sizes or FLOPs
+        by the calculators of :mod:`workloads.models`; ``quoted``: arithmetic on what the paper prints.
+    fitted : bool
+        The number, or one that it divides, entered a coefficient of a profile, stack or start-up file, a choice of
+        routing, or an input of the case.
+    note, missed : str
+        What else to know, and what is known of a miss of ours. Both are printed and move nothing.
+    off : str
+        The arithmetic that shows the paper to contradict itself here.
     """
 
     check_id: str
@@ -76,6 +88,7 @@ class Check:
     figure: str
     published: float
     unit: str
+    evidence: Evidence
     tolerance: float = 0.01
     kind: Kind = "equal"
     note: str = ""
@@ -83,10 +96,27 @@ class Check:
     missed: str = ""
     fitted: bool = False
 
+    @property
+    def counted(self) -> bool:
+        """Whether it says something of the product: it is neither quoted nor fitted."""
+        return self.evidence in COUNTED and not self.fitted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotExpressible:
+    """Rows of a paper, or parts of them, without a check: why, and what the product would need for one."""
+
+    rows: tuple[str, ...]
+    reason: str
+    needs: str
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """A paper's inputs and printed figures; ``compute`` names what derives figures from the inputs, or is empty."""
+    """A paper's inputs and printed figures; ``compute`` names what derives figures from the inputs, or is empty.
+
+    ``rows`` are the ids of all rows of the paper's table of figures; each has a check or stands in ``not_expressible``.
+    """
 
     name: str
     paper: str
@@ -95,55 +125,8 @@ class Case:
     inputs: Mapping[str, Any]
     checks: tuple[Check, ...]
     compute: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """A check with the predicted figure, in the unit of the paper."""
-
-    case: str
-    paper: str
-    check: Check
-    predicted: float
-
-    @property
-    def error(self) -> float:
-        """Relative deviation from the printed figure [1]."""
-        return self.predicted / self.check.published - 1.0
-
-    @property
-    def within(self) -> bool:
-        """Whether the prediction meets the printed value, or keeps the printed bound."""
-        allowed = self.check.tolerance + _ROUNDING
-        if self.check.kind == "at_least":
-            return self.error >= -allowed
-        if self.check.kind == "at_most":
-            return self.error <= allowed
-        return abs(self.error) <= allowed
-
-    @property
-    def outcome(self) -> Outcome:
-        """Whether the figure is met; else ``explained`` where the paper's is off, ``missed`` where the model's is."""
-        if self.within:
-            return "within"
-        return "explained" if self.check.off else "missed" if self.check.missed else "outside"
-
-    def document(self) -> dict[str, Any]:
-        """The verdict as JSON."""
-        check = self.check
-        return {
-            "paper": self.paper,
-            "check_id": check.check_id,
-            "quantity": check.quantity,
-            "published": check.published,
-            "predicted": self.predicted,
-            "unit": check.unit,
-            "kind": check.kind,
-            "tolerance": check.tolerance,
-            "within": self.within,
-            "fitted": check.fitted,
-            "note": "; ".join(text for text in (check.off, check.missed, check.note) if text),
-        }
+    rows: tuple[str, ...] = ()
+    not_expressible: tuple[NotExpressible, ...] = ()
 
 
 def case_names() -> tuple[str, ...]:
@@ -167,8 +150,9 @@ def load_case(name: str) -> Case:
         models = {key: load_model(model) for key, model in table.get("library", {}).items()}
         for key, model in table.get("models", {}).items():
             models[key] = spec_from_table({"name": key, "vocab": 1, **model}, f"{name}/case.toml: models.{key}")
-        checks = tuple(_check(entry, name) for entry in table["checks"])
-        return Case(
+        checks = tuple(_check(entry, name) for entry in table.get("checks", ()))
+        without = tuple(NotExpressible(**{**e, "rows": tuple(e["rows"])}) for e in table.get("not_expressible", ()))
+        case = Case(
             name=name,
             paper=table["paper"],
             source=table["source"],
@@ -176,9 +160,25 @@ def load_case(name: str) -> Case:
             inputs=table.get("inputs", {}),
             checks=checks,
             compute=f"validation.papers.{table['compute']}" if "compute" in table else _own_compute(name),
+            rows=tuple(table["rows"]),
+            not_expressible=without,
         )
     except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
         raise CaseError(f"{name}/case.toml: {error}") from error
+    _check_rows(case)
+    return case
+
+
+def _check_rows(case: Case) -> None:
+    """Refuse a row that has neither a check nor a reason, or a reason for a row that the case does not have."""
+    without = [row for entry in case.not_expressible for row in entry.rows]
+    known = {*without, *(check.check_id for check in case.checks)}
+    for row in case.rows:
+        if row not in known:
+            raise CaseError(f"{case.name}/case.toml: row {row} has neither a check nor a reason in not_expressible")
+    for row in without:
+        if row not in case.rows:
+            raise CaseError(f"{case.name}/case.toml: not_expressible: unknown row {row!r}; {nearest(row, case.rows)}")
 
 
 def _check(entry: Mapping[str, Any], name: str) -> Check:
@@ -186,8 +186,9 @@ def _check(entry: Mapping[str, Any], name: str) -> Check:
     where = f"{name}/case.toml: {check.check_id}"
     if check.unit not in UNITS:
         raise CaseError(f"{where}: unknown unit {check.unit!r}; {nearest(check.unit, UNITS)}")
-    if check.kind not in get_args(Kind):
-        raise CaseError(f"{where}: unknown kind {check.kind!r}; {nearest(check.kind, get_args(Kind))}")
+    for key, value, known in (("kind", check.kind, get_args(Kind)), ("evidence", check.evidence, get_args(Evidence))):
+        if value not in known:
+            raise CaseError(f"{where}: unknown {key} {value!r}; {nearest(value, known)}")
     return check
 
 
@@ -215,65 +216,7 @@ def _function(case: Case) -> Callable[[Case], Mapping[str, float]]:
     return found
 
 
-def run_case(name: str) -> list[Verdict]:
-    """Compute the figures of a case and compare each with what the paper prints."""
-    case = load_case(name)
+def all_figures(case: Case) -> dict[str, float]:
+    """Compute every figure of a case, in SI."""
     figures = model_figures(case.models)
-    if case.compute:
-        figures |= _function(case)(case)
-    verdicts = []
-    for check in case.checks:
-        if check.figure not in figures:
-            raise CaseError(
-                f"{name}/case.toml: {check.check_id}: unknown figure {check.figure!r}; {nearest(check.figure, figures)}"
-            )
-        predicted = float(figures[check.figure]) / UNITS[check.unit]
-        verdicts.append(Verdict(case=name, paper=case.paper, check=check, predicted=predicted))
-    return verdicts
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PaperReport:
-    """All verdicts of some cases."""
-
-    verdicts: tuple[Verdict, ...] = field(default_factory=tuple)
-
-    def count(self, outcome: str) -> int:
-        """Number of checks with this outcome."""
-        return sum(verdict.outcome == outcome for verdict in self.verdicts)
-
-    @property
-    def passed(self) -> bool:
-        """Whether every figure is met, or the case says why it is not."""
-        return self.count("outside") == 0
-
-    def document(self) -> dict[str, Any]:
-        """The report as JSON."""
-        return {
-            "checks": [verdict.document() for verdict in self.verdicts],
-            "summary": {
-                "papers": len({verdict.paper for verdict in self.verdicts}),
-                "checks": len(self.verdicts),
-                "within": self.count("within"),
-                "explained": self.count("explained"),
-                "missed": self.count("missed"),
-                "outside": self.count("outside"),
-            },
-        }
-
-
-def validate_papers(names: Sequence[str] = ()) -> PaperReport:
-    """Run the named cases, or all of them.
-
-    Raises
-    ------
-    CaseError
-        A name is unknown, or a case is malformed.
-    """
-    found = case_names()
-    if not found:
-        raise CaseError(f"{CASES}: no cases; they are part of a checkout")
-    for name in names:
-        if name not in found:
-            raise CaseError(f"unknown case {name!r}; {nearest(name, found)}")
-    return PaperReport(verdicts=tuple(v for name in names or found for v in run_case(name)))
+    return figures | dict(_function(case)(case)) if case.compute else figures

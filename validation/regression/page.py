@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hardware_profiles.outputs import write_file
 from simulator.errors import OutputError
-from validation.papers.papers import Verdict
+from validation.papers.report import PaperReport, Verdict
 from validation.regression.charts import Bar, coverage_chart, error_chart
 from validation.regression.stated import marked
 
@@ -49,7 +49,8 @@ fitted on it.
 1. *Unseen shapes*: the fifth of the rows that the fits leave out, drawn by a fixed seed for each kernel table.
 2. *A device never fitted*: all rows of a device, predicted from its datasheet and another device's kernels, its own
    set aside.
-3. *Papers*: figures that papers print, computed from what they state.
+3. *Papers*: figures that papers print, computed from what they state, by [rules](calibration.md#papers) that say
+   which of them count.
 
 An error is |predicted / measured - 1|. The 80 % interval comes from the spread of held-out errors by kernel table and
 by time of the call, so that on unseen shapes its coverage is near 80 % by construction; what borrowing adds is taken
@@ -64,26 +65,26 @@ $ moesim validate papers
 """
 
 
-def write_page(accuracy: Mapping[str, float], verdicts: Sequence[Verdict], path: Path) -> list[Path]:
+def write_page(accuracy: Mapping[str, float], papers: PaperReport, path: Path) -> list[Path]:
     """Write the page and its charts beside it; returns the files.
 
     Parameters
     ----------
     accuracy : Mapping of str to float
         As recorded in a baseline [1].
-    verdicts : sequence of Verdict
-        Of the papers.
+    papers : PaperReport
+        What became of the papers' checks and rows.
     path : Path
         The Markdown file; charts go to ``images/`` beside it.
     """
-    files = {path: page_text(accuracy, verdicts), **{path.parent / name: svg for name, svg in charts(accuracy).items()}}
+    files = {path: page_text(accuracy, papers), **{path.parent / name: svg for name, svg in charts(accuracy).items()}}
     for file, text in files.items():
         write_file(file, text, OutputError)
     return list(files)
 
 
-def page_text(accuracy: Mapping[str, float], verdicts: Sequence[Verdict]) -> str:
-    """Write the page as Markdown, from recorded accuracy [1] and the verdicts of the papers."""
+def page_text(accuracy: Mapping[str, float], papers: PaperReport) -> str:
+    """Write the page as Markdown, from recorded accuracy [1] and what became of the papers."""
     lines = [_INTRODUCTION]
     for subject in subjects(accuracy):
         device, _, lender = subject.partition(LENT)
@@ -98,7 +99,7 @@ def page_text(accuracy: Mapping[str, float], verdicts: Sequence[Verdict]) -> str
             alt = _finding(accuracy, subject) if kind == "errors" else _coverage_finding(accuracy, subject)
             lines += [f"![{alt}]({chart_name(subject, kind)})", ""]
         lines += [*_table(accuracy, subject), ""]
-    lines += _papers(verdicts)
+    lines += _papers(papers)
     return "\n".join(lines) + "\n"
 
 
@@ -189,32 +190,45 @@ def _table(accuracy: Mapping[str, float], subject: str) -> Iterator[str]:
         yield f"| {' | '.join(cells)} |"
 
 
-def _papers(verdicts: Sequence[Verdict]) -> Iterator[str]:
-    fresh = [v for v in verdicts if not v.check.fitted]
-    met, off, missed = (sum(v.outcome == outcome for v in fresh) for outcome in ("within", "explained", "missed"))
+def _papers(papers: PaperReport) -> Iterator[str]:
+    summary = papers.summary()
     yield "## Papers"
     yield ""
     yield (
-        f"{len(fresh)} figures of {len({v.paper for v in fresh})} papers and systems: {met} are met, {off} are missed "
-        f"because the paper's own figure is off, and {missed} because of something that the model lacks. Most are "
-        "arithmetic on what a paper states (parameters, FLOPs, bytes, ratios) and hold within 1 %, or within what its "
-        "printed digits allow. Figures that the model was fitted on are not listed."
+        f"**{papers.headline()}.** The rows are all that stand in the tables of figures of {summary['papers']} papers "
+        f"and systems; {summary['rows_missed']} are missed, {summary['rows_off']} contradict themselves, "
+        f"{summary['rows_fitted']} were fitted to, {summary['rows_quoted']} only repeat what their paper prints, and "
+        f"{summary['rows_not_expressible']} have no check yet, or not for all of the row. Serving systems publish "
+        "further figures, which are checked too and are no rows."
     )
     yield ""
-    yield "| paper | check | quantity | published | predicted | unit | error |"
-    yield "|---|---|---|--:|--:|---|--:|"
-    for v in fresh:
+    yield "| evidence | within | missed | off | fitted, not counted |"
+    yield "|---|--:|--:|--:|--:|"
+    for evidence, counts in papers.by_evidence().items():
+        label = f"{evidence}, not counted" if evidence == "quoted" else evidence
+        yield f"| {label} | {' | '.join(map(str, counts))} |"
+    yield from _checks("Checks that count", papers.counted)
+    yield from _checks("Checks that do not count", [v for v in papers.verdicts if not v.check.counted])
+    yield from ("", "### Rows without a check", "", "| paper | rows | what | needs |", "|---|---|---|---|")
+    for (paper, reason, needs), rows in papers.without_check().items():
+        yield f"| {paper} | {', '.join(rows)} | {reason} | {needs} |"
+
+
+def _checks(heading: str, verdicts: Sequence[Verdict]) -> Iterator[str]:
+    yield from ("", f"### {heading}", "")
+    yield "| paper | check | quantity | evidence | published | predicted | unit | error | |"
+    yield "|---|---|---|---|--:|--:|---|--:|---|"
+    for v in verdicts:
         yield _paper_row(v)
-    yield ""
-    yield "Why figures are missed:"
-    yield ""
-    for v in fresh:
+    if any(v.outcome != "within" for v in verdicts):
+        yield from ("", "What is known of those that are not met; it moves no count:", "")
+    for v in verdicts:
         if v.outcome != "within":
-            yield f"* {v.check.check_id}, {v.check.quantity}: {v.check.off or v.check.missed or 'not explained'}."
+            yield f"* {v.check.check_id}, {v.check.quantity}: {v.check.off or v.check.missed or 'nothing'}."
 
 
 def _paper_row(v: Verdict) -> str:
     bound = {"equal": "", "at_least": "at least ", "at_most": "at most "}[v.check.kind]
-    off = "" if v.outcome == "within" else " (see below)"
-    figures = f"{bound}{v.check.published:,.6g} | {v.predicted:,.4g} | {v.check.unit} | {100 * v.error:+.1f} %{off}"
-    return f"| {v.paper} | {v.check.check_id} | {v.check.quantity} | {figures} |"
+    evidence = f"{v.check.evidence}, fitted" if v.check.fitted else v.check.evidence
+    figures = f"{bound}{v.check.published:,.6g} | {v.predicted:,.4g} | {v.check.unit} | {100 * v.error:+.1f} %"
+    return f"| {v.paper} | {v.check.check_id} | {v.check.quantity} | {evidence} | {figures} | {v.outcome} |"

@@ -19,7 +19,8 @@ from hardware_profiles.outputs import write_file
 from simulator.errors import OutputError
 from simulator.scenario.presets import preset_names
 from validation.kernels.validate import KernelReport, validate_kernels
-from validation.papers.papers import PaperReport, validate_papers
+from validation.papers.report import PaperReport
+from validation.papers.run import validate_papers
 from validation.regression.page import write_page
 from validation.regression.predicted import BaselineError, Covered, device_figures, finite
 from validation.regression.stated import restate, stated_figures
@@ -172,9 +173,8 @@ def _accuracy(name: str, report: KernelReport) -> dict[str, float]:
 
 
 def paper_figures(report: PaperReport) -> dict[str, float]:
-    """Number of published figures by outcome [1]."""
-    summary = report.document()["summary"]
-    return {f"papers/{key}": float(value) for key, value in summary.items()}
+    """Numbers of checks of papers by evidence and outcome, and of rows by outcome [1]."""
+    return {f"papers/{key}": float(value) for key, value in report.summary().items()}
 
 
 def changed_inputs(baseline: Baseline, fingerprints: Mapping[str, str]) -> list[Outcome]:
@@ -211,11 +211,18 @@ def _worse(key: str, before: float, after: float) -> bool:
         return abs(after - 0.8) > max(0.1, abs(before - 0.8) + 0.02)
     if statistic == "bias":
         return abs(after) > abs(before) + 0.01
-    if statistic in {"rows", "within", "checks", "papers"}:
+    if key.startswith("papers/"):
+        return _fewer_papers(statistic, before, after)
+    if statistic == "rows":
         return after < before
-    if statistic == "explained":
-        return False
-    return after > before * (1.0 + BAND) + BAND_FLOOR * (statistic != "outside")
+    return after > before * (1.0 + BAND) + BAND_FLOOR
+
+
+def _fewer_papers(statistic: str, before: float, after: float) -> bool:
+    """Tell whether fewer figures of papers are met, more that count are missed, or fewer are looked at."""
+    if statistic.endswith(("within", "counted")) or statistic in {"papers", "rows"}:
+        return after < before
+    return statistic.endswith(("missed", "not_expressible")) and after > before
 
 
 def check_documents(baseline: Baseline, folder: Path, figures: Mapping[str, float]) -> list[Outcome]:
@@ -305,7 +312,7 @@ def update(
     save_baseline(new, path)
     new = load_baseline(path)
     if new.page and papers is not None:
-        write_page(new.accuracy, papers.verdicts, path.parent / new.page)
+        write_page(new.accuracy, papers, path.parent / new.page)
     documents = [path.parent / document for document in new.documents]
     restate([document for document in documents if document.exists()], {**new.accuracy, **new.predictions})
     return new, compare(old, predictions, {}) + changed_inputs(old, new.fingerprints)

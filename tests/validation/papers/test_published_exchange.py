@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from validation.papers import published_all_to_all
-from validation.papers.papers import Verdict
+from validation.papers.report import Verdict
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_deepep_is_within_12_percent_in_the_median(kind: str, phase: str, fitted
     if fitted and kind == "low latency over RDMA alone":
         assert found.size == 0
     else:
-        assert found.size >= 8
+        assert found.size >= 7
         assert np.median(found) < 0.12
 
 

@@ -8,7 +8,9 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from validation.papers.papers import Check, Verdict, case_names
+from validation.papers.papers import Check
+from validation.papers.report import PaperReport, Row, Verdict
+from validation.papers.run import validate_papers
 from validation.regression.charts import Bar, coverage_chart, error_chart
 from validation.regression.page import AIMS, page_text, write_page
 from validation.regression.regress import load_baseline
@@ -19,15 +21,23 @@ BASELINE = ROOT / "validation" / "baselines" / "main.json"
 
 
 def verdict(name: str, predicted: float, **changes: Any) -> Verdict:
-    check = Check(check_id=name, quantity="size", figure="model.total", published=10.0, unit="B", **changes)
+    told = {"evidence": "identity", **changes}
+    check = Check(check_id=name, quantity="size", figure="model.total", published=10.0, unit="B", **told)
     return Verdict(case="x", paper="X", check=check, predicted=predicted)
 
 
-VERDICTS = (
-    verdict("X-met", 10.0),
-    verdict("X-off", 20.0, off="a misprint"),
-    verdict("X-missed", 20.0, missed="no such term"),
-    verdict("X-fitted", 10.0, fitted=True),
+PAPERS = PaperReport(
+    verdicts=(
+        verdict("X-met", 10.0),
+        verdict("X-off", 20.0, off="the parts make 20"),
+        verdict("X-missed", 20.0, missed="no such term"),
+        verdict("X-fitted", 10.0, fitted=True),
+        verdict("X-quoted", 10.0, evidence="quoted"),
+    ),
+    rows=(
+        Row(row="X-met", paper="X", outcome="within"),
+        Row(row="X-none", paper="X", outcome="not_expressible", reason="an input", needs="nothing"),
+    ),
 )
 
 
@@ -38,14 +48,14 @@ def accuracy(subject: str, *ops: str, median: float = 0.04, coverage: float = 0.
 
 def test_every_figure_of_the_page_is_marked_and_right(tmp_path: Path) -> None:
     recorded = accuracy("a-gpu", *AIMS) | accuracy("b-gpu<-a-gpu", "gemm", median=0.3)
-    write_page(recorded, VERDICTS, tmp_path / "validation.md")
+    write_page(recorded, PAPERS, tmp_path / "validation.md")
     stated = stated_figures([tmp_path])
     assert len(stated) == len(recorded)
     assert all(figure.right(recorded) for figure in stated)
 
 
 def test_the_page_tells_unseen_shapes_from_devices_never_fitted() -> None:
-    text = page_text(accuracy("b-gpu<-a-gpu", "gemm") | accuracy("a-gpu", "gemm"), VERDICTS)
+    text = page_text(accuracy("b-gpu<-a-gpu", "gemm") | accuracy("a-gpu", "gemm"), PAPERS)
     assert text.index("## a-gpu, unseen shapes") < text.index("## b-gpu, predicted with the kernels of a-gpu")
     assert "Fitted on" in text
     assert "Validated on" in text
@@ -53,7 +63,7 @@ def test_the_page_tells_unseen_shapes_from_devices_never_fitted() -> None:
 
 def test_charts_say_in_words_what_they_show(tmp_path: Path) -> None:
     recorded = accuracy("a-gpu", "gemm", "mamba2", median=0.06, coverage=0.5)
-    files = write_page(recorded, VERDICTS, tmp_path / "validation.md")
+    files = write_page(recorded, PAPERS, tmp_path / "validation.md")
     told = [ET.parse(file).getroot().get("aria-label") for file in files if file.suffix == ".svg"]  # noqa: S314
     assert told == [
         "a-gpu: the median error meets its aim for 1 of 2 ops",
@@ -78,16 +88,19 @@ def test_shares_outside_the_band_have_another_shape() -> None:
     assert chart.count("<path") == 1
 
 
-def test_only_figures_that_nothing_was_fitted_on_are_listed_and_misses_are_explained() -> None:
-    text = page_text({}, VERDICTS)
-    assert "3 figures of 1 papers and systems: 1 are met, 1 are missed" in text
-    assert "X-fitted" not in text
-    assert "* X-off, size: a misprint." in text
+def test_the_headline_counts_neither_what_was_fitted_nor_what_is_quoted() -> None:
+    text = page_text({}, PAPERS)
+    assert "**1 of 2 rows are met; 1 of 3 checks that count are within tolerance.**" in text
+    assert "| identity | 1 | 1 | 1 | 1 |" in text
+    assert "| quoted, not counted | 1 | 0 | 0 | 0 |" in text
+    own, others = text.index("### Checks that count"), text.index("### Checks that do not count")
+    assert own < text.index("| X-missed |") < others < text.index("| X-fitted |") < text.index("| X-quoted |")
+    assert "* X-off, size: the parts make 20." in text
     assert "* X-missed, size: no such term." in text
+    assert "| X | X-none | an input | nothing |" in text
 
 
 def test_the_committed_page_is_the_one_that_the_baseline_makes(paper_verdicts) -> None:
-    verdicts = [verdict for name in case_names() for verdict in paper_verdicts(name)]
     baseline = load_baseline(BASELINE)
     page = BASELINE.parent / baseline.page
-    assert page.read_text(encoding="utf-8") == page_text(baseline.accuracy, verdicts)
+    assert page.read_text(encoding="utf-8") == page_text(baseline.accuracy, validate_papers(run=paper_verdicts))
