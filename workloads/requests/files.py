@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
+
 from hardware_profiles.edge import parse_json, shown, shown_path, understanding
 from hardware_profiles.errors import nearest
 from hardware_profiles.outputs import replacing
@@ -18,7 +20,7 @@ from workloads.requests.lines import DIALECTS, dialect_of, read_lines
 from workloads.requests.results import TOOLS, documents, result_trace, tool_of
 from workloads.requests.rows import fail
 from workloads.requests.tables import TABLES, read_csv, read_parquet_trace, table_format
-from workloads.requests.trace import LONGEST, RequestTrace, check_requests
+from workloads.requests.trace import LONGEST, RequestTrace, check_requests, in_closed_loop
 from workloads.requests.units import UNITS
 from workloads.trace_paths import existing_file
 
@@ -32,6 +34,8 @@ def read_request_trace(
     *,
     time_unit: str | None = None,
     block_tokens: int | None = None,
+    turn_prompts: str | None = None,
+    concurrency: int | None = None,
 ) -> RequestTrace:
     """Read a request trace, or the requests behind the result of a benchmark.
 
@@ -45,6 +49,11 @@ def read_request_trace(
         Unit of its times; told by the file and its data where absent.
     block_tokens : int, optional
         Tokens of its hash blocks; told by the file and its data where absent [tokens].
+    turn_prompts : {"whole", "new"}, optional
+        Whether the prompt length of a later turn counts all that was said before, or what is new; told by the data
+        where absent.
+    concurrency : int, optional
+        Sessions in flight at once, each of one request or more; the times of the file are then not played.
 
     Returns
     -------
@@ -63,17 +72,33 @@ def read_request_trace(
         raise WorkloadError(msg)
     if time_unit is not None and time_unit not in UNITS:
         raise WorkloadError(f"requests.time_unit: got {shown(time_unit)}, expected one of {', '.join(UNITS)}")
+    if turn_prompts not in (None, "whole", "new"):
+        raise WorkloadError(f"requests.turn_prompts: got {shown(turn_prompts)}, expected whole or new")
     if block_tokens is not None and not 1 <= block_tokens <= LONGEST:
         raise WorkloadError(f"requests.block_tokens: got {shown(block_tokens)}, expected a whole number of at least 1")
-    file = existing_file(path)
+    trace = _read(existing_file(path), format, time_unit, block_tokens, turn_prompts, timed=concurrency is None)
+    return trace if concurrency is None else in_closed_loop(trace, concurrency)
+
+
+def _read(
+    file: Path,
+    format_name: str | None,
+    time_unit: str | None,
+    block_tokens: int | None,
+    turn_prompts: str | None,
+    *,
+    timed: bool,
+) -> RequestTrace:
     with understanding(shown_path(file), TraceFormatError):
-        chosen = format or _detect(file)
+        chosen = format_name or _detect(file)
         if file.suffix == ".parquet" and chosen == "moesim":
             return read_parquet_trace(file, unit=time_unit, block_tokens=block_tokens)
         if chosen in TABLES and not _is_json(file):
             return read_csv(file, chosen, unit=time_unit)
         if chosen in DIALECTS:
-            return read_lines(file, chosen, unit=time_unit, block_tokens=block_tokens)
+            return read_lines(
+                file, chosen, unit=time_unit, block_tokens=block_tokens, turn_prompts=turn_prompts, timed=timed
+            )
         if time_unit is not None:
             fail(file, f"is a result of {TOOLS[chosen]}, which says its units; requests.time_unit has no use here")
         return result_trace(file, chosen)
@@ -107,8 +132,8 @@ def save_request_trace(trace: RequestTrace, path: str | Path) -> None:
         "output_tokens": trace.output_tokens,
     }
     facts = {"block_tokens": trace.block_tokens}
-    if trace.after is not None and trace.delay is not None:
-        columns |= {"after": trace.after, "delay_s": trace.delay}
+    if trace.after is not None:
+        columns |= {"after": trace.after, "delay_s": np.zeros(len(trace)) if trace.delay is None else trace.delay}
     if trace.block_hashes is not None:
         columns["block_hashes"] = pa.array(trace.block_hashes, pa.list_(pa.int64()))
     if trace.concurrency is not None:
@@ -124,9 +149,7 @@ def save_request_trace(trace: RequestTrace, path: str | Path) -> None:
 def _lost_in_csv(trace: RequestTrace) -> str:
     if trace.concurrency is not None:
         return "a closed loop's concurrency"
-    if trace.block_hashes is not None:
-        return "block hashes"
-    return "which answer a turn follows" if trace.after is not None else ""
+    return "block hashes" if trace.block_hashes is not None else ""
 
 
 #: Formats by name: traces as tables, traces in JSON lines, and results of benchmarks.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,13 @@ import numpy as np
 
 from hardware_profiles.edge import json_lines, nearest_found, shown
 from workloads.errors import TraceFormatError
+from workloads.requests.links import Request, add_history, delay, link, place, whole_prompts
 from workloads.requests.rows import decided_blocks, fail, fail_row, require_few, seconds_since_first, trace_of
 from workloads.requests.trace import RequestTrace
-from workloads.requests.units import UNITS, UnitError, time_unit
+from workloads.requests.units import UnitError, time_unit
+
+#: Rounding of times that were written down [1].
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,19 +86,15 @@ def dialect_of(record: Mapping[str, Any]) -> str | None:
     return "moesim" if keys & {"arrival_s", "input_tokens"} else None
 
 
-@dataclass(slots=True, kw_only=True)
-class _Request:
-    """One request as it stands in the file; ``after`` is the index of the one that it follows, -1 for none."""
-
-    row: int
-    time: float | None
-    tokens: tuple[float, float]
-    blocks: tuple[int, ...]
-    after: int = -1
-    delay: float = 0.0
-
-
-def read_lines(file: Path, dialect: str, *, unit: str | None = None, block_tokens: int | None = None) -> RequestTrace:
+def read_lines(
+    file: Path,
+    dialect: str,
+    *,
+    unit: str | None = None,
+    block_tokens: int | None = None,
+    turn_prompts: str | None = None,
+    timed: bool = True,
+) -> RequestTrace:
     """Read a trace in JSON lines.
 
     Parameters
@@ -107,6 +107,10 @@ def read_lines(file: Path, dialect: str, *, unit: str | None = None, block_token
         Unit of its times, told by the file or its data where absent.
     block_tokens : int, optional
         Tokens of a hash block, told by the data where absent [tokens].
+    turn_prompts : {"whole", "new"}, optional
+        What the prompt length of a later turn counts, told by the data where absent.
+    timed : bool
+        Whether first turns need a time; a closed loop gives them none.
 
     Raises
     ------
@@ -114,76 +118,122 @@ def read_lines(file: Path, dialect: str, *, unit: str | None = None, block_token
         A line is malformed or contradicts others, or the data do not tell a unit; the message names the row.
     """
     own = DIALECTS[dialect]
-    requests = list(_requests(file, own))
+    requests = list(_requests(file, own, chats=dialect == "bailian"))
     if not requests:
         fail(file, "the file has no rows")
     require_few(file, len(requests))
     rows = [request.row for request in requests]
-    lengths = {
-        own.input: np.array([request.tokens[0] for request in requests], np.float64),
-        own.output: np.array([request.tokens[1] for request in requests], np.float64),
-    }
-    hashes = tuple(request.blocks for request in requests)
-    block = decided_blocks(file, lengths[own.input], hashes, own.block, block_tokens, rows)
-    notes = [] if block is None else [block.why]
+    notes = link(file, requests, part=dialect == "bailian")
+    _require_times(file, own, requests, timed=timed)
+    prompts = np.array([request.tokens[0] for request in requests], np.float64)
+    hashes = [request.blocks for request in requests]
+    block = decided_blocks(file, prompts, hashes, own.block, block_tokens, rows)
     chosen, why = _unit(file, own, requests, unit, doubtful=block is not None and block.value != own.block)
+    notes = [why, *([] if block is None else [block.why]), *notes]
+    if any(request.depth for request in requests):
+        whole, reason = whole_prompts(file, requests, turn_prompts)
+        notes.append(reason)
+        if not whole:
+            add_history(requests, None if block is None else int(block.value))
     arrival, order = _arrivals(file, own, requests, chosen)
-    chained = any(request.after >= 0 for request in requests)
     trace = trace_of(
         file,
         arrival,
-        {name: column[order] for name, column in lengths.items()},
+        {
+            own.input: np.array([requests[at].tokens[0] for at in order], np.float64),
+            own.output: np.array([requests[at].tokens[1] for at in order], np.float64),
+        },
         arrival_name=own.arrival,
         rows=[rows[at] for at in order],
-        block_hashes=None if block is None else tuple(hashes[at] for at in order),
+        block_hashes=None if block is None else tuple(requests[at].blocks for at in order),
         block_tokens=512 if block is None else int(block.value),
-        notes=[why, *notes],
+        notes=notes,
     )
-    if not chained:
+    if not any(request.depth for request in requests):
         return trace
-    place = np.empty(len(order), np.int64)
-    place[order] = np.arange(len(order))
+    place_of = np.empty(len(order), np.int64)
+    place_of[order] = np.arange(len(order))
     after = np.array([requests[at].after for at in order], np.int64)
     return replace(
         trace,
-        after=np.where(after < 0, -1, place[after]),
-        delay=np.array([requests[at].delay * UNITS[chosen] for at in order], np.float64),
+        after=np.where(after < 0, -1, place_of[after]),
+        delay=np.array([requests[at].delay_in(chosen) for at in order], np.float64),
     )
 
 
-def _requests(file: Path, own: Dialect) -> Iterator[_Request]:
-    """Read the lines; a turn without a time of its own follows the last one of its session."""
-    last: dict[Any, int] = {}
-    index = 0
+def _requests(file: Path, own: Dialect, *, chats: bool) -> Iterator[Request]:
+    """Read the lines; one that holds several turns gives a request for each."""
+    count = 0
     for row, record in json_lines(file, TraceFormatError):
         if not isinstance(record, dict):
             fail_row(
                 file, row, f"got {shown(record)}, expected an object with {own.arrival}, {own.input}, {own.output}"
             )
-        session = record.get("session_id")
-        if isinstance(session, dict | list):
-            fail_row(file, row, f"session_id: got {shown(session)}, expected text or a number")
-        turns = record.get("sub_requests")
+        key = next((each for each in ("sub_requests", "turns") if isinstance(record.get(each), list)), "sub_requests")
+        turns = record.get(key)
         if turns is not None and (not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns)):
-            fail_row(file, row, f"sub_requests: got {shown(turns)}, expected a list of objects")
-        for turn, part in enumerate([record] if turns is None else turns):
-            follows = last.get(session, -1) if session is not None else -1
-            if turns is not None:
-                # LLMServingSim: one line is a whole conversation, whose turns wait for a tool between them.
-                follows = index - 1 if turn else -1
-            timed = own.arrival in record and (turns is None or turn == 0)
-            if not timed and follows < 0:
-                _missing(file, row, own.arrival, record)
-            yield _Request(
-                row=row,
-                time=_number(file, row, own.arrival, record) if timed else None,
-                tokens=(_number(file, row, own.input, part), _number(file, row, own.output, part)),
-                blocks=_blocks(file, row, part),
-                after=-1 if timed else follows,
-                delay=0.0 if timed else _delay(file, row, part),
+            fail_row(file, row, f"{key}: got {shown(turns)}, expected a list of objects")
+        time = _number(file, row, own.arrival, record) if record.get(own.arrival) is not None else None
+        if turns is None:
+            where = place(file, row, record, chats=chats)
+            yield _request(file, row, own, record, time=time, **where, **delay(file, row, record))
+            count += 1
+            continue
+        tool = 0.0
+        for turn, part in enumerate(turns):
+            waits = delay(file, row, part)
+            if tool and waits["delay"]:
+                fail_row(file, row, f"turn {turn + 1} has a delay, and the one before it a tool_duration_ns")
+            if tool:
+                waits = {"delay": tool, "unit": "ns"}
+            # A conversation in one line is a session of its own, whatever it is called.
+            yield _request(
+                file,
+                row,
+                own,
+                part,
+                time=None if turn else time,
+                session=(row,),
+                waits="",
+                after=count - 1 if turn else -1,
+                **waits,
             )
-            last[session] = index
-            index += 1
+            # LLMServingSim: how long the tool takes that an answer calls.
+            tool = _tool(file, row, part)
+            count += 1
+
+
+def _request(file: Path, row: int, own: Dialect, part: Mapping[str, Any], **more: Any) -> Request:
+    return Request(
+        row=row,
+        tokens=(_number(file, row, own.input, part), _number(file, row, own.output, part)),
+        blocks=_blocks(file, row, part),
+        **more,
+    )
+
+
+def _tool(file: Path, row: int, part: Mapping[str, Any]) -> float:
+    if part.get("tool_duration_ns") is None:
+        return 0.0
+    value = _number(file, row, "tool_duration_ns", part)
+    if not 0 <= value < 1e18:
+        fail_row(file, row, f"tool_duration_ns: got {shown(value)}, expected a time of at least 0")
+    return value
+
+
+def _require_times(file: Path, own: Dialect, requests: Sequence[Request], *, timed: bool) -> None:
+    """Refuse requests that follow none and have no time, unless no request has one and none needs it."""
+    bare = next((request for request in requests if request.after < 0 and request.time is None), None)
+    if bare is None:
+        return
+    if any(request.time is not None for request in requests):
+        fail_row(file, bare.row, f"{own.arrival} is missing; the row follows no other")
+    if timed:
+        every = f"{own.arrival} is missing, as in every row; without times, requests.concurrency has to say how many "
+        fail_row(file, bare.row, f"{every}sessions are in flight at once")
+    for request in requests:
+        if request.after < 0:
+            request.time = 0
 
 
 def _number(file: Path, row: int, key: str, record: Mapping[str, Any]) -> float:
@@ -209,17 +259,9 @@ def _blocks(file: Path, row: int, record: Mapping[str, Any]) -> tuple[int, ...]:
     return tuple(blocks)
 
 
-def _delay(file: Path, row: int, record: Mapping[str, Any]) -> float:
-    key = "tool_duration_ns" if "tool_duration_ns" in record else "delay"
-    if record.get(key) is None:
-        return 0.0
-    value = _number(file, row, key, record)
-    if not 0 <= value < 1e18:
-        fail_row(file, row, f"{key}: got {shown(value)}, expected a time of at least 0")
-    return value
-
-
-def _unit(file: Path, own: Dialect, requests: list[_Request], stated: str | None, *, doubtful: bool) -> tuple[str, str]:
+def _unit(
+    file: Path, own: Dialect, requests: Sequence[Request], stated: str | None, *, doubtful: bool
+) -> tuple[str, str]:
     """Decide the unit of times, and say why; the sentence is empty where the key or the user says it."""
     if own.sure:
         if stated is not None and stated != own.unit:
@@ -237,24 +279,39 @@ def _unit(file: Path, own: Dialect, requests: list[_Request], stated: str | None
 
 
 def _arrivals(
-    file: Path, own: Dialect, requests: list[_Request], unit: str
+    file: Path, own: Dialect, requests: Sequence[Request], unit: str
 ) -> tuple[np.ndarray[Any, np.dtype[np.float64]], list[int]]:
-    """Return arrival times [s] in order and the order; a turn comes its delay after the arrival that it follows."""
-    timed = [request for request in requests if request.time is not None]
+    """Return the earliest that each request can come [s], in order, and the order.
+
+    A turn without a time of its own counts as early as the request that it follows.
+    """
+    timed = [at for at, request in enumerate(requests) if request.time is not None]
     seconds = seconds_since_first(
         file,
         own.arrival,
-        [request.time for request in timed if request.time is not None],
+        [time for at in timed if (time := requests[at].time) is not None],
         unit,
-        [request.row for request in timed],
+        [requests[at].row for at in timed],
     )
-    known = iter(seconds.tolist())
-    arrival: list[float] = []
-    for request in requests:
-        after = request.after
-        arrival.append(next(known) if after < 0 else arrival[after] + request.delay * UNITS[unit])
-    if all(request.after < 0 for request in requests):
-        return np.array(arrival, np.float64), list(range(len(requests)))
-    order = sorted(range(len(requests)), key=arrival.__getitem__)
-    found = np.array([arrival[at] for at in order], np.float64)
-    return found - found[0], order
+    arrival = np.zeros(len(requests))
+    arrival[timed] = seconds
+    if not any(request.depth for request in requests):
+        return arrival, list(range(len(requests)))
+    # When each can come if answers take no time.
+    bound, first = arrival.copy(), list(range(len(requests)))
+    for at in sorted(range(len(requests)), key=lambda each: requests[each].depth):
+        request = requests[at]
+        if request.after < 0:
+            continue
+        first[at] = first[request.after]
+        possible = bound[request.after] + request.delay_in(unit)
+        if request.time is None:
+            arrival[at], bound[at] = arrival[request.after], possible
+        elif arrival[at] < possible - _ROUNDING * (1.0 + possible):
+            row = requests[request.after].row
+            late = f"{own.arrival}: {possible - arrival[at]:g} s earlier than it can be after"
+            fail_row(file, request.row, f"{late} the request of row {row}{' and its delay' * (request.delay > 0)}")
+        arrival[at] = max(arrival[at], arrival[request.after])
+        bound[at] = max(arrival[at], bound[at])
+    order = sorted(range(len(requests)), key=lambda at: (arrival[at], first[at], requests[at].depth, at))
+    return arrival[order] - arrival[order[0]], order

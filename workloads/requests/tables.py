@@ -22,11 +22,13 @@ from workloads.requests.rows import (
     trace_of,
     whole_number,
 )
-from workloads.requests.trace import LONGEST, MOST_REQUESTS, RequestTrace
+from workloads.requests.trace import LONGEST, MOST_REQUESTS, RequestTrace, fault_of_turns
 from workloads.requests.units import UnitError, time_unit
 
 #: Largest CSV file that is read [bytes], and longest line that names columns.
 _MOST_CSV, _MOST_HEADER = 2**29, 2**16
+#: Columns of ours that say which request each follows, counted from 0, and how long after its answer it comes.
+_TURNS = ("after", "delay_s")
 #: A trace of ours that begins later than it lasts, and than this, counts from its first request [s].
 _LATE = 1.0
 
@@ -117,7 +119,7 @@ def read_csv(file: Path, format_name: str, *, unit: str | None = None) -> Reques
             file,
             read_options=csv.ReadOptions(use_threads=False),
             parse_options=csv.ParseOptions(invalid_row_handler=note_broken),
-            convert_options=csv.ConvertOptions(column_types=dict.fromkeys(columns.names, pa.string())),
+            convert_options=csv.ConvertOptions(column_types=dict.fromkeys((*columns.names, *_TURNS), pa.string())),
         )
     except (pa.ArrowException, OSError, ValueError, LookupError, MemoryError) as error:
         fail(file, f"not a CSV file ({reason(error)})")
@@ -128,8 +130,9 @@ def read_csv(file: Path, format_name: str, *, unit: str | None = None) -> Reques
         fail_row(file, row.number - 1, given)
     if not table.num_rows:
         fail(file, "the file has a header and no rows")
-    text = {name: table[name].combine_chunks() for name in columns.names}
-    for name in columns.names:
+    turns = [name for name in _TURNS if columns.sure and name in table.column_names]
+    text = {name: table[name].combine_chunks() for name in (*columns.names, *turns)}
+    for name in text:
         if text[name].null_count:
             fail_row(file, int(np.argmax(text[name].is_null().to_numpy(zero_copy_only=False))) + 1, f"{name}: no value")
     notes: list[str] = []
@@ -140,7 +143,8 @@ def read_csv(file: Path, format_name: str, *, unit: str | None = None) -> Reques
     else:
         arrival, notes = _seconds(file, columns, _numbers(file, columns.arrival, text), unit)
     lengths = {name: _numbers(file, name, text) for name in (columns.input, columns.output)}
-    return _checked(file, columns, arrival, lengths, notes)
+    trace = _checked(file, columns, arrival, lengths, notes)
+    return _following(file, trace, {name: _numbers(file, name, text) for name in turns})
 
 
 def _require_text(file: Path) -> None:
@@ -170,7 +174,7 @@ def read_parquet_trace(file: Path, *, unit: str | None = None, block_tokens: int
     import pyarrow as pa
 
     columns = TABLES["moesim"]
-    table, facts = read_parquet(file, columns.names, ("block_hashes", "after", "delay_s"))
+    table, facts = read_parquet(file, columns.names, ("block_hashes", *_TURNS))
     require_few(file, table.num_rows)
     numbers = {}
     for name in table.column_names:
@@ -196,20 +200,18 @@ def read_parquet_trace(file: Path, *, unit: str | None = None, block_tokens: int
     if concurrency is not None:
         concurrency = whole_number(file, "metadata 'moesim': concurrency", concurrency, MOST_REQUESTS)
     trace = replace(trace, block_hashes=hashes, block_tokens=size, concurrency=concurrency)
-    return _following(file, trace, numbers) if {"after", "delay_s"} <= numbers.keys() else trace
+    return _following(file, trace, numbers)
 
 
 def _following(file: Path, trace: RequestTrace, numbers: Mapping[str, NDArray[np.float64]]) -> RequestTrace:
-    """Add which answer each request follows, checked."""
-    after, delay = numbers["after"], numbers["delay_s"]
-    bad = ~(
-        (after >= -1) & (after < np.arange(len(after))) & (after == np.floor(after)) & (delay >= 0) & (delay < 1e12)
-    )
-    if bad.any():
-        row = int(bad.argmax())
-        given = f"after: got {after[row]:g}, delay_s: got {delay[row]:g}"
-        fail_row(file, row + 1, f"{given}; expected the index of an earlier request or -1, and a time of at least 0")
-    return replace(trace, after=after.astype(np.int64), delay=delay)
+    """Add which answer each request follows, checked; as it was where no column says it."""
+    after, delay = (numbers.get(name) for name in _TURNS)
+    fault = fault_of_turns(after, delay)
+    if fault:
+        fail_row(file, fault[0] + 1, fault[1])
+    if after is None:
+        return trace
+    return replace(trace, after=after.astype(np.int64), delay=np.zeros(len(trace)) if delay is None else delay)
 
 
 def _hashes(file: Path, column: Any) -> tuple[tuple[int, ...], ...]:

@@ -40,8 +40,8 @@ class RequestTrace:
     block_tokens : int
         Tokens per hash block [tokens].
     after : int64 array, shape (requests,), or None
-        Index of the request whose answer each one follows, as the next turn of a conversation; -1 for none. ``arrival``
-        of such a request is the earliest it can be.
+        Index of the request whose answer each one follows, as the next turn of a conversation; -1 for none. It stands
+        before it. ``arrival`` is the earliest that such a request can be sent: its own time, else that of the other.
     delay : float64 array, shape (requests,), or None
         Time from the end of that answer to the request [s]; 0 where there is none.
     source : str
@@ -104,6 +104,41 @@ def first_fault(
     return min(faults, key=lambda fault: fault[0], default=None)
 
 
+def fault_of_turns(
+    after: NDArray[np.int64] | NDArray[np.float64] | None, delay: NDArray[np.float64] | None
+) -> tuple[int, str] | None:
+    """Find the first row that follows what it cannot; what is returned is as for :func:`first_fault`.
+
+    Parameters
+    ----------
+    after : array, shape (requests,), or None
+        Index of the request that each follows, -1 for none.
+    delay : float64 array, shape (requests,), or None
+        Time between its answer and the request [s].
+    """
+    if after is None:
+        return (
+            (0, "delay_s: says how long after an answer a request comes, but no column says after which")
+            if (delay is not None and delay.any())
+            else None
+        )
+    bad = ~((after >= -1) & (after < np.arange(len(after))) & (after == np.floor(after)))
+    if bad.any():
+        row = int(bad.argmax())
+        return row, f"after: got {after[row]:g}, expected the index of an earlier request, from 0, or -1"
+    if delay is None:
+        return None
+    bad = ~((delay >= 0) & (delay <= LATEST))
+    if bad.any():
+        row = int(bad.argmax())
+        return row, f"delay_s: got {delay[row]:g}, expected a time from 0 to {LATEST:g} s"
+    bad = (after < 0) & (delay > 0)
+    if bad.any():
+        row = int(bad.argmax())
+        return row, f"delay_s: got {delay[row]:g}, but the request follows none (after is -1)"
+    return None
+
+
 def check_requests(trace: RequestTrace) -> None:
     """Raise a ``WorkloadError`` that names the row where a trace breaks its own rules.
 
@@ -126,14 +161,28 @@ def check_requests(trace: RequestTrace) -> None:
         msg = f"request trace: concurrency: got {trace.concurrency}, expected at least 1"
         raise WorkloadError(msg)
     lengths = {name: np.asarray(getattr(trace, name), np.float64) for name in ("input_tokens", "output_tokens")}
-    fault = first_fault(trace.arrival, lengths)
+    fault = first_fault(trace.arrival, lengths) or fault_of_turns(trace.after, trace.delay)
     if fault:
         msg = f"request trace: request {fault[0]}: {fault[1]}"
         raise WorkloadError(msg)
 
 
+def in_closed_loop(trace: RequestTrace, concurrency: int) -> RequestTrace:
+    """Play the requests of a trace with so many sessions in flight, whenever they came.
+
+    Parameters
+    ----------
+    trace : RequestTrace
+        The trace; a request that follows no other, and that no other follows, is a session.
+    concurrency : int
+        Sessions in flight at once, at least 1.
+    """
+    _check_count("in_closed_loop", "concurrency", concurrency)
+    return replace(trace, arrival=np.zeros(len(trace)), concurrency=concurrency)
+
+
 def scale_rate(trace: RequestTrace, factor: float) -> RequestTrace:
-    """Speed a trace up: the same requests arrive ``factor`` times as fast.
+    """Speed a trace up: the same requests arrive ``factor`` times as fast; what users and tools take stays as it is.
 
     Parameters
     ----------
@@ -151,7 +200,7 @@ def scale_rate(trace: RequestTrace, factor: float) -> RequestTrace:
     if not (np.isfinite(factor) and factor > 0):
         msg = f"scale_rate: factor: got {factor}, expected a finite number above 0"
         raise WorkloadError(msg)
-    return replace(trace, arrival=trace.arrival / factor, delay=None if trace.delay is None else trace.delay / factor)
+    return replace(trace, arrival=trace.arrival / factor)
 
 
 def slice_time(trace: RequestTrace, start: float, stop: float) -> RequestTrace:
@@ -235,6 +284,9 @@ def _repeated(after: NDArray[np.int64], times: int) -> NDArray[np.int64]:
 def _rows(trace: RequestTrace, first: int, last: int) -> RequestTrace:
     # A turn whose answer before it is cut off has nothing to follow.
     after = None if trace.after is None else np.maximum(trace.after[first:last] - first, -1)
+    delay = None if trace.delay is None else trace.delay[first:last]
+    if after is not None and delay is not None:
+        delay = np.where(after < 0, 0.0, delay)
     return replace(
         trace,
         arrival=trace.arrival[first:last],
@@ -243,7 +295,7 @@ def _rows(trace: RequestTrace, first: int, last: int) -> RequestTrace:
         block_hashes=None if trace.block_hashes is None else trace.block_hashes[first:last],
         priority=None if trace.priority is None else trace.priority[first:last],
         after=after,
-        delay=None if trace.delay is None else trace.delay[first:last],
+        delay=delay,
     )
 
 

@@ -1,13 +1,12 @@
 """Traces of every origin are told apart, and their time unit and block size by the data where keys are alike."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from simulator import api
-from simulator.errors import TraceFormatError, WorkloadError
+from simulator.errors import TraceFormatError
 from simulator.scenario import Scenario
 from workloads.requests.files import read_request_trace, save_request_trace
 from workloads.requests.trace import head, repeat, scale_rate
@@ -131,25 +130,30 @@ TURNS = (
 
 def test_a_turn_without_a_time_follows_the_answer_before_it(tmp_path):
     trace = read_request_trace(lines(tmp_path, TURNS))
-    assert trace.after.tolist() == [-1, -1, 0, 2]
-    assert trace.delay.tolist() == [0.0, 0.0, 2.0, 0.0]
-    assert trace.arrival.tolist() == [0.0, 0.5, 2.0, 2.0]
+    assert trace.after.tolist() == [-1, 0, 1, -1]
+    assert trace.delay.tolist() == [0.0, 2.0, 0.0, 0.0]
+    # The earliest that each can come, whatever the answers take.
+    assert trace.arrival.tolist() == [0.0, 0.0, 0.0, 0.5]
 
 
 def test_turns_stay_tied_through_every_change(tmp_path):
     trace = read_request_trace(lines(tmp_path, TURNS))
-    assert repeat(trace, 2).after.tolist() == [-1, -1, 0, 2, -1, -1, 4, 6]
-    assert head(trace, 3).after.tolist() == [-1, -1, 0]
-    assert scale_rate(trace, 2).delay.tolist() == [0.0, 0.0, 1.0, 0.0]
+    assert repeat(trace, 2).after.tolist() == [-1, 0, 1, -1, -1, 4, 5, -1]
+    assert head(trace, 3).after.tolist() == [-1, 0, 1]
+    # Twice as many users a second do not read twice as fast.
+    assert scale_rate(trace, 2).arrival.tolist() == [0.0, 0.0, 0.0, 0.25]
+    assert scale_rate(trace, 2).delay.tolist() == trace.delay.tolist()
     save_request_trace(trace, tmp_path / "t.parquet")
     again = read_request_trace(tmp_path / "t.parquet")
     assert (again.after.tolist(), again.delay.tolist()) == (trace.after.tolist(), trace.delay.tolist())
-    with pytest.raises(WorkloadError, match="CSV cannot hold which answer a turn follows"):
-        save_request_trace(replace(trace, block_hashes=None), tmp_path / "t.csv")
+    save_request_trace(trace, tmp_path / "t.csv")
+    again = read_request_trace(tmp_path / "t.csv")
+    assert (again.after.tolist(), again.delay.tolist()) == (trace.after.tolist(), trace.delay.tolist())
 
 
 def test_a_conversation_of_llmservingsim_is_a_chain_of_turns(tmp_path):
-    turns = [{"input_toks": 10, "output_toks": 2}, {"input_toks": 20, "output_toks": 2, "tool_duration_ns": 5e8}]
+    # The tool that an answer calls runs after it.
+    turns = [{"input_toks": 10, "output_toks": 2, "tool_duration_ns": 5e8}, {"input_toks": 20, "output_toks": 2}]
     rows = [{"session_id": 1, "arrival_time_ns": 0, "sub_requests": turns}]
     trace = read_request_trace(lines(tmp_path, rows))
     assert (trace.after.tolist(), trace.delay.tolist()) == ([-1, 0], [0.0, 0.5])
@@ -164,8 +168,8 @@ def test_turns_that_wait_for_an_answer_are_played_when_it_has_ended(tmp_path):
     }
     requests = api.simulate(Scenario.from_mapping(data)).requests
     sent, ended = requests["arrival_s"].to_numpy(), requests["finish_s"].to_numpy()
-    assert sent[:2].tolist() == [0.0, 0.5]
-    assert (sent[2], sent[3]) == (ended[0] + 2.0, ended[2])
+    assert sent[[0, 3]].tolist() == [0.0, 0.5]
+    assert sent[1:3].tolist() == [ended[0] + 2.0, ended[1]]
 
 
 def test_a_first_turn_needs_a_time(tmp_path):

@@ -1,0 +1,291 @@
+"""Which line of a trace follows the answer to which: by session and turn, or by the ids that a line names.
+
+docs/formats/request-traces.md says whose keys these are, and what each tool does with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from hardware_profiles.edge import shown
+from workloads.requests.rows import fail, fail_row
+from workloads.requests.units import UNITS
+
+#: Keys of a conversation, of a place in it, and of times between an answer and the next turn with their units; the
+#: unit of ``delay`` is that of the times of the file.
+_SESSION = ("session_id", "conversation_id")
+_TURN = ("turn_id", "turn_index", "turn")
+_DELAYS = {"delay": None, "delay_ms": "ms", "delay_s": "s"}
+#: Longest delay, whatever its unit.
+_LONGEST = 1e18
+#: Share of later turns no longer than the turn before them up to which prompts are whole, and from which they are not.
+_FEW_SHORT, _MANY_SHORT = 0.1, 0.25
+
+
+@dataclass(slots=True, kw_only=True)
+class Request:
+    """One request as it stands in a file.
+
+    ``session`` and ``turn`` say where in a conversation it is; ``name`` and ``waits`` what it is called, and what that
+    is called which it follows ("" for nothing). ``after`` is the index of the request that it follows, -1 for none, and
+    ``depth`` how many stand before it; ``delay`` is in ``unit``, or in that of the file.
+    """
+
+    row: int
+    time: float | None
+    tokens: tuple[float, float]
+    blocks: tuple[int, ...]
+    session: Hashable | None = None
+    turn: float | None = None
+    name: Hashable | None = None
+    waits: Hashable | None = None
+    after: int = -1
+    depth: int = 0
+    delay: float = 0.0
+    unit: str | None = None
+
+    def delay_in(self, unit: str) -> float:
+        """Return the delay [s], where times of the file are in a unit."""
+        return self.delay * UNITS[self.unit or unit]
+
+
+def place(file: Path, row: int, record: Mapping[str, Any], *, chats: bool) -> dict[str, Any]:
+    """Read where in a conversation a line stands: fields of :class:`Request`.
+
+    Parameters
+    ----------
+    file : Path
+        Where it stands.
+    row : int
+        Its row, from 1.
+    record : Mapping
+        The line.
+    chats : bool
+        Whether it says ``chat_id`` and ``parent_chat_id``.
+    """
+    if chats:
+        parent = _key(file, row, record, "parent_chat_id")
+        return {"name": _key(file, row, record, "chat_id"), "waits": "" if parent == -1 else parent}
+    found: dict[str, Any] = {"name": _key(file, row, record, "request_id")}
+    found["session"] = next((key for each in _SESSION if (key := _key(file, row, record, each)) is not None), None)
+    named = next((each for each in _TURN if record.get(each) is not None), None)
+    if named is not None and found["session"] is not None:
+        found["turn"] = _number(file, row, named, record)
+    if record.get("wait_for") is not None:
+        names = record["wait_for"]
+        if not isinstance(names, list):
+            names = [names]
+        if len(names) > 1:
+            fail_row(file, row, f"wait_for: names {len(names)} requests; a request can follow the answer to one")
+        found["waits"] = _key(file, row, {"wait_for": names[0]}, "wait_for") if names else ""
+    return found
+
+
+def delay(file: Path, row: int, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the time between an answer and the turn after it: fields of :class:`Request`.
+
+    Parameters
+    ----------
+    file : Path
+        Where it stands.
+    row : int
+        Its row, from 1.
+    record : Mapping
+        The line.
+    """
+    given = {key: _time(file, row, key, record) for key in _DELAYS if record.get(key) is not None}
+    if len(given) > 1:
+        fail_row(file, row, f"says {' and '.join(given)}; one of them is enough")
+    key, value = next(iter(given.items()), ("delay_ms", 0.0))
+    if record.get("tool_wait_ms") is None:
+        return {"delay": value, "unit": _DELAYS[key]}
+    waits = _time(file, row, "tool_wait_ms", record)
+    if _DELAYS[key] is None:
+        # Who writes tool_wait_ms (Dynamo) has delays in milliseconds, too.
+        key = "delay_ms"
+    return {"delay": value * UNITS[_DELAYS[key] or "ms"] + waits * UNITS["ms"], "unit": "s"}
+
+
+def link(file: Path, requests: Sequence[Request], *, part: bool) -> list[str]:
+    """Find which request follows which, and return what had to be left out.
+
+    Parameters
+    ----------
+    file : Path
+        Where they stand.
+    requests : sequence of Request
+        In the order of the file; turns inside one line are linked already.
+    part : bool
+        Whether the file is part of a longer recording, so that what a request follows may lie before it.
+
+    Raises
+    ------
+    TraceFormatError
+        A turn is there twice, follows itself or something unknown, or has a delay and nothing to follow.
+    """
+    notes = _by_name(file, requests, part=part)
+    _by_session(file, requests)
+    _count_depth(file, requests)
+    delayed = [request for request in requests if request.after < 0 and request.delay > 0]
+    for request in delayed:
+        if request.session is None and request.waits is None:
+            fail_row(file, request.row, "has a delay, but names no session (session_id) whose answer it could follow")
+    if delayed:
+        rows = f"{len(delayed)} first turns have a delay" if len(delayed) > 1 else "a first turn has a delay"
+        notes.append(f"{rows} (row {delayed[0].row}), which is not played: there is no answer before it")
+    for request in delayed:
+        request.delay = 0.0
+    return notes
+
+
+def _by_name(file: Path, requests: Sequence[Request], *, part: bool) -> list[str]:
+    """Link the requests that say what they wait for by its name."""
+    if all(request.waits is None for request in requests):
+        return []
+    known: dict[Hashable, int] = {}
+    for index, request in enumerate(requests):
+        if request.name is None:
+            continue
+        if request.name in known:
+            fail_row(
+                file, request.row, f"{shown(request.name)} names a request of row {requests[known[request.name]].row}"
+            )
+        known[request.name] = index
+    lost = []
+    for request in requests:
+        if request.waits is None or request.waits == "":
+            continue
+        request.after = known.get(request.waits, -1)
+        if request.after >= 0:
+            continue
+        if not part:
+            fail_row(file, request.row, f"waits for {shown(request.waits)}, which no row is called")
+        lost.append(request)
+    if not lost:
+        return []
+    for request in lost:
+        request.waits = ""
+    return [f"{len(lost)} requests follow one that the file does not have (first: row {lost[0].row}); they begin anew"]
+
+
+def _by_session(file: Path, requests: Sequence[Request]) -> None:
+    """Link the requests of each session in the order of their turns, or of the file."""
+    sessions: dict[Hashable, list[int]] = {}
+    for index, request in enumerate(requests):
+        if request.session is not None and request.waits is None:
+            sessions.setdefault(request.session, []).append(index)
+    for turns in sessions.values():
+        numbered = [index for index in turns if requests[index].turn is not None]
+        if numbered:
+            if len(numbered) < len(turns):
+                bare = next(index for index in turns if requests[index].turn is None)
+                fail_row(file, requests[bare].row, "has no number of its turn, as others of its session do")
+            turns.sort(key=lambda index: requests[index].turn or 0.0)
+            for index, following in pairwise(turns):
+                if requests[index].turn == requests[following].turn:
+                    what = f"turn {requests[index].turn:g} of its session stands in row {requests[index].row}, too"
+                    fail_row(file, requests[following].row, what)
+        for index, following in pairwise(turns):
+            requests[following].after = index
+
+
+def _count_depth(file: Path, requests: Sequence[Request]) -> None:
+    """Count how many requests stand before each; a request that follows itself is an error."""
+    known = [request.after < 0 for request in requests]
+    for begin in range(len(requests)):
+        path: list[int] = []
+        at = begin
+        while not known[at]:
+            if len(path) > len(requests):
+                fail_row(file, requests[begin].row, "waits for itself, by way of what it waits for")
+            path.append(at)
+            at = requests[at].after
+        for at in reversed(path):
+            requests[at].depth = requests[requests[at].after].depth + 1
+            known[at] = True
+
+
+def whole_prompts(file: Path, requests: Sequence[Request], stated: str | None) -> tuple[bool, str]:
+    """Tell whether a later turn's prompt counts all that was said before, or what is new; and what that rests on.
+
+    Parameters
+    ----------
+    file : Path
+        Where they stand.
+    requests : sequence of Request
+        Linked.
+    stated : {"whole", "new"}, optional
+        What the user says; it stands.
+
+    Notes
+    -----
+    Where prompts have hash blocks, those of a whole prompt begin like those before it. Otherwise a prompt that is no
+    longer than the one that it would have to contain is not whole.
+    """
+    turns = [(request, requests[request.after]) for request in requests if request.after >= 0]
+    if stated is not None or not turns:
+        return stated != "new", ""
+    hashed = [(own.blocks, before.blocks) for own, before in turns if own.blocks and before.blocks]
+    if hashed:
+        alike = sum(own[0] == before[0] for own, before in hashed)
+        whole, reason = 2 * alike >= len(hashed), f"{alike} of {len(hashed)} begin with the blocks of the turn before"
+    else:
+        short = sum(own.tokens[0] <= before.tokens[0] for own, before in turns)
+        reason = f"{len(turns) - short} of {len(turns)} are longer than the turn before"
+        if _FEW_SHORT < short / len(turns) < _MANY_SHORT:
+            fail(file, f"prompts of later turns may be whole or only what is new: {reason}; say requests.turn_prompts")
+        whole = short / len(turns) <= _FEW_SHORT
+    words = "whole, with all that was said before" if whole else "what is new; all that was said before is added"
+    return whole, f"prompts of later turns read as {words} ({reason})"
+
+
+def add_history(requests: Sequence[Request], block_tokens: int | None) -> None:
+    """Add to every later turn what was said before it: tokens, and blocks where there are any.
+
+    Parameters
+    ----------
+    requests : sequence of Request
+        Linked, each with what is new in it.
+    block_tokens : int or None
+        Tokens of a hash block; ``None`` without blocks [tokens].
+    """
+    fresh = 1 + max((block for request in requests for block in request.blocks), default=-1)
+    for request in sorted(requests, key=lambda each: each.depth):
+        if request.after < 0:
+            continue
+        before = requests[request.after]
+        request.tokens = (sum(before.tokens) + request.tokens[0], request.tokens[1])
+        if block_tokens is None:
+            continue
+        # The blocks of what is new lie elsewhere in the whole prompt, so that they get names of their own.
+        known = before.blocks[: int(before.tokens[0] // block_tokens)]
+        count = max(-int(-request.tokens[0] // block_tokens) - len(known), 0)
+        request.blocks = (*known, *range(fresh, fresh + count))
+        fresh += count
+
+
+def _key(file: Path, row: int, record: Mapping[str, Any], key: str) -> Hashable | None:
+    value = record.get(key)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, dict | list | float) or value is True or value is False:
+        fail_row(file, row, f"{key}: got {shown(value)}, expected text or a whole number")
+    return value
+
+
+def _number(file: Path, row: int, key: str, record: Mapping[str, Any]) -> float:
+    value = record[key]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -1e300 < value < 1e300:
+        fail_row(file, row, f"{key}: got {shown(value)}, expected a number")
+    return float(value)
+
+
+def _time(file: Path, row: int, key: str, record: Mapping[str, Any]) -> float:
+    value = _number(file, row, key, record)
+    if not 0 <= value < _LONGEST:
+        fail_row(file, row, f"{key}: got {shown(record[key])}, expected a time of at least 0")
+    return value
