@@ -8,7 +8,7 @@ from hardware_profiles.errors import nearest
 from workloads.errors import WorkloadError
 
 # The position is the stream's spawn key: append only, or recorded results change.
-PURPOSES = ("arrivals", "lengths", "routing", "faults", "scheduling", "speculation", "priorities")
+PURPOSES = ("arrivals", "lengths", "routing", "faults", "scheduling", "speculation", "priorities", "sessions")
 
 
 def stream(seed: int, purpose: str) -> np.random.Generator:

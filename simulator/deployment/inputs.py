@@ -5,6 +5,7 @@ What reads and draws traces is loaded when a scenario asks for it: most find the
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -28,9 +29,9 @@ from simulator.startup import Startup, load_startup
 from workloads.memory import require_memory
 from workloads.models.library import load_model, with_dtypes
 from workloads.models.spec import ModelSpec, MoE
-from workloads.requests.generators import generate_requests
+from workloads.requests.generators import SessionShape, generate_requests
 from workloads.requests.trace import RequestTrace, head, repeat, scale_rate
-from workloads.requests.turns import first_requests
+from workloads.requests.turns import first_requests, mean_rate
 from workloads.routing.trace import RoutingTrace, check_routing, with_experts
 from workloads.samples import sample_path
 from workloads.streams import stream
@@ -126,7 +127,13 @@ def _requests(choice: Requests, seed: int) -> RequestTrace:
             raise ScenarioError("requests.trace: is required where requests.kind = 'trace'")
         from workloads.requests.files import read_request_trace
 
-        reader = partial(read_request_trace, time_unit=choice.time_unit, block_tokens=choice.block_tokens)
+        reader = partial(
+            read_request_trace,
+            time_unit=choice.time_unit,
+            block_tokens=choice.block_tokens,
+            turn_prompts=choice.turn_prompts,
+            concurrency=choice.concurrency,
+        )
         trace = _read(reader, choice.trace)
         if choice.count is not None:
             trace = _first(trace, choice.count)
@@ -136,17 +143,29 @@ def _requests(choice: Requests, seed: int) -> RequestTrace:
         return repeat(trace, choice.repeat) if choice.repeat > 1 else trace
     count = choice.count or _default_count(choice)
     require_memory("requests.count" if choice.count else "requests.concurrency", count, _REQUEST_BYTES)
+    sessions = choice.sessions
     return generate_requests(
         requests=count,
         seed=seed,
         arrivals=_arrivals(choice),
         input_tokens=_lengths(choice.lengths, choice.lengths.input),
         output_tokens=_lengths(choice.lengths, choice.lengths.output),
+        sessions=SessionShape(
+            turns=sessions.turns,
+            spread=sessions.spread,
+            think_time=sessions.think_time,
+            think_kind=sessions.think_kind,
+            added_tokens=_lengths(choice.lengths, sessions.input or choice.lengths.input),
+        )
+        if sessions.active
+        else None,
     )
 
 
 def _default_count(choice: Requests) -> int:
-    return 10 * (choice.concurrency or 1) if choice.kind == "closed_loop" else 1000
+    if choice.kind != "closed_loop":
+        return 1000
+    return 10 * (choice.concurrency or 1) * math.ceil(choice.sessions.turns)
 
 
 def _arrivals(choice: Requests) -> dict[str, Any]:
@@ -186,10 +205,10 @@ def _first(trace: RequestTrace, count: int) -> RequestTrace:
 
 
 def _rescaled(trace: RequestTrace, rate: float) -> RequestTrace:
-    span = float(trace.arrival[-1] - trace.arrival[0])
-    if span <= 0:
+    own = mean_rate(trace)
+    if not own > 0:
         raise ScenarioError("requests.rate: a trace whose requests all arrive at once has no rate to scale")
-    return scale_rate(trace, rate * span / max(len(trace) - 1, 1))
+    return scale_rate(trace, rate / own)
 
 
 def trace_path(name: str) -> Path:

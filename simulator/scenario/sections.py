@@ -288,6 +288,27 @@ class Lengths(Section):
     cv: Positive = Field(1.0, description="lognormal: standard deviation over mean")
 
 
+class Sessions(Section):
+    """Generated requests as turns of conversations: each comes after the answer before it and contains all before."""
+
+    turns: Annotated[float, Served(most=1e4)] = Field(
+        1.0, ge=1, allow_inf_nan=False, description="requests of a session on average; 1 = each stands alone"
+    )
+    spread: Literal["fixed", "geometric"] = Field(
+        "fixed", description="whether all sessions have as many turns, or each turn is the last with the same chance"
+    )
+    think_time: Delay = Field(0.0, description="mean time between an answer and the next turn: a user's, or a tool's")
+    think_kind: Literal["fixed", "exponential"] = Field("fixed", description="distribution of that time")
+    input: Annotated[Count | None, Served(most=1e7)] = Field(
+        None, description="prompt tokens that a later turn adds, spread as requests.lengths; as many where absent"
+    )
+
+    @property
+    def active(self) -> bool:
+        """Whether any request follows another."""
+        return self.turns > 1.0
+
+
 class Requests(Section):
     """What is asked: a recorded trace, or generated arrivals and lengths."""
 
@@ -295,7 +316,9 @@ class Requests(Section):
         "closed_loop", description="how requests arrive"
     )
     trace: str | None = Field(None, description="trace file (kind = trace), or 'sample:NAME' of those that ship")
-    concurrency: Annotated[Count | None, Served(most=1e6)] = Field(None, description="closed loop: requests in flight")
+    concurrency: Annotated[Count | None, Served(most=1e6)] = Field(
+        None, description="closed loop: requests in flight, or sessions; also of a trace without times"
+    )
     rate: Positive | None = Field(None, description="open loop: requests per second; a trace is rescaled to it")
     cv: Positive = Field(1.0, description="gamma: coefficient of variation of the gaps")
     period: Annotated[Seconds | None, Served(least=0.1)] = Field(None, description="diurnal: length of a day")
@@ -309,7 +332,13 @@ class Requests(Section):
     block_tokens: Count | None = Field(
         None, description="trace: tokens of its hash blocks; told by its format and its data where absent"
     )
+    turn_prompts: Literal["whole", "new"] | None = Field(
+        None,
+        description="trace: whether a later turn's prompt length counts all that was said before it or what is new; "
+        "told by the data where absent",
+    )
     lengths: Lengths = Field(default_factory=Lengths, description="lengths of generated requests")
+    sessions: Sessions = Field(default_factory=Sessions, description="generated requests as turns of conversations")
     priorities: tuple[Positive, ...] = Field(
         (), description="shares of the requests by priority, the most urgent first; all alike where absent"
     )

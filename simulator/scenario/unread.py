@@ -68,7 +68,7 @@ def _leaves(values: Mapping[str, Any], above: str = "") -> Iterator[str]:
 def _of_load(scenario: Scenario) -> Iterator[tuple[str, str]]:
     load = scenario.requests
     readers: dict[str, tuple[str, ...]] = {
-        "concurrency": ("closed_loop",),
+        "concurrency": ("closed_loop", "trace"),
         "rate": ("poisson", "gamma", "diurnal", "constant", "trace"),
         "cv": ("gamma",),
         "period": ("diurnal",),
@@ -78,6 +78,8 @@ def _of_load(scenario: Scenario) -> Iterator[tuple[str, str]]:
         "repeat": ("trace",),
         "time_unit": ("trace",),
         "block_tokens": ("trace",),
+        "turn_prompts": ("trace",),
+        "sessions": ("closed_loop", "poisson", "gamma", "diurnal", "constant"),
         "lengths": ("closed_loop", "poisson", "gamma", "diurnal", "constant"),
     }
     for key, kinds in readers.items():
@@ -87,6 +89,10 @@ def _of_load(scenario: Scenario) -> Iterator[tuple[str, str]]:
         yield "requests.amplitude", "requests.profile is given instead"
     if len(load.priorities) == 1:
         yield "requests.priorities", "one class is no order; give the shares of two or more"
+    if not load.sessions.active:
+        yield "requests.sessions", "requests.sessions.turns is 1, so that no request follows another"
+    elif load.sessions.think_time <= 0:
+        yield "requests.sessions.think_kind", "requests.sessions.think_time is 0"
     for key, kind in (("range_ratio", "uniform"), ("cv", "lognormal")):
         if load.lengths.kind != kind:
             yield f"requests.lengths.{key}", f"only requests.lengths.kind = {kind!r} reads it"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,7 +21,7 @@ from workloads.requests.lines import DIALECTS, dialect_of, read_lines
 from workloads.requests.results import TOOLS, documents, result_trace, tool_of
 from workloads.requests.rows import fail
 from workloads.requests.tables import TABLES, read_csv, read_parquet_trace, table_format
-from workloads.requests.trace import LONGEST, RequestTrace, check_requests, in_closed_loop
+from workloads.requests.trace import LONGEST, RequestTrace, check_requests
 from workloads.requests.units import UNITS
 from workloads.trace_paths import existing_file
 
@@ -53,7 +54,7 @@ def read_request_trace(
         Whether the prompt length of a later turn counts all that was said before, or what is new; told by the data
         where absent.
     concurrency : int, optional
-        Sessions in flight at once, each of one request or more; the times of the file are then not played.
+        Sessions in flight at once, each of one request or more, where a trace has no times.
 
     Returns
     -------
@@ -76,8 +77,11 @@ def read_request_trace(
         raise WorkloadError(f"requests.turn_prompts: got {shown(turn_prompts)}, expected whole or new")
     if block_tokens is not None and not 1 <= block_tokens <= LONGEST:
         raise WorkloadError(f"requests.block_tokens: got {shown(block_tokens)}, expected a whole number of at least 1")
-    trace = _read(existing_file(path), format, time_unit, block_tokens, turn_prompts, timed=concurrency is None)
-    return trace if concurrency is None else in_closed_loop(trace, concurrency)
+    trace = _read(existing_file(path), format, time_unit, block_tokens, turn_prompts, concurrency)
+    if concurrency is None or trace.concurrency == concurrency:
+        return trace
+    own = "its requests are sent one as another ends" if trace.concurrency else "the trace says when requests come"
+    return replace(trace, notes=(*trace.notes, f"requests.concurrency = {concurrency} has no effect: {own}"))
 
 
 def _read(
@@ -86,8 +90,7 @@ def _read(
     time_unit: str | None,
     block_tokens: int | None,
     turn_prompts: str | None,
-    *,
-    timed: bool,
+    concurrency: int | None,
 ) -> RequestTrace:
     with understanding(shown_path(file), TraceFormatError):
         chosen = format_name or _detect(file)
@@ -97,7 +100,12 @@ def _read(
             return read_csv(file, chosen, unit=time_unit)
         if chosen in DIALECTS:
             return read_lines(
-                file, chosen, unit=time_unit, block_tokens=block_tokens, turn_prompts=turn_prompts, timed=timed
+                file,
+                chosen,
+                unit=time_unit,
+                block_tokens=block_tokens,
+                turn_prompts=turn_prompts,
+                concurrency=concurrency,
             )
         if time_unit is not None:
             fail(file, f"is a result of {TOOLS[chosen]}, which says its units; requests.time_unit has no use here")

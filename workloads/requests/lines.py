@@ -13,7 +13,7 @@ from hardware_profiles.edge import json_lines, nearest_found, shown
 from workloads.errors import TraceFormatError
 from workloads.requests.links import Request, add_history, delay, link, place, whole_prompts
 from workloads.requests.rows import decided_blocks, fail, fail_row, require_few, seconds_since_first, trace_of
-from workloads.requests.trace import RequestTrace
+from workloads.requests.trace import LATEST, RequestTrace, in_closed_loop
 from workloads.requests.units import UnitError, time_unit
 
 #: Rounding of times that were written down [1].
@@ -93,7 +93,7 @@ def read_lines(
     unit: str | None = None,
     block_tokens: int | None = None,
     turn_prompts: str | None = None,
-    timed: bool = True,
+    concurrency: int | None = None,
 ) -> RequestTrace:
     """Read a trace in JSON lines.
 
@@ -109,8 +109,8 @@ def read_lines(
         Tokens of a hash block, told by the data where absent [tokens].
     turn_prompts : {"whole", "new"}, optional
         What the prompt length of a later turn counts, told by the data where absent.
-    timed : bool
-        Whether first turns need a time; a closed loop gives them none.
+    concurrency : int, optional
+        Sessions in flight at once, where no line has a time; it is needed there.
 
     Raises
     ------
@@ -124,7 +124,7 @@ def read_lines(
     require_few(file, len(requests))
     rows = [request.row for request in requests]
     notes = link(file, requests, part=dialect == "bailian")
-    _require_times(file, own, requests, timed=timed)
+    timed = _with_times(file, own, requests, needed=concurrency is None)
     prompts = np.array([request.tokens[0] for request in requests], np.float64)
     hashes = [request.blocks for request in requests]
     block = decided_blocks(file, prompts, hashes, own.block, block_tokens, rows)
@@ -149,6 +149,8 @@ def read_lines(
         block_tokens=512 if block is None else int(block.value),
         notes=notes,
     )
+    if not timed and concurrency is not None:
+        trace = in_closed_loop(trace, concurrency)
     if not any(request.depth for request in requests):
         return trace
     place_of = np.empty(len(order), np.int64)
@@ -221,19 +223,20 @@ def _tool(file: Path, row: int, part: Mapping[str, Any]) -> float:
     return value
 
 
-def _require_times(file: Path, own: Dialect, requests: Sequence[Request], *, timed: bool) -> None:
-    """Refuse requests that follow none and have no time, unless no request has one and none needs it."""
+def _with_times(file: Path, own: Dialect, requests: Sequence[Request], *, needed: bool) -> bool:
+    """Tell whether requests that follow none have times; all or none of them, and none only where none is needed."""
     bare = next((request for request in requests if request.after < 0 and request.time is None), None)
     if bare is None:
-        return
+        return True
     if any(request.time is not None for request in requests):
         fail_row(file, bare.row, f"{own.arrival} is missing; the row follows no other")
-    if timed:
+    if needed:
         every = f"{own.arrival} is missing, as in every row; without times, requests.concurrency has to say how many "
         fail_row(file, bare.row, f"{every}sessions are in flight at once")
     for request in requests:
         if request.after < 0:
             request.time = 0
+    return False
 
 
 def _number(file: Path, row: int, key: str, record: Mapping[str, Any]) -> float:
@@ -303,6 +306,8 @@ def _arrivals(
         request = requests[at]
         if request.after < 0:
             continue
+        if request.delay_in(unit) > LATEST:
+            fail_row(file, request.row, f"delay: got {request.delay_in(unit):g} s, expected at most {LATEST:g} s")
         first[at] = first[request.after]
         possible = bound[request.after] + request.delay_in(unit)
         if request.time is None:

@@ -168,7 +168,7 @@ def check_requests(trace: RequestTrace) -> None:
 
 
 def in_closed_loop(trace: RequestTrace, concurrency: int) -> RequestTrace:
-    """Play the requests of a trace with so many sessions in flight, whenever they came.
+    """Play the requests of a trace with so many sessions in flight, and not at their times.
 
     Parameters
     ----------

@@ -79,6 +79,17 @@ def own_times(trace: RequestTrace) -> NDArray[np.bool_]:
     return (trace.after < 0) | (trace.arrival > trace.arrival[trace.after])
 
 
+def mean_rate(trace: RequestTrace) -> float:
+    """Return the requests that an open loop is sent per second, turns that wait for an answer among them [1/s].
+
+    Those come as often as the sessions begin in which they are, however long they wait; 0 where all come at once.
+    """
+    timed = own_times(trace)
+    arrival = trace.arrival[timed]
+    span = float(arrival[-1] - arrival[0])
+    return (len(arrival) - 1) / span * (len(trace) / len(arrival)) if span > 0 else 0.0
+
+
 def session_blocks(trace: RequestTrace, block_tokens: int) -> list[Sequence[int]]:
     """Make up the full blocks of every prompt from who follows whom, where a trace does not name them.
 
