@@ -92,14 +92,18 @@ def load_text(load: LoadSetup) -> str:
     """Say in a line what is asked."""
     if load.kind == "closed_loop":
         arrivals = f"closed loop of {count(load.concurrency or 0)}"
+        arrivals += " sessions" if load.turns_mean > 1.0 else ""
     elif load.kind == "trace":
         arrivals = f"trace {load.trace}"
+        if load.turns_mean > 1.0 and load.concurrency:
+            arrivals += f", {count(load.concurrency)} sessions in flight"
     else:
         arrivals = load.kind
     if math.isfinite(load.rate):
         arrivals += f", {number(load.rate)} requests/s"
     lengths = f"{number(load.input_tokens_mean, 4)} + {number(load.output_tokens_mean, 4)} tokens"
-    return f"{arrivals}; {count(load.requests)} requests of {lengths}{'' if load.fixed else ' on average'}"
+    turns = f", {number(load.turns_mean)} to a session" if load.turns_mean > 1.0 else ""
+    return f"{arrivals}; {count(load.requests)} requests{turns} of {lengths}{'' if load.fixed else ' on average'}"
 
 
 def slo_text(slo: Mapping[str, float]) -> str:

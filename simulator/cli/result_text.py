@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from simulator.cli.console import bar, count, number, percent, seconds, table
 from simulator.cli.head_text import print_head
 from simulator.results.setup import Setup
-from simulator.results.values import Distribution, Estimate, Finding, Result, Summary
+from simulator.results.values import Distribution, Estimate, Finding, Result, SessionSummary, Summary
 from simulator.step.components import COMPONENTS, component_words
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def print_result(out: Console, result: Result) -> None:
         text = f"{number(summary.devices_mean)} GPUs on average, {count(held.devices_peak)} at most; see moesim scale"
         rows.insert(0, ("while it scales", text))
     print_head(out, result.scenario, "simulated", result.setup, rows)
-    _print_latencies(out, summary)
+    _print_latencies(out, summary, result.sessions)
     print_breakdown(out, result.breakdown, summary.engine_steps)
     print_warnings(out, result.warnings)
 
@@ -117,7 +117,7 @@ def _measured(*rows: tuple[str, *tuple[tuple[float, Callable[[float], str], str]
     return phrased
 
 
-def _print_latencies(out: Console, summary: Summary) -> None:
+def _print_latencies(out: Console, summary: Summary, sessions: SessionSummary | None = None) -> None:
     columns = ("mean", "p50", "p90", "p99")
     # A closed form knows means only; empty columns would say nothing.
     shown = [c for c in columns if any(not math.isnan(getattr(getattr(summary, k), c)) for k, _, _ in _LATENCIES)]
@@ -125,6 +125,14 @@ def _print_latencies(out: Console, summary: Summary) -> None:
     for key, name, meaning in _LATENCIES:
         distribution: Distribution = getattr(summary, key)
         result.add_row(name, meaning, *(seconds(getattr(distribution, column)) for column in shown))
+    if sessions is not None:
+        whole = f"{sessions.turns_mean:.3g} turns on average, think times included"
+        for name, meaning, distribution in (
+            ("TTFT", "of first turns", sessions.ttft_first_s),
+            ("TTFT", "of later turns", sessions.ttft_later_s),
+            ("session", whole, sessions.session_s),
+        ):
+            result.add_row(name, meaning, *(seconds(getattr(distribution, column)) for column in shown))
     out.print(result)
 
 

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from simulator.results.values import Result
-    from simulator.scenario import Scenario
 
 
 def write_result(result: Result, folder: str | Path) -> Path:
@@ -46,7 +45,7 @@ def write_result(result: Result, folder: str | Path) -> Path:
         model_id=scenario.model.name,
         date=datetime.now(UTC),
         token_gaps=result.token_gaps,
-        **_load(scenario, result.requests),
+        **_load(result),
     )
     return write_bundle(
         folder,
@@ -69,15 +68,18 @@ def _scaling_frames(result: Result) -> dict[str, pd.DataFrame]:
     return {f"scaling_{name}": getattr(scaling, name) for name in ("changes", "phases", "instances", "timeline")}
 
 
-def _load(scenario: Scenario, frame: pd.DataFrame) -> dict[str, Any]:
+def _load(result: Result) -> dict[str, Any]:
     """Say the load in the terms of ``vllm bench serve``."""
-    requests, slo = scenario.requests, scenario.slo
+    requests, slo, frame = result.scenario.requests, result.scenario.slo, result.requests
+    # Those in flight of a trace are its own, or those of the scenario where it has no times.
+    concurrency = requests.concurrency if result.setup is None else result.setup.load.concurrency
+    closed = requests.kind == "closed_loop" or (requests.kind == "trace" and concurrency is not None)
     limits = {"ttft": slo.ttft, "tpot": slo.tpot, "e2el": slo.e2el}
     return {
-        "request_rate": float("inf") if requests.kind == "closed_loop" else requests.rate or _arrival_rate(frame),
+        "request_rate": float("inf") if closed else requests.rate or _arrival_rate(frame),
         # The shape of gamma-distributed gaps is 1 / cv^2.
         "burstiness": requests.cv**-2 if requests.kind == "gamma" else 1.0,
-        "max_concurrency": requests.concurrency,
+        "max_concurrency": concurrency,
         "goodput_targets_s": {name: limit for name, limit in limits.items() if limit is not None},
     }
 

@@ -16,6 +16,7 @@ from simulator.scenario import Scenario
 from simulator.scenario.features import asks
 from simulator.scenario.sections import HardwareChoice, ParallelismChoice
 from workloads.requests.trace import RequestTrace
+from workloads.requests.turns import mean_rate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +47,7 @@ class LoadSetup:
     requests : int
         How many [1].
     concurrency : int or None
-        Requests in flight in a closed loop [1].
+        Requests in flight in a closed loop, sessions where they follow each other [1].
     rate : float
         Mean rate of arrivals where they do not wait for answers [1/s]; NaN in a closed loop.
     input_tokens_mean, output_tokens_mean : float
@@ -55,6 +56,8 @@ class LoadSetup:
         Whether all requests are as long as each other.
     trace : str
         The recorded trace, by the name in the scenario.
+    turns_mean : float
+        Requests of a session on average; 1 where none follows another [1].
     """
 
     kind: str
@@ -65,6 +68,7 @@ class LoadSetup:
     output_tokens_mean: float
     fixed: bool
     trace: str
+    turns_mean: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,8 +167,7 @@ def _default_offer(choice: HardwareChoice) -> str:
 
 def _load(scenario: Scenario, trace: RequestTrace) -> LoadSetup:
     inputs, outputs, choice = trace.input_tokens, trace.output_tokens, scenario.requests
-    span = float(trace.arrival.max() - trace.arrival.min())
-    rate = math.nan if trace.concurrency is not None or span <= 0.0 else (len(trace) - 1) / span
+    rate = math.nan if trace.concurrency is not None else mean_rate(trace) or math.nan
     return LoadSetup(
         kind=choice.kind,
         requests=len(trace),
@@ -174,6 +177,7 @@ def _load(scenario: Scenario, trace: RequestTrace) -> LoadSetup:
         output_tokens_mean=float(outputs.mean()),
         fixed=bool((inputs == inputs[0]).all() and (outputs == outputs[0]).all()),
         trace=choice.trace or "",
+        turns_mean=1.0 if trace.after is None else len(trace) / float((trace.after < 0).sum()),
     )
 
 

@@ -112,6 +112,24 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SessionSummary:
+    """What users of conversations see; latencies in seconds.
+
+    ``sessions`` are those that lie in the measured window whole, ``turns_mean`` the requests of a session,
+    ``ttft_first_s`` and ``ttft_later_s`` the time to first token of first turns and of all others, ``session_s`` the
+    time from the first request of a session to its last token, think times included. ``late_turns`` counts those that
+    were sent later than the trace has them, as the answer before them had not ended.
+    """
+
+    sessions: int
+    turns_mean: float
+    ttft_first_s: Distribution
+    ttft_later_s: Distribution
+    session_s: Distribution
+    late_turns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
     """A closed-form answer: the steady state without events.
 
@@ -239,7 +257,8 @@ class Result:
     Attributes
     ----------
     request_columns, requests : Columns, DataFrame
-        One row per request; the frame is made when it is first asked for: request_id, instance, rank, arrival_s,
+        One row per request; the frame is made when it is first asked for: request_id, session and turn (from
+        0 and from 1, where requests follow others), instance, rank, arrival_s,
         admitted_s, computed_s and sent_s (prompts on instances of their own: when the prompt was computed and its KV
         cache set off), first_token_s, finish_s, input_tokens, output_tokens, preemptions, cached_tokens (of the prompt,
         not computed), retries (after a failure), measured (inside the measured window).
@@ -254,6 +273,8 @@ class Result:
         Inter-token latencies of all requests.
     scaling : Scaling, optional
         What changed when, where the deployment changed its size.
+    sessions : SessionSummary, optional
+        First tokens by turn, and how long sessions take, where requests follow others.
     rebalances : tuple of Mapping
         One row per change of placement: instance, at_s, experts moved, near_bytes, far_bytes, staging_bytes, move_s on
         idle links, cost_s to serving, saved_s over the placement before and saved_in_all_s over the first one by the
@@ -270,6 +291,7 @@ class Result:
     slices: tuple[Slice, ...] = ()
     token_gaps: TokenGaps | None = None
     scaling: Scaling | None = None
+    sessions: SessionSummary | None = None
     warnings: tuple[str, ...] = ()
     provenance: Mapping[str, str] = field(default_factory=dict)
     rebalances: tuple[Mapping[str, float], ...] = ()
@@ -290,6 +312,8 @@ class Result:
         document = _document(self)
         if self.scaling is not None:
             document["scaling"] = self.scaling.document()
+        if self.sessions is not None:
+            document["sessions"] = asdict(self.sessions)
         return {**document, "rebalances": [dict(row) for row in self.rebalances]} if self.rebalances else document
 
 

@@ -22,6 +22,7 @@ from simulator.deployment.fingerprint import fingerprint
 from simulator.explanation.priced import Certainty, decode_certainty, judge_together
 from simulator.placement.replay import expert_spread
 from simulator.results.columns import Columns
+from simulator.results.sessions import late_turns, session_summary
 from simulator.results.setup import setup_of
 from simulator.results.summary import Capacity, Records, Work, measured_window, share_inside, summarise
 from simulator.results.trace import TokenGaps
@@ -34,6 +35,7 @@ from simulator.scenario.unread import unread_keys
 from simulator.serving.recorder import column
 from simulator.step.components import COMPONENTS
 from workloads.requests.trace import RequestTrace
+from workloads.requests.turns import follows, session_columns
 
 if TYPE_CHECKING:
     from simulator.run.plan import RunPlan
@@ -99,8 +101,10 @@ def assemble(plan: RunPlan, run: EngineRun, *, wall: float) -> Result:
         ),
         token_gaps=TokenGaps(values_s=run.gaps["gap_s"], counts=run.gaps["tokens"].astype(np.int64)),
         scaling=None if scaler is None else scaling_report(scaler.fleet, scaler.log, run),
+        sessions=session_summary(trace, records, window),
         warnings=(
             *_warnings(trace, deployment, certainty),
+            *_late(trace, records.arrival),
             *_unused(scenario, trace, run.end),
             *_repeated(scenario, deployment, run.steps),
             *unreachable_in_run(plan),
@@ -236,11 +240,20 @@ def _warnings(trace: RequestTrace, deployment: Deployment, certainty: Certainty)
     return (*deployment.model.notes, *trace.notes, *deployment.warnings, *beyond)
 
 
+def _late(trace: RequestTrace, sent: FloatArray) -> tuple[str, ...]:
+    """Say how many turns came later than their trace has them."""
+    late = late_turns(trace, sent)
+    if not late:
+        return ()
+    return (f"{late} turns were sent later than their trace says: the answer before them had not ended",)
+
+
 def _unused(scenario: Scenario, trace: RequestTrace, end: float) -> tuple[str, ...]:
     """Say what of the scenario and its trace had no effect on a run that ended at a time [s]."""
     found = list(unread_keys(scenario))
-    if trace.block_hashes is not None and not asks(scenario, "prefix_cache"):
-        found.append("the trace says which prompts begin alike, but prefix_cache.kind = 'none' computes all of them")
+    if (trace.block_hashes is not None or follows(trace)) and not asks(scenario, "prefix_cache"):
+        whose = "the trace says which prompts begin alike" if trace.block_hashes else "turns begin with those before"
+        found.append(f"{whose}, but prefix_cache.kind = 'none' computes all of them")
     for index, fault in enumerate(scenario.faults):
         if fault.at >= end:
             found.append(f"faults.{index} never happens: due at {fault.at:g} s, and all is answered at {end:.3g} s")
@@ -258,10 +271,12 @@ def _repeated(scenario: Scenario, deployment: Deployment, steps: dict[str, Float
 def _request_columns(trace: RequestTrace, run: EngineRun, measured: NDArray[np.bool_], *, moved: bool) -> Columns:
     """Name the columns of records; ``moved`` tells whether KV caches go from one instance to another."""
     records = run.requests
+    turns = dict(zip(("session", "turn"), session_columns(trace), strict=True)) if follows(trace) else {}
     handed = {"computed_s": column(records.computed), "sent_s": column(records.sent)} if moved else {}
     return Columns(
         {
             "request_id": np.arange(len(trace)),
+            **turns,
             "instance": column(records.instance),
             "rank": column(records.rank),
             "arrival_s": column(records.arrival),
