@@ -201,7 +201,8 @@ def _dtype_relatives(dtype: str | None) -> tuple[str | None, ...]:
 
 def _read(data: Mapping[str, Any], file: str) -> StackProfile:
     allowed = {"id", "name", "aliases", "scheduler", "chunked", "exchange", "fused", "backends", "numbers", "overlap"}
-    check_keys(data, allowed - {"aliases", "fused", "overlap"}, allowed, file)
+    # Conditions are read by themselves: they say what a server refuses, and nothing is priced by them.
+    check_keys(data, allowed - {"aliases", "fused", "overlap"}, {*allowed, "conditions"}, file)
     numbers, backends = (_table(data[key], f"{file}: {key}") for key in ("numbers", "backends"))
     check_keys(numbers, _DIMENSIONS, {**_DIMENSIONS, **_OPTIONAL}, f"{file}: numbers")
     return StackProfile(

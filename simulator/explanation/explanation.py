@@ -13,6 +13,7 @@ from simulator.cost.model import OpTime
 from simulator.cost.uncertainty import UNMEASURED, op_spread
 from simulator.deployment.deployment import Deployment, deploy
 from simulator.deployment.inputs import scenario_requests
+from simulator.deployment.servers import server_warnings
 from simulator.explanation.priced import asked_step, priced_step, step_gap
 from simulator.explanation.timeline import StepTimeline, draw_step
 from simulator.kernels.families import FAMILIES
@@ -80,7 +81,7 @@ def explain(
         context=length,
         step_s=total,
         ops=pd.DataFrame(rows),
-        warnings=_step_warnings(asked, deployment, phase, sequences, length),
+        warnings=_step_warnings(asked, trace, deployment, phase, sequences, length),
         hidden=None if drawn is None else pd.DataFrame(hidden_rows(drawn)),
         setup=setup_of(asked, deployment.hardware, trace),
     )
@@ -110,7 +111,7 @@ def timeline(
     deployment = deploy(scenario, trace)
     sequences, length = _defaults(deployment, trace, phase, batch, context, scenario.parallelism.instances)
     drawn = _drawn(scenario, deployment, trace, phase, sequences, length)
-    return replace(drawn, warnings=_step_warnings(asked, deployment, phase, sequences, length))
+    return replace(drawn, warnings=_step_warnings(asked, trace, deployment, phase, sequences, length))
 
 
 def _pool(scenario: Scenario, phase: str) -> Scenario:
@@ -119,10 +120,16 @@ def _pool(scenario: Scenario, phase: str) -> Scenario:
 
 
 def _step_warnings(
-    asked: Scenario, deployment: Deployment, phase: Phase, sequences: int, length: int
+    asked: Scenario, trace: RequestTrace, deployment: Deployment, phase: Phase, sequences: int, length: int
 ) -> tuple[str, ...]:
-    """What a step rests on, leaves out, and holds that the deployment would never run."""
-    return (*deployment.warnings, *left_out_of_one_step(asked), *_too_much(deployment, phase, sequences, length))
+    """What the server says of it, what a step rests on and leaves out, and what the deployment would never run."""
+    served = server_warnings(asked, deployment, trace)
+    return (
+        *served,
+        *deployment.warnings,
+        *left_out_of_one_step(asked),
+        *_too_much(deployment, phase, sequences, length),
+    )
 
 
 def _too_much(deployment: Deployment, phase: Phase, sequences: int, length: int) -> tuple[str, ...]:

@@ -22,14 +22,16 @@ if TYPE_CHECKING:
 class Finding:
     """One thing that :func:`simulator.check` found.
 
-    ``error`` means that the scenario cannot run, ``warning`` that its answer needs care, ``note`` that a default
-    was chosen. ``where`` is the scenario key, ``remedy`` what would mend it.
+    ``error`` means that the scenario cannot run, or that its server refuses it, ``warning`` that its answer needs care,
+    ``note`` that a default was chosen. ``where`` is the scenario key, ``remedy`` what would mend it. ``source`` says
+    where a condition of the server stands; nothing else has one, so that an error with a source can still be simulated.
     """
 
     level: Literal["error", "warning", "note"]
     where: str
     message: str
     remedy: str = ""
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ from simulator.closed_form.steady import Asked, approximations, steady_states
 from simulator.compiled import engine
 from simulator.deployment.deployment import Deployment
 from simulator.deployment.fingerprint import fingerprint
+from simulator.deployment.servers import server_warnings
 from simulator.explanation.priced import Certainty, decode_certainty, judge_together
 from simulator.placement.replay import expert_spread
 from simulator.results.columns import Columns
@@ -103,6 +104,7 @@ def assemble(plan: RunPlan, run: EngineRun, *, wall: float) -> Result:
         scaling=None if scaler is None else scaling_report(scaler.fleet, scaler.log, run),
         sessions=session_summary(trace, records, window),
         warnings=(
+            *server_warnings(scenario, deployment, trace),
             *_warnings(trace, deployment, certainty),
             *_late(trace, records.arrival),
             *_unused(scenario, trace, run.end),
@@ -154,6 +156,7 @@ def assemble_estimates(asked: Sequence[tuple[Scenario, RequestTrace, Deployment]
                 ),
                 breakdown=breakdown,
                 warnings=(
+                    *server_warnings(scenario, deployment, trace),
                     *_warnings(trace, deployment, certainty),
                     *unread_keys(scenario),
                     *unreachable([(deployment, deployment)], trace, missed(scenario.slo, summary)),

@@ -14,6 +14,7 @@ from simulator.deployment.inputs import (
     scenario_routing,
 )
 from simulator.deployment.layout import device_budget, held_slots
+from simulator.deployment.servers import findings_of_server
 from simulator.elastic.fleet import build_fleet, sized
 from simulator.errors import MoesimError
 from simulator.hardware import Hardware, unused_processors
@@ -43,7 +44,7 @@ def check(scenario: Scenario) -> tuple[Finding, ...]:
     -------
     tuple of Finding
         Errors first, then warnings and notes; no error means that :func:`simulator.simulate` will run, unless faults
-        leave nobody to answer.
+        leave nobody to answer. It also runs what the server refuses, which is an error with a ``source``.
     """
     findings: list[Finding] = []
     split = Parallelism.of(scenario.parallelism)
@@ -67,10 +68,13 @@ def check(scenario: Scenario) -> tuple[Finding, ...]:
             findings.extend(_memory(model, split, stack, hardware, held_slots(scenario, model, slots), requests))
     if hardware is not None:
         findings.extend(_evidence(hardware, split))
+    if model is not None and requests is not None and all(finding.level != "error" for finding in findings):
+        findings.extend(_run(scenario, requests))
+    if model is not None and hardware is not None and stack is not None:
+        # Last, as what a server refuses is no reason to leave out what can be found by preparing a run.
+        findings.extend(_server(scenario, model, hardware, stack, requests))
     if model is not None and requests is not None:
-        findings.extend(_lengths(model, requests))
-        if all(finding.level != "error" for finding in findings):
-            findings.extend(_run(scenario, requests))
+        findings.extend(own for own in _lengths(model, requests) if all(own.message not in f.message for f in findings))
     for text in unread_keys(scenario):
         key, _, rest = text.partition(" ")
         findings.append(Finding(level="warning", where=key, message=rest, remedy="leave it out, or set what reads it"))
@@ -131,6 +135,19 @@ def _memory(
             f"the KV cache: {room * split.dp} of the longest requests ({longest} tokens) at once"
         ),
     )
+
+
+def _server(
+    scenario: Scenario, model: ModelSpec, hardware: Hardware, stack: StackProfile, requests: RequestTrace | None
+) -> Iterator[Finding]:
+    for said in findings_of_server(scenario, model, hardware, stack, requests):
+        yield Finding(
+            level="error" if said.effect == "refuses" else "warning",
+            where=said.where,
+            message=said.message,
+            remedy=said.remedy,
+            source=said.source,
+        )
 
 
 def _evidence(hardware: Hardware, split: Parallelism) -> Iterator[Finding]:

@@ -1,0 +1,113 @@
+"""A deployment as a server sees it when it starts, and what it says of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from simulator.conditions import Condition, Effect
+from simulator.parallelism import Parallelism
+from simulator.stack import StackProfile
+from workloads.models.spec import ModelSpec, Phase
+
+#: Sources of a message that stand in it: the first, and how many more there are in the file of the stack.
+_SOURCES = "; "
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What is to be served.
+
+    Attributes
+    ----------
+    model : ModelSpec
+        The model in the dtypes that are asked for.
+    split : Parallelism
+        How one instance is split.
+    stack : StackProfile
+        The stack with the scenario's changes.
+    device, architecture : str
+        The device's name and generation.
+    phases : tuple of str
+        What the instance runs: prompts, decoding or both.
+    drafts : int
+        Tokens drafted per step [1].
+    draft : str
+        What drafts them: ``mtp`` or ``none``.
+    redundant_slots : int
+        Expert slots beyond one per expert [1].
+    prefix_cache : bool
+        Whether beginnings of prompts are kept.
+    decoding : int
+        Requests that a rank decodes at once, as far as the load says [1]; 0 where it does not.
+    longest : int
+        Longest request [tokens]; 0 where it is not known.
+    """
+
+    model: ModelSpec
+    split: Parallelism
+    stack: StackProfile
+    device: str
+    architecture: str
+    phases: tuple[Phase, ...] = ("prefill", "decode")
+    drafts: int = 0
+    draft: str = "mtp"
+    redundant_slots: int = 0
+    prefix_cache: bool = False
+    decoding: int = 0
+    longest: int = 0
+
+    @property
+    def exchanges(self) -> dict[Phase, str]:
+        """How tokens travel to experts in each phase; nothing where they do not."""
+        if not self.split.exchanges_tokens or not self.model.moe_layers:
+            return {}
+        return {phase: self.stack.exchange_for(phase).name for phase in self.phases}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What a rule found: the scenario key to blame, what is wrong, and what would mend it."""
+
+    where: str
+    message: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerFinding:
+    """What a server says of a deployment.
+
+    Attributes
+    ----------
+    effect : {"refuses", "warns"}
+        Whether it serves at all.
+    where : str
+        The scenario key.
+    message : str
+        The whole sentence, with the server's name and the first source.
+    remedy : str
+        What would mend it.
+    source : str
+        Where the condition was read.
+    """
+
+    effect: Effect
+    where: str
+    message: str
+    remedy: str
+    source: str
+
+
+def said(condition: Condition, found: Found, server: str) -> ServerFinding:
+    """Put what a rule found into the words of a finding."""
+    verb = " refuses this" if condition.effect == "refuses" else ""
+    end = f"; {condition.note}" if condition.note else ""
+    versions = f", {condition.versions}" if condition.versions else ""
+    source = condition.source.split(_SOURCES)[0]
+    return ServerFinding(
+        effect=condition.effect,
+        where=found.where,
+        message=f"{server}{verb}: {found.message}{end} ({source}{versions})",
+        remedy=found.remedy or condition.remedy,
+        source=condition.source,
+    )
