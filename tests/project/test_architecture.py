@@ -21,6 +21,7 @@ ADDED = {
     "exchange of tokens",
     "scheduler",
     "stack",
+    "condition of a server",
     "feature of serving",
     "component of a step",
     "placement policy",

@@ -114,6 +114,23 @@ def test_the_indexer_keeps_fp8_keys_and_a_scale_beside_the_latents() -> None:
     assert kv_bytes_per_token(sparse) - kv_bytes_per_token(dense) == 61 * 132
 
 
+@pytest.mark.parametrize(
+    ("model", "dtype", "bytes_per_layer"),
+    [
+        ("deepseek-v3.2", "bfloat16", 1152 + 132),
+        ("deepseek-v3.2", "fp8", 656 + 132),
+        ("glm-5", "fp8", 656 + 132),
+        ("deepseek-v3", "bfloat16", 1152),
+        ("deepseek-v3", "fp8", 576),
+        ("kimi-k2", "fp8", 576),
+    ],
+)
+def test_a_latent_is_laid_out_as_servers_lay_it_out(model: str, dtype: str, bytes_per_layer: int) -> None:
+    """The fp8 cache of sparse attention keeps its rotary key in 16 bits and four float32 scales."""
+    spec = with_dtypes(load_model(model), kv_cache=dtype)  # type: ignore[arg-type]
+    assert set(kv_bytes_per_token_by_layer(spec)) == {bytes_per_layer}
+
+
 def test_a_fp8_cache_halves_the_kv_bytes() -> None:
     spec = load_model("llama-3.1-8b")
     assert 2 * kv_bytes_per_token(with_dtypes(spec, kv_cache="fp8")) == kv_bytes_per_token(spec)
