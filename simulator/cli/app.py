@@ -143,6 +143,12 @@ def scale(
         answer_scale(scenario, compare=compare, out=out, as_json=as_json, progress=not no_progress)
 
 
+def _step_options(phase: str, batch: int | None, context: int | None) -> str:
+    """Phrase the options that choose a step; those that were not given are left out."""
+    asked = {"--phase": None if phase == "decode" else phase, "--batch": batch, "--context": context}
+    return "".join(f" {option} {value}" for option, value in asked.items() if value is not None)
+
+
 @app.command(cls=ListCommand)
 def explain(
     file: File,
@@ -164,8 +170,11 @@ def explain(
         answer = api.explain(scenario, phase=phase, batch=batch, context=context)
         if as_json:
             print_json(explanation_document(answer))
-        else:
-            print_explanation(console(), answer)
+            return
+        text = console()
+        print_explanation(text, answer)
+        command = again("timeline", file, overrides, device, profiles) + _step_options(phase, batch, context)
+        text.print(f"next: {command}", style="dim")
 
 
 @app.command(cls=ListCommand)
@@ -201,15 +210,9 @@ def timeline(
         text = console()
         print_timeline(text, scenario, drawn)
         if written is None:
-            asked = {
-                "--phase": (phase, "decode"),
-                "--batch": (batch, None),
-                "--context": (context, None),
-                "--ranks": (ranks, 8),
-            }
-            given = "".join(f" {option} {value}" for option, (value, default) in asked.items() if value != default)
-            command = again("timeline", file, overrides, device, profiles)
-            text.print(f"next: {command}{given} --out step.json", style="dim")
+            command = again("timeline", file, overrides, device, profiles) + _step_options(phase, batch, context)
+            drawn_ranks = "" if ranks == 8 else f" --ranks {ranks}"
+            text.print(f"next: {command}{drawn_ranks} --out step.json", style="dim")
         else:
             text.print(f"written to {written}\nnext: open it at https://ui.perfetto.dev", style="dim")
 

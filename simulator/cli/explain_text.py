@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from simulator.cli.console import bar, number, percent, seconds, table
 from simulator.cli.head_text import print_head
-from simulator.cli.result_text import print_warnings
+from simulator.cli.result_text import imbalance_text, print_warnings
 from simulator.results.values import Explanation
 from simulator.scenario.title import title
 from simulator.step.components import COMPONENTS, component_words
@@ -23,6 +24,20 @@ Row = dict[Hashable, Any]
 _WIDTH_WITH_BARS = 105
 
 
+#: What helps a kernel, and what does not, by what it waits for.
+_HELPS: Mapping[str, tuple[str, str]] = {
+    "memory": ("memory bandwidth, fewer bits, more rows per weight read", "FLOP/s"),
+    "compute": ("FLOP/s, fewer bits", "memory bandwidth"),
+    "launch": ("fusing kernels, larger batches", "a faster device"),
+    "latency": ("larger batches, fewer and larger kernels or messages", "FLOP/s or bandwidth"),
+    "link": ("link bandwidth, fewer bytes", "FLOP/s"),
+    "scale_up": ("bandwidth inside a node, fewer bytes", "FLOP/s"),
+    "scale_out": ("bandwidth between nodes, fewer bytes or nodes", "FLOP/s"),
+    "imbalance": ("another placement, redundant slots", "a faster device"),
+    "host": ("another stack, larger batches", "a faster device"),
+}
+
+
 def print_explanation(out: Console, explanation: Explanation) -> None:
     """Print the op table, grouped by component with totals, then the equation, inputs and source of each op."""
     groups = component_rows(explanation)
@@ -31,11 +46,37 @@ def print_explanation(out: Console, explanation: Explanation) -> None:
         f"one {explanation.phase} step, batch {explanation.batch}, context {explanation.context} tokens: "
         f"{seconds(explanation.step_s)}"
     )
+    for line in conclusion(explanation):
+        out.print(line)
     _print_times(out, groups)
     if explanation.hidden is not None:
         print_hidden(out, explanation.hidden.to_dict("records"))
     _print_reasons(out, groups)
     print_warnings(out, explanation.warnings)
+
+
+def conclusion(explanation: Explanation) -> list[str]:
+    """Say in two lines what bounds most of the step and what helps, and what the answer rests on."""
+    rows = [row for row in explanation.ops.to_dict("records") if row["time_s"] > 0]
+    total = sum(float(row["time_s"]) for row in rows)
+    bounds, grades = dict[str, float](), dict[str, float]()
+    for row in rows:
+        time, grade = float(row["time_s"]), str(row["evidence"]).partition(",")[0]
+        bounds[row["bound"]] = bounds.get(row["bound"], 0.0) + time
+        grades[grade] = grades.get(grade, 0.0) + time
+    if not bounds:
+        return []
+    bound = max(bounds, key=bounds.__getitem__)
+    longest = max((row for row in rows if row["bound"] == bound), key=lambda row: float(row["time_s"]))
+    helps, idle = _HELPS.get(bound, ("", ""))
+    said = f"{percent(bounds[bound] / total)} of the step is bound by {bound}"
+    said += f", most of it {longest['name']} ({percent(float(longest['time_s']) / total)})"
+    said += f"; what helps: {helps}; what does not: {idle}" if helps else ""
+    named = sorted(((time, grade) for grade, time in grades.items() if grade), reverse=True)
+    found = [said, "it rests on: " + ", ".join(f"{grade} {percent(time / total)}" for time, grade in named)]
+    if explanation.imbalance is not None:
+        found.append(f"cost of imbalance: {imbalance_text(explanation.imbalance)}")
+    return found
 
 
 def component_rows(explanation: Explanation) -> dict[str, list[Row]]:
@@ -124,6 +165,8 @@ def explanation_document(explanation: Explanation) -> dict[str, Any]:
         "batch": explanation.batch,
         "context": explanation.context,
         "step_s": explanation.step_s,
+        "conclusion": conclusion(explanation),
+        "imbalance": None if explanation.imbalance is None else asdict(explanation.imbalance),
         "components": {component: sum(row["time_s"] for row in rows) for component, rows in groups.items()},
         "ops": explanation.ops.to_dict("records"),
         "hidden": [] if explanation.hidden is None else explanation.hidden.to_dict("records"),

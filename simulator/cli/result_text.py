@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from simulator.cli.console import bar, count, number, percent, seconds, table
 from simulator.cli.head_text import print_head
 from simulator.results.setup import Setup
-from simulator.results.values import Distribution, Estimate, Finding, Result, SessionSummary, Summary
+from simulator.results.values import Distribution, Estimate, Finding, ImbalanceCost, Result, SessionSummary, Summary
 from simulator.step.components import COMPONENTS, component_words
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ _LATENCIES = (
 def print_result(out: Console, result: Result) -> None:
     """Print the headline numbers, latencies, breakdown and warnings of a run."""
     summary = result.summary
-    rows = [*_throughput(summary), *_run(summary), *_state(summary, result.setup), *_uncertainty(summary)]
+    cost = [] if result.imbalance is None else [("cost of imbalance", imbalance_text(result.imbalance))]
+    rows = [*_throughput(summary), *_run(summary), *_state(summary, result.setup), *cost, *_uncertainty(summary)]
     if result.scaling is not None:
         held = result.scaling.summary
         text = f"{number(summary.devices_mean)} GPUs on average, {count(held.devices_peak)} at most; see moesim scale"
@@ -98,6 +99,27 @@ def _state(s: Summary, setup: Setup | None) -> list[tuple[str, str]]:
             (s.active_experts_mean, percent, "of experts touched by a decode step"),
         ),
     )
+
+
+def imbalance_text(cost: ImbalanceCost) -> str:
+    """Say what uneven routing costs a step: what is waited for, and what the mean rank computes more or less."""
+    if cost.step_s == cost.balanced_step_s:
+        return f"none: {cost.phase} step {seconds(cost.step_s)}, as with balanced routing"
+    if cost.active < cost.balanced_active:
+        touched = f"{percent(cost.active)} of experts touched, {percent(cost.balanced_active)} if balanced"
+        why = f"weights not read ({touched})"
+    else:
+        why = "work of the mean rank's experts"
+    waiting = f"{_signed(cost.waiting_s)} waiting for the busiest rank, "
+    return (
+        f"{waiting if _signed(cost.waiting_s) != '0' else ''}{_signed(cost.experts_s)} {why}: "
+        f"{cost.phase} step {seconds(cost.step_s)}, {seconds(cost.balanced_step_s)} with balanced routing"
+    )
+
+
+def _signed(time: float) -> str:
+    # A thousandth of a microsecond is the rounding of sums.
+    return "0" if abs(time) < 1e-9 else f"{'+' if time > 0 else '-'}{seconds(abs(time))}"
 
 
 def _uncertainty(s: Summary) -> list[tuple[str, str]]:

@@ -426,6 +426,26 @@ def _replayed(scenario: Scenario, laid: Layout, lanes: int) -> RoutingReplay:
     return _while_used(digest(name, lanes), in_order)
 
 
+def balanced_replay(scenario: Scenario, deployment: Deployment) -> RoutingReplay:
+    """Replay balanced routing on the placement that a scenario asks for, as its deployment would with it.
+
+    Parameters
+    ----------
+    scenario : Scenario
+        What has some routing.
+    deployment : Deployment
+        What it is deployed as, for a model with experts.
+    """
+    unread = {"trace": None, "fit": None, "router": None}
+    balanced = scenario.model_copy(
+        update={"routing": scenario.routing.model_copy(update={"kind": "balanced", **unread})}
+    )
+    laid = lay_out(balanced.pricing())
+    trace = cast("RoutingTrace", scenario_routing(balanced.routing, laid.model, scenario.seed))
+    lanes = min(deployment.limits.max_running * deployment.limits.dp, len(trace.sequence_start))
+    return _replayed(balanced, laid, lanes)
+
+
 def _while_used(key: str, make: Callable[[], RoutingReplay]) -> RoutingReplay:
     """Return the replay of a key that a deployment holds, or make one; it goes with the last deployment."""
     made: list[RoutingReplay] = []

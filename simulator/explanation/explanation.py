@@ -14,9 +14,11 @@ from simulator.cost.uncertainty import UNMEASURED, op_spread
 from simulator.deployment.deployment import Deployment, deploy
 from simulator.deployment.inputs import scenario_requests
 from simulator.deployment.servers import server_warnings
+from simulator.explanation.imbalance import imbalance_cost
 from simulator.explanation.priced import asked_step, priced_step, step_gap
 from simulator.explanation.timeline import StepTimeline, draw_step
 from simulator.kernels.families import FAMILIES
+from simulator.kernels.kernel import matrix_peak
 from simulator.results.setup import setup_of
 from simulator.results.values import Explanation
 from simulator.scenario import Scenario
@@ -24,6 +26,11 @@ from simulator.scenario.features import left_out_of_one_step
 from simulator.serving.plan import prompt_scenario
 from workloads.models.spec import Phase
 from workloads.requests.trace import RequestTrace
+
+#: Coefficients that say which share of the peak a kernel's arithmetic reaches.
+_EFFICIENCIES = ("compute", "compute_efficiency")
+#: Least share of the way of its tiles that arithmetic must take for a kernel to be bound by it [1].
+_ARITHMETIC = 0.5
 
 
 def explain(
@@ -84,6 +91,7 @@ def explain(
         warnings=_step_warnings(asked, trace, deployment, phase, sequences, length),
         hidden=None if drawn is None else pd.DataFrame(hidden_rows(drawn)),
         setup=setup_of(asked, deployment.hardware, trace),
+        imbalance=imbalance_cost(scenario, deployment, work),
     )
 
 
@@ -199,7 +207,7 @@ def _defaults(
 def _op_row(deployment: Deployment, time: OpTime, folder: Path | None) -> dict[str, Any]:
     op = time.op
     spread = op_spread(time, deployment.hardware, folder)
-    bound = max(time.terms, key=lambda term: float(np.mean(time.terms[term])), default="latency")
+    bound = _bound(deployment, time)
     sources = sorted({quantity.source for quantity in time.coefficients.values()})
     return {
         "name": op.name,
@@ -219,6 +227,21 @@ def _op_row(deployment: Deployment, time: OpTime, folder: Path | None) -> dict[s
         "evidence": spread.evidence + (", extrapolated" if bool(np.any(spread.extrapolated)) else ""),
         "error": float(spread.sigma),
     }
+
+
+def _bound(deployment: Deployment, time: OpTime) -> str:
+    """Name what a kernel waits for most.
+
+    What a kernel calls compute is the way of its tiles, with rows that are padding and the pace of the loop over k:
+    with few rows both are far longer than the arithmetic, and more FLOP/s would not help.
+    """
+    bound = max(time.terms, key=lambda term: float(np.mean(time.terms[term])), default="latency")
+    efficiency = next((time.coefficients[key] for key in _EFFICIENCIES if key in time.coefficients), None)
+    if bound != "compute" or efficiency is None or time.op.kind not in ("gemm", "moe"):
+        return bound
+    rate = matrix_peak(str(time.op.shape.dtype), deployment.cost.machine(time.op).silicon) * efficiency.value
+    arithmetic = float(np.mean(time.op.flops)) / rate
+    return bound if arithmetic >= _ARITHMETIC * float(np.mean(time.terms[bound])) else "latency"
 
 
 def _wait_row(time: OpTime) -> dict[str, Any]:

@@ -52,13 +52,16 @@ def asked_step(deployment: Deployment, phase: Phase, sequences: int, length: int
     return StepWork.decode(sequences, float(length), dp=deployment.split.dp, query_tokens=query_tokens)
 
 
-def priced_step(deployment: Deployment, work: StepWork) -> tuple[OpTime, ...]:
-    """Price the ops of one step on the busiest rank, routed experts by windows of the routing trace."""
+def priced_step(deployment: Deployment, work: StepWork, *, level: bool = False) -> tuple[OpTime, ...]:
+    """Price the ops of one step on the busiest rank, routed experts by windows of the routing trace.
+
+    With ``level`` messages are those of a rank that is as loaded as the mean; waits are told apart anyway.
+    """
     routing, counts, share = deployment.routing, None, 1.0
     if routing is not None:
         sampled = routing.counts(work.phase, work.stage_tokens(deployment.split.pp), _WINDOWS)
         load = sampled.sum(axis=-1)
-        share = float((load.max(axis=-1) / np.maximum(load.mean(axis=-1), 1e-12)).mean())
+        share = 1.0 if level else float((load.max(axis=-1) / np.maximum(load.mean(axis=-1), 1e-12)).mean())
         counts = sampled.reshape(-1, *sampled.shape[2:])
     ops = step_ops(
         work,

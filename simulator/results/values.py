@@ -132,6 +132,35 @@ class SessionSummary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ImbalanceCost:
+    """What uneven routing costs a step, against the same step under balanced routing.
+
+    Attributes
+    ----------
+    phase : {"prefill", "decode"}
+        Which kind of step.
+    step_s, balanced_step_s : float
+        The step under the routing that is given, and under balanced routing: ops one after the other, without what an
+        overlap would hide [s].
+    waiting_s : float
+        What the busiest rank adds over the mean one, in experts and in messages [s].
+    experts_s : float
+        What the mean rank's experts take longer, less than zero where fewer are touched and fewer weights read [s].
+        Both parts add up to ``step_s - balanced_step_s``.
+    active, balanced_active : float
+        Share of expert slots that are touched [1].
+    """
+
+    phase: Phase
+    step_s: float
+    balanced_step_s: float
+    waiting_s: float
+    experts_s: float
+    active: float
+    balanced_active: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
     """A closed-form answer: the steady state without events.
 
@@ -170,6 +199,7 @@ class Explanation:
     warnings: tuple[str, ...] = ()
     hidden: pd.DataFrame | None = None
     setup: Setup | None = None
+    imbalance: ImbalanceCost | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,6 +313,8 @@ class Result:
         steps until the next change, and how many steps these are.
     setup : Setup, optional
         Devices, nodes, pools, price, load and objectives.
+    imbalance : ImbalanceCost, optional
+        What uneven routing costs a decode step of the mean batch and context; ``None`` for a dense model.
     """
 
     scenario: Scenario
@@ -298,6 +330,7 @@ class Result:
     provenance: Mapping[str, str] = field(default_factory=dict)
     rebalances: tuple[Mapping[str, float], ...] = ()
     setup: Setup | None = None
+    imbalance: ImbalanceCost | None = None
 
     @property
     def requests(self) -> pd.DataFrame:
@@ -311,7 +344,7 @@ class Result:
 
     def document(self) -> dict[str, Any]:
         """Return the JSON document of the CLI."""
-        document = _document(self)
+        document = {**_document(self), "imbalance": None if self.imbalance is None else asdict(self.imbalance)}
         if self.scaling is not None:
             document["scaling"] = self.scaling.document()
         if self.sessions is not None:

@@ -20,14 +20,15 @@ from simulator.compiled import engine
 from simulator.deployment.deployment import Deployment
 from simulator.deployment.fingerprint import fingerprint
 from simulator.deployment.servers import server_warnings
-from simulator.explanation.priced import Certainty, decode_certainty, judge_together
+from simulator.explanation.imbalance import imbalance_cost
+from simulator.explanation.priced import Certainty, asked_step, decode_certainty, judge_together
 from simulator.placement.replay import expert_spread
 from simulator.results.columns import Columns
 from simulator.results.sessions import late_turns, session_summary
 from simulator.results.setup import setup_of
 from simulator.results.summary import Capacity, Records, Work, measured_window, share_inside, summarise
 from simulator.results.trace import TokenGaps
-from simulator.results.values import Estimate, Result
+from simulator.results.values import Estimate, ImbalanceCost, Result
 from simulator.results.work import step_slices, step_work
 from simulator.run.objectives import missed, unreachable, unreachable_in_run
 from simulator.scenario import Scenario
@@ -84,7 +85,8 @@ def assemble(plan: RunPlan, run: EngineRun, *, wall: float) -> Result:
         spread=expert_spread(deployment.routing, batch),
         wall=wall,
     )
-    certainty = _certainty(scenario, deployment, batch, _mean_context(deployment, run.steps))
+    context = _mean_context(deployment, run.steps)
+    certainty = _certainty(scenario, deployment, batch, context)
     scaler = plan.scaler
     return Result(
         scenario=scenario,
@@ -115,6 +117,7 @@ def assemble(plan: RunPlan, run: EngineRun, *, wall: float) -> Result:
         provenance=_provenance(scenario, deployment, certainty),
         rebalances=tuple(move.document() for move in plan.rebalances),
         setup=setup_of(scenario, deployment.hardware, trace),
+        imbalance=_imbalance(scenario, deployment, batch, context),
     )
 
 
@@ -231,6 +234,14 @@ def _capacity(deployment: Deployment, devices: float) -> Capacity:
 
 def _certainty(scenario: Scenario, deployment: Deployment, batch: int, context: int) -> Certainty:
     return decode_certainty(deployment, batch, context, _folder(scenario))
+
+
+def _imbalance(scenario: Scenario, deployment: Deployment, batch: int, context: int) -> ImbalanceCost | None:
+    """Compare the mean decode step with a balanced one; nothing where none decoded."""
+    sequences = round(batch / deployment.limits.query_tokens)
+    if sequences < 1:
+        return None
+    return imbalance_cost(scenario, deployment, asked_step(deployment, "decode", sequences, context))
 
 
 def _folder(scenario: Scenario) -> Path | None:

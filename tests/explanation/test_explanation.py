@@ -122,3 +122,19 @@ def test_exchange_and_waiting_show_where_experts_are_spread() -> None:
 def test_a_scenario_that_cannot_run_cannot_be_explained() -> None:
     with pytest.raises(MoesimError, match="tp=3 must divide the 32 heads"):
         explain(scenario("mixtral").override("parallelism.tp=3"))
+
+
+@pytest.mark.parametrize("batch", [1, 16, 32])
+@pytest.mark.parametrize("device", ["a100-sxm", "h100-sxm", "h200-sxm"])
+def test_products_of_few_rows_are_never_bound_by_arithmetic(device: str, batch: int) -> None:
+    scenario = Scenario.from_mapping(
+        {
+            "model": {"name": "qwen3-30b-a3b"},
+            "hardware": {"device": device},
+            "requests": {"concurrency": 4, "count": 8, "lengths": {"input": 64, "output": 8}},
+        }
+    )
+    ops = explain(scenario, batch=batch, context=512).ops
+    assert "compute" not in set(ops.loc[ops["kind"].isin(["gemm", "moe"]), "bound"])
+    large = explain(scenario, phase="prefill", batch=8, context=4096).ops
+    assert "compute" in set(large.loc[large["kind"] == "gemm", "bound"])

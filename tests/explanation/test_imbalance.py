@@ -1,0 +1,81 @@
+"""What uneven routing costs a step, told apart into waiting and into weights that are not read."""
+
+from __future__ import annotations
+
+import json
+from typing import Literal
+
+import pytest
+
+from simulator.api import explain, simulate
+from simulator.cli.result_text import imbalance_text
+from simulator.results.values import ImbalanceCost
+from simulator.scenario import Scenario
+
+BASE = Scenario.from_mapping(
+    {
+        "model": {"name": "mixtral-8x7b"},
+        "hardware": {"device": "h100-sxm", "node": "hgx-h100"},
+        "parallelism": {"tp": 1, "dp": 4, "ep": 4},
+        "requests": {"concurrency": 16, "count": 32, "lengths": {"input": 64, "output": 8}},
+        "routing": {"kind": "zipf", "skew": 1.2, "tokens": 2048},
+    }
+)
+
+
+def cost(scenario: Scenario, *, phase: Literal["prefill", "decode"] = "decode", batch: int = 16) -> ImbalanceCost:
+    found = explain(scenario, phase=phase, batch=batch, context=256).imbalance
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("phase", ["decode", "prefill"])
+@pytest.mark.parametrize("batch", [4, 16, 200])
+@pytest.mark.parametrize("overrides", [(), ("parallelism.tp=4", "parallelism.dp=1"), ("placement.policy=balanced",)])
+def test_both_parts_add_up_to_what_balanced_routing_would_save(
+    phase: Literal["prefill", "decode"], batch: int, overrides: tuple[str, ...]
+) -> None:
+    scenario = BASE.override(*overrides)
+    found = cost(scenario, phase=phase, batch=batch)
+    given = explain(scenario, phase=phase, batch=batch, context=256).step_s
+    balanced = explain(scenario.override("routing.kind=balanced"), phase=phase, batch=batch, context=256).step_s
+    assert found.step_s == pytest.approx(given)
+    assert found.balanced_step_s == pytest.approx(balanced)
+    assert found.waiting_s + found.experts_s == pytest.approx(given - balanced, abs=1e-12)
+
+
+def test_skew_makes_a_rank_wait_and_leaves_weights_unread() -> None:
+    found = cost(BASE, batch=4)
+    assert found.waiting_s > 0.0 > found.experts_s
+    assert found.active < found.balanced_active
+
+
+def test_more_skew_means_more_waiting() -> None:
+    waits = [cost(BASE.override(f"routing.skew={skew}"), batch=64).waiting_s for skew in (0.3, 0.8, 1.5)]
+    assert waits == sorted(waits)
+
+
+def test_balanced_routing_costs_nothing() -> None:
+    found = cost(BASE.override("routing.kind=balanced"))
+    assert (found.waiting_s, found.experts_s) == (0.0, 0.0)
+    assert imbalance_text(found).startswith("none: ")
+
+
+def test_nobody_waits_where_one_device_has_all_experts() -> None:
+    found = cost(BASE.override("parallelism.dp=1", "parallelism.ep=1", "parallelism.tp=2"))
+    assert found.waiting_s == 0.0
+    assert "waiting" not in imbalance_text(found)
+
+
+def test_a_dense_model_has_no_imbalance() -> None:
+    dense = BASE.override("model.name=llama-3.1-8b", "parallelism.dp=1", "parallelism.ep=1")
+    assert explain(dense, batch=4, context=64).imbalance is None
+
+
+def test_a_run_says_what_the_imbalance_of_its_mean_step_costs() -> None:
+    result = simulate(BASE)
+    found = result.imbalance
+    assert found is not None
+    assert found.waiting_s + found.experts_s == pytest.approx(found.step_s - found.balanced_step_s, abs=1e-12)
+    assert json.loads(json.dumps(result.document()["imbalance"]))["waiting_s"] == found.waiting_s
+    assert "waiting for the busiest rank" in imbalance_text(found)
