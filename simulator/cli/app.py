@@ -93,7 +93,7 @@ def simulate(
             print_json(result.document())
             require_kept(lost)
             return
-        from simulator.cli.console import console
+        from simulator.cli.console import console, print_next
         from simulator.cli.result_text import print_result
 
         text = console()
@@ -101,7 +101,7 @@ def simulate(
         require_kept(lost)
         if out is not None:
             text.print(f"written to {out}")
-        text.print(f"next: {again('explain', file, overrides, device, profiles)}", style="dim")
+        print_next(text, again("explain", file, overrides, device, profiles))
 
 
 @app.command(cls=ListCommand)
@@ -116,12 +116,12 @@ def estimate(
         if as_json:
             print_json(answer.document())
             return
-        from simulator.cli.console import console
+        from simulator.cli.console import console, print_next
         from simulator.cli.result_text import print_estimate
 
         text = console()
         print_estimate(text, answer)
-        text.print(f"next: {again('simulate', file, overrides, device, profiles)}", style="dim")
+        print_next(text, again("simulate", file, overrides, device, profiles))
 
 
 @app.command(cls=ListCommand)
@@ -163,7 +163,7 @@ def explain(
     """Explain one step op by op: time, bound, equation, inputs and their sources."""
     with answering(as_json=as_json):
         from simulator import api
-        from simulator.cli.console import console
+        from simulator.cli.console import console, print_next
         from simulator.cli.explain_text import explanation_document, print_explanation
 
         scenario = load_scenario(file, overrides or (), device, profiles)
@@ -174,7 +174,7 @@ def explain(
         text = console()
         print_explanation(text, answer)
         command = again("timeline", file, overrides, device, profiles) + _step_options(phase, batch, context)
-        text.print(f"next: {command}", style="dim")
+        print_next(text, command)
 
 
 @app.command(cls=ListCommand)
@@ -193,7 +193,7 @@ def timeline(
     """Draw one step op by op on the streams of its ranks: what runs beside what."""
     with answering(as_json=as_json):
         from hardware_profiles.outputs import check_output_file, write_file
-        from simulator.cli.console import console
+        from simulator.cli.console import console, print_next
         from simulator.cli.timeline_text import print_timeline, timeline_document
         from simulator.errors import OutputError
         from simulator.explanation.explanation import timeline as draw
@@ -212,7 +212,7 @@ def timeline(
         if written is None:
             command = again("timeline", file, overrides, device, profiles) + _step_options(phase, batch, context)
             drawn_ranks = "" if ranks == 8 else f" --ranks {ranks}"
-            text.print(f"next: {command}{drawn_ranks} --out step.json", style="dim")
+            print_next(text, f"{command}{drawn_ranks} --out step.json")
         else:
             text.print(f"written to {written}\nnext: open it at https://ui.perfetto.dev", style="dim")
 

@@ -33,6 +33,11 @@ def console() -> Console:
     return Console(markup=False, emoji=False, highlight=False, width=None if sized else _WIDTH_OF_FILES)
 
 
+def print_next(out: Console, command: str) -> None:
+    """Say what to ask next, on one line however long it is, so that it can be copied."""
+    out.print(f"next: {command}", style="dim", soft_wrap=True)
+
+
 def table(*headings: str, title: str | None = None, right: Iterable[str] = ()) -> Table:
     """Return an empty table with these headings, some of them right-aligned."""
     result = Table(box=SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", padding=(0, 1, 0, 0))

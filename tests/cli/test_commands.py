@@ -110,7 +110,7 @@ def test_explain_groups_ops_by_component_and_gives_their_reasons(api: Any, moesi
     answer = moesim("explain", scenario_file, "--phase", "prefill", "--batch", "3", "--context", "128")
     assert answer.exit_code == 0
     assert "one prefill step, batch 3, context 128" in answer.stdout
-    assert answer.stdout.index("GEMM") < answer.stdout.index("experts")
+    assert answer.stdout.index("\n GEMM") < answer.stdout.index("\n experts")
     assert "t = max(flops / peak, bytes / bandwidth)" in answer.stdout
     assert "vendor datasheet [1]" in answer.stdout
     assert "unused" not in answer.stdout
