@@ -1,25 +1,27 @@
 """Figures of published serving systems, from steps of their stated batch.
 
-A case lists scenarios and points. A point is a step with the batch, lengths and parallelism that the publication
-states, or a load that the closed form or the engine answers. Publications of systems with pools for prompts and answers
-count each phase's own tokens on that phase's own devices, and so do these figures.
+A point is a scenario file beside the case, and either a step of it with the batch and lengths that the publication
+states, as :func:`simulator.explain` prices it, or its load as the closed form or the engine answers it. Publications of
+systems with pools for prompts and answers count each phase's own tokens on that phase's own devices, and so do these
+figures.
 
-Point keys: ``scenario`` and ``set`` (what runs), ``phase`` (``prefill``, ``decode``, ``estimate`` or ``simulate``),
-``batch`` (tokens of a rank in a prefill step, requests of a rank in a decode step), ``length`` (prompt length or KV
-length), ``prefix`` (cached tokens before each prompt), ``routing`` (text whose placement was computed on other text)
-and ``policy`` (of that placement), ``overlap`` (instead of the scenario's).
+Point keys: ``scenario`` (file without its suffix) and ``set`` (what runs), ``phase`` (``prefill``, ``decode``,
+``estimate`` or ``simulate``), ``batch`` (tokens of a rank in a prefill step, requests of a rank in a decode step),
+``length`` (prompt length or KV length), ``routing`` (text whose placement was computed on other text, which no scenario
+says yet) and ``policy`` (of that placement).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from simulator.api import estimate, simulate
+from simulator.api import estimate, explain, simulate
 from simulator.deployment.deployment import Deployment, deploy, expert_nodes, repriced
 from simulator.errors import ScenarioError
 from simulator.placement import place_experts
@@ -27,9 +29,10 @@ from simulator.placement.replay import replay
 from simulator.results.values import Summary
 from simulator.scenario import Scenario
 from simulator.scenario.sections import PlacementPolicy
+from simulator.step.speculation import tokens_per_step
 from simulator.step.work import StepWork
 from simulator.study.placement import split_trace
-from validation.papers.papers import Case
+from validation.papers.papers import CASES, Case
 from workloads.models.spec import ModelSpec
 from workloads.routing.generators import generate_routing
 from workloads.routing.trace import RoutingTrace
@@ -63,9 +66,9 @@ def system_figures(case: Case) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, point in given["points"].items():
         if point["phase"] in ("estimate", "simulate"):
-            found |= {f"{name}.{key}": value for key, value in _load(given, point).items()}
+            found |= {f"{name}.{key}": value for key, value in _load(_scenario(case, point), point).items()}
         else:
-            found |= {f"{name}.{key}": value for key, value in _step(given, point).items()}
+            found |= {f"{name}.{key}": value for key, value in _step(_scenario(case, point), given, point).items()}
     for name, (first, second) in given.get("ratios", {}).items():
         found[name] = found[f"{first}.rate"] / found[f"{second}.rate"]
     for name, (first, second) in given.get("slowdowns", {}).items():
@@ -77,13 +80,16 @@ def system_figures(case: Case) -> dict[str, float]:
     return found
 
 
-def _scenario(given: Mapping[str, Any], point: Mapping[str, Any]) -> Scenario:
-    base = Scenario.from_mapping(given["scenarios"][point["scenario"]], point["scenario"])
-    return base.override(*point.get("set", ()))
+def _scenario(case: Case, point: Mapping[str, Any]) -> Scenario:
+    return Scenario.load(scenario_file(case.name, point["scenario"]), point.get("set", ()))
 
 
-def _load(given: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, float]:
-    scenario = _scenario(given, point)
+def scenario_file(case: str, name: str) -> Path:
+    """File of a scenario beside a case, which a reader can run and change."""
+    return CASES / case / f"{name}.toml"
+
+
+def _load(scenario: Scenario, point: Mapping[str, Any]) -> dict[str, float]:
     answer = estimate(scenario) if point["phase"] == "estimate" else simulate(scenario)
     summary: Summary = answer.summary
     return {
@@ -94,24 +100,29 @@ def _load(given: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, float
     }
 
 
-def _step(given: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, float]:
-    scenario = _scenario(given, point)
-    text = Text(**given["routing"][point["routing"]]) if "routing" in point else None
-    deployment = _deployment(scenario, text, point.get("policy", scenario.placement.policy))
-    if "overlap" in point:
-        deployment = replace(deployment, stack=replace(deployment.stack, overlap=point["overlap"]))
+def _step(scenario: Scenario, given: Mapping[str, Any], point: Mapping[str, Any]) -> dict[str, float]:
     prompt = point["phase"] == "prefill"
-    work = prompt_work(deployment, point) if prompt else decode_work(deployment, point)
-    timer = deployment.timer()
-    seconds = float(np.mean([timer.time(work).duration for _ in range(WINDOWS)]))
-    gain = 1.0 if prompt else deployment.limits.accepted_per_step
-    devices = deployment.split.tp * deployment.split.pp
+    batch, length, ranks = int(point["batch"]), int(point["length"]), scenario.parallelism.dp
+    if "routing" in point:
+        seconds = _step_of_text(scenario, Text(**given["routing"][point["routing"]]), point)
+    else:
+        sequences = max(batch // length, 1) if prompt else batch
+        seconds = explain(scenario, phase=point["phase"], batch=sequences * ranks, context=length).step_s
+    gain = 1.0 if prompt else tokens_per_step(scenario.speculation)
     return {
         "step": seconds,
         "tpot": seconds / gain,
         "speed": gain / seconds,
-        "rate": point["batch"] * gain / seconds / devices,
+        "rate": batch * gain / seconds / (scenario.parallelism.tp * scenario.parallelism.pp),
     }
+
+
+def _step_of_text(scenario: Scenario, text: Text, point: Mapping[str, Any]) -> float:
+    """Time of a step on text that the placement has not seen [s]."""
+    deployment = _deployment(scenario, text, point.get("policy", scenario.placement.policy))
+    work = prompt_work(deployment, point) if point["phase"] == "prefill" else decode_work(deployment, point)
+    timer = deployment.timer()
+    return float(np.mean([timer.time(work).duration for _ in range(WINDOWS)]))
 
 
 def decode_work(deployment: Deployment, point: Mapping[str, Any]) -> StepWork:
@@ -129,7 +140,7 @@ def prompt_work(deployment: Deployment, point: Mapping[str, Any]) -> StepWork:
     """Describe a prefill step in which every rank computes ``batch`` tokens of prompts of ``length`` tokens."""
     tokens, ranks = int(point["batch"]), deployment.split.dp
     sequences = max(tokens // int(point["length"]), 1)
-    return StepWork.prefill(sequences * ranks, tokens * ranks, dp=ranks, prefix=float(point.get("prefix", 0)))
+    return StepWork.prefill(sequences * ranks, tokens * ranks, dp=ranks)
 
 
 @lru_cache(maxsize=16)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tomli_w
 
+from simulator.api import check, explain
 from simulator.deployment.deployment import deploy
 from simulator.scenario import Scenario
-from validation.papers.papers import Case, load_case
+from validation.papers import systems
+from validation.papers.papers import CASES, Case
 from validation.papers.published_grouped import predict, published
 from validation.papers.systems import decode_work, prompt_work, system_figures
 
@@ -25,8 +30,16 @@ SCENARIO: dict[str, Any] = {
 TEXT = {"spread": 1.5, "shared": 0.5, "sequence_tokens": 8, "tokens": 512}
 
 
+@pytest.fixture(autouse=True)
+def beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put the scenario beside a case."""
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "it.toml").write_text(tomli_w.dumps(SCENARIO), encoding="utf-8")
+    monkeypatch.setattr(systems, "CASES", tmp_path)
+
+
 def figures(points: dict[str, Any], **more: Any) -> dict[str, float]:
-    inputs = {"scenarios": {"it": SCENARIO}, "routing": {"text": TEXT}, "points": points, **more}
+    inputs = {"routing": {"text": TEXT}, "points": points, **more}
     return system_figures(Case(name="x", paper="x", source="x", models={}, inputs=inputs, checks=()))
 
 
@@ -72,18 +85,23 @@ def test_steps_describe_the_ranks_of_the_deployment() -> None:
     deployment = deploy(Scenario.from_mapping(SCENARIO))
     decode = decode_work(deployment, {"batch": 8, "length": 256})
     assert (decode.rows, decode.decode_rows, decode.decode_total, decode.prompt_total) == (8, 8, 32, 0)
-    prompt = prompt_work(deployment, {"batch": 1024, "length": 512, "prefix": 128})
+    prompt = prompt_work(deployment, {"batch": 1024, "length": 512})
     assert (prompt.prompt_rows, prompt.prompt_sequences, prompt.prompt_total) == (1024, 2, 4096)
-    assert prompt.prompt_prefix == 128.0
 
 
-@pytest.mark.parametrize("name", ["sglang", "deepseek", "mlperf", "trtllm", "cloudmatrix"])
-def test_every_point_of_a_case_names_a_scenario_that_loads(name: str) -> None:
-    given = load_case(name).inputs
-    for at in given["points"].values():
-        base = Scenario.from_mapping(given["scenarios"][at["scenario"]])
-        assert base.override(*at.get("set", ())).model.name
-        assert at["phase"] in ("prefill", "decode", "estimate", "simulate")
+def test_a_step_is_the_one_that_explain_prices_for_the_file() -> None:
+    found = figures({"decode": point(), "prompts": point(phase="prefill", batch=1024, length=512)})
+    scenario = Scenario.from_mapping(SCENARIO)
+    assert found["decode.step"] == explain(scenario, phase="decode", batch=32, context=256).step_s
+    assert found["prompts.step"] == explain(scenario, phase="prefill", batch=8, context=512).step_s
+
+
+SCENARIOS = sorted(file for file in CASES.glob("*/*.toml") if "hardware" in tomllib.loads(file.read_text()))
+
+
+@pytest.mark.parametrize("file", SCENARIOS, ids=lambda file: f"{file.parent.name}/{file.stem}")
+def test_every_scenario_beside_a_case_can_run(file: Path) -> None:
+    assert [finding.message for finding in check(Scenario.load(file)) if finding.level == "error"] == []
 
 
 def test_the_int8_grouped_product_of_ascend_meets_its_published_times() -> None:

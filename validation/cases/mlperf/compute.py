@@ -8,7 +8,7 @@ from typing import Any
 from simulator.api import simulate
 from simulator.scenario import Scenario
 from validation.papers.papers import Case
-from validation.papers.systems import system_figures
+from validation.papers.systems import scenario_file, system_figures
 
 
 def figures(case: Case) -> Mapping[str, float]:
@@ -21,7 +21,7 @@ def figures(case: Case) -> Mapping[str, float]:
 
 def _served(given: Mapping[str, Any]) -> float:
     """Largest rate of a Poisson process at which the 99th percentiles keep the limits [requests/s]."""
-    base = Scenario.from_mapping(given["scenarios"]["server"], "server")
+    base = Scenario.load(scenario_file("mlperf", "server"))
     low, high = given["rates"]
     for _ in range(given["halvings"]):
         rate = (low + high) / 2.0
