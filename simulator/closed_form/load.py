@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 from simulator.arrays import FloatArray
 from simulator.closed_form.numbers import Number, some
 from workloads.requests.trace import RequestTrace
+from workloads.requests.turns import mean_rate
 
 #: Quantiles of prompt lengths that are kept, and cells of the distribution of prompt tokens on a rank [1].
 QUANTILES = 64
 _CELLS = 512
+#: Time in which requests come that all come at once [s].
+_AT_ONCE = 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +27,8 @@ class Load:
     ``inputs`` and ``outputs`` are mean lengths [tokens], ``prompts`` evenly spaced quantiles of the prompt lengths
     [tokens], ``context`` the mean KV length that a decoded token sees [tokens], ``concurrency`` the requests in flight
     of a closed loop and ``rate`` the arrivals of an open one [1/s]; one of the two is 0. ``equal_outputs`` tells that
-    all answers have the same length.
+    all answers have the same length. In a closed loop ``think`` is the mean time between an answer and the request
+    after it [s], and ``equal_outputs`` tells that these are equal, too; the concurrency counts those who think.
     """
 
     inputs: float
@@ -34,6 +38,7 @@ class Load:
     concurrency: float
     rate: float
     equal_outputs: bool = False
+    think: float = 0.0
 
     @property
     def decodes(self) -> float:
@@ -43,22 +48,29 @@ class Load:
     @property
     def in_lock_step(self) -> bool:
         """Whether requests keep to the rounds in which they started: a closed loop whose answers take equally long."""
-        return self.concurrency > 0 and self.equal_outputs
+        return self.concurrency > 0 and self.equal_outputs and self.think <= 0.0
 
 
 def mean_load(trace: RequestTrace, instances: int) -> Load:
     """Reduce a request trace to what one instance sees on average."""
     inputs, outputs = trace.input_tokens.astype(np.float64), trace.output_tokens.astype(np.float64)
     context = float((outputs * inputs + outputs**2 / 2).sum() / outputs.sum())
-    span = float(trace.arrival[-1] - trace.arrival[0]) if len(trace) > 1 else 0.0
+    # Where all come at once, as fast as can be.
+    rate = mean_rate(trace) or (len(trace) - 1) / _AT_ONCE
+    delay, later = trace.delay, np.zeros(len(trace), np.bool_) if trace.after is None else trace.after >= 0
+    thinks = trace.concurrency is not None and delay is not None and bool(delay.any())
+    alike = bool(outputs.min() == outputs.max())
+    if thinks and delay is not None:
+        alike &= bool(delay[later].min() == delay[later].max())
     return Load(
         inputs=float(inputs.mean()),
         prompts=tuple(_quantiles(trace.input_tokens).tolist()),
         outputs=float(outputs.mean()),
         context=context,
         concurrency=(trace.concurrency or 0) / instances,
-        rate=0.0 if trace.concurrency else (len(trace) - 1) / max(span, 1e-9) / instances,
-        equal_outputs=bool(outputs.min() == outputs.max()),
+        rate=0.0 if trace.concurrency else rate / instances,
+        equal_outputs=alike,
+        think=float(delay.mean()) if thinks and delay is not None else 0.0,
     )
 
 

@@ -33,6 +33,8 @@ _WINDOWS = 4
 _ROUNDS = 40
 #: Largest rise of what a batch sustains with the batch that the search for the steady one reckons with [1].
 _STEEPEST = 0.9
+#: Halvings in which the requests in flight beside think times are found [1].
+_HALVINGS = 30
 #: Decode steps of an answer below which steps matter by which its first token is late [1].
 _SHORT_ANSWER = 4
 
@@ -94,6 +96,8 @@ def solve(deployment: Deployment, load: Load) -> Steady:
     load : Load
         Requests of one instance.
     """
+    if load.think > 0.0:
+        return _with_think_time(deployment, load)
     if keeps_step(deployment.limits, load):
         return _in_rounds(deployment, load)
     if load.decodes <= 0.0:
@@ -113,7 +117,7 @@ def solve_all(sites: Sequence[tuple[Deployment, Load]]) -> list[Steady]:
     found: dict[int, Steady] = {}
     together: dict[bool, list[int]] = {True: [], False: []}
     for index, (deployment, load) in enumerate(sites):
-        if keeps_step(deployment.limits, load) or load.decodes <= 0.0:
+        if keeps_step(deployment.limits, load) or load.decodes <= 0.0 or load.think > 0.0:
             found[index] = solve(deployment, load)
         else:
             together[load.concurrency > 0].append(index)
@@ -125,6 +129,36 @@ def solve_all(sites: Sequence[tuple[Deployment, Load]]) -> list[Steady]:
         else:
             found |= {index: solve(*sites[index]) for index in chosen_ones}
     return [found[index] for index in range(len(sites))]
+
+
+def _with_think_time(deployment: Deployment, load: Load) -> Steady:
+    """Find what a closed loop of sessions sustains that think between an answer and the next request.
+
+    Notes
+    -----
+    With N sessions, think time Z and response time R, N R / (R + Z) requests are in flight on average. A request that
+    comes meets those of the N - 1 other sessions (Schweitzer's form of mean value analysis), so that R is that of a
+    closed loop of n = 1 + (N - 1) R / (R + Z) requests without think time; found by bisection, as R grows with n.
+    """
+    sessions = max(load.concurrency, 1.0)
+    alike = replace(load, think=0.0, equal_outputs=False)
+
+    def meets(state: Steady) -> tuple[float, float]:
+        response = state.ttft_s + (load.decodes * state.gap_s if load.decodes > 0.0 else 0.0)
+        share = response / (response + load.think)
+        return 1.0 + (sessions - 1.0) * share, share
+
+    low, high = 1.0, sessions
+    state = solve(deployment, replace(alike, concurrency=low))
+    for _ in range(_HALVINGS):
+        if high - low <= 1e-3 * low:
+            break
+        middle = (low + high) / 2.0
+        state = solve(deployment, replace(alike, concurrency=middle))
+        low, high = (middle, high) if meets(state)[0] > middle else (low, middle)
+    flight = state.rate * (state.ttft_s + (load.decodes * state.gap_s if load.decodes > 0.0 else 0.0))
+    busy = load.concurrency * meets(state)[1] / max(flight, 1e-12)
+    return replace(state, rate=state.rate * busy, weights=state.weights * busy, batch_mean=state.batch_mean * busy)
 
 
 def approximations(deployment: Deployment, load: Load) -> tuple[str, ...]:
@@ -142,6 +176,11 @@ def approximations(deployment: Deployment, load: Load) -> tuple[str, ...]:
         return (
             f"estimate: answers of {load.outputs:.3g} tokens are so short that it matters by how many steps users get "
             "their first token late; the closed form knows the mean alone: TPOT may be off by a factor, use simulate",
+        )
+    if load.think > 0.0 and load.equal_outputs and load.concurrency > 1.0:
+        return (
+            "estimate: answers of one length and think times of one length keep sessions together that began together; "
+            "the closed form spreads them: TTFT and TPOT may be off by a factor, use simulate",
         )
     if not load.in_lock_step:
         return ()

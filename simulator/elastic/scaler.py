@@ -314,6 +314,7 @@ def rank_capacity(deployment: Deployment, trace: RequestTrace) -> float:
         load,
         concurrency=float(limits.max_running * limits.dp),
         rate=0.0,
+        think=0.0,
         outputs=1.0 + load.decodes / limits.accepted_per_step,
         # Requests come as they do; only where nobody decodes do those of a full instance keep step.
         equal_outputs=load.decodes <= 0.0,
