@@ -74,8 +74,12 @@ def parallelism_problems(model: ModelSpec, parallelism: Parallelism, expert_slot
         found.extend(layer.attention.split_problems(p.tp) if layer.attention is not None else ())
         if isinstance(layer.ffn, DenseFFN) and layer.ffn.intermediate % p.tp:
             found.append(f"tp={p.tp} must divide the dense FFN width {layer.ffn.intermediate}")
+    most = max((moe.num_experts for moe in model.moe_layers), default=0)
     for moe in model.moe_layers:
-        slots = expert_slots or moe.num_experts
+        slots = expert_slots or most
+        own = moe.num_experts + max(slots - most, 0)
+        if own % p.ep and own != slots:
+            found.append(f"ep={p.ep} must divide the {moe.num_experts} experts of every MoE layer")
         if slots % p.ep:
             found.append(
                 f"ep={p.ep} must divide the {slots} expert slots per layer; "

@@ -17,6 +17,7 @@ from simulator.closed_form.rounds import keeps_step, play_rounds
 from simulator.closed_form.schedulers import STEADY_SCHEDULERS, SteadyScheduler
 from simulator.closed_form.steps import ManyTimer, MeanTimer
 from simulator.deployment.deployment import Deployment
+from simulator.deployment.layout import layer_slots
 from simulator.deployment.limits import Limits
 from simulator.deployment.prices import PRICES
 from simulator.placement.spread import SpreadTable
@@ -558,7 +559,9 @@ def steady_states(asked: Sequence[Asked]) -> list[tuple[Summary, dict[str, float
     works = step_works(deployment, steps, weights, owner, len(states))
     breakdowns = _breakdowns(deployment, steps, weights, owner, len(states))
     spreads = PRICES.kept(
-        "derived", ("spread", deployment.fingerprint), lambda: SpreadTable(deployment.routing, _WINDOWS)
+        "derived",
+        ("spread", deployment.fingerprint),
+        lambda: SpreadTable(deployment.routing, _WINDOWS, layer_slots(deployment.model, deployment.routing)),
     )
     return [
         (_summary(each, state, work, spreads.at(round(state.batch))), breakdown)

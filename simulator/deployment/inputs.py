@@ -5,6 +5,7 @@ What reads and draws traces is loaded when a scenario asks for it: most find the
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from collections.abc import Callable
@@ -28,10 +29,11 @@ from simulator.stack import StackProfile, load_stack
 from simulator.startup import Startup, load_startup
 from workloads.memory import require_memory
 from workloads.models.library import load_model, with_dtypes
-from workloads.models.spec import ModelSpec, MoE
+from workloads.models.spec import ModelSpec
 from workloads.requests.generators import SessionShape, generate_requests
 from workloads.requests.trace import RequestTrace, head, repeat, scale_rate
 from workloads.requests.turns import first_requests, mean_rate
+from workloads.routing.mixed import Router, apart, by_kind, largest, side_by_side
 from workloads.routing.trace import RoutingTrace, check_routing, with_experts
 from workloads.samples import sample_path
 from workloads.streams import stream
@@ -228,22 +230,24 @@ def scenario_routing(choice: Routing, model: ModelSpec, seed: int) -> RoutingTra
     Raises
     ------
     WorkloadError
-        The trace cannot be read or does not match the model, or the model has MoE blocks of several shapes.
+        The trace cannot be read or does not match the model.
     """
-    moe, layers = model.moe, len(model.moe_layers)
-    if moe is None:
+    if not model.moe_layers:
         return None
     _require_routing_source(choice)
-    return PRICES.loaded("routing", (choice, moe, layers, seed), lambda: _kept_routing(choice, moe, layers, seed))
+    routers = tuple(
+        Router(num_experts=moe.num_experts, null_experts=moe.null_experts, top_k=moe.top_k) for moe in model.moe_layers
+    )
+    return PRICES.loaded("routing", (choice, routers, seed), lambda: _kept_routing(choice, routers, seed))
 
 
-def _kept_routing(choice: Routing, moe: MoE, layers: int, seed: int) -> RoutingTrace:
+def _kept_routing(choice: Routing, routers: tuple[Router, ...], seed: int) -> RoutingTrace:
     """Take a routing that is drawn from the disk, where an earlier process drew it."""
     if choice.kind in ("trace", "balanced"):
-        return _routing(choice, moe, layers, seed)
+        return _routing(choice, routers, seed)
     fit = contents(trace_path(choice.fit)) if choice.fit else None
-    said = (choice.model_dump(), fit, moe.num_experts, moe.null_experts, moe.top_k, layers, seed)
-    kept = kept_on_disk("routing", said, lambda: _routing_arrays(_routing(choice, moe, layers, seed)))
+    said = (choice.model_dump(), fit, *(dataclasses.astuple(router) for router in routers), seed)
+    kept = kept_on_disk("routing", said, lambda: _routing_arrays(_routing(choice, routers, seed)))
     return RoutingTrace(
         expert_ids=kept["expert_ids"],
         sequence_start=kept["sequence_start"],
@@ -257,31 +261,45 @@ def _routing_arrays(trace: RoutingTrace) -> dict[str, NDArray[Any]]:
     return {field.name: np.asarray(getattr(trace, field.name)) for field in fields(trace)}
 
 
-def _routing(choice: Routing, moe: MoE, layers: int, seed: int) -> RoutingTrace:
-    experts = moe.num_experts + moe.null_experts
-    if choice.kind != "trace":
-        require_memory("routing.tokens", choice.tokens * layers * moe.top_k, _CHOICE_BYTES)
+def _routing(choice: Routing, routers: tuple[Router, ...], seed: int) -> RoutingTrace:
+    """Route the tokens of every MoE layer, each kind of layer by itself where they differ."""
+    whole, kinds = largest(routers), by_kind(routers)
     if choice.kind == "trace":
-        from workloads.routing.files import read_routing_trace
-
-        trace = _read(read_routing_trace, str(choice.trace))
-        if trace.num_experts < experts:
-            # The last experts may simply never have been chosen.
-            trace = with_experts(trace, experts)
-        check_routing(trace, num_experts=experts, layers=layers, top_k=moe.top_k)
-    elif choice.kind == "balanced":
-        trace = balanced_routing(layers, experts, moe.top_k)
-    elif choice.kind == "fitted":
-        trace = _fitted_routing(choice, layers, experts, moe.top_k, seed)
+        trace = _recorded_routing(choice, routers)
     else:
-        trace = _generated_routing(choice, layers, experts, moe.top_k, seed)
-    if not (trace.expert_ids < moe.num_experts).any():
+        require_memory("routing.tokens", choice.tokens * len(routers) * whole.top_k, _CHOICE_BYTES)
+        drawn = {
+            router: _drawn_routing(choice, len(layers), router.choices, router.top_k, seed)
+            for router, layers in kinds.items()
+        }
+        trace = drawn[whole] if len(kinds) == 1 else side_by_side(drawn, routers)
+    if not (trace.expert_ids < whole.num_experts).any():
         raise InfeasibleScenario(f"routing trace {trace.source}: no token chooses any expert that computes")
     if choice.capacity_factor is None:
         return trace
     from workloads.routing.routers import drop_trace
 
     return drop_trace(trace, choice.capacity_factor, min(choice.capacity_batch, trace.tokens))
+
+
+def _recorded_routing(choice: Routing, routers: tuple[Router, ...]) -> RoutingTrace:
+    from workloads.routing.files import read_routing_trace
+
+    whole = largest(routers)
+    trace = _read(read_routing_trace, str(choice.trace))
+    if trace.num_experts < whole.choices:
+        # The last experts may simply never have been chosen.
+        trace = with_experts(trace, whole.choices)
+    check_routing(trace, num_experts=whole.choices, layers=len(routers), top_k=whole.top_k)
+    return trace if len(set(routers)) == 1 else side_by_side(apart(trace, routers), routers)
+
+
+def _drawn_routing(choice: Routing, layers: int, experts: int, top_k: int, seed: int) -> RoutingTrace:
+    if choice.kind == "balanced":
+        return balanced_routing(layers, experts, top_k)
+    if choice.kind == "fitted":
+        return _fitted_routing(choice, layers, experts, top_k, seed)
+    return _generated_routing(choice, layers, experts, top_k, seed)
 
 
 def _require_routing_source(choice: Routing) -> None:

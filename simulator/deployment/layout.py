@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
+from simulator.arrays import FloatArray
 from simulator.deployment.inputs import scenario_hardware, scenario_model
 from simulator.hardware import Hardware
 from simulator.memory import MemoryBudget, memory_budget, require_fit
 from simulator.parallelism import Parallelism, expert_slots, require_split
+from simulator.placement.replay import RoutingReplay
 from simulator.scenario import Scenario
 from simulator.scenario.features import asks
 from simulator.stack import StackProfile, customised
 from workloads.models.spec import ModelSpec
+
+
+def layer_slots(model: ModelSpec, routing: RoutingReplay | None) -> FloatArray | None:
+    """Count the slots of each MoE layer that hold experts of its own [1]; ``None`` where every layer has as many."""
+    experts = np.array([moe.num_experts for moe in model.moe_layers], dtype=np.float64)
+    if routing is None or len(set(experts.tolist())) == 1:
+        return None
+    return experts + (routing.placement.slots - routing.placement.num_experts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -62,7 +62,7 @@ def priced_step(deployment: Deployment, work: StepWork, *, level: bool = False) 
         sampled = routing.counts(work.phase, work.stage_tokens(deployment.split.pp), _WINDOWS)
         load = sampled.sum(axis=-1)
         share = 1.0 if level else float((load.max(axis=-1) / np.maximum(load.mean(axis=-1), 1e-12)).mean())
-        counts = sampled.reshape(-1, *sampled.shape[2:])
+        counts = sampled
     ops = step_ops(
         work,
         deployment.model,

@@ -4,7 +4,7 @@ An op names the kind of kernel, its shape (arrays over any number of steps at on
 and what it moves and computes. Nothing here knows how long anything takes.
 """
 
-from simulator.ops.build import build_experts, build_ops, draft_ops
+from simulator.ops.build import build_experts, build_ops, draft_ops, moe_kinds
 from simulator.ops.ir import Driver, Op, StepShape
 
-__all__ = ["Driver", "Op", "StepShape", "build_experts", "build_ops", "draft_ops"]
+__all__ = ["Driver", "Op", "StepShape", "build_experts", "build_ops", "draft_ops", "moe_kinds"]

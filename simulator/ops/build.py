@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from simulator.arrays import FloatArray
 from simulator.kernels.kernel import dtype_bytes
@@ -34,9 +34,8 @@ def build_ops(
         What runs, how it is split, and what runs it.
     shape : StepShape
         The work of the step.
-    expert_counts : array, shape (..., samples, ranks, local experts), or None
-        Tokens per expert slot, sampled over layers and windows of a routing trace, leading axes as the step's;
-        ``None`` spreads them evenly.
+    expert_counts : array, shape (..., windows, MoE layers, ranks, local experts), or None
+        Tokens per expert slot in windows of a routing trace, leading axes as the step's; ``None`` spreads them evenly.
     """
     c = _context(model, split, stack, shape)
     ops: list[Op] = [small("embedding", 1, c.tokens, c.tokens * model.hidden * dtype_bytes(model.dtypes.embedding) * 2)]
@@ -44,7 +43,7 @@ def build_ops(
         ops.extend(in_block("attention", attention_ops(c, attention, count)))
     for ffn, count in Counter(layer.ffn for layer in model.layers if layer.ffn).items():
         if isinstance(ffn, MoE):
-            ops.extend(moe_ops(c, ffn, count, expert_counts))
+            ops.extend(moe_ops(c, ffn, count, _sampled(model, ffn, expert_counts)))
         else:
             ops.extend(in_block("dense", dense_ffn_ops(c, ffn, count)))
     ops.extend(head_ops(c))
@@ -55,17 +54,42 @@ def build_ops(
 
 
 def build_experts(
-    model: ModelSpec, split: Parallelism, stack: StackProfile, shape: StepShape, expert_counts: FloatArray | None
+    model: ModelSpec,
+    split: Parallelism,
+    stack: StackProfile,
+    shape: StepShape,
+    moe: MoE,
+    expert_counts: FloatArray | None,
 ) -> Op:
-    """Build the op of the routed experts of one MoE layer, the first.
+    """Build the op of the routed experts of one MoE layer.
 
     Parameters
     ----------
-    model, split, stack, shape, expert_counts
+    model, split, stack, shape
         As for :func:`build_ops`.
+    moe : MoE
+        The block of that layer.
+    expert_counts : array, shape (samples, ranks, local experts), or None
+        Tokens per expert slot; ``None`` spreads them evenly.
     """
-    first = next(layer.ffn for layer in model.layers if isinstance(layer.ffn, MoE))
-    return routed_experts(_context(model, split, stack, shape), first, 1, expert_counts)
+    return routed_experts(_context(model, split, stack, shape), moe, 1, expert_counts)
+
+
+def moe_kinds(model: ModelSpec) -> dict[MoE, NDArray[np.int64]]:
+    """Return the MoE layers of each kind of block, counted among MoE layers."""
+    blocks = model.moe_layers
+    return {
+        moe: np.array([layer for layer, block in enumerate(blocks) if block == moe], dtype=np.int64)
+        for moe in dict.fromkeys(blocks)
+    }
+
+
+def _sampled(model: ModelSpec, moe: MoE, expert_counts: FloatArray | None) -> FloatArray | None:
+    """Take the counts of the layers that have a block, each layer of each window as one sample."""
+    if expert_counts is None:
+        return None
+    own = expert_counts[..., moe_kinds(model)[moe], :, :]
+    return own.reshape(*own.shape[:-4], -1, *own.shape[-2:])
 
 
 def _context(model: ModelSpec, split: Parallelism, stack: StackProfile, shape: StepShape) -> StepContext:

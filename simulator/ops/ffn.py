@@ -45,8 +45,8 @@ def moe_ops(c: StepContext, moe: MoE, count: int, expert_counts: FloatArray | No
         The block.
     count : int
         Layers that have it [1].
-    expert_counts : array or None
-        As for :func:`~simulator.ops.build.build_ops`.
+    expert_counts : array, shape (..., samples, ranks, local experts), or None
+        Tokens per expert slot in these layers, leading axes as the step's; ``None`` spreads them evenly.
     """
     split, dtypes, hidden = c.split, c.model.dtypes, c.model.hidden
     yield from in_block("router", _router_ops(c, moe, count))
@@ -76,8 +76,8 @@ def routed_experts(c: StepContext, moe: MoE, count: int, expert_counts: FloatArr
         The block.
     count : int
         Layers that have it [1].
-    expert_counts : array or None
-        As for :func:`~simulator.ops.build.build_ops`.
+    expert_counts : array, shape (..., samples, ranks, local experts), or None
+        Tokens per expert slot in these layers, leading axes as the step's; ``None`` spreads them evenly.
     """
     split, dtypes, hidden = c.split, c.model.dtypes, moe.latent or c.model.hidden
     active = moe.top_k * moe.num_experts / (moe.num_experts + moe.null_experts)

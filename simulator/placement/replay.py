@@ -208,6 +208,14 @@ class RoutingReplay(ServedTokens):
     mean_load: float
     whole: bool
 
+    @property
+    def layer_shares(self) -> FloatArray | None:
+        """Assignments of each layer over those of the mean layer [1]; ``None`` where all have as many."""
+        if self.whole:
+            return None
+        assigned = self.turn.sum(axis=1)
+        return np.asarray(assigned / max(assigned.mean(), 1.0))
+
     def refine(self) -> None:
         """Expect many windows of either order to be asked for, as an engine does."""
         self.prefill.refine()
@@ -219,8 +227,21 @@ class RoutingReplay(ServedTokens):
         return self.placement.ranks == 1 and self.whole
 
 
-def expert_spread(routing: RoutingReplay | None, tokens: int, windows: int = 32) -> tuple[float, float]:
+def expert_spread(
+    routing: RoutingReplay | None, tokens: int, windows: int = 32, slots: FloatArray | None = None
+) -> tuple[float, float]:
     """Return how unevenly batches of ``tokens`` decoded tokens load single experts.
+
+    Parameters
+    ----------
+    routing : RoutingReplay or None
+        The routing trace on its placement; ``None`` for a dense model.
+    tokens : int
+        Tokens of a batch [tokens].
+    windows : int
+        Parts of the trace that are counted [1].
+    slots : array, shape (layers,), or None
+        Slots of each layer that hold an expert of its own, where layers have different numbers [1].
 
     Returns
     -------
@@ -233,14 +254,15 @@ def expert_spread(routing: RoutingReplay | None, tokens: int, windows: int = 32)
         return float("nan"), float("nan")
     if routing is None:
         return 1.0, 1.0
-    return spread_of_counts(routing.counts("decode", tokens, windows))
+    return spread_of_counts(routing.counts("decode", tokens, windows), slots)
 
 
-def spread_of_counts(counts: FloatArray) -> tuple[float, float]:
+def spread_of_counts(counts: FloatArray, slots: FloatArray | None = None) -> tuple[float, float]:
     """Return what :func:`expert_spread` says of counted windows, shape (windows, layers, ranks, slots per rank)."""
-    counts = counts.reshape(-1, counts.shape[-2] * counts.shape[-1])
-    mean = np.maximum(counts.mean(axis=-1), 1e-12)
-    return float((counts.max(axis=-1) / mean).mean()), float((counts > 0).mean())
+    counts = counts.reshape(*counts.shape[:2], -1)
+    held = counts.shape[-1] if slots is None else slots
+    mean = np.maximum(counts.sum(axis=-1) / held, 1e-12)
+    return float((counts.max(axis=-1) / mean).mean()), float(((counts > 0).sum(axis=-1) / held).mean())
 
 
 def replay(

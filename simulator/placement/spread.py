@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right
 
+from simulator.arrays import FloatArray
 from simulator.placement.replay import RoutingReplay, spread_of_counts
 
 #: The largest batch up to which each is a point, and points per octave beyond it [tokens], [1].
@@ -24,10 +25,12 @@ class SpreadTable:
         The routing trace on its placement; ``None`` for a dense model.
     windows : int
         Parts of the trace that are counted [1].
+    slots : array, shape (layers,), or None
+        As for :func:`~simulator.placement.replay.expert_spread` [1].
     """
 
-    def __init__(self, routing: RoutingReplay | None, windows: int) -> None:
-        self._routing, self._windows = routing, windows
+    def __init__(self, routing: RoutingReplay | None, windows: int, slots: FloatArray | None = None) -> None:
+        self._routing, self._windows, self._slots = routing, windows, slots
         self._points = sorted(
             {*range(1, _EACH), *(round(_EACH * 2.0 ** (place / _PER_OCTAVE)) for place in range(18 * _PER_OCTAVE + 1))}
         )
@@ -53,4 +56,4 @@ class SpreadTable:
         with self._lock:
             for point in points:
                 if point not in self._known:
-                    self._known[point] = spread_of_counts(routing.counts("decode", point, self._windows))
+                    self._known[point] = spread_of_counts(routing.counts("decode", point, self._windows), self._slots)

@@ -19,6 +19,7 @@ from simulator.closed_form.steady import Asked, approximations, steady_states
 from simulator.compiled import engine
 from simulator.deployment.deployment import Deployment
 from simulator.deployment.fingerprint import fingerprint
+from simulator.deployment.layout import layer_slots
 from simulator.deployment.servers import server_warnings
 from simulator.explanation.imbalance import imbalance_cost
 from simulator.explanation.priced import Certainty, asked_step, decode_certainty, judge_together
@@ -82,7 +83,7 @@ def assemble(plan: RunPlan, run: EngineRun, *, wall: float) -> Result:
         slo=scenario.slo,
         work=Work(flops=sum(each.flops for each in work), memory_bytes=sum(each.memory_bytes for each in work)),
         capacity=_capacity(deployment, devices),
-        spread=expert_spread(deployment.routing, batch),
+        spread=expert_spread(deployment.routing, batch, slots=layer_slots(deployment.model, deployment.routing)),
         wall=wall,
     )
     context = _mean_context(deployment, run.steps)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from simulator.arrays import FloatArray, last_sum
 from simulator.cost.grids import LogAxis, TimeGrid
 from simulator.cost.model import CostModel, OpTime, expert_tile_changes, expert_times
-from simulator.ops import Driver, Op, StepShape, build_experts, build_ops, draft_ops
+from simulator.ops import Driver, Op, StepShape, build_experts, build_ops, draft_ops, moe_kinds
 from simulator.parallelism import Parallelism
 from simulator.placement.replay import RoutingReplay
 from simulator.step.blocks import BlockTable, Inside, block_table, inside
@@ -51,6 +51,8 @@ class ExpertLines:
         Maps one of these numbers to its lines.
     priced : mapping of int to PricedLines
         Lines that were priced before, by the index of their point.
+    shares : array, shape (layers,), or None
+        Assignments of each layer over those of the mean layer, where they differ [1].
 
     Attributes
     ----------
@@ -58,11 +60,16 @@ class ExpertLines:
         Lines that are priced, likewise.
     """
 
-    __slots__ = ("_known", "_logs", "_price", "_tokens", "priced")
+    __slots__ = ("_known", "_logs", "_price", "_shares", "_tokens", "priced")
 
     def __init__(
-        self, tokens: NDArray[np.int64], price: Callable[[int], PricedLines], priced: Mapping[int, PricedLines]
+        self,
+        tokens: NDArray[np.int64],
+        price: Callable[[int], PricedLines],
+        priced: Mapping[int, PricedLines],
+        shares: FloatArray | None = None,
     ) -> None:
+        self._shares = 1.0 if shares is None else shares
         self._tokens: list[int] = tokens.tolist()
         self._logs: FloatArray = np.log(tokens)
         self._price = price
@@ -117,7 +124,13 @@ class ExpertLines:
         base = lower.base + share * (upper.base - lower.base)
         slope = lower.slope + share * (upper.slope - lower.slope)
         weights = np.stack([slope, np.full(len(slope), 1.0 / len(slope))])
-        return ExpertLine(base=float(base.sum()), slope=float(slope.sum()), weights=weights, bases=base)
+        return ExpertLine(
+            base=float(base.sum()),
+            slope=float((slope * self._shares).sum()),
+            weights=weights,
+            bases=base,
+            shares=self._shares,
+        )
 
     def _at_point(self, index: int) -> PricedLines:
         lines = self.priced.get(index)
@@ -147,7 +160,8 @@ class PricedLines:
 class ExpertLine:
     """The lines of all layers at one number of tokens.
 
-    ``base`` [s] and ``slope`` [s per assignment] are summed over layers. ``weights``, shape (2, layers), takes the
+    ``base`` [s] and ``slope`` [s per assignment of the mean layer] are summed over layers, of which layer ``l`` has
+    ``shares[l]`` times the assignments of the mean one. ``weights``, shape (2, layers), takes the
     load of the most loaded rank at each layer to the time that it adds [s] and to its mean over layers [1].
     ``bases``, shape (layers,), are the summands of ``base`` [s].
     """
@@ -156,6 +170,7 @@ class ExpertLine:
     slope: float
     weights: FloatArray
     bases: FloatArray
+    shares: FloatArray | float = 1.0
 
     def time(self, load: FloatArray, mean_load: float) -> tuple[float, float, float]:
         """Return the time of the mean rank and what the slowest rank adds, over all layers [s], and the imbalance.
@@ -204,7 +219,7 @@ class ExpertLine:
         hottest, load_means = self.weights.dot(loads.T).tolist()
         for part, mean in enumerate(mean_loads):
             if hottest[part] < self.slope * mean:
-                loads[part] = mean
+                loads[part] = mean * self.shares
         return self.bases + self.weights[0] * loads, [a / b for a, b in zip(load_means, mean_loads, strict=True)]
 
 
@@ -479,10 +494,14 @@ class ExpertTables(dict[Phase, ExpertLines]):
         if order in self._alike:
             self[order] = self._alike[order]
             return self[order]
-        cost, model, split, _ = self._parts
-        op = build_experts(model, split, cost.stack, _experts_shape(split, 1.0, prompt=order == "prefill"), None)
-        points, known = _expert_points(expert_tile_changes(cost, op)), self.remembered.get(order, {})
-        lines = self[order] = ExpertLines(points, partial(self._price, order), known)
+        cost, model, split, routing = self._parts
+        shape = _experts_shape(split, 1.0, prompt=order == "prefill")
+        changes = [
+            expert_tile_changes(cost, build_experts(model, split, cost.stack, shape, moe, None))
+            for moe in moe_kinds(model)
+        ]
+        points, known = _expert_points(np.concatenate(changes)), self.remembered.get(order, {})
+        lines = self[order] = ExpertLines(points, partial(self._price, order), known, routing.layer_shares)
         if order == "prefill":
             self._alike[order] = lines
         return lines
@@ -526,14 +545,14 @@ def _expert_lines(
 def expert_seconds(
     cost: CostModel, model: ModelSpec, split: Parallelism, counts: FloatArray, tokens: float, *, prompt: bool
 ) -> FloatArray:
-    """Time the routed experts of one layer for exact counts [s].
+    """Time the routed experts of every MoE layer for exact counts [s].
 
     Parameters
     ----------
     cost : CostModel
         What prices them.
     model : ModelSpec
-        Whose first MoE layer it is.
+        Whose MoE layers they are.
     split : Parallelism
         Over how many ranks they lie.
     counts : array, shape (windows, layers, ranks, slots per rank)
@@ -547,9 +566,13 @@ def expert_seconds(
     -------
     array, shape (windows, layers, ranks)
     """
-    flat = counts.reshape(-1, *counts.shape[2:])
-    op = build_experts(model, split, cost.stack, _experts_shape(split, tokens, prompt=prompt), flat)
-    return np.asarray(expert_times(cost, op).seconds).reshape(counts.shape[:3])
+    shape = _experts_shape(split, tokens, prompt=prompt)
+    seconds = np.empty(counts.shape[:3])
+    for moe, layers in moe_kinds(model).items():
+        own = counts[:, layers]
+        op = build_experts(model, split, cost.stack, shape, moe, own.reshape(-1, *own.shape[2:]))
+        seconds[:, layers] = expert_times(cost, op).seconds.reshape(own.shape[:3])
+    return seconds
 
 
 def _experts_shape(split: Parallelism, tokens: float, *, prompt: bool) -> StepShape:

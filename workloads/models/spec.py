@@ -6,10 +6,9 @@ All sizes are counts of elements. A spec says nothing about the hardware or the 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from workloads.errors import ModelError
 from workloads.models.mixers import Attention
 from workloads.models.mixers import Phase as Phase
 
@@ -126,19 +125,17 @@ class ModelSpec:
 
     @property
     def moe(self) -> MoE | None:
-        """The shape of all MoE blocks, the commonest where they differ in widths only; ``None`` for a dense model.
+        """The MoE block in whose shape all are routed; ``None`` for a dense model.
 
-        Raises
-        ------
-        ModelError
-            The blocks route differently: one routing trace cannot serve them.
+        The commonest, with the most experts, experts without work and experts per token of any block: what routes has
+        one shape for all layers, in which smaller ones leave room.
         """
         shapes = Counter(self.moe_layers)
-        routers = {(moe.num_experts, moe.top_k, moe.null_experts) for moe in shapes}
-        if len(routers) > 1:
-            kinds = ", ".join(f"{top_k} of {experts}" for experts, top_k, _ in sorted(routers))
-            raise ModelError(
-                f"{self.name}: MoE layers of {len(routers)} different shapes are not supported where tokens are routed "
-                f"({kinds} experts); its sizes are (moesim show)"
-            )
-        return shapes.most_common(1)[0][0] if shapes else None
+        if not shapes:
+            return None
+        return replace(
+            shapes.most_common(1)[0][0],
+            num_experts=max(moe.num_experts for moe in shapes),
+            null_experts=max(moe.null_experts for moe in shapes),
+            top_k=max(moe.top_k for moe in shapes),
+        )

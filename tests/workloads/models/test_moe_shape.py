@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from workloads.errors import ModelError
 from workloads.models.library import load_model, model_names
 from workloads.models.sizes import expert_bytes, expert_parameters, weight_bytes
 from workloads.models.spec import ModelSpec, MoE
@@ -28,9 +27,10 @@ def test_every_model_of_the_library_has_experts_of_one_shape_or_none(name: str) 
     assert model.moe == next(iter(model.moe_layers), None)
 
 
-def test_experts_of_several_shapes_are_refused_where_they_are_asked_for() -> None:
-    with pytest.raises(ModelError, match=r"mixtral-8x7b: MoE layers of 2 different shapes are not supported"):
-        _ = of_two_shapes().moe
+def test_experts_of_several_shapes_are_routed_in_the_largest() -> None:
+    moe = of_two_shapes().moe
+    assert moe is not None
+    assert (moe.num_experts, moe.top_k, moe.intermediate) == (16, 2, 14336)
 
 
 @pytest.mark.parametrize("name", ["mixtral-8x7b", "deepseek-v3", "gpt-oss-20b", "qwen3-30b-a3b"])
