@@ -27,7 +27,7 @@ def model(folder: Path, *kinds: dict[str, int]) -> Path:
     layers = "\n".join(f'[[layers]]\nattention = "a"\nffn = "kind{i}"\ncount = 2' for i in range(len(kinds)))
     path = folder / f"model{len(list(folder.glob('*.toml')))}.toml"
     path.write_text(
-        'hidden = 512\nvocab = 1000\nname = "mixed"\n'
+        'hidden = 2048\nvocab = 1000\nname = "mixed"\n'
         '[attention.a]\nkind = "grouped_query"\nnum_heads = 8\nnum_kv_heads = 4\nhead_dim = 64\n'
         f"{blocks}\n{layers}\n",
         encoding="utf-8",
