@@ -12,6 +12,7 @@ from dashboard.uploads import uploads
 from hardware_profiles import loader
 from simulator.scenario import Scenario
 from simulator.scenario.presets import preset_names, preset_path
+from simulator.scenario.sections import HardwareChoice
 from simulator.stack import load_stack, stack_names
 from simulator.startup import load_startup, startup_names
 from workloads.models.library import known_names
@@ -73,6 +74,11 @@ class Catalogue:
         """List the clusters of a node, or of any node with the device where no node is chosen."""
         nodes = (node,) if node else self.nodes_of(device)
         return tuple(cluster for cluster, held in self.cluster_node.items() if held in nodes)
+
+    def price_of(self, hardware: HardwareChoice) -> str:
+        """Word what a device costs in a scenario; empty where no price is known."""
+        offers = self.offers.get(hardware.device, {})
+        return offers.get(hardware.price, "") if hardware.price else next(iter(offers.values()), "")
 
 
 def load_catalogue() -> Catalogue:

@@ -64,9 +64,13 @@ def duration(value: float) -> str:
 
 
 def in_unit(value: float, unit: str) -> str:
-    """Write a quantity: ``s`` scales, ``%`` takes a share, ``USD`` leads, anything else follows the number."""
+    """Write a quantity: ``s`` scales, ``%`` takes a share, ``USD`` leads, ``whole`` keeps all digits of a count, and
+    anything else follows the number.
+    """
     if unit == "s":
         return duration(value)
+    if unit == "whole":
+        return f"{value:,.0f}" if float(value).is_integer() else significant(value)
     if unit == "%":
         value *= 100
     text = significant(value)
@@ -122,41 +126,6 @@ def change(value: float, baseline: float, better: Literal["lower", "higher", ""]
     verdict: Verdict = "better" if (relative < 0) == (better == "lower") else "worse"
     return Change(text=f"{amount}, {verdict}", verdict=verdict)
 
-
-_RATES = (
-    Quantity(
-        label="Output [tok/s/GPU]",
-        key="output_tokens_per_s_per_gpu",
-        better="higher",
-    ),
-    Quantity(
-        label="Goodput [req/s]",
-        key="goodput_rps",
-        help="requests per second that meet the objectives; all of them where none is set",
-        better="higher",
-    ),
-    Quantity(
-        label="USD per Mtok",
-        key="usd_per_million_output_tokens",
-        help="US dollars per million output tokens, at the device's price",
-        better="lower",
-    ),
-)
-
-_TTFT_HELP, _TPOT_HELP = "time to first token", "time per output token after the first"
-#: The headline, in order. An estimate has means only.
-HEADLINE = (
-    Quantity(label="TTFT, p50", key="ttft_s", part="p50", unit="s", help=_TTFT_HELP, better="lower"),
-    Quantity(label="TTFT, p99", key="ttft_s", part="p99", unit="s", help=_TTFT_HELP, better="lower"),
-    Quantity(label="TPOT, p50", key="tpot_s", part="p50", unit="s", help=_TPOT_HELP, better="lower"),
-    *_RATES,
-)
-HEADLINE_ESTIMATE = (
-    Quantity(label="TTFT, mean", key="ttft_s", part="mean", unit="s", help=_TTFT_HELP, better="lower"),
-    Quantity(label="TPOT, mean", key="tpot_s", part="mean", unit="s", help=_TPOT_HELP, better="lower"),
-    Quantity(label="E2EL, mean", key="e2el_s", part="mean", unit="s", help="end-to-end latency", better="lower"),
-    *_RATES,
-)
 
 _LATENCIES = tuple(
     Quantity(label=f"{name}, {part}", key=f"{name.lower()}_s", part=part, unit="s", better="lower")

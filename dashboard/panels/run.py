@@ -6,6 +6,7 @@ from typing import Literal
 
 import streamlit as st
 
+from dashboard.cards import gpu_seconds_per_token
 from dashboard.display import summary_table
 from dashboard.figures.run import breakdown_chart, latency_chart, steps_chart
 from dashboard.panels.shown import chart, needs_simulation
@@ -15,11 +16,13 @@ from dashboard.state import LATENCY
 
 def breakdown(view: View) -> None:
     """Show where the time goes."""
-    labelled = view.labelled()
-    if not labelled:
+    compared = view.compared()
+    if not compared:
         needs_simulation("Where the time goes")
         return
-    chart(breakdown_chart({label: answer.breakdown for label, answer in labelled.items()}), "breakdown")
+    per_token = {label: gpu_seconds_per_token(answer) for label, answer in compared.items()}
+    parts = {label: answer.breakdown for label, answer in compared.items()}
+    chart(breakdown_chart(parts, per_token if len(parts) > 1 else None), "breakdown")
 
 
 def latency(view: View) -> None:
@@ -35,7 +38,8 @@ def latency(view: View) -> None:
     kind = st.radio("Drawn as", list(kinds), key=LATENCY, format_func=kinds.get, horizontal=True)
     slo = view.result.scenario.slo
     objectives = {"TTFT": slo.ttft, "TPOT": slo.tpot, "E2EL": slo.e2el}
-    chart(latency_chart(view.result.requests, kind, objectives), "latency-chart")
+    baseline = view.baseline_result.requests if view.baseline_result else None
+    chart(latency_chart(view.result.requests, kind, objectives, baseline), "latency-chart")
 
 
 def steps(view: View) -> None:
@@ -43,7 +47,8 @@ def steps(view: View) -> None:
     if view.result is None:
         needs_simulation("The course of the run")
         return
-    chart(steps_chart(view.result.steps), "steps")
+    baseline = view.baseline_result.steps if view.baseline_result else None
+    chart(steps_chart(view.result.steps, baseline), "steps")
 
 
 def numbers(view: View) -> None:

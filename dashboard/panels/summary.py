@@ -4,36 +4,44 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboard.display import HEADLINE, HEADLINE_ESTIMATE, change, in_unit, interval_text
-from dashboard.panels.shown import plain
+from dashboard.cards import Answer, cards
+from dashboard.display import change, duration, in_unit, interval_text
+from dashboard.panels.shown import plain, small
 from simulator.results.values import Estimate, Result
 
-#: Six of them side by side on a laptop; on narrower screens they wrap [px].
-_METRIC_WIDTH = 148
 _COLOURS = {"better": "blue", "worse": "orange", "same": "gray"}
 
 
-def headline(answer: Estimate | Result, baseline: Estimate | Result | None) -> None:
+def headline(answer: Answer, baseline: Answer | None) -> None:
     """Show the headline numbers, each with its change against a baseline of the same kind."""
-    quantities = HEADLINE if isinstance(answer, Result) else HEADLINE_ESTIMATE
-    with st.container(horizontal=True):
-        for quantity in quantities:
-            value = quantity.of(answer.summary)
-            moved = change(value, quantity.of(baseline.summary), quantity.better) if baseline else None
+    with st.container(horizontal=True, gap="small"):
+        for card in cards(answer.scenario):
+            value = card.of(answer)
+            moved = change(value, card.of(baseline), card.better) if baseline else None
             st.metric(
-                quantity.label,
-                in_unit(value, quantity.unit),
+                card.label,
+                in_unit(value, card.unit),
                 delta=moved.text if moved else None,
                 delta_color=_COLOURS[moved.verdict] if moved else "off",  # type: ignore[arg-type]  # a name it allows
                 delta_arrow="off" if moved and moved.verdict == "same" else "auto",
-                help=quantity.help or None,
+                help=card.help,
                 border=True,
-                width=_METRIC_WIDTH,
+                width="stretch",
             )
 
 
-def badges(answer: Estimate | Result) -> None:
-    """Say what kind of answer this is and how far to trust it."""
+def beside_estimate(result: Result, estimate: Estimate | None) -> None:
+    """Say what the closed form answers to the same, and why it may differ."""
+    if estimate is None:
+        return
+    pairs = (("TTFT", "ttft_s"), ("TPOT", "tpot_s"))
+    means = [(name, getattr(estimate.summary, key).mean, getattr(result.summary, key).mean) for name, key in pairs]
+    said = " and ".join(f"{name} {duration(closed)} ({duration(run)} simulated)" for name, closed, run in means)
+    small(f"The closed form gives a mean {said}: it is the steady state, and knows neither the start nor chance.")
+
+
+def badges(answer: Answer, price: str) -> None:
+    """Say what kind of answer this is, how far to trust it, and at which price of a device it is."""
     extrapolated = any("extrapolat" in warning.lower() for warning in answer.warnings)
     interval = interval_text(answer.summary.interval_80)
     with st.container(horizontal=True):
@@ -45,6 +53,8 @@ def badges(answer: Estimate | Result) -> None:
             st.badge("extrapolated: outside what was measured", icon=":material/warning:", color="orange")
         if interval:
             st.badge(interval, icon=":material/straighten:", color="gray")
+        if price:
+            st.badge(f"{price} and device", icon=":material/payments:", color="gray")
     if answer.warnings:
         with st.expander(f"Warnings of this answer ({len(answer.warnings)})"):
             for warning in answer.warnings:

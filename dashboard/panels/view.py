@@ -38,3 +38,12 @@ class View:
             "Baseline, estimated": self.baseline_estimate,
         }
         return {label: answer for label, answer in named.items() if answer is not None}
+
+    def compared(self) -> Mapping[str, Estimate | Result]:
+        """Return two answers that compare: with the baseline's of the same kind, else simulation and estimate."""
+        if self.result is not None and self.baseline_result is not None:
+            return {"Simulation": self.result, "Baseline": self.baseline_result}
+        if self.result is None and self.estimate is not None and self.baseline_estimate is not None:
+            return {"Estimate": self.estimate, "Baseline": self.baseline_estimate}
+        named = {"Simulation": self.result, "Estimate": self.estimate}
+        return {label: answer for label, answer in named.items() if answer is not None}

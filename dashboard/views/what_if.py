@@ -20,10 +20,11 @@ from dashboard.panels.shown import findings, plain, shown, small
 from dashboard.panels.tabs import open_tabs
 from dashboard.panels.view import View
 from dashboard.session import Session, begin, begun, forget_form, session
-from dashboard.state import FIRST_TAB, LATENCY, PHASE, PRESET, TAB
+from dashboard.state import FIRST_TAB, LATENCY, PHASE, PRESET, TAB, differences
 from dashboard.views.page import Page
 from simulator.results.values import Estimate, Finding
 from simulator.scenario.features import beyond_closed_form
+from simulator.scenario.title import title
 
 if TYPE_CHECKING:
     from streamlit.delta_generator import DeltaGenerator
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 #: A click that was sent before the browser took over a new address still carries the old one [s].
 _ADDRESS_LAG_S = 0.5
+#: Keys that are named where a scenario differs from its baseline.
+_MOST_NAMED = 6
 _PLAY = ":material/play_arrow:"
 
 
@@ -191,7 +194,9 @@ def _body(catalogue: Catalogue) -> None:
         st.info(f"A closed form knows nothing of {asked}. Press Simulate for the answer.", icon=_PLAY)
     else:
         shown(partial(summary.headline, answer, baseline))
-        shown(partial(summary.badges, answer))
+        shown(partial(summary.badges, answer, catalogue.price_of(page.scenario.hardware)))
+        if result is not None:
+            shown(partial(summary.beside_estimate, result, estimate))
     _simulate_if_wanted()
     _tabs(
         View(
@@ -250,15 +255,20 @@ def _buttons(*, runnable: bool, compared: bool) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.button("Simulate", type="primary", on_click=_want_simulation, icon=_PLAY, disabled=not runnable)
         st.button("Pin as baseline", on_click=_pin, icon=":material/keep:")
-        if page.baseline is None:
-            return
-        st.button("Unpin baseline", on_click=_unpin, icon=":material/keep_off:")
-        if page.baseline == page.scenario:
-            small("This is the baseline.")
-        elif compared:
-            small("Changes are against the pinned baseline.")
-        elif runnable:
-            small("Simulate again to run the baseline too and see the changes.")
+        if page.baseline is not None:
+            st.button("Unpin baseline", on_click=_unpin, icon=":material/keep_off:")
+    if page.baseline is None:
+        return
+    if page.baseline == page.scenario:
+        small("This is the baseline.")
+        return
+    apart = differences(page.baseline, page.scenario)
+    named = [f"{key} = {apart[key] or 'none'}" for key in apart if key != "name"]
+    more = f" and {len(named) - _MOST_NAMED} more keys" if len(named) > _MOST_NAMED else ""
+    against = f"The baseline is {title(page.baseline)}; changed since: {', '.join(named[:_MOST_NAMED])}{more}."
+    if not compared and runnable:
+        against += " Simulate again to run it too and see the changes."
+    small(against)
 
 
 def _simulate_if_wanted() -> None:

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from dashboard.display import (
     ALL_QUANTITIES,
-    HEADLINE,
     Change,
     change,
     duration,
@@ -68,12 +67,6 @@ def test_an_estimate_shows_no_counts_of_a_run(make_summary: Callable[..., Summar
 
     estimate = replace(make_summary(means_only=True), engine_steps=0, requests_completed=0, wall_s=0.0)
     assert not {"Engine steps", "Requests completed", "Wall time"} & set(summary_table({"Estimate": estimate}).index)
-
-
-def test_the_headline_reads_the_summary(make_summary: Callable[..., Summary]) -> None:
-    shown = {quantity.label: quantity.of(make_summary()) for quantity in HEADLINE}
-    assert shown["TTFT, p99"] == pytest.approx(0.6)
-    assert shown["USD per Mtok"] == 2.5
 
 
 def test_the_interval_is_phrased_in_percent_or_not_at_all() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,6 +38,22 @@ def test_breakdown_bars_are_shares_in_the_order_of_the_components(result: Result
 
 def test_breakdown_alt_text_states_the_largest_part(result: Result) -> None:
     assert "Simulation: experts 50.0 %" in breakdown_chart({"Simulation": result.breakdown}).alt
+
+
+def test_compared_breakdowns_are_as_long_as_a_token_takes(result: Result) -> None:
+    both = {"Simulation": result.breakdown, "Baseline": result.breakdown}
+    chart = breakdown_chart(both, {"Simulation": 0.004, "Baseline": 0.008})
+    assert [list(trace.x) for trace in chart.figure.data] == [[1.0, 2.0], [2.0, 4.0], [1.0, 2.0]]
+    assert "[ms]" in chart.figure.layout.xaxis.title.text
+    assert chart.table["Baseline [ms]"].to_list() == ["2.00", "4.00", "2.00"]
+    assert "Baseline: experts 50.0 %" in chart.alt
+    assert "8.00 ms per output token" in chart.alt
+
+
+def test_a_breakdown_without_output_falls_back_to_shares(result: Result) -> None:
+    both = {"Simulation": result.breakdown, "Baseline": result.breakdown}
+    chart = breakdown_chart(both, {"Simulation": 0.004, "Baseline": float("nan")})
+    assert "Share" in chart.figure.layout.xaxis.title.text
 
 
 def test_the_dust_of_rounding_is_no_part_of_a_breakdown(result: Result) -> None:
@@ -73,6 +90,27 @@ def test_cumulative_latency_ends_at_all_requests(requests: pd.DataFrame) -> None
 def test_histogram_bins_hold_all_requests(requests: pd.DataFrame) -> None:
     chart = latency_chart(requests, "histogram")
     assert all(sum(trace.y) == pytest.approx(100) for trace in chart.figure.data)
+
+
+@pytest.mark.parametrize("kind", ["cumulative", "histogram"])
+def test_the_baseline_s_latencies_are_a_grey_line_and_rows_of_their_own(kind: Any, requests: pd.DataFrame) -> None:
+    slower = requests.assign(first_token_s=requests["first_token_s"] + 0.1, finish_s=requests["finish_s"] + 0.1)
+    chart = latency_chart(requests, kind, baseline=slower)
+    grey = [trace for trace in chart.figure.data if "baseline" in trace.name]
+    assert len(grey) == 3
+    assert {trace.line.dash for trace in grey} == {"dash"}
+    table = chart.table.set_index("Latency")
+    assert (table.loc["TTFT", "p50"], table.loc["TTFT, baseline", "p50"]) == ("100 ms", "200 ms")
+    assert "baseline" in chart.alt
+    many = requests.iloc[1:2].loc[lambda frame: frame.index.repeat(100_000)]
+    assert points(latency_chart(many, kind, baseline=many)) <= MOST_POINTS
+
+
+def test_the_baseline_s_course_is_a_grey_line_of_each_panel(make_steps: Callable[..., pd.DataFrame]) -> None:
+    chart = steps_chart(make_steps(50_000), make_steps(50_000, instances=2))
+    assert [trace.name for trace in chart.figure.data].count("baseline") == 4
+    assert points(chart) <= MOST_POINTS
+    assert "baseline" in chart.alt
 
 
 def test_an_objective_is_shaded_and_its_share_stated(requests: pd.DataFrame) -> None:

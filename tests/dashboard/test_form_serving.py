@@ -71,7 +71,7 @@ def test_what_only_a_simulation_answers_asks_for_one(open_page: Open) -> None:
     assert "disaggregation.enabled" in page.info[0].value
     next(button for button in page.button if button.label == "Simulate").click().run()
     assert not page.exception
-    assert {metric.label for metric in page.metric} >= {"TTFT, p99"}
+    assert {metric.label for metric in page.metric if metric.value != "n/a"} >= {"TTFT, p99"}
     assert "the way of the KV cache takes" in alts(page)
 
 
