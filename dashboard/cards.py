@@ -43,9 +43,9 @@ class Card:
 
 
 def gpus(answer: Answer) -> float:
-    """Devices of all pools and instances; the mean over time where the run changed its size [1]."""
-    scaling = answer.scaling if isinstance(answer, Result) else None
-    return devices(answer.scenario) if scaling is None else scaling.summary.devices_mean
+    """Devices of all pools and instances, on average where the run changed its size [1]."""
+    mean = answer.summary.devices_mean
+    return mean if math.isfinite(mean) else devices(answer.scenario)
 
 
 def gpu_seconds_per_token(answer: Answer) -> float:
@@ -62,11 +62,6 @@ def has_objective(scenario: Scenario) -> bool:
 def _share_within(answer: Answer) -> float:
     summary = answer.summary
     return summary.goodput_rps / summary.request_throughput_rps if summary.request_throughput_rps > 0 else math.nan
-
-
-def _per_user(answer: Answer) -> float:
-    tpot = answer.summary.tpot_s.mean
-    return 1 / tpot if tpot > 0 else math.nan
 
 
 _TIMES = (
@@ -129,7 +124,7 @@ _OUTPUT = (
     ),
     Card(
         label="tok/s per user",
-        of=_per_user,
+        of=lambda answer: answer.summary.output_tokens_per_s_per_user,
         help="output tokens per second that a request sees: one over the mean TPOT",
         better="higher",
     ),

@@ -10,9 +10,9 @@ import streamlit as st
 from dashboard.link import Names
 from dashboard.uploads import uploads
 from hardware_profiles import loader
+from simulator.results.setup import offer_words
 from simulator.scenario import Scenario
 from simulator.scenario.presets import preset_names, preset_path
-from simulator.scenario.sections import HardwareChoice
 from simulator.stack import load_stack, stack_names
 from simulator.startup import load_startup, startup_names
 from workloads.models.library import known_names
@@ -75,11 +75,6 @@ class Catalogue:
         nodes = (node,) if node else self.nodes_of(device)
         return tuple(cluster for cluster, held in self.cluster_node.items() if held in nodes)
 
-    def price_of(self, hardware: HardwareChoice) -> str:
-        """Word what a device costs in a scenario; empty where no price is known."""
-        offers = self.offers.get(hardware.device, {})
-        return offers.get(hardware.price, "") if hardware.price else next(iter(offers.values()), "")
-
 
 def load_catalogue() -> Catalogue:
     """Read the catalogues that ship, and those of the user's profile folder.
@@ -124,7 +119,7 @@ def _offers(device: str) -> dict[str, str]:
     if price is None:
         return {}
     ordered = sorted(price.offers.items(), key=lambda item: item[0] != price.default)
-    return {name: f"{name.replace('_', ' ')}: {offer.stated:.3g} {offer.unit}" for name, offer in ordered}
+    return {name: f"{offer_words(name)}: {offer.stated:.3g} {offer.unit}" for name, offer in ordered}
 
 
 @st.cache_resource(show_spinner=False)

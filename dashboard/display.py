@@ -139,6 +139,7 @@ ALL_QUANTITIES = (
     Quantity(label="Input throughput per GPU", key="input_tokens_per_s_per_gpu", unit="tok/s", better="higher"),
     Quantity(label="Output throughput per GPU", key="output_tokens_per_s_per_gpu", unit="tok/s", better="higher"),
     Quantity(label="Total throughput per GPU", key="total_tokens_per_s_per_gpu", unit="tok/s", better="higher"),
+    Quantity(label="Devices", key="devices_mean", unit="whole"),
     Quantity(label="Request throughput", key="request_throughput_rps", unit="req/s", better="higher"),
     Quantity(label="Goodput", key="goodput_rps", unit="req/s", better="higher"),
     Quantity(label="Per million output tokens", key="usd_per_million_output_tokens", unit="USD", better="lower"),

@@ -73,10 +73,10 @@ def breakdown_chart(
         xaxis=axis if spent is None else {"title": f"Device time per output token [{unit}]", "rangemode": "tozero"},
         yaxis={"autorange": "reversed"},
     )
-    columns = {f"{label} [%]": [significant(parts[name]) for name in present] for label, parts in shares.items()}
-    if spent is not None:
-        for key, parts in shares.items():
-            columns[f"{key} [{unit}]"] = [significant(parts[name] * lengths[key]) for name in present]
+    columns = {
+        f"{key} [{unit}]": [significant(parts[name] * lengths[key]) for name in present]
+        for key, parts in shares.items()
+    }
     table = pd.DataFrame({"Component": [component_label(name) for name in present], **columns})
     return Chart(figure=figure, alt=_breakdown_alt(shares, spent or {}), table=table)
 

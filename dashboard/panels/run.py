@@ -10,7 +10,7 @@ from dashboard.cards import gpu_seconds_per_token
 from dashboard.display import summary_table
 from dashboard.figures.run import breakdown_chart, latency_chart, steps_chart
 from dashboard.panels.shown import chart, needs_simulation
-from dashboard.panels.view import View
+from dashboard.panels.view import BASELINE, View
 from dashboard.state import LATENCY
 
 
@@ -22,7 +22,7 @@ def breakdown(view: View) -> None:
         return
     per_token = {label: gpu_seconds_per_token(answer) for label, answer in compared.items()}
     parts = {label: answer.breakdown for label, answer in compared.items()}
-    chart(breakdown_chart(parts, per_token if len(parts) > 1 else None), "breakdown")
+    chart(breakdown_chart(parts, per_token if BASELINE in compared else None), "breakdown")
 
 
 def latency(view: View) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import streamlit as st
 
 from dashboard.cards import Answer, cards
-from dashboard.display import change, duration, in_unit, interval_text
+from dashboard.display import change, duration, in_unit, interval_text, significant
 from dashboard.panels.shown import plain, small
+from simulator.results.setup import Setup, offer_words
 from simulator.results.values import Estimate, Result
 
 _COLOURS = {"better": "blue", "worse": "orange", "same": "gray"}
@@ -40,8 +43,8 @@ def beside_estimate(result: Result, estimate: Estimate | None) -> None:
     small(f"The closed form gives a mean {said}: it is the steady state, and knows neither the start nor chance.")
 
 
-def badges(answer: Answer, price: str) -> None:
-    """Say what kind of answer this is, how far to trust it, and at which price of a device it is."""
+def badges(answer: Answer) -> None:
+    """Say what kind of answer this is, how far to trust it, what answered and at which price of a device."""
     extrapolated = any("extrapolat" in warning.lower() for warning in answer.warnings)
     interval = interval_text(answer.summary.interval_80)
     with st.container(horizontal=True):
@@ -53,9 +56,22 @@ def badges(answer: Answer, price: str) -> None:
             st.badge("extrapolated: outside what was measured", icon=":material/warning:", color="orange")
         if interval:
             st.badge(interval, icon=":material/straighten:", color="gray")
-        if price:
-            st.badge(f"{price} and device", icon=":material/payments:", color="gray")
+        for icon, said in _set_up(answer.setup).items():
+            st.badge(said, icon=f":material/{icon}:", color="gray")
     if answer.warnings:
         with st.expander(f"Warnings of this answer ({len(answer.warnings)})"):
             for warning in answer.warnings:
                 st.markdown(f"- {plain(warning)}")
+
+
+def _set_up(setup: Setup | None) -> dict[str, str]:
+    """Word what answered, by the icon that goes with it."""
+    if setup is None:
+        return {}
+    nodes = f"{setup.nodes} node{'s' * (setup.nodes > 1)} of {setup.node_devices}"
+    pools = f"{' + '.join(str(pool.devices) for pool in setup.pools)} GPUs" if len(setup.pools) > 1 else ""
+    said = {"dns": f"{pools} on {nodes}" if pools else nodes}
+    if math.isfinite(setup.usd_per_device_hour):
+        price = f"{significant(setup.usd_per_device_hour)} USD per GPU hour"
+        said["payments"] = f"{offer_words(setup.price_offer)}, {setup.price_status}: {price}"
+    return said

@@ -9,6 +9,9 @@ from dashboard.state import PageState
 from simulator.results.values import Estimate, Result
 from simulator.scenario import Scenario
 
+#: What the baseline is called beside an answer of the same kind.
+BASELINE = "Baseline"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
@@ -42,8 +45,8 @@ class View:
     def compared(self) -> Mapping[str, Estimate | Result]:
         """Return two answers that compare: with the baseline's of the same kind, else simulation and estimate."""
         if self.result is not None and self.baseline_result is not None:
-            return {"Simulation": self.result, "Baseline": self.baseline_result}
+            return {"Simulation": self.result, BASELINE: self.baseline_result}
         if self.result is None and self.estimate is not None and self.baseline_estimate is not None:
-            return {"Estimate": self.estimate, "Baseline": self.baseline_estimate}
+            return {"Estimate": self.estimate, BASELINE: self.baseline_estimate}
         named = {"Simulation": self.result, "Estimate": self.estimate}
         return {label: answer for label, answer in named.items() if answer is not None}

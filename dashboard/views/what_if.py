@@ -194,7 +194,7 @@ def _body(catalogue: Catalogue) -> None:
         st.info(f"A closed form knows nothing of {asked}. Press Simulate for the answer.", icon=_PLAY)
     else:
         shown(partial(summary.headline, answer, baseline))
-        shown(partial(summary.badges, answer, catalogue.price_of(page.scenario.hardware)))
+        shown(partial(summary.badges, answer))
         if result is not None:
             shown(partial(summary.beside_estimate, result, estimate))
     _simulate_if_wanted()

@@ -73,11 +73,13 @@ def test_an_estimate_and_a_simulation_have_the_same_cards(open_page: Open) -> No
     assert any("The closed form gives a mean TTFT" in text.value for text in page.markdown)
 
 
-def test_the_price_is_named_beside_the_numbers(quick_estimate: None, open_page: Open) -> None:
+def test_the_price_and_the_nodes_are_named_beside_the_numbers(open_page: Open) -> None:
     page = open_page(**SMALL)
-    assert any("rental 3yr: 1.78 USD/h" in text.value for text in page.markdown)
+    said = " ".join(text.value.replace("\\", "") for text in page.markdown)
+    assert "3-year rental, published: 1.78 USD per GPU hour" in said
+    assert "1 node of 8" in said
     page.selectbox(key="form.hardware.price").set_value("on_demand").run()
-    assert any("on demand: 3 USD/h" in text.value for text in page.markdown)
+    assert any("on demand, published: 3.00 USD" in text.value.replace("\\", "") for text in page.markdown)
 
 
 def test_the_baseline_is_named_with_what_changed_since(quick_estimate: None, open_page: Open) -> None:
