@@ -128,7 +128,7 @@ def step_means(times: FloatArray, values: FloatArray, edges: FloatArray) -> Floa
     return np.asarray(np.diff(upto) / np.diff(edges))
 
 
-def tokens_between(steps: dict[str, FloatArray], edges: FloatArray) -> FloatArray:
+def tokens_between(steps: Mapping[str, FloatArray], edges: FloatArray) -> FloatArray:
     """Output tokens that steps emitted between every two edges, a step's tokens spread over its time [tokens]."""
     begin, last = steps["start_s"], steps["start_s"] + steps["duration_s"]
     # A prompt that is computed emits a token as well, but how many end in a step is not recorded.

@@ -7,16 +7,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from simulator.export.files import encode_json
 from simulator.export.folders import MANIFEST_FORMAT, MANIFEST_NAME, digest_of, output_folder
-
-if TYPE_CHECKING:
-    import pandas as pd
+from simulator.results.columns import Columns
 
 #: Raised when a reader of an older folder would misread a newer one.
 BUNDLE_VERSION = 1
+
+#: Rows that are made and written at once, as many as a row group of Parquet has [1].
+_PIECE = 1 << 20
 
 #: Distributions whose version can change a result.
 _LIBRARIES = ("moesim", "numpy", "pandas", "pyarrow", "simpy")
@@ -48,7 +49,7 @@ def library_versions() -> dict[str, str]:
 def write_bundle(
     path: str | Path,
     *,
-    frames: Mapping[str, pd.DataFrame],
+    frames: Mapping[str, Columns],
     summary: Mapping[str, Any],
     scenario_toml: str,
     manifest: Manifest,
@@ -60,7 +61,7 @@ def write_bundle(
     ----------
     path : str or Path
         The folder; replaced where an earlier run wrote it, refused where it holds anything else.
-    frames : Mapping of str to DataFrame
+    frames : Mapping of str to Columns
         Written as ``<name>.parquet``, zstd-compressed.
     summary : Mapping
         Written as ``summary.json``; NaN and infinities become null.
@@ -86,11 +87,28 @@ def write_bundle(
         (folder / "summary.json").write_bytes(encode_json(summary))
         for name, document in (documents or {}).items():
             (folder / name).write_bytes(document)
-        for name, frame in frames.items():
-            frame.to_parquet(folder / f"{name}.parquet", compression="zstd", index=False)
-        rows = {f"{name}.parquet": len(frame) for name, frame in frames.items()}
+        rows = {f"{name}.parquet": _write_frames(folder / f"{name}.parquet", each) for name, each in frames.items()}
         (folder / MANIFEST_NAME).write_bytes(encode_json(_manifest_document(manifest, folder, rows)))
     return target
+
+
+def _write_frames(file: Path, columns: Columns) -> int:
+    """Write a frame piece by piece, as it may be larger than what it is made of; return its rows [1]."""
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    rows, writer = 0, None
+    try:
+        for frame in columns.frames(_PIECE):
+            schema = None if writer is None else writer.schema
+            table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False)
+            writer = writer or pyarrow.parquet.ParquetWriter(file, table.schema, compression="zstd")
+            writer.write_table(table)
+            rows += len(frame)
+    finally:
+        if writer is not None:
+            writer.close()
+    return rows
 
 
 def _manifest_document(manifest: Manifest, folder: Path, rows: Mapping[str, int]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from simulator.export.bundle import Manifest, library_versions, write_bundle
 from simulator.export.files import encode_json
 from simulator.export.perfetto import encode_trace
 from simulator.export.vllm_bench import vllm_bench_result
+from simulator.results.columns import Columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,7 +50,7 @@ def write_result(result: Result, folder: str | Path) -> Path:
     )
     return write_bundle(
         folder,
-        frames={"requests": result.requests, "steps": result.steps, **_scaling_frames(result)},
+        frames={"requests": result.request_columns, "steps": result.step_columns, **_scaling_frames(result)},
         summary=result.document(),
         scenario_toml=scenario.to_toml(),
         manifest=Manifest(scenario_hash=scenario.hash, seed=scenario.seed, versions=library_versions()),
@@ -60,12 +61,14 @@ def write_result(result: Result, folder: str | Path) -> Path:
     )
 
 
-def _scaling_frames(result: Result) -> dict[str, pd.DataFrame]:
+def _scaling_frames(result: Result) -> dict[str, Columns]:
     """Frames of a run that changed its size."""
     scaling = result.scaling
     if scaling is None:
         return {}
-    return {f"scaling_{name}": getattr(scaling, name) for name in ("changes", "phases", "instances", "timeline")}
+    return {
+        f"scaling_{name}": Columns(getattr(scaling, name)) for name in ("changes", "phases", "instances", "timeline")
+    }
 
 
 def _load(result: Result) -> dict[str, Any]:

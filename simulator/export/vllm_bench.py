@@ -10,7 +10,7 @@ vLLM, ``vllm/benchmarks/serve.py``, function ``calculate_metrics``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from simulator.arrays import FloatArray
 from simulator.errors import OutputError, nearest
-from simulator.results.percentiles import weighted_percentile
+from simulator.results.percentiles import Counted, weighted_percentiles
 from simulator.results.trace import TokenGaps
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def vllm_bench_result(
     tpot = np.divide(e2el - ttft, gaps_in, out=np.zeros_like(e2el), where=gaps_in > 0)
     duration = float(finish[done].max() - arrival.min()) if done.any() else 0.0
     if token_gaps is None:
-        token_gaps = TokenGaps(values_s=tpot[gaps_in > 0], counts=gaps_in[gaps_in > 0])
+        token_gaps = TokenGaps(columns={"gap_s": tpot[gaps_in > 0], "tokens": gaps_in[gaps_in > 0]})
     total_in, total_out = int(inputs[done].sum()), int(outputs[done].sum())
     good = _good(goodput_targets_s, {"ttft": ttft, "tpot": tpot, "e2el": e2el})
     document: dict[str, Any] = {
@@ -124,28 +124,29 @@ def vllm_bench_result(
         "total_token_throughput": _rate(total_in + total_out, duration),
         "max_concurrent_requests": _peak_concurrency(arrival[done], finish[done]),
     }
-    document |= _summary("ttft", ttft, np.ones(ttft.size, np.int64), percentiles)
-    document |= _summary("tpot", tpot[gaps_in > 0], np.ones(int((gaps_in > 0).sum()), np.int64), percentiles)
-    document |= _summary("itl", token_gaps.values_s, token_gaps.counts, percentiles)
-    document |= _summary("e2el", e2el, np.ones(e2el.size, np.int64), percentiles)
+    document |= _summary("ttft", lambda: _each_once(ttft), percentiles)
+    document |= _summary("tpot", lambda: _each_once(tpot[gaps_in > 0]), percentiles)
+    document |= _summary("itl", token_gaps.parts, percentiles)
+    document |= _summary("e2el", lambda: _each_once(e2el), percentiles)
     return document | (_arrays(arrival, first, inputs, outputs, done) if detailed else {})
 
 
-def _summary(
-    name: str, values: FloatArray, counts: NDArray[np.int64], percentiles: tuple[float, ...]
-) -> dict[str, float]:
-    """Return mean, median, population standard deviation and percentiles of ``values`` [s], in milliseconds."""
-    total = counts.sum()
-    mean = float((values * counts).sum() / total) if total else 0.0
-    variance = float((counts * (values - mean) ** 2).sum() / total) if total else 0.0
-    summary = {
+def _each_once(values: FloatArray) -> list[Counted]:
+    return [(values, np.ones(values.size, np.int64))]
+
+
+def _summary(name: str, parts: Callable[[], Iterable[Counted]], percentiles: tuple[float, ...]) -> dict[str, float]:
+    """Return mean, median, population standard deviation and percentiles of times [s], in milliseconds."""
+    total = sum(int(counts.sum()) for _, counts in parts())
+    mean = sum(float((values * counts).sum()) for values, counts in parts()) / total if total else 0.0
+    squares = sum(float((counts * (values - mean) ** 2).sum()) for values, counts in parts())
+    median, *others = weighted_percentiles(parts, (50.0, *percentiles))
+    return {
         f"mean_{name}_ms": mean * 1e3,
-        f"median_{name}_ms": weighted_percentile(values, counts, 50.0) * 1e3,
-        f"std_{name}_ms": variance**0.5 * 1e3,
+        f"median_{name}_ms": median * 1e3,
+        f"std_{name}_ms": (squares / total if total else 0.0) ** 0.5 * 1e3,
+        **{f"p{each:g}_{name}_ms": value * 1e3 for each, value in zip(percentiles, others, strict=True)},
     }
-    for percentile in percentiles:
-        summary[f"p{percentile:g}_{name}_ms"] = weighted_percentile(values, counts, percentile) * 1e3
-    return summary
 
 
 def _check_columns(requests: pd.DataFrame) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simulator.arrays import FloatArray, IntArray
-from simulator.results.percentiles import weighted_percentile
+from simulator.results.packed import parts_of
+from simulator.results.percentiles import Counted, weighted_percentiles
 from simulator.results.values import Distribution, Summary
 from simulator.scenario.sections import Slo
 
@@ -63,9 +65,9 @@ class Records:
         Lengths [tokens].
     preemptions, retries : int64 array, shape (requests,)
         How often each was put back, and sent in again [1].
-    steps : dict of str to float array, shape (steps,)
+    steps : Mapping of str to float array, shape (steps,)
         Columns of the engine steps.
-    gaps : dict of str to float array, shape (gaps,)
+    gaps : Mapping of str to float array, shape (gaps,)
         ``gap_s`` between two tokens [s], how many requests saw it (``tokens``) [1], and when (``at_s``) [s].
     """
 
@@ -76,8 +78,8 @@ class Records:
     output_tokens: IntArray
     preemptions: IntArray
     retries: IntArray
-    steps: dict[str, FloatArray]
-    gaps: dict[str, FloatArray]
+    steps: Mapping[str, FloatArray]
+    gaps: Mapping[str, FloatArray]
 
 
 def measured_window(arrival: FloatArray, finish: FloatArray, *, warmup: int, drain: bool, closed_loop: bool) -> Window:
@@ -109,16 +111,28 @@ def measured_window(arrival: FloatArray, finish: FloatArray, *, warmup: int, dra
     return Window(requests=chosen, begin=begin, end=float(finish[chosen].max()))
 
 
-def distribution(values: FloatArray, weights: FloatArray | None = None) -> Distribution:
-    """Mean and percentiles of latencies [s], each value counted ``weights`` times."""
+def distribution(values: FloatArray) -> Distribution:
+    """Mean and percentiles of latencies [s]."""
     if not len(values):
         return _NOTHING
-    if weights is None:
-        p50, p90, p99 = np.percentile(values, (50, 90, 99)).tolist()
-        return Distribution(mean=float(values.mean()), p50=p50, p90=p90, p99=p99)
-    counts = weights.astype(np.int64)
-    p50, p90, p99 = (weighted_percentile(values, counts, percent) for percent in (50.0, 90.0, 99.0))
-    return Distribution(mean=float(np.average(values, weights=weights)), p50=p50, p90=p90, p99=p99)
+    p50, p90, p99 = np.percentile(values, (50, 90, 99)).tolist()
+    return Distribution(mean=float(values.mean()), p50=p50, p90=p90, p99=p99)
+
+
+def gap_distribution(gaps: Mapping[str, FloatArray], begin: float, end: float) -> Distribution:
+    """Mean and percentiles of the gaps between tokens [s] that end between two times [s]; as for ``Records.gaps``."""
+
+    def inside() -> Iterator[Counted]:
+        for part in parts_of(gaps):
+            chosen = (part["at_s"] >= begin) & (part["at_s"] <= end)
+            yield part["gap_s"][chosen], part["tokens"][chosen].astype(np.int64)
+
+    seen = [(float((values * counts).sum()), int(counts.sum())) for values, counts in inside()]
+    tokens = sum(count for _, count in seen)
+    if not tokens:
+        return _NOTHING
+    p50, p90, p99 = weighted_percentiles(inside, (50.0, 90.0, 99.0))
+    return Distribution(mean=sum(seconds for seconds, _ in seen) / tokens, p50=p50, p90=p90, p99=p99)
 
 
 def request_latencies(
@@ -153,11 +167,21 @@ def meets(latencies: dict[str, FloatArray], slo: Slo) -> NDArray[np.bool_]:
     return good
 
 
-def share_inside(steps: dict[str, FloatArray], window: Window) -> FloatArray:
+def share_inside(steps: Mapping[str, FloatArray], window: Window) -> FloatArray:
     """Share of each step that lies in the measured time [1]; shape (steps,)."""
     begin, duration = steps["start_s"], steps["duration_s"]
     inside = np.minimum(begin + duration, window.end) - np.maximum(begin, window.begin)
     return np.asarray(np.clip(np.divide(inside, duration, out=np.zeros(len(begin)), where=duration > 0), 0.0, 1.0))
+
+
+def _means_over_time(steps: Mapping[str, FloatArray]) -> dict[str, float]:
+    """Mean of what steps hold, each counted by its time."""
+    sums = dict.fromkeys(("duration_s", "running", "queue_length", "kv_use", "imbalance"), 0.0)
+    for part in parts_of(steps):
+        time = part["duration_s"]
+        for name in sums:
+            sums[name] += float((time if name == "duration_s" else time * part[name]).sum())
+    return {name: value / sums["duration_s"] for name, value in sums.items()}
 
 
 def summarise(
@@ -192,40 +216,39 @@ def summarise(
     wall : float
         What the simulation itself took [s].
     """
-    chosen, steps, gaps = window.requests, records.steps, records.gaps
+    chosen = window.requests
     served = (records.finish > window.begin) & (records.finish <= window.end)
     everyone = request_latencies(records.arrival, records.first_token, records.finish, records.output_tokens)
     latencies = {name: values[chosen] for name, values in everyone.items()}
     tpot = latencies["tpot"][~np.isnan(latencies["tpot"])]
-    inside = (gaps["at_s"] >= window.begin) & (gaps["at_s"] <= window.end)
     device_seconds = window.duration * capacity.devices
     tokens_in, tokens_out = (float(each[served].sum()) for each in (records.input_tokens, records.output_tokens))
     output_rate = tokens_out / device_seconds
-    time, routed = steps["duration_s"], steps["imbalance"]
+    means = _means_over_time(records.steps)
     return Summary(
         ttft_s=distribution(latencies["ttft"]),
         tpot_s=distribution(tpot),
-        itl_s=distribution(gaps["gap_s"][inside], gaps["tokens"][inside]),
+        itl_s=gap_distribution(records.gaps, window.begin, window.end),
         e2el_s=distribution(latencies["e2el"]),
         input_tokens_per_s_per_gpu=tokens_in / device_seconds,
         output_tokens_per_s_per_gpu=output_rate,
         total_tokens_per_s_per_gpu=(tokens_in + tokens_out) / device_seconds,
         requests_completed=int(served.sum()),
-        engine_steps=len(time),
+        engine_steps=sum(len(part["start_s"]) for part in parts_of(records.steps)),
         simulated_s=window.duration,
         wall_s=wall,
         goodput_rps=float((meets(everyone, slo) & served).sum()) / window.duration,
         usd_per_million_output_tokens=capacity.price / output_rate * 1e6 if output_rate > 0 else float("nan"),
         request_throughput_rps=float(served.sum()) / window.duration,
-        batch_size_mean=float(np.average(steps["running"], weights=time)),
-        queue_length_mean=float(np.average(steps["queue_length"], weights=time)),
-        kv_use_mean=float(np.average(steps["kv_use"], weights=time)),
-        kv_use_max=float(steps["kv_use"].max()),
+        batch_size_mean=means["running"],
+        queue_length_mean=means["queue_length"],
+        kv_use_mean=means["kv_use"],
+        kv_use_max=max(float(part["kv_use"].max()) for part in parts_of(records.steps)),
         preemptions=int(records.preemptions.sum()),
         mfu=work.flops / (device_seconds * capacity.peak),
         mbu=work.memory_bytes / (device_seconds * capacity.memory_bandwidth),
-        rank_imbalance_mean=float(np.average(routed, weights=time)),
-        rank_imbalance_p99=float(np.percentile(routed, 99)),
+        rank_imbalance_mean=means["imbalance"],
+        rank_imbalance_p99=float(np.percentile(records.steps["imbalance"], 99)),
         expert_imbalance_mean=spread[0],
         active_experts_mean=spread[1],
         retries=int(records.retries.sum()),

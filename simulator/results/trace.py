@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from simulator.arrays import FloatArray
+from simulator.results.packed import parts_of
+from simulator.results.percentiles import Counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +26,11 @@ class Slice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenGaps:
-    """Times between tokens: ``values_s`` [s], each seen ``counts`` times [1]; both shape (distinct gaps,)."""
+    """Times between tokens: column ``gap_s`` [s], each seen by so many requests (``tokens``) [1]."""
 
-    values_s: FloatArray
-    counts: NDArray[np.int64]
+    columns: Mapping[str, FloatArray]
+
+    def parts(self) -> Iterator[Counted]:
+        """Yield times [s] and their counts [1], as many at once as are kept together."""
+        for part in parts_of(self.columns):
+            yield part["gap_s"], part["tokens"].astype(np.int64)

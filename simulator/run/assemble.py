@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from simulator.explanation.imbalance import imbalance_cost
 from simulator.explanation.priced import Certainty, asked_step, decode_certainty, judge_together
 from simulator.placement.replay import expert_spread
 from simulator.results.columns import Columns
+from simulator.results.packed import PackedColumns, total
 from simulator.results.sessions import late_turns, session_summary
 from simulator.results.setup import setup_of
 from simulator.results.summary import Capacity, Records, Work, measured_window, share_inside, summarise
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from simulator.serving.engine import EngineRun
 
 #: The steps that one pool ran.
-_Part = tuple[Deployment, dict[str, FloatArray]]
+_Part = tuple[Deployment, PackedColumns]
 
 
 def assemble(plan: RunPlan, run: EngineRun, *, wall: float) -> Result:
@@ -74,7 +75,7 @@ def assemble(plan: RunPlan, run: EngineRun, *, wall: float) -> Result:
         closed_loop=trace.concurrency is not None,
     )
     parts = [(pool.deployment, _rows(run.steps, pool.ran(run.steps["instance"]))) for pool in plan.played]
-    work = [step_work(each, steps, share_inside(steps, window)) for each, steps in parts]
+    work = [step_work(each, steps, lambda part: share_inside(part, window)) for each, steps in parts]
     batch = _mean_batch(run.steps)
     devices = plan.devices(window.begin, window.end)
     summary = summarise(
@@ -103,7 +104,7 @@ def assemble(plan: RunPlan, run: EngineRun, *, wall: float) -> Result:
         slices=tuple(
             drawn for each, own in parts for drawn in step_slices(each, own, scenario.run.traced_steps // len(parts))
         ),
-        token_gaps=TokenGaps(values_s=run.gaps["gap_s"], counts=run.gaps["tokens"].astype(np.int64)),
+        token_gaps=TokenGaps(columns=run.gaps),
         scaling=None if scaler is None else scaling_report(scaler.fleet, scaler.log, run),
         sessions=session_summary(trace, records, window),
         warnings=(
@@ -189,16 +190,18 @@ def _records(trace: RequestTrace, run: EngineRun) -> Records:
     )
 
 
-def _rows(steps: dict[str, FloatArray], chosen: NDArray[np.bool_]) -> dict[str, FloatArray]:
-    return steps if chosen.all() else {name: values[chosen] for name, values in steps.items()}
+def _rows(steps: PackedColumns, chosen: NDArray[np.bool_]) -> PackedColumns:
+    return steps if chosen.all() else steps.chosen(chosen)
 
 
 def _breakdown(parts: Sequence[_Part], span: float) -> dict[str, float]:
     """Seconds by component over all pools; what is left of the span of all instances [s] is idle."""
     total = dict.fromkeys(COMPONENTS, 0.0)
     for deployment, steps in parts:
-        for name, seconds in deployment.engine_timer().breakdown(steps).items():
-            total[name] += seconds
+        timer = deployment.engine_timer()
+        for part in steps.parts():
+            for name, seconds in timer.breakdown(part).items():
+                total[name] += seconds
     total["idle"] = max(span - sum(total.values()), 0.0)
     return total
 
@@ -210,16 +213,16 @@ def _prefix_hits(scenario: Scenario, trace: RequestTrace, cached: NDArray[np.int
     return float(cached.sum() / trace.input_tokens.sum())
 
 
-def _mean_batch(steps: dict[str, FloatArray]) -> int:
+def _mean_batch(steps: PackedColumns) -> int:
     """Tokens of the mean decode step."""
-    decoding = steps["decode_total"][steps["decode_total"] > 0]
-    return round(float(decoding.mean())) if len(decoding) else 0
+    decoding = sum(np.count_nonzero(part["decode_total"]) for part in steps.parts())
+    return round(total(steps, "decode_total") / decoding) if decoding else 0
 
 
-def _mean_context(deployment: Deployment, steps: dict[str, FloatArray]) -> int:
+def _mean_context(deployment: Deployment, steps: PackedColumns) -> int:
     """KV length that a decoded token sees on average [tokens]."""
-    decoded = float(steps["decode_total"].sum())
-    return round(float(steps["context_total"].sum()) / max(decoded / deployment.limits.query_tokens, 1.0))
+    decoded = total(steps, "decode_total")
+    return round(total(steps, "context_total") / max(decoded / deployment.limits.query_tokens, 1.0))
 
 
 def _capacity(deployment: Deployment, devices: float) -> Capacity:
@@ -275,9 +278,9 @@ def _unused(scenario: Scenario, trace: RequestTrace, end: float) -> tuple[str, .
     return tuple(found)
 
 
-def _repeated(scenario: Scenario, deployment: Deployment, steps: dict[str, FloatArray]) -> tuple[str, ...]:
+def _repeated(scenario: Scenario, deployment: Deployment, steps: PackedColumns) -> tuple[str, ...]:
     """Say where a recorded routing trace is shorter than the run."""
-    routing, served = deployment.routing, float(steps["prompt_total"].sum() + steps["decode_total"].sum())
+    routing, served = deployment.routing, total(steps, "prompt_total") + total(steps, "decode_total")
     if scenario.routing.kind != "trace" or routing is None or served <= routing.tokens:
         return ()
     return (f"the routing trace has {routing.tokens} tokens and repeats: {served:.0f} were routed",)
@@ -309,20 +312,23 @@ def _request_columns(trace: RequestTrace, run: EngineRun, measured: NDArray[np.b
     )
 
 
-def _step_columns(steps: dict[str, FloatArray]) -> Columns:
-    return Columns(
-        {
-            "instance": steps["instance"].astype(np.int32),
-            "start_s": steps["start_s"],
-            "duration_s": steps["duration_s"],
-            "prefill_tokens": steps["prompt_total"].astype(np.int64),
-            "decode_tokens": steps["decode_total"].astype(np.int64),
-            "running": steps["running"].astype(np.int64),
-            "queue_length": steps["queue_length"].astype(np.int64),
-            "kv_use": steps["kv_use"],
-            "imbalance": steps["imbalance"],
-        }
-    )
+def _step_columns(steps: PackedColumns) -> Columns:
+    return Columns(steps, _named_step)
+
+
+def _named_step(steps: Mapping[str, FloatArray]) -> dict[str, NDArray[Any]]:
+    """Name the columns of steps as readers know them."""
+    return {
+        "instance": steps["instance"].astype(np.int32),
+        "start_s": steps["start_s"],
+        "duration_s": steps["duration_s"],
+        "prefill_tokens": steps["prompt_total"].astype(np.int64),
+        "decode_tokens": steps["decode_total"].astype(np.int64),
+        "running": steps["running"].astype(np.int64),
+        "queue_length": steps["queue_length"].astype(np.int64),
+        "kv_use": steps["kv_use"],
+        "imbalance": steps["imbalance"],
+    }
 
 
 def _provenance(scenario: Scenario, deployment: Deployment, certainty: Certainty) -> dict[str, str]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from simulator.deployment.limits import Limits
 from simulator.errors import InfeasibleScenario
+from simulator.results.packed import PackedColumns
 from simulator.scenario.sections import Balancer
 from simulator.serving.balancers import balancer
 from simulator.serving.clock import Clock
@@ -72,8 +73,8 @@ class EngineRun:
     """
 
     requests: RequestRecorder
-    steps: dict[str, NDArray[np.float64]]
-    gaps: dict[str, NDArray[np.float64]]
+    steps: PackedColumns
+    gaps: PackedColumns
     end: float
 
 
@@ -161,7 +162,7 @@ def run_engine(
             steps, gaps, end = timed
             return _answered(EngineRun(requests=run_state.records, steps=steps, gaps=gaps, end=end), left)
     run_state, end, left = play(None)
-    steps, gaps = run_state.steps.arrays(), run_state.gaps.arrays()
+    steps, gaps = run_state.steps.columns(), run_state.gaps.columns()
     return _answered(EngineRun(requests=run_state.records, steps=steps, gaps=gaps, end=end), left)
 
 

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.arrays import FloatArray
+from simulator.results.packed import PART, PackedColumns
 
 
 class ColumnRecorder:
-    """Collects rows of numbers and packs them, so that memory grows by 8 bytes a number and no more.
+    """Collects rows of numbers and packs them, so that memory grows by what their values take and no more.
 
     Parameters
     ----------
@@ -21,26 +22,45 @@ class ColumnRecorder:
         Names of the columns; every row has one number for each.
     """
 
-    __slots__ = ("_columns", "_pack", "_packed")
+    __slots__ = ("_full", "_kept", "_pack", "_packed", "_width")
 
     def __init__(self, columns: tuple[str, ...]) -> None:
-        self._columns = columns
+        self._width = len(columns)
         self._pack = Struct(f"{len(columns)}d").pack
         # NOTE: packed row by row, because a list of tuples of floats takes twice as long to make into an array.
         self._packed = bytearray()
+        self._full = max(PART * 8 * len(columns), 1)
+        self._kept = PackedColumns(columns)
 
     def add(self, row: tuple[float, ...]) -> None:
         """Append one row."""
         self._packed += self._pack(*row)
+        if len(self._packed) >= self._full:
+            self._keep()
 
     def extend(self, rows: FloatArray) -> None:
         """Append several rows, shape (rows, columns)."""
         self._packed += rows.tobytes()
+        if len(self._packed) >= self._full:
+            self._keep()
+
+    def columns(self) -> PackedColumns:
+        """Return what was recorded, rows in the order of their recording."""
+        self._keep()
+        return self._kept
 
     def arrays(self) -> dict[str, FloatArray]:
-        """Return one array per column, rows in the order of their recording; nothing can be added afterwards."""
-        table = np.frombuffer(self._packed).reshape(-1, len(self._columns))
-        return {name: table[:, index] for index, name in enumerate(self._columns)}
+        """Return one array per column."""
+        return dict(self.columns())
+
+    def _keep(self) -> None:
+        """Pack what has come since the last time."""
+        if not self._packed:
+            return
+        table = np.frombuffer(self._packed).reshape(-1, self._width)
+        for first in range(0, len(table), PART):
+            self._kept.append(list(np.ascontiguousarray(table[first : first + PART].T)))
+        self._packed = bytearray()
 
 
 class RequestRecorder:

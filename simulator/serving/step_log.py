@@ -17,10 +17,12 @@ import numpy as np
 
 from simulator.arrays import FloatArray, IntArray
 from simulator.deployment.limits import Limits
+from simulator.results.packed import PART, PackedColumns
 from simulator.serving.batch import Batch
 from simulator.serving.recorder import ColumnRecorder, RequestRecorder, column
 from simulator.serving.step_plan import StepPlan
 from simulator.serving.step_rows import add_prompts
+from simulator.step.columns import STEP_COLUMNS
 from simulator.step.timer import TableTimer
 from simulator.step.work import StepSeries, StepWork
 
@@ -108,7 +110,7 @@ class StepLog:
 
     def timed(
         self, timer: TableTimer, requests: RequestRecorder, gaps: dict[str, FloatArray], end: float, frontend: float
-    ) -> tuple[dict[str, FloatArray], dict[str, FloatArray], float] | None:
+    ) -> tuple[PackedColumns, PackedColumns, float] | None:
         """Time all steps, and put times where steps were counted.
 
         Parameters
@@ -126,9 +128,9 @@ class StepLog:
 
         Returns
         -------
-        steps : dict of array
+        steps : PackedColumns
             Columns of ``STEP_COLUMNS``.
-        gaps : dict of array
+        gaps : PackedColumns
             All of them, in the order of their time.
         end : float
             When the run ends [s].
@@ -136,42 +138,77 @@ class StepLog:
         ``None``, and neither times nor the timer have changed, where a request comes at the beginning of a step that
         the frontend outlasts.
         """
-        spans = self._spans.arrays()
-        count = spans["steps"].astype(np.int64)
-        places = timer.places
-        span = np.repeat(np.arange(len(count)), count)
-        first = np.cumsum(count) - count
-        steps = self._steps({name: values[span] for name, values in spans.items()}, first[span], timer)
-        stalled = np.flatnonzero(spans["stall"])
-        for name in ("duration_s", "gap"):
-            steps[name][first[stalled]] += spans["stall"][stalled]
-        begin = spans["begin"][span] + np.arange(len(span)) - first[span]
-        line = _TimeLine.of(begin, steps["duration_s"], frontend)
+        places, steps = timer.places, PackedColumns(STEP_COLUMNS)
+        moves = None if self.moves is None else self.moves.arrays()
+        count = self._spans.columns()["steps"].astype(np.int64)
+        line = _TimeLine.of(int(count.sum()))
+        for part, spans, since in self._parts(count):
+            found = self._steps(spans, since, timer, moves)
+            for name in ("duration_s", "gap"):
+                found[name] += np.where(since == 0, spans["stall"], 0.0)
+            line.lay(part, spans["begin"] + since, found["duration_s"], frontend)
+            found["start_s"] = line.times[1 + 2 * part.start : 1 + 2 * part.stop : 2]
+            steps.append([found[name] for name in STEP_COLUMNS])
         if not line.lets_in(column(requests.arrival), frontend):
             timer.go_to(places)
             return None
-        steps["start_s"] = line.times[1::2]
         for values in (requests.arrival, requests.admitted, requests.first_token, requests.finish):
             counted = column(values)
             known = np.flatnonzero(~np.isnan(counted))
             counted[known] = line.at(counted[known])
-        later = np.flatnonzero(np.arange(len(span)) > first[span])
-        gaps = _gaps(gaps, begin[later], steps["running"][later], line)
-        return steps, gaps, float(line.at(np.array([end]))[0])
+        packed, done = PackedColumns(tuple(gaps)), 0
+        for part, spans, since in self._parts(count):
+            begin, later = spans["begin"] + since, since > 0
+            last = begin[-1] + 1.0 if part.stop < steps.rows else np.inf
+            until = int(gaps["at_s"].searchsorted(last, side="right"))
+            recorded = {name: values[done:until] for name, values in gaps.items()}
+            packed.append(list(_gaps(recorded, begin[later], spans["running"][later], line).values()))
+            done = until
+        return steps, packed, float(line.at(np.array([end]))[0])
 
-    def _steps(self, spans: dict[str, FloatArray], first: IntArray, timer: TableTimer) -> dict[str, FloatArray]:
-        """Describe and time every step; arrays of shape (steps,), those of the spans repeated for each of its steps."""
-        limits, steps = self._limits, len(first)
+    def _parts(self, count: IntArray) -> Iterator[tuple[slice, dict[str, FloatArray], IntArray]]:
+        """Yield steps part by part: which they are, the columns of their spans, and steps since those began [1].
+
+        Parameters
+        ----------
+        count : int array, shape (spans,)
+            Steps of each span [1].
+        """
+        spans, after = self._spans.columns(), np.cumsum(count)
+        first = after - count
+        for part in _parts(int(after[-1]) if len(after) else 0, PART):
+            step = np.arange(part.start, part.stop)
+            span = after.searchsorted(step, side="right")
+            between = spans.between(int(span[0]), int(span[-1]) + 1)
+            yield part, {name: values[span - span[0]] for name, values in between.items()}, step - first[span]
+
+    def _steps(
+        self, spans: dict[str, FloatArray], since: IntArray, timer: TableTimer, moves: dict[str, FloatArray] | None
+    ) -> dict[str, FloatArray]:
+        """Describe and time steps.
+
+        Parameters
+        ----------
+        spans : dict of array, shape (steps,)
+            Columns of the span that each belongs to.
+        since : int array, shape (steps,)
+            Steps since that began [1].
+        timer : TableTimer
+            How long they take.
+        moves : dict of array or None
+            Columns of ``moves``.
+        """
+        limits, steps = self._limits, len(since)
         decodes = spans["decodes"] > 0
         # Tokens that a request has gained which decoded from the beginning.
-        position = (spans["index"] + np.arange(steps) - first) * limits.accepted_per_step
+        position = (spans["index"] + since) * limits.accepted_per_step
         context = spans["origin"] + spans["running"] * position
         sequences, longest = np.zeros(steps), np.zeros(steps)
-        if self.moves is None:
+        if moves is None:
             sequences[decodes], longest[decodes] = spans["running"][decodes], context[decodes]
         else:
             index = spans["index"][decodes].astype(np.int64)
-            sequences[decodes], longest[decodes] = self._busiest(self.moves.arrays(), index, position[decodes])
+            sequences[decodes], longest[decodes] = self._busiest(moves, index, position[decodes])
         prompting, tokens = spans["prompt_total"] > 0, sequences * limits.query_tokens
         each = np.divide(longest, sequences, out=np.zeros(steps), where=decodes) + limits.query_tokens
         total = np.where(decodes, spans["running"] * limits.query_tokens, 0.0)
@@ -256,12 +293,20 @@ class _TimeLine:
     times: FloatArray
 
     @classmethod
-    def of(cls, begin: FloatArray, duration: FloatArray, frontend: float) -> _TimeLine:
-        """Lay steps out which begin at such counts: one after the other, or once a request has passed the frontend."""
-        counts, passed = np.zeros(1 + 2 * len(begin)), np.zeros(1 + 2 * len(begin))
+    def of(cls, steps: int) -> _TimeLine:
+        """Return a line for so many steps, none of which has its place yet."""
+        return cls(counts=np.zeros(1 + 2 * steps), times=np.zeros(1 + 2 * steps))
+
+    def lay(self, part: slice, begin: FloatArray, duration: FloatArray, frontend: float) -> None:
+        """Lay steps out which begin at such counts: one after the other, or once a request has passed the frontend.
+
+        Those before them have their places.
+        """
+        places = slice(2 * part.start, 1 + 2 * part.stop)
+        counts, passed = self.counts[places], self.times[places]
         counts[1::2], counts[2::2] = begin, begin + 1.0
         passed[1::2], passed[2::2] = np.where(counts[1::2] > counts[:-1:2], frontend, 0.0), duration
-        return cls(counts=counts, times=np.cumsum(passed))
+        np.cumsum(passed, out=passed)
 
     def at(self, counts: FloatArray) -> FloatArray:
         """Return the times of beginnings and ends [s]."""

@@ -11,14 +11,15 @@ import pytest
 
 from simulator.errors import OutputError
 from simulator.export.bundle import Manifest, library_versions, write_bundle
+from simulator.results.columns import Columns
 
-FRAMES = {"requests": pd.DataFrame({"request_id": [0, 1], "ttft_s": [0.5, float("nan")]})}
+FRAME = pd.DataFrame({"request_id": [0, 1], "ttft_s": [0.5, float("nan")]})
 
 
 def write(path: Path, seed: int = 7, documents: dict[str, bytes] | None = None) -> Path:
     return write_bundle(
         path,
-        frames=FRAMES,
+        frames={"requests": Columns(FRAME)},
         summary={"goodput_rps": float("nan"), "engine_steps": 3},
         scenario_toml='model = "µ"\n',
         manifest=Manifest(scenario_hash="abc", seed=seed, versions=library_versions()),
@@ -28,7 +29,7 @@ def write(path: Path, seed: int = 7, documents: dict[str, bytes] | None = None) 
 
 def test_frames_come_back_as_they_were_written(tmp_path: Path) -> None:
     folder = write(tmp_path / "result")
-    pd.testing.assert_frame_equal(pd.read_parquet(folder / "requests.parquet"), FRAMES["requests"])
+    pd.testing.assert_frame_equal(pd.read_parquet(folder / "requests.parquet"), FRAME)
 
 
 def test_the_folder_repeats_its_own_run_and_says_where_it_came_from(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_the_benchmark_can_be_replayed_as_a_request_trace(result: Result, tmp_pa
 
 
 def test_the_benchmark_takes_the_gaps_that_the_engine_saw(result: Result, tmp_path: Path) -> None:
-    gaps = TokenGaps(values_s=np.array([0.1, 0.9]), counts=np.array([13, 1]))
+    gaps = TokenGaps(columns={"gap_s": np.array([0.1, 0.9]), "tokens": np.array([13, 1])})
     folder = write_result(replace(result, token_gaps=gaps), tmp_path / "run")
     benchmark = json.loads((folder / "vllm_bench.json").read_text())
     assert benchmark["median_itl_ms"] == pytest.approx(100.0)

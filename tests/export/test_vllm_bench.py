@@ -84,7 +84,7 @@ def test_a_missing_column_is_named() -> None:
 
 
 def test_measured_gaps_replace_the_even_ones() -> None:
-    gaps = TokenGaps(values_s=np.array([0.1, 0.5]), counts=np.array([3, 1]))
+    gaps = TokenGaps(columns={"gap_s": np.array([0.1, 0.5]), "tokens": np.array([3, 1])})
     document = result(frame(), token_gaps=gaps)
     assert document["mean_itl_ms"] == pytest.approx(200.0)
     assert document["median_itl_ms"] == pytest.approx(100.0)
