@@ -55,7 +55,7 @@ def read_model(choice: Model) -> Digested[ModelSpec]:
         if choice.weights is not None or choice.kv_cache is not None:
             model = with_dtypes(model, weights=cast("Any", choice.weights), kv_cache=cast("Any", choice.kv_cache))
         if model.encoders:
-            text = f"prompts are text: the {model.encoders / 1e6:,.0f} M parameters of encoders take memory, nothing more"
+            text = f"prompts are text: {model.encoders / 1e6:,.0f} M parameters of encoders take memory, nothing more"
             model = replace(model, notes=(*model.notes, text))
         return model, digest(model)
 
