@@ -145,7 +145,9 @@ def _print_reasons(out: Console, groups: dict[str, list[Row]]) -> None:
     reasons: dict[tuple[str, ...], list[str]] = {}
     for rows in groups.values():
         for row in rows:
-            reason = tuple(str(row[key]) for key in ("equation", "inputs", "kernel", "source", "evidence"))
+            owner = row.get("kernel_of") if "." in str(row["kernel"]) else None
+            kernel = f"{row['kernel']} of {owner}" if owner else str(row["kernel"])
+            reason = (str(row["equation"]), str(row["inputs"]), kernel, str(row["source"]), str(row["evidence"]))
             reasons.setdefault(reason, []).append(str(row["name"]))
     result = table("op", "why", title="equations, inputs and sources")
     for (equation, inputs, *origin), names in reasons.items():

@@ -164,7 +164,7 @@ class _Known:
 
 
 def _known_errors(device: Device, table: str, resource: str, folder: Path | None) -> _Known:
-    origin, borrowed = _origin(device, table, resource, folder)
+    origin, borrowed = kernel_origin(device, table, resource, folder)
     residuals = load_residuals(origin.id, folder).get(table) if origin is not None else None
     transfer = _transfer(device, origin, table, folder) if residuals and borrowed and origin is not None else 0.0
     return _Known(residuals=residuals, borrowed=borrowed, transfer=transfer)
@@ -275,8 +275,20 @@ def _by_regime(residuals: Residuals, seconds: FloatArray, kind: str) -> FloatArr
     return np.asarray(by_number[regime_numbers(seconds)], dtype=np.float64)
 
 
-def _origin(device: Device, table: str, resource: str, folder: Path | None) -> tuple[Device | None, bool]:
-    """Return the device that a kernel table belongs to, and whether this device borrows it."""
+def kernel_origin(device: Device, table: str, resource: str, folder: Path | None) -> tuple[Device | None, bool]:
+    """Return the device that a kernel table belongs to, and whether this device borrows it.
+
+    Parameters
+    ----------
+    device : Device
+        What runs the kernel.
+    table : str
+        Name of the kernel table.
+    resource : str
+        What of the device runs it, as in :class:`~simulator.ops.Op`.
+    folder : Path or None
+        The user's profiles.
+    """
     if resource == HOST:
         return None, True
     owner, borrowed, processor = device, False, device.processors.get(resource, device.main)

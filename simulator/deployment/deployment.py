@@ -8,13 +8,15 @@ they are made anew with a longer reach where one asks for more, and say the same
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import cast
 from weakref import ref
 
 from hardware_profiles.files import contents
 from simulator.cost.model import CostModel
+from simulator.cost.origins import borrowed_kernels, mixed_evidence
 from simulator.deployment.fingerprint import fingerprint
 from simulator.deployment.inputs import read_model, scenario_model, scenario_requests, scenario_routing, trace_path
 from simulator.deployment.layout import Layout, lay_out
@@ -24,6 +26,7 @@ from simulator.deployment.prices import PRICES, Sized, digest
 from simulator.errors import ScenarioError
 from simulator.hardware import Hardware, unused_processors
 from simulator.memory import MemoryBudget, require_fit
+from simulator.ops import Op
 from simulator.parallelism import Parallelism
 from simulator.placement import place_experts
 from simulator.placement.replay import RoutingReplay, reordered, replay
@@ -34,7 +37,7 @@ from simulator.scenario.sections import Model, Offload, Stack
 from simulator.stack import StackProfile
 from simulator.step.pregated import PregatedCosts, PregatedTimer, pregated_costs
 from simulator.step.row_table import row_grid
-from simulator.step.tables import ExpertTables, StepTables, compile_tables
+from simulator.step.tables import ExpertTables, StepTables, compile_tables, sample_ops
 from simulator.step.timer import StepTimer, TableTimer
 from simulator.step.totals import RowTotals, row_totals
 from workloads.models.spec import ModelSpec
@@ -264,7 +267,7 @@ def _deploy(scenario: Scenario, ground: _Ground, reach: Reach, key: str) -> Depl
         limits=limits,
         longest=reach.context,
         reach=reach,
-        warnings=_warnings(hardware, tables.kernels),
+        warnings=_warnings(cost, sample_ops(cost, model, split), tables.kernels, scenario.hardware.profiles),
         fingerprint=key,
         pregated=pregated,
     )
@@ -466,10 +469,10 @@ def expert_nodes(split: Parallelism, hardware: Hardware) -> int:
     return split.group // domain if split.group % domain == 0 and split.ep % (split.group // domain) == 0 else 1
 
 
-def _warnings(hardware: Hardware, used: frozenset[str]) -> tuple[str, ...]:
-    found = [*unused_processors(hardware.device)]
-    if borrowed := sorted({name.split(".")[0] for name in used if name not in hardware.device.main.kernels}):
-        # What a device has of its own is borrowed from nobody.
-        relatives = hardware.evidence.removeprefix("own; ")
-        found.append(f"extrapolated: {hardware.device.id} takes {', '.join(borrowed)} from its {relatives}")
-    return tuple(found)
+def _warnings(cost: CostModel, ops: Sequence[Op], used: frozenset[str], profiles: str | None) -> tuple[str, ...]:
+    hardware, folder = cost.hardware, Path(profiles) if profiles else None
+    return (
+        *unused_processors(hardware.device),
+        *borrowed_kernels(hardware, used, folder),
+        *mixed_evidence(cost, ops, folder),
+    )

@@ -10,6 +10,7 @@ import numpy as np
 
 from simulator.closed_form.steady import occupancy
 from simulator.cost.model import OpTime
+from simulator.cost.origins import table_origin
 from simulator.cost.uncertainty import UNMEASURED, op_spread
 from simulator.deployment.deployment import Deployment, deploy
 from simulator.deployment.inputs import scenario_requests
@@ -221,6 +222,7 @@ def _op_row(deployment: Deployment, time: OpTime, folder: Path | None) -> dict[s
         "bytes": float(op.memory_bytes) * op.repeat,
         "message_bytes": float(op.message_bytes) * op.repeat,
         "kernel": time.table,
+        "kernel_of": table_origin(deployment.hardware, time.table, op.resource, folder).device,
         "equation": FAMILIES[op.kind].equation,
         "inputs": _inputs(op.shape),
         "source": "; ".join(sources),
@@ -280,6 +282,7 @@ def _blank(name: str, component: str, seconds: float) -> dict[str, Any]:
         "bytes": 0.0,
         "message_bytes": 0.0,
         "kernel": "",
+        "kernel_of": "",
         "equation": "",
         "inputs": "",
         "source": "",

@@ -185,9 +185,10 @@ class Explanation:
     """One step, op by op.
 
     ``ops`` has one row per op: name, kind, component, repeat [1/step], time_s (all repeats), share, bound, flops,
-    bytes, message_bytes, kernel, equation, inputs, source, evidence, error (relative, 1 sigma). Where the stack
-    overlaps, ops stand as one batch would run them in turn, and the row ``overlap`` takes off what that saves;
-    ``hidden`` then has one row per kind of exchange and of computing beside it: message, beside, time_s.
+    bytes, message_bytes, kernel, kernel_of (the device that its coefficients are of), equation, inputs, source,
+    evidence, error (relative, 1 sigma). Where the stack overlaps, ops stand as one batch would run them in turn, and
+    the row ``overlap`` takes off what that saves; ``hidden`` then has one row per kind of exchange and of computing
+    beside it: message, beside, time_s.
     """
 
     scenario: Scenario

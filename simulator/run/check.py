@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from hardware_profiles.units import format_bytes
+from simulator.cost.origins import MIXED
 from simulator.deployment.deployment import require_overlap
 from simulator.deployment.inputs import (
     scenario_hardware,
@@ -96,6 +97,8 @@ def _run(scenario: Scenario, requests: RequestTrace) -> list[Finding]:
     start = _try(findings, "deployment", lambda: plan_start(scenario, requests))
     if start is not None:
         pools, _ = start
+        mixed = dict.fromkeys(text for pool in pools for text in pool.deployment.warnings if text.startswith(MIXED))
+        findings.extend(Finding(level="warning", where="model.weights", message=text) for text in mixed)
         _try(findings, "routing", lambda: known_experts(scenario, requests))
         _try(findings, "prefix_cache", lambda: prefix_caching(scenario, requests, pools))
         _try(findings, "faults", lambda: fault_controls(scenario, pools))

@@ -421,15 +421,18 @@ def _token_tables(price: _Pricer, shape: StepShape, grid: FloatArray, where: Ins
     )
 
 
-def _kernels(cost: CostModel, model: ModelSpec, split: Parallelism) -> frozenset[str]:
-    """Name the kernel tables behind steps with and without prompts; one that the device lacks is told here."""
+def sample_ops(cost: CostModel, model: ModelSpec, split: Parallelism) -> tuple[Op, ...]:
+    """List the ops of a step that decodes and of one that computes a prompt, each of one token."""
     shapes = (
         StepShape(decode_sequences=1.0, decode_context=1.0),
         StepShape(prefill_tokens=1.0, prefill_sequences=1.0),
     )
-    found = [
-        lookup for shape in shapes for op in build_ops(model, split, cost.stack, shape) for lookup in cost.lookups(op)
-    ]
+    return tuple(op for shape in shapes for op in build_ops(model, split, cost.stack, shape))
+
+
+def _kernels(cost: CostModel, model: ModelSpec, split: Parallelism) -> frozenset[str]:
+    """Name the kernel tables behind steps with and without prompts; one that the device lacks is told here."""
+    found = [lookup for op in sample_ops(cost, model, split) for lookup in cost.lookups(op)]
     return frozenset(lookup.table for lookup in found if lookup.quantities)
 
 
