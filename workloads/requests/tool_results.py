@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from hardware_profiles.edge import json_lines, shown
 from workloads.errors import TraceFormatError
 from workloads.requests.bench import BenchRun, count_of, mapping, positive
+from workloads.requests.links import Request, add_history, whole_prompts
 from workloads.requests.rows import fail, fail_row, require_few, trace_of
 from workloads.requests.trace import RequestTrace
 
@@ -29,7 +30,10 @@ _FULL = 0.95
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Answered:
-    """One request of aiperf: its row, when it began and ended [ns], lengths [tokens] and latencies [s]."""
+    """One request of aiperf: its row, when it began and ended [ns], lengths [tokens] and latencies [s].
+
+    ``session`` is the conversation that it is a ``turn`` of, counted from 0.
+    """
 
     row: int
     start: int
@@ -38,6 +42,8 @@ class _Answered:
     answer: float
     ttft: float
     tpot: float
+    session: Hashable | None
+    turn: int
 
 
 def aiperf_records(file: Path) -> BenchRun:
@@ -46,7 +52,8 @@ def aiperf_records(file: Path) -> BenchRun:
     Notes
     -----
     Requests that failed, were cancelled or warmed up are left out. Where all but the first few begin as others end, the
-    client kept so many in flight: the run is a closed loop of them. Else requests come when they came.
+    client kept so many in flight: the run is a closed loop of them. Else requests come when they came. Turns of a
+    conversation come as long after the answer before them as they did; sessions are then what is in flight.
     """
     records = list(json_lines(file, TraceFormatError))
     found = [each for row, record in records if (each := _answered(file, row, record)) is not None]
@@ -58,21 +65,37 @@ def aiperf_records(file: Path) -> BenchRun:
     notes = [f"left out {left} requests that failed, were cancelled or warmed up"] if left else []
     began = np.array([each.start - found[0].start for each in found], np.float64) * 1e-9
     ended = np.array([each.end - found[0].start for each in found], np.float64) * 1e-9
-    loop = _closed_loop(began, ended)
+    turns = any(each.turn for each in found)
+    first, links = _conversations(file, found, notes) if turns else (np.arange(len(found)), [])
+    last_of = np.zeros(len(found))
+    np.maximum.at(last_of, first, ended)
+    alone = first == np.arange(len(found))
+    loop = _closed_loop(began[alone], last_of[alone])
     if loop is None:
         notes.append("arrivals are those recorded: the file does not say how the client sent them")
     else:
-        notes.append(f"{loop} requests are in flight from first to last: played as a closed loop")
+        what = "sessions" if turns else "requests"
+        notes.append(f"{loop} {what} are in flight from first to last: played as a closed loop")
     prompts = np.array([each.prompt for each in found], np.float64)
     answers = np.array([each.answer for each in found], np.float64)
+    if links:
+        prompts = np.array([each.tokens[0] for each in links], np.float64)
+    # Turns stand where their sessions begin, in their order.
+    order = np.lexsort((np.array([each.depth for each in links]), first)) if links else np.arange(len(found))
     trace = trace_of(
         file,
-        began,
-        {"input_sequence_length": prompts, "output_sequence_length": answers},
+        began[first][order],
+        {"input_sequence_length": prompts[order], "output_sequence_length": answers[order]},
         arrival_name="request_start_ns",
-        rows=[each.row for each in found],
+        rows=[found[at].row for at in order.tolist()],
         notes=notes,
     )
+    if links:
+        trace = replace(
+            trace,
+            after=np.where(alone[order], -1, np.arange(len(found)) - 1),
+            delay=np.array([links[at].delay for at in order.tolist()]),
+        )
     span, last = float(ended.max()), float(began[-1])
     return BenchRun(
         tool="aiperf",
@@ -110,7 +133,57 @@ def _answered(file: Path, row: int, record: object) -> _Answered | None:
         answer=_value(file, row, figures, "output_sequence_length"),
         ttft=_duration(file, row, figures, "time_to_first_token"),
         tpot=_duration(file, row, figures, "inter_token_latency"),
+        session=_session(file, row, about),
+        turn=_turn(file, row, about),
     )
+
+
+def _session(file: Path, row: int, about: Mapping[str, Any]) -> Hashable | None:
+    """Read which conversation a request is part of: its own name, or that of the entry of the data set."""
+    session = next((about[key] for key in ("x_correlation_id", "conversation_id") if about.get(key) is not None), None)
+    if isinstance(session, dict | list):
+        fail_row(file, row, f"conversation_id: got {shown(session)}, expected text or a number")
+    return session
+
+
+def _turn(file: Path, row: int, about: Mapping[str, Any]) -> int:
+    turn = about.get("turn_index")
+    if turn is None:
+        return 0
+    if isinstance(turn, bool) or not isinstance(turn, int) or not 0 <= turn < 2**31:
+        fail_row(file, row, f"turn_index: got {shown(turn)}, expected a whole number of at least 0")
+    return turn
+
+
+def _conversations(file: Path, found: Sequence[_Answered], notes: list[str]) -> tuple[NDArray[np.int64], list[Request]]:
+    """Link the turns of conversations; return the first request of each one's session, and what it is as a line.
+
+    A turn whose answer before it is not among those that were answered begins anew.
+    """
+    links = [Request(row=each.row, time=None, tokens=(each.prompt, each.answer), blocks=(), unit="s") for each in found]
+    first, cut = np.arange(len(found)), 0
+    # The last request of each turn that no other follows yet: an entry of the data set may be sent again and again.
+    open_turns: dict[tuple[Hashable | None, int], int] = {}
+    for at, each in enumerate(found):
+        before = open_turns.pop((each.session, each.turn - 1), -1) if each.turn and each.session is not None else -1
+        open_turns[each.session, each.turn] = at
+        cut += each.turn > 0 and before < 0
+        if before < 0:
+            continue
+        if each.start < found[before].end:
+            fail_row(
+                file, each.row, f"begins before the answer to turn {each.turn - 1} has ended (row {found[before].row})"
+            )
+        first[at] = first[before]
+        links[at].after, links[at].depth = before, links[before].depth + 1
+        links[at].delay = (each.start - found[before].end) * 1e-9
+    if cut:
+        notes.append(f"{cut} turns follow one that was not answered; they begin anew")
+    whole, why = whole_prompts(file, links, None)
+    notes.append(why)
+    if not whole:
+        add_history(links, None)
+    return first, links
 
 
 def _closed_loop(began: NDArray[np.float64], ended: NDArray[np.float64]) -> int | None:

@@ -149,6 +149,49 @@ def test_requests_of_aiperf_that_failed_or_warmed_up_are_left_out(tmp_path):
     assert "left out 2 requests" in trace.notes[0]
 
 
+def turn(start, end, session, index, tokens=550):
+    made = record(start, end)
+    made["metadata"] |= {"conversation_id": "entry", "x_correlation_id": session, "turn_index": index}
+    made["metrics"]["input_sequence_length"]["value"] = tokens
+    return made
+
+
+def test_turns_of_aiperf_come_as_long_after_the_answer_before_them_as_they_did(tmp_path):
+    rows = [
+        turn(0.0, 1.0, "a", 0),
+        turn(0.0, 2.0, "b", 0),
+        turn(3.0, 4.0, "a", 1, 800),
+        turn(2.5, 4.5, "b", 1, 900),
+        turn(4.0, 5.0, "c", 0),
+        turn(4.5, 6.0, "d", 0),
+        turn(5.25, 6.0, "c", 1, 900),
+        turn(6.5, 7.0, "d", 1, 900),
+    ]
+    path = saved(tmp_path, rows, "profile_export.jsonl")
+    trace = read_request_trace(path)
+    assert trace.after.tolist() == [-1, 0, -1, 2, -1, 4, -1, 6]
+    assert trace.delay.tolist() == pytest.approx([0.0, 2.0, 0.0, 0.5, 0.0, 0.25, 0.0, 0.5], abs=1e-6)
+    assert trace.input_tokens.tolist() == [550, 800, 550, 900, 550, 900, 550, 900]
+    assert trace.concurrency == 2
+    assert "2 sessions are in flight from first to last" in " ".join(trace.notes)
+    assert read_bench_runs(path)[0].e2el == pytest.approx(9.75 / 8)
+
+
+def test_turns_of_aiperf_whose_answer_before_failed_begin_anew_and_overlaps_are_named(tmp_path):
+    rows = [turn(0.0, 1.0, "a", 0) | {"error": {"code": 500}}, turn(2.0, 3.0, "a", 1), turn(4.0, 5.0, "a", 2, 40)]
+    trace = read_request_trace(saved(tmp_path, rows, "profile_export.jsonl"))
+    assert trace.after.tolist() == [-1, 0]
+    # Fewer tokens than the turn before: what is new, behind 550 + 128.
+    assert trace.input_tokens.tolist() == [550, 718]
+    assert "1 turns follow one that was not answered; they begin anew" in " ".join(trace.notes)
+    rows = [turn(0.0, 1.0, "a", 0), turn(0.5, 3.0, "a", 1)]
+    with pytest.raises(TraceFormatError, match=r"row 2: begins before the answer to turn 0 has ended \(row 1\)"):
+        read_request_trace(saved(tmp_path, rows, "b.jsonl"))
+    rows = [turn(0.0, 1.0, "a", 0), turn(2.0, 3.0, "a", -1)]
+    with pytest.raises(TraceFormatError, match="row 2: turn_index: got -1"):
+        read_request_trace(saved(tmp_path, rows, "c.jsonl"))
+
+
 def test_a_latency_of_aiperf_that_contradicts_its_times_is_named(tmp_path):
     bad = record(0.0, 1.0)
     bad["metrics"]["request_latency"] = {"value": 1000.0, "unit": "s"}
