@@ -74,6 +74,8 @@ def check(scenario: Scenario) -> tuple[Finding, ...]:
     if model is not None and hardware is not None and stack is not None:
         # Last, as what a server refuses is no reason to leave out what can be found by preparing a run.
         findings.extend(_server(scenario, model, hardware, stack, requests))
+    if requests is not None:
+        findings.extend(Finding(level="note", where="requests", message=note) for note in requests.notes)
     if model is not None and requests is not None:
         findings.extend(own for own in _lengths(model, requests) if all(own.message not in f.message for f in findings))
     for text in unread_keys(scenario):

@@ -11,7 +11,7 @@ import numpy as np
 
 from hardware_profiles.edge import json_lines, nearest_found, shown
 from workloads.errors import TraceFormatError
-from workloads.requests.links import Request, add_history, delay, link, place, whole_prompts
+from workloads.requests.links import Request, add_history, agent_turns, delay, link, place, whole_prompts
 from workloads.requests.rows import decided_blocks, fail, fail_row, require_few, seconds_since_first, trace_of
 from workloads.requests.trace import LATEST, RequestTrace, in_closed_loop
 from workloads.requests.units import UnitError, time_unit
@@ -68,6 +68,9 @@ DIALECTS: Mapping[str, Dialect] = {
     "llmservingsim": Dialect(
         arrival="arrival_time_ns", input="input_toks", output="output_toks", unit="ns", sure=True, whose="LLMServingSim"
     ),
+    "agentic": Dialect(
+        arrival="timestamp", input="input_length", output="output_length", unit="ms", whose="Applied Compute's agents"
+    ),
     "moesim": Dialect(
         arrival="arrival_s", input="input_tokens", output="output_tokens", unit="s", sure=True, whose="moesim"
     ),
@@ -79,6 +82,8 @@ def dialect_of(record: Mapping[str, Any]) -> str | None:
     keys = record.keys()
     if {"chat_id", "parent_chat_id"} <= keys:
         return "bailian"
+    if {"input_prompt_length", "assistant_response_length"} <= keys:
+        return "agentic"
     if keys & {"input_toks", "arrival_time_ns", "sub_requests"}:
         return "llmservingsim"
     if keys & {"input_length", "output_length", "hash_ids"}:
@@ -118,7 +123,7 @@ def read_lines(
         A line is malformed or contradicts others, or the data do not tell a unit; the message names the row.
     """
     own = DIALECTS[dialect]
-    requests = list(_requests(file, own, chats=dialect == "bailian"))
+    requests = list(_requests(file, dialect))
     if not requests:
         fail(file, "the file has no rows")
     require_few(file, len(requests))
@@ -163,16 +168,16 @@ def read_lines(
     )
 
 
-def _requests(file: Path, own: Dialect, *, chats: bool) -> Iterator[Request]:
+def _requests(file: Path, dialect: str) -> Iterator[Request]:
     """Read the lines; one that holds several turns gives a request for each."""
-    count = 0
+    count, own, chats = 0, DIALECTS[dialect], dialect == "bailian"
     for row, record in json_lines(file, TraceFormatError):
         if not isinstance(record, dict):
             fail_row(
                 file, row, f"got {shown(record)}, expected an object with {own.arrival}, {own.input}, {own.output}"
             )
         key = next((each for each in ("sub_requests", "turns") if isinstance(record.get(each), list)), "sub_requests")
-        turns = record.get(key)
+        turns = agent_turns(file, row, record) if dialect == "agentic" else record.get(key)
         if turns is not None and (not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns)):
             fail_row(file, row, f"{key}: got {shown(turns)}, expected a list of objects")
         time = _number(file, row, own.arrival, record) if record.get(own.arrival) is not None else None

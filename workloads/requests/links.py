@@ -110,6 +110,39 @@ def delay(file: Path, row: int, record: Mapping[str, Any]) -> dict[str, Any]:
     return {"delay": value * UNITS[_DELAYS[key] or "ms"] + waits * UNITS["ms"], "unit": "s"}
 
 
+def agent_turns(file: Path, row: int, record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the turns of an agent that one line of Applied Compute's form holds, in Mooncake's keys.
+
+    Parameters
+    ----------
+    file : Path
+        Where it stands.
+    row : int
+        Its row, from 1.
+    record : Mapping
+        The line: a prompt; for each of ``num_turns`` an answer that calls a tool, how much text that brings, and how
+        long it takes [s]; and a last answer.
+    """
+    listed = ("assistant_response_length", "tool_call_output_length", "tool_call_latency")
+    columns = []
+    for key in listed:
+        values = record.get(key)
+        if not isinstance(values, list) or len(values) != record.get("num_turns", len(values)):
+            fail_row(file, row, f"{key}: got {shown(values)}, expected a list with a number for each of num_turns")
+        columns.append([_time(file, row, key, {key: value}) for value in values])
+    if len({len(values) for values in columns}) > 1:
+        fail_row(file, row, f"{', '.join(listed)} have different lengths {[len(values) for values in columns]}")
+    for key in ("input_prompt_length", "final_assistant_response_length"):
+        if key not in record:
+            fail_row(file, row, f"{key} is missing")
+    prompt, waits, turns = _time(file, row, "input_prompt_length", record), 0.0, []
+    for answer, text, latency in zip(*columns, strict=True):
+        turns.append({"input_length": prompt, "output_length": answer, "delay_s": waits})
+        prompt, waits = prompt + answer + text, latency
+    last = _time(file, row, "final_assistant_response_length", record)
+    return [*turns, {"input_length": prompt, "output_length": last, "delay_s": waits}]
+
+
 def link(file: Path, requests: Sequence[Request], *, part: bool) -> list[str]:
     """Find which request follows which, and return what had to be left out.
 
@@ -287,5 +320,5 @@ def _number(file: Path, row: int, key: str, record: Mapping[str, Any]) -> float:
 def _time(file: Path, row: int, key: str, record: Mapping[str, Any]) -> float:
     value = _number(file, row, key, record)
     if not 0 <= value < _LONGEST:
-        fail_row(file, row, f"{key}: got {shown(record[key])}, expected a time of at least 0")
+        fail_row(file, row, f"{key}: got {shown(record[key])}, expected a number of at least 0")
     return value

@@ -95,6 +95,43 @@ def test_turns_in_one_line_follow_each_other_and_tools_run_after_the_answer_that
     assert links(trace) == ([-1, 0], [0.0, 0.25])
 
 
+AGENT = {
+    "num_turns": 2,
+    "input_prompt_length": 900,
+    "assistant_response_length": [50, 60],
+    "tool_call_output_length": [400, 30],
+    "tool_call_latency": [1.5, 0.25],
+    "final_assistant_response_length": 200,
+}
+
+
+def test_an_agent_in_one_line_calls_its_tools_in_turn_and_answers(tmp_path):
+    trace = read_request_trace(lines(tmp_path, [AGENT, AGENT]), concurrency=1)
+    assert links(trace) == ([-1, 0, 1, -1, 3, 4], [0.0, 1.5, 0.25] * 2)
+    assert trace.input_tokens.tolist() == [900, 1350, 1440] * 2
+    assert trace.output_tokens.tolist() == [50, 60, 200] * 2
+    with pytest.raises(TraceFormatError, match="timestamp is missing, as in every row"):
+        read_request_trace(lines(tmp_path, [AGENT]))
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"num_turns": 3}, "assistant_response_length: got [50, 60], expected a list with a number for each"),
+        ({"tool_call_latency": [1.5, -1]}, "tool_call_latency: got -1"),
+        ({"tool_call_latency": "1 s"}, "tool_call_latency: got '1 s'"),
+        ({"assistant_response_length": [50, "x"]}, "assistant_response_length: got 'x'"),
+        ({"assistant_response_length": [50, 0]}, "output_length: got 0"),
+        ({"final_assistant_response_length": None}, "final_assistant_response_length: got None"),
+    ],
+)
+def test_malformed_agents_are_named(tmp_path, change, expected):
+    with pytest.raises(TraceFormatError) as error:
+        read_request_trace(lines(tmp_path, [AGENT | change]), concurrency=1)
+    assert "row 1" in str(error.value)
+    assert expected in str(error.value)
+
+
 def chats(*rows):
     keys = ("chat_id", "parent_chat_id", "timestamp", "input_length")
     return [dict(zip(keys, each, strict=True)) | {"output_length": 5, "hash_ids": []} for each in rows]
@@ -176,7 +213,7 @@ def test_a_delay_of_a_first_turn_is_not_played_and_that_is_said(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "expected"),
     [
-        ([row("a", timestamp=0), row("a", 2000, delay=-5)], "row 2: delay: got -5, expected a time of at least 0"),
+        ([row("a", timestamp=0), row("a", 2000, delay=-5)], "row 2: delay: got -5, expected a number of at least 0"),
         ([row("a", timestamp=0), row("a", 2000, delay="1s")], "row 2: delay: got '1s'"),
         ([row("a", timestamp=0), row("a", 2000, delay=5, delay_ms=5)], "row 2: says delay and delay_ms"),
         ([row(timestamp=0), row(timestamp=9, delay=5)], "row 2: has a delay, but names no session"),
