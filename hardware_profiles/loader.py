@@ -167,6 +167,31 @@ def resolve_kernels(
     return kernels, "; ".join(evidence) or "none"
 
 
+def kernel_backends(folder: Path | None = None) -> dict[str, set[str]]:
+    """Map every family of kernels to the backends that any device has coefficients of.
+
+    Parameters
+    ----------
+    folder : Path or None
+        The user's profiles, as for :func:`load_device`.
+
+    Examples
+    --------
+    >>> "cublas" in kernel_backends()["gemm"]
+    True
+    """
+    found: dict[str, set[str]] = {}
+    for root in catalogue_folders(folder):
+        names = [name for path in _files(root / "kernels", "*.toml") for name in _load(parse_kernels_file, path)]
+        names += [
+            name for path in _files(root / "devices", "*.toml") for name in _load(parse_device, path).main.kernels
+        ]
+        for name in names:
+            family, _, rest = name.partition(".")
+            found.setdefault(family, set()).add(rest.partition(".")[0])
+    return found
+
+
 def catalogue_folders(folder: Path | None) -> tuple[Path, ...]:
     """Catalogues in the order in which they are searched."""
     if folder is None and os.environ.get(FOLDER_VARIABLE):

@@ -6,12 +6,13 @@ profile, falling back to another backend or dtype of the same family where the d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from hardware_profiles.edge import shown
+from hardware_profiles.edge import shown, shown_path
+from hardware_profiles.loader import kernel_backends
 from hardware_profiles.parse import check_keys, parse_choice, parse_quantity
 from hardware_profiles.schema import Quantity
 from simulator.catalogue import Catalogue
@@ -45,6 +46,21 @@ _DIMENSIONS: Mapping[str, str] = {
 }
 #: Numbers that a stack may leave out.
 _OPTIONAL: Mapping[str, str] = {"two_batch_prefill_tokens": "one", "two_batch_decode_tokens": "one"}
+
+#: Numbers that are whole, and the least of each.
+_COUNTS: Mapping[str, int] = {
+    "token_budget": 1,
+    "max_running": 1,
+    "delivery_steps": 0,
+    "graph_max_batch": 0,
+    "graph_pad": 1,
+    "two_batch_prefill_tokens": 0,
+    "two_batch_decode_tokens": 0,
+}
+#: The most that any of them may be: tables are made for so many rows of a step.
+_MOST = 2**20
+#: Small ops that a stack may fuse into their neighbours.
+FUSIONS = ("qk_norm_rope", "all_reduce_norm")
 
 #: All numbers of a stack file.
 STACK_NUMBERS: tuple[str, ...] = (*_DIMENSIONS, *_OPTIONAL)
@@ -118,9 +134,24 @@ def load_stack(name: str) -> StackProfile:
     return _STACKS.load(name)
 
 
-def customised(choice: StackChoice) -> StackProfile:
-    """Load the stack that a scenario names and apply the scenario's changes, marked as such."""
+def customised(choice: StackChoice, profiles: str | Path | None = None) -> StackProfile:
+    """Load the stack that a scenario names and apply the scenario's changes, marked as such.
+
+    Parameters
+    ----------
+    choice : Stack
+        What the scenario says of its stack.
+    profiles : str or Path, optional
+        The user's profiles, whose devices may have kernels that no built-in one has.
+
+    Raises
+    ------
+    ProfileError
+        As for :func:`load_stack`; or the file names kernels that no device has.
+    """
     profile = load_stack(choice.name)
+    if choice.name.endswith(".toml"):
+        _require_kernels(profile, shown_path(choice.name), kernel_backends(Path(profiles) if profiles else None))
     numbers = dict(profile.numbers)
     for key in ("token_budget", "max_running", "memory_fraction", "cpu_gap"):
         value = getattr(choice, key)
@@ -136,6 +167,19 @@ def customised(choice: StackChoice) -> StackProfile:
         exchange=choice.exchange or profile.exchange,
         overlap=choice.overlap or profile.overlap,
     )
+
+
+def _require_kernels(profile: StackProfile, file: str, known: Mapping[str, Collection[str]]) -> None:
+    """Refuse families and backends of kernels, by the names of their tables, that no device has."""
+    for family, backends in profile.backends.items():
+        # Experts may have kernels by phase, whose tables have one name.
+        table = "moe" if family in ("moe_prefill", "moe_decode") else family
+        if table not in known:
+            raise ProfileError(f"{file}: backends: unknown kernel family {shown(family)}; {nearest(family, known)}")
+        for backend in backends:
+            if backend not in known[table]:
+                hint = nearest(backend, known[table])
+                raise ProfileError(f"{file}: backends.{family}: no device has a kernel {shown(backend)}; {hint}")
 
 
 def kernel_table(
@@ -213,7 +257,7 @@ def _read(data: Mapping[str, Any], file: str) -> StackProfile:
         chunked=_flag(data["chunked"], f"{file}: chunked"),
         exchange=parse_choice(data, "exchange", EXCHANGE_NAMES, file),
         backends={family: _texts(names, f"{file}: backends.{family}") for family, names in backends.items()},
-        fused=frozenset(_texts(data.get("fused", []), f"{file}: fused")),
+        fused=_fused(data.get("fused", []), f"{file}: fused"),
         overlap=parse_choice(data, "overlap", OVERLAPS, file) if "overlap" in data else "none",
         numbers={key: _quantity(value, key, file) for key, value in numbers.items()},
     )
@@ -224,7 +268,17 @@ def _quantity(table: object, key: str, file: str) -> Quantity:
     found = parse_quantity(table, cast("Any", {**_DIMENSIONS, **_OPTIONAL}[key]), where, zero_allowed=True)
     if key == "memory_fraction" and not 0 < found.value <= 1:
         raise ProfileError(f"{where}: got {found.value:g}, expected a share above 0 and at most 1")
+    if key in _COUNTS and (found.value != round(found.value) or not _COUNTS[key] <= found.value <= _MOST):
+        raise ProfileError(f"{where}: got {found.value:g}, expected a whole number from {_COUNTS[key]} to {_MOST:,}")
     return found
+
+
+def _fused(value: object, where: str) -> frozenset[str]:
+    names = _texts(value, where)
+    for name in names:
+        if name not in FUSIONS:
+            raise ProfileError(f"{where}: unknown {shown(name)}; {nearest(name, FUSIONS)}")
+    return frozenset(names)
 
 
 def _table(value: object, where: str) -> Mapping[str, Any]:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from hardware_profiles.parse import check_keys, parse_quantity
+from hardware_profiles.edge import shown
+from hardware_profiles.parse import check_keys, parse_aliases, parse_quantity, parse_text
 from hardware_profiles.schema import Quantity
 from simulator.catalogue import Catalogue
 from simulator.errors import ProfileError
@@ -73,11 +74,13 @@ def load_startup(name: str) -> Startup:
 def _read(data: Mapping[str, Any], file: str) -> Startup:
     check_keys(data, {"id", "name", "numbers"}, {"id", "name", "aliases", "numbers"}, file)
     numbers = data["numbers"]
+    if not isinstance(numbers, dict):
+        raise ProfileError(f"{file}: numbers: got {shown(numbers)}, expected a table")
     check_keys(numbers, _DIMENSIONS, _DIMENSIONS, f"{file}: numbers")
     return Startup(
-        id=data["id"],
-        name=data["name"],
-        aliases=tuple(data.get("aliases", ())),
+        id=parse_text(data, "id", file),
+        name=parse_text(data, "name", file),
+        aliases=parse_aliases(data, file),
         numbers={key: _quantity(value, key, file) for key, value in numbers.items()},
     )
 

@@ -58,7 +58,7 @@ def lay_out(scenario: Scenario) -> Layout:
     """
     model = scenario_model(scenario.model)
     split = Parallelism.of(scenario.parallelism)
-    stack = customised(scenario.stack)
+    stack = customised(scenario.stack, scenario.hardware.profiles)
     hardware = scenario_hardware(scenario.hardware, split.devices)
     slots = expert_slots(model, scenario.placement)
     require_split(model, split, slots)

@@ -196,7 +196,7 @@ def build_fleet(scenario: Scenario, trace: RequestTrace) -> Fleet:
     largest = choice.max_size or max([start, *asked])
     _check_bounds(choice, start, smallest, largest, step)
     _check_cluster(scenario, largest, step, smallest)
-    model, stack = scenario_model(scenario.model), customised(scenario.stack)
+    model, stack = scenario_model(scenario.model), customised(scenario.stack, scenario.hardware.profiles)
     context = ScalingContext(
         model=model,
         hardware=scenario_hardware(scenario.hardware, parallelism.tp * parallelism.pp * largest),

@@ -51,7 +51,7 @@ def check(scenario: Scenario) -> tuple[Finding, ...]:
     split = Parallelism.of(scenario.parallelism)
     model = _try(findings, "model", lambda: scenario_model(scenario.model))
     hardware = _try(findings, "hardware", lambda: scenario_hardware(scenario.hardware, split.devices))
-    stack = _try(findings, "stack", lambda: customised(scenario.stack))
+    stack = _try(findings, "stack", lambda: customised(scenario.stack, scenario.hardware.profiles))
     requests = _try(findings, "requests", lambda: scenario_requests(scenario.requests, scenario.seed))
     if model is not None:
         findings.extend(Finding(level="warning", where="model", message=note) for note in model.notes)

@@ -9,7 +9,8 @@ import pytest
 
 from simulator import Scenario
 from simulator.errors import ProfileError
-from simulator.stack import load_stack, stack_names
+from simulator.scenario.sections import Stack
+from simulator.stack import customised, load_stack, stack_names
 
 
 @pytest.fixture
@@ -46,6 +47,18 @@ def test_a_scenario_finds_the_stack_file_beside_it(own: Path) -> None:
         ('fused = ["qk_norm_rope"]', 'fused = "qk_norm_rope"', "fused: got 'qk_norm_rope', expected a list"),
         ('gemm = ["cublas", "deepgemm", "cutlass"]', "gemm = 3", "backends.gemm: got 3, expected a list"),
         ("memory_fraction = { value = 0.96", "memory_fraction = { value = 1.5", "got 1.5, expected a share"),
+        (
+            'fused = ["qk_norm_rope"]',
+            'fused = ["qk_norm_rop"]',
+            "unknown 'qk_norm_rop'; did you mean 'qk_norm_rope'",
+        ),
+        ("max_running = { value = 1024", "max_running = { value = 1.5", "got 1.5, expected a whole number from 1"),
+        ("graph_pad = { value = 8", "graph_pad = { value = 0", "got 0, expected a whole number from 1"),
+        (
+            "token_budget = { value = 8192",
+            "token_budget = { value = 1e12",
+            "whole number from 1 to 1,048,576",
+        ),
         ("max_running = { value = 1024", "max_running = { value = 1" + "0" * 400, "a whole number of some 40"),
     ],
 )
@@ -54,6 +67,38 @@ def test_a_broken_stack_file_says_what_is_wrong(own: Path, old: str, new: str, m
     with pytest.raises(ProfileError, match=message) as raised:
         load_stack(str(own))
     assert "mine.toml" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            'gemm = ["cublas"',
+            'gemm = ["cublaz"',
+            "gemm: no device has a kernel 'cublaz'; did you mean 'cublas'",
+        ),
+        ("moe = [", "moo = [", "backends: unknown kernel family 'moo'; did you mean 'moe'"),
+        ('moe_decode = ["deepgemm_masked"]', 'moe_decode = ["masked"]', "backends.moe_decode: no device has a kernel"),
+    ],
+)
+def test_kernels_that_no_device_has_are_refused_where_the_stack_is_used(
+    own: Path, old: str, new: str, message: str
+) -> None:
+    own.write_text(own.read_text(encoding="utf-8").replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(ProfileError, match=message) as raised:
+        customised(Stack(name=str(own)))
+    assert "mine.toml" in str(raised.value)
+
+
+def test_a_stack_may_name_the_kernels_of_a_device_of_ones_own(own: Path, tmp_path: Path) -> None:
+    kernels = tmp_path / "profiles" / "kernels"
+    kernels.mkdir(parents=True)
+    text = (files("hardware_profiles") / "kernels" / "h100-sxm.toml").read_text(encoding="utf-8")
+    (kernels / "h100-sxm.toml").write_text(text.replace('["gemm.cublas', '["gemm.mine'), encoding="utf-8")
+    own.write_text(own.read_text(encoding="utf-8").replace('gemm = ["cublas"', 'gemm = ["mine"'), encoding="utf-8")
+    assert customised(Stack(name=str(own)), tmp_path / "profiles").backends["gemm"][0] == "mine"
+    with pytest.raises(ProfileError, match="no device has a kernel 'mine'"):
+        customised(Stack(name=str(own)))
 
 
 def test_an_unknown_stack_names_the_nearest_one() -> None:
