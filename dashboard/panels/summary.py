@@ -9,6 +9,7 @@ import streamlit as st
 from dashboard.cards import Answer, cards
 from dashboard.display import change, duration, in_unit, interval_text, significant
 from dashboard.panels.shown import plain, small
+from simulator.feasibility.asked import refusals
 from simulator.results.setup import Setup, offer_words
 from simulator.results.values import Estimate, Result
 
@@ -58,6 +59,8 @@ def badges(answer: Answer) -> None:
             st.badge(interval, icon=":material/straighten:", color="gray")
         for icon, said in _set_up(answer.setup).items():
             st.badge(said, icon=f":material/{icon}:", color="gray")
+    for refusal in refusals(answer.warnings):
+        st.warning(f"{plain(refusal)}. What follows is what it would give.", icon=":material/block:")
     if answer.warnings:
         with st.expander(f"Warnings of this answer ({len(answer.warnings)})"):
             for warning in answer.warnings:

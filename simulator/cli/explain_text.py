@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from simulator.cli.console import bar, number, percent, seconds, table
 from simulator.cli.head_text import print_head
-from simulator.cli.result_text import imbalance_text, print_warnings
+from simulator.cli.result_text import imbalance_text, print_refusals, print_warnings
 from simulator.results.values import Explanation
 from simulator.scenario.title import title
 from simulator.step.components import COMPONENTS, component_words
@@ -41,6 +41,7 @@ _HELPS: Mapping[str, tuple[str, str]] = {
 def print_explanation(out: Console, explanation: Explanation) -> None:
     """Print the op table, grouped by component with totals, then the equation, inputs and source of each op."""
     groups = component_rows(explanation)
+    print_refusals(out, explanation.warnings)
     print_head(out, explanation.scenario, "one step explained", explanation.setup)
     out.print(
         f"one {explanation.phase} step, batch {explanation.batch}, context {explanation.context} tokens: "

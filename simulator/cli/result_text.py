@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from simulator.cli.console import bar, count, number, percent, seconds, table
 from simulator.cli.head_text import print_head
+from simulator.feasibility.asked import refusals
 from simulator.results.setup import Setup
 from simulator.results.values import Distribution, Estimate, Finding, ImbalanceCost, Result, SessionSummary, Summary
 from simulator.step.components import COMPONENTS, component_words
@@ -33,6 +34,7 @@ def print_result(out: Console, result: Result) -> None:
         held = result.scaling.summary
         text = f"{number(summary.devices_mean)} GPUs on average, {count(held.devices_peak)} at most; see moesim scale"
         rows.insert(0, ("while it scales", text))
+    print_refusals(out, result.warnings)
     print_head(out, result.scenario, "simulated", result.setup, rows)
     _print_latencies(out, summary, result.sessions)
     print_breakdown(out, result.breakdown, summary.engine_steps)
@@ -43,6 +45,7 @@ def print_estimate(out: Console, estimate: Estimate) -> None:
     """Print the closed-form answer; its breakdown is per second, so that only shares are shown."""
     summary = estimate.summary
     rows = [*_throughput(summary), *_state(summary, estimate.setup), *_uncertainty(summary)]
+    print_refusals(out, estimate.warnings)
     print_head(out, estimate.scenario, "estimated, without events", estimate.setup, rows)
     _print_latencies(out, summary)
     print_breakdown(out, estimate.breakdown)
@@ -174,10 +177,18 @@ def print_breakdown(out: Console, breakdown: Mapping[str, float], steps: int | N
     out.print(result)
 
 
+def print_refusals(out: Console, warnings: Sequence[str]) -> None:
+    """Print above an answer that its server would not give it."""
+    for refusal in refusals(warnings):
+        out.print(f"warning: {refusal}; what follows is what it would give", style="bold yellow")
+
+
 def print_warnings(out: Console, warnings: Sequence[str]) -> None:
-    """Print the warnings, one per line."""
+    """Print the warnings, one per line, but for those that stand above."""
+    above = refusals(warnings)
     for warning in warnings:
-        out.print(f"warning: {warning}", style="yellow")
+        if warning not in above:
+            out.print(f"warning: {warning}", style="yellow")
 
 
 def print_findings(out: Console, name: str, findings: Iterable[Finding]) -> None:

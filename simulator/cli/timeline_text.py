@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from simulator.cli.console import pairs, percent, seconds
 from simulator.cli.explain_text import print_hidden
-from simulator.cli.result_text import print_warnings
+from simulator.cli.result_text import print_refusals, print_warnings
 from simulator.explanation.explanation import hidden_rows
 from simulator.scenario.title import title
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 def print_timeline(out: Console, scenario: Scenario, drawn: StepTimeline) -> None:
     """Print the length of the step, its streams, and what communication runs beside."""
+    print_refusals(out, drawn.warnings)
     out.print(title(scenario), style="bold")
     out.print(
         f"one {drawn.phase} step, batch {drawn.sequences}, context {drawn.length} tokens: {seconds(drawn.step_s)}"

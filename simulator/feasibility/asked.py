@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from simulator.conditions import Condition, Effect
@@ -9,8 +10,10 @@ from simulator.parallelism import Parallelism
 from simulator.stack import StackProfile
 from workloads.models.spec import ModelSpec, Phase
 
-#: Sources of a message that stand in it: the first, and how many more there are in the file of the stack.
+#: What divides the sources of a condition, the first of which stands in the message.
 _SOURCES = "; "
+#: What a sentence says after the name of a server that does not serve this.
+_REFUSES = " refuses this: "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,16 +101,21 @@ class ServerFinding:
     source: str
 
 
+def refusals(warnings: Sequence[str]) -> tuple[str, ...]:
+    """Pick the sentences of an answer's warnings by which a server refuses what was asked."""
+    return tuple(warning for warning in warnings if _REFUSES in warning)
+
+
 def said(condition: Condition, found: Found, server: str) -> ServerFinding:
     """Put what a rule found into the words of a finding."""
-    verb = " refuses this" if condition.effect == "refuses" else ""
+    verb = _REFUSES if condition.effect == "refuses" else ": "
     end = f"; {condition.note}" if condition.note else ""
     versions = f", {condition.versions}" if condition.versions else ""
     source = condition.source.split(_SOURCES)[0]
     return ServerFinding(
         effect=condition.effect,
         where=found.where,
-        message=f"{server}{verb}: {found.message}{end} ({source}{versions})",
+        message=f"{server}{verb}{found.message}{end} ({source}{versions})",
         remedy=found.remedy or condition.remedy,
         source=condition.source,
     )
