@@ -119,7 +119,7 @@ def assemble(plan: RunPlan, run: EngineRun, *, wall: float) -> Result:
         provenance=_provenance(scenario, deployment, certainty),
         rebalances=tuple(move.document() for move in plan.rebalances),
         setup=setup_of(scenario, deployment.hardware, trace),
-        imbalance=_imbalance(scenario, deployment, batch, context),
+        imbalance=_imbalance(_deployed(plan), deployment, batch, context),
     )
 
 
@@ -238,6 +238,15 @@ def _capacity(deployment: Deployment, devices: float) -> Capacity:
 
 def _certainty(scenario: Scenario, deployment: Deployment, batch: int, context: int) -> Certainty:
     return decode_certainty(deployment, batch, context, _folder(scenario))
+
+
+def _deployed(plan: RunPlan) -> Scenario:
+    """Return the scenario as it was deployed: one that changes its size pads its experts at each of them."""
+    if plan.scaler is None:
+        return plan.scenario
+    from simulator.elastic.fleet import sized
+
+    return sized(plan.scenario, plan.scenario.parallelism.dp, plan.played[0].deployment.model)
 
 
 def _imbalance(scenario: Scenario, deployment: Deployment, batch: int, context: int) -> ImbalanceCost | None:

@@ -59,6 +59,14 @@ def test_a_run_reports_what_changed_when(mechanism: str) -> None:
     assert emitted == pytest.approx(float(result.steps["decode_tokens"].sum()))
 
 
+def test_a_size_that_pads_its_experts_is_reported_whole() -> None:
+    # 64 experts do not divide over 6 ranks.
+    requests = {**BASE["requests"], "count": 24}
+    result = simulate(scenario(parallelism={"tp": 2, "dp": 3, "ep": 6}, requests=requests))
+    assert result.imbalance is not None
+    assert result.imbalance.step_s > 0.0
+
+
 def test_only_the_cold_restart_leaves_nobody_serving() -> None:
     down = {name: run(name).scaling.summary.downtime_s for name in MECHANISMS}  # type: ignore[union-attr]
     assert down.pop("cold_restart") == pytest.approx(run("cold_restart").scaling.summary.latency_max_s)  # type: ignore[union-attr]

@@ -18,7 +18,7 @@ import tomli_w
 import hardware_profiles
 from hardware_profiles.loader import FOLDER_VARIABLE
 from hardware_profiles.units import UNITS
-from validation.cases.elasticmoe.compute import _figures as elastic_figures
+from validation.cases.elasticmoe.compute import _change as elastic_change
 from validation.papers.papers import case_names
 from validation.papers.report import Verdict
 from validation.papers.run import run_case
@@ -108,9 +108,9 @@ def changed(change: Callable[[pytest.MonkeyPatch], None], names: Iterable[str]) 
     """Compute cases after a change, and keep nothing of it."""
     with pytest.MonkeyPatch.context() as patch:
         change(patch)
-        elastic_figures.cache_clear()
+        elastic_change.cache_clear()
         found = {key(v): v.predicted for name in sorted(names) for v in run_case(name)}
-    elastic_figures.cache_clear()
+    elastic_change.cache_clear()
     return found
 
 
