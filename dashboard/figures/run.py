@@ -140,9 +140,10 @@ def latency_chart(
     most = MOST_POINTS // (len(_METRICS) * (2 if compared else 1))
     for column, (name, colour) in enumerate(_METRICS, start=1):
         values, before = np.sort(latencies[name]), np.sort(compared.get(name, np.zeros(0)))
-        for label, spread in ((name, values), *(((f"{name}, baseline", before),) if compared else ())):
-            parts = (duration(_statistic(spread, q)) for q in (None, 50, 90, 99, 100))
-            rows.append([label, *parts, f"{spread.size:,}"])
+        spreads = (values, before) if compared else (values,)
+        for called, q in (("mean", None), ("p50", 50), ("p90", 90), ("p99", 99), ("max", 100)):
+            rows.append([f"{name}, {called}", *(duration(_statistic(spread, q)) for spread in spreads)])
+        rows.append([f"{name}, requests", *(f"{spread.size:,}" for spread in spreads)])
         factor, unit = seconds_scale(_statistic(values, 50))
         figure.update_xaxes(title_text=f"{name} [{unit}]", rangemode="tozero", row=1, col=column)
         if not values.size:
@@ -165,7 +166,8 @@ def latency_chart(
     figure.update_yaxes(rangemode="tozero")
     figure.update_yaxes(title_text="Requests at or below [%]" if kind == "cumulative" else "Requests [%]", col=1)
     figure.update_layout(showlegend=False, height=340, margin={"l": 10, "r": 10, "t": 30, "b": 10})
-    table = pd.DataFrame(rows, columns=["Latency", "Mean", "p50", "p90", "p99", "Max", "Requests"])
+    columns = ["Latency", "Simulation", *(("Baseline",) if compared else ())]
+    table = pd.DataFrame(rows, columns=columns)
     alt = _latency_alt(latencies, objectives or {})
     return Chart(figure=figure, alt=f"{alt} The baseline is the grey line." if compared else alt, table=table)
 

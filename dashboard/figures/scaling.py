@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -143,7 +143,8 @@ def instances_chart(scaling: Scaling) -> Chart:
             customdata=rows[["size"]].to_numpy(),
             hovertemplate=f"{state}, %{{customdata[0]}} ranks: %{{base:.4g}} s + %{{x:.4g}} s<extra>%{{y}}</extra>",
         )
-    _as_gantt(figure, int(drawn["instance"].nunique()), "Simulated time [s]")
+    names = [f"instance {number}" for number in sorted(drawn["instance"].unique())]
+    _as_gantt(figure, names, "Simulated time [s]")
     spans = frame.assign(span=frame["end_s"] - frame["start_s"]).groupby("state")["span"].sum()
     total = float(spans.sum())
     table = pd.DataFrame(
@@ -178,7 +179,8 @@ def phases_chart(scaling: Scaling) -> Chart:
             marker=filled(colour, pattern),
             hovertemplate=f"{name}: %{{base:.4g}} s + %{{x:.4g}} s<extra>%{{y}}</extra>",
         )
-    _as_gantt(figure, int(drawn["change"].nunique()), "Time after the command [s]")
+    names = [f"change {number + 1}" for number in sorted(drawn["change"].unique())]
+    _as_gantt(figure, names, "Time after the command [s]")
     lasting = phases.assign(span=phases["end_s"] - phases["start_s"]).groupby("phase")["span"].mean()
     longest = str(lasting.idxmax())
     alt = f"Of the phases of a change, {longest} takes longest: {duration(float(lasting[longest]))} on average."
@@ -201,11 +203,12 @@ def _changes(changes: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _as_gantt(figure: go.Figure, rows: int, axis: str) -> None:
+def _as_gantt(figure: go.Figure, rows: Sequence[str], axis: str) -> None:
+    """Lay bars out over time, a named row each, the first on top whatever is drawn first."""
     figure.update_layout(
         barmode="overlay",
-        height=150 + 26 * rows,
+        height=150 + 26 * len(rows),
         **legend_below(90),
         xaxis={"title": axis, "rangemode": "tozero"},
-        yaxis={"autorange": "reversed"},
+        yaxis={"autorange": "reversed", "categoryorder": "array", "categoryarray": rows},
     )

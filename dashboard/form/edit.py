@@ -115,7 +115,9 @@ def _count_devices(fields: Fields, catalogue: Catalogue) -> None:
     text += "."
     if node in catalogue.node_devices:
         held, nodes = catalogue.node_devices[node], catalogue.cluster_nodes.get(cluster or "", 1)
-        text += f" Nodes of {held}: an instance takes {math.ceil(per_instance / held)} of {nodes}."
+        taken = math.ceil(per_instance / held)
+        text += f" A node holds {held}"
+        text += "." if taken == nodes == 1 else f"; an instance takes {taken} of {nodes} nodes."
     st.markdown(f":small[{text}]")
 
 

@@ -22,6 +22,8 @@ _LINKS = re.compile(r"\bwww(?=\.)|\bhttps?(?=:)|\w(?=@)", re.IGNORECASE)
 #: Folders of the server before the name of a file, which are nobody's business.
 _FOLDERS = re.compile(r"(?<![\w.~/-])/(?:[\w.+@~-]+/)+(?=[\w.~-])")
 
+#: Without the bar of buttons, which lies over the words of charts on small screens; dragging zooms without it.
+_PLAIN = {"displaylogo": False, "displayModeBar": False}
 _DRAW = {"error": st.error, "warning": st.warning, "note": st.info}
 _ICONS = {"error": ":material/error:", "warning": ":material/warning:", "note": ":material/info:"}
 
@@ -103,7 +105,7 @@ def plot(drawn: Chart, key: str) -> None:
     drawn.figure.update_annotations(font_color=colour)
     bars = {"colorbar_tickfont_color": colour, "colorbar_title_font_color": colour}
     drawn.figure.update_traces(bars, selector={"type": "heatmap"})
-    st.plotly_chart(drawn.figure, key=key, alt=drawn.alt, config={"displaylogo": False})
+    st.plotly_chart(drawn.figure, key=key, alt=drawn.alt, config=_PLAIN)
 
 
 def needs_simulation(what: str) -> None:

@@ -65,7 +65,7 @@ def _form(catalogue: Catalogue) -> Scenario | None:
     page = session().page
     st.session_state.setdefault(PRESET, page.preset)
     with st.sidebar:
-        whole = "what the form begins with"
+        whole = "an example to begin with; choosing one replaces everything in the form"
         presets = list(catalogue.presets)
         st.selectbox("Preset", presets, key=PRESET, help=whole, on_change=_take_preset, args=(catalogue,))
         edited, wrong = attempt(partial(edit, page.scenario, catalogue.presets[page.preset], catalogue))
@@ -190,8 +190,8 @@ def _body(catalogue: Catalogue) -> None:
     missing = result is None or (baseline_result is None and runs)
     _buttons(runnable=missing, compared=baseline is not None)
     if answer is None:
-        asked = ", ".join(beyond_closed_form(page.scenario))
-        st.info(f"A closed form knows nothing of {asked}. Press Simulate for the answer.", icon=_PLAY)
+        asked = ", ".join(map(plain, beyond_closed_form(page.scenario)))
+        st.info(f"The estimate is a closed form, which leaves out {asked}. Press Simulate for the answer.", icon=_PLAY)
     else:
         shown(partial(summary.headline, answer, baseline))
         shown(partial(summary.badges, answer))

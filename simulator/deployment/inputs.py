@@ -290,10 +290,8 @@ def _recorded_routing(choice: Routing, routers: tuple[Router, ...]) -> RoutingTr
 
     whole = largest(routers)
     trace = _read(read_routing_trace, str(choice.trace))
-    if trace.num_experts < whole.choices:
-        # The last experts may simply never have been chosen.
-        trace = with_experts(trace, whole.choices)
     check_routing(trace, num_experts=whole.choices, layers=len(routers), top_k=whole.top_k)
+    trace = with_experts(trace, whole.choices)
     return trace if len(set(routers)) == 1 else side_by_side(apart(trace, routers), routers)
 
 

@@ -34,7 +34,7 @@ from simulator.stack import StackProfile
 from simulator.step.tables import expert_seconds
 from simulator.step.work import StepWork, step_ops
 from workloads.models.spec import ModelSpec, Phase
-from workloads.routing.trace import RoutingTrace, check_routing
+from workloads.routing.trace import RoutingTrace, check_routing, with_experts
 
 #: The placement that has seen the very tokens it is judged on: what no forecast can be sure to reach.
 ORACLE = "oracle"
@@ -280,6 +280,7 @@ def _bench(scenario: Scenario, options: StudyOptions, trace: RoutingTrace | None
     else:
         experts = moe.num_experts + moe.null_experts
         check_routing(trace, num_experts=experts, layers=len(laid.model.moe_layers), top_k=moe.top_k)
+        trace = with_experts(trace, experts)
     if trace is None:
         raise InfeasibleScenario(f"{laid.model.name} has no experts to place")
     return _Bench(

@@ -84,7 +84,7 @@ def test_cumulative_latency_ends_at_all_requests(requests: pd.DataFrame) -> None
     chart = latency_chart(requests)
     assert all(trace.y[-1] == pytest.approx(100) for trace in chart.figure.data)
     assert "half of the requests within 100 ms" in chart.alt
-    assert chart.table.loc[0, "p99"] == "100 ms"
+    assert chart.table.set_index("Latency").loc["TTFT, p99", "Simulation"] == "100 ms"
 
 
 def test_histogram_bins_hold_all_requests(requests: pd.DataFrame) -> None:
@@ -93,14 +93,14 @@ def test_histogram_bins_hold_all_requests(requests: pd.DataFrame) -> None:
 
 
 @pytest.mark.parametrize("kind", ["cumulative", "histogram"])
-def test_the_baseline_s_latencies_are_a_grey_line_and_rows_of_their_own(kind: Any, requests: pd.DataFrame) -> None:
+def test_the_baseline_s_latencies_are_a_grey_line_and_a_column_of_their_own(kind: Any, requests: pd.DataFrame) -> None:
     slower = requests.assign(first_token_s=requests["first_token_s"] + 0.1, finish_s=requests["finish_s"] + 0.1)
     chart = latency_chart(requests, kind, baseline=slower)
     grey = [trace for trace in chart.figure.data if "baseline" in trace.name]
     assert len(grey) == 3
     assert {trace.line.dash for trace in grey} == {"dash"}
     table = chart.table.set_index("Latency")
-    assert (table.loc["TTFT", "p50"], table.loc["TTFT, baseline", "p50"]) == ("100 ms", "200 ms")
+    assert list(table.loc["TTFT, p50"]) == ["100 ms", "200 ms"]
     assert "baseline" in chart.alt
     many = requests.iloc[1:2].loc[lambda frame: frame.index.repeat(100_000)]
     assert points(latency_chart(many, kind, baseline=many)) <= MOST_POINTS

@@ -191,6 +191,15 @@ def test_instances_and_phases_are_bars_of_their_length() -> None:
     assert chart.table["Size"].to_list() == ["1 to 2", "2 to 3", "3 to 4"]
 
 
+def test_instances_stand_in_order_whatever_is_drawn_first() -> None:
+    run = scaled()
+    late = pd.DataFrame([{**run.instances.iloc[0].to_dict(), "instance": 18, "state": "starting"}])
+    both = replace(run, instances=pd.concat([late, run.instances], ignore_index=True))
+    axis = instances_chart(both).figure.layout.yaxis
+    assert list(axis.categoryarray) == [f"instance {n}" for n in sorted(both.instances["instance"].unique())]
+    assert axis.autorange == "reversed"
+
+
 def drawn_step(overlap: str, layers: int, beside: Mapping[tuple[str, str], float]) -> StepTimeline:
     """Return a step whose layers attend for 1 ms and exchange for 2 ms beside it."""
     tasks = [Task(name="host", stream="host", seconds=1e-3)]

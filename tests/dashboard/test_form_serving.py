@@ -219,4 +219,4 @@ def test_devices_of_all_pools_are_counted(quick: None, open_page: Open) -> None:
     page = open_page(preset="deepseek-v3-h200", **pools)
     assert "8 devices per instance, 16 in all and 8 more for prefill: 24." in texts(page)
     page.checkbox(key="form.disaggregation.enabled").set_value(False).run()
-    assert "8 devices per instance, 16 in all. Nodes of 8" in texts(page)
+    assert "8 devices per instance, 16 in all. A node holds 8" in texts(page)

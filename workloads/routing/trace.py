@@ -59,7 +59,7 @@ class RoutingTrace:
 
 
 def check_routing(trace: RoutingTrace, num_experts: int, layers: int, top_k: int) -> None:
-    """Check that a routing trace fits a model.
+    """Check that a routing trace fits a model; its last experts may simply never have been chosen.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def check_routing(trace: RoutingTrace, num_experts: int, layers: int, top_k: int
     """
     # A padded trace has as many slots as its router ever used, not the model's top-k.
     slots = top_k if trace.padded else trace.top_k
-    if (trace.num_experts, trace.layers, slots) != (num_experts, layers, top_k):
+    if trace.num_experts > num_experts or (trace.layers, slots) != (layers, top_k):
         msg = (
             f"routing trace {trace.source}: it has {trace.layers} MoE layers of {trace.num_experts} experts, "
             f"top-{trace.top_k}; the model has {layers} MoE layers of {num_experts} experts, top-{top_k}"
@@ -85,6 +85,8 @@ def check_routing(trace: RoutingTrace, num_experts: int, layers: int, top_k: int
 
 def with_experts(trace: RoutingTrace, num_experts: int) -> RoutingTrace:
     """Return a trace that counts more experts, those beyond its own never chosen."""
+    if num_experts <= trace.num_experts:
+        return trace
     ids = trace.expert_ids
     if trace.padded:
         ids = np.where(ids == trace.num_experts, num_experts, ids.astype(np.int64))

@@ -211,6 +211,12 @@ def test_a_trace_must_fit_the_model():
     assert "the model has 36 MoE layers of 128 experts, top-4" in str(error.value)
 
 
+def test_experts_that_a_trace_never_chose_are_no_misfit():
+    check_routing(trace(), num_experts=16, layers=3, top_k=2)
+    with pytest.raises(WorkloadError, match="of 8 experts"):
+        check_routing(trace(), num_experts=4, layers=3, top_k=2)
+
+
 def test_the_recorded_gpt_oss_routing_reads_in_full():
     path = SHARED / "traces/routing/gpt_oss_20b_top4.npz"
     if not path.exists():
