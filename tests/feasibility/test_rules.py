@@ -145,6 +145,15 @@ def test_experts_of_int4_that_marlin_does_not_take_run_on_another_kernel() -> No
     assert any("routed experts in int4: 1408/4 = 352" in f.message and f.effect == "warns" for f in found)
 
 
+def test_groups_of_experts_must_lie_on_one_rank() -> None:
+    model = with_dtypes(load_model("qwen3-30b-a3b"), weights="int4")
+    model = replace(model, dtypes=replace(model.dtypes, stored=(("routed_experts", 0.5 + 2.0 / 128),)))
+    (finding,) = (f for f in said("vllm", model, {"tp": 4}) if f.effect == "refuses")
+    assert "routed experts in int4: 768/4 = 192 wide on each rank, no multiple of 128" in finding.message
+    assert finding.remedy == "use ep = 4, which keeps experts whole, or tp = 2"
+    assert refused("vllm", model, {"tp": 4, "ep": 4}) == refused("vllm", model, {"tp": 2}) == []
+
+
 @pytest.mark.parametrize(
     ("stack", "dtype", "architecture", "effect", "why"),
     [
@@ -241,14 +250,17 @@ def test_one_mamba_group_is_repeated() -> None:
     assert refused("vllm", replace(model, layers=(replace(model.layers[0], attention=mixer),)), {"tp": 8}) == []
 
 
-def test_redundant_experts_need_expert_parallelism() -> None:
-    assert any(
-        "8 redundant experts with ep = 1" in m for m in refused("vllm", "mixtral-8x7b", {"tp": 2}, redundant_slots=8)
-    )
-    assert refused("vllm", "mixtral-8x7b", {"tp": 2, "ep": 2}, redundant_slots=8) == []
+@pytest.mark.parametrize("stack", ENGINES)
+def test_redundant_experts_need_expert_parallelism(stack: str) -> None:
+    (message,) = refused(stack, "mixtral-8x7b", {"tp": 2}, redundant_slots=8)
+    assert "8 redundant experts with ep = 1" in message
+    assert refused(stack, "mixtral-8x7b", {"tp": 2, "ep": 2}, redundant_slots=8) == []
 
 
-@pytest.mark.parametrize(("stack", "draft", "no"), [("vllm", "mtp", 1), ("vllm", "none", 0), ("sglang", "none", 1)])
+@pytest.mark.parametrize(
+    ("stack", "draft", "no"),
+    [("vllm", "mtp", 1), ("vllm", "none", 0), ("sglang", "none", 1), ("trtllm", "mtp", 0), ("trtllm", "none", 1)],
+)
 def test_drafts_and_pipeline_stages(stack: str, draft: str, no: int) -> None:
     split = {"tp": 8, "pp": 2}
     assert len(refused(stack, "deepseek-v3", split, drafts=1, draft=draft)) == no
