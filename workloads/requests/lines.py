@@ -11,7 +11,7 @@ import numpy as np
 
 from hardware_profiles.edge import json_lines, nearest_found, shown
 from workloads.errors import TraceFormatError
-from workloads.requests.links import Request, add_history, agent_turns, delay, link, place, whole_prompts
+from workloads.requests.links import KEYS, Request, add_history, agent_turns, delay, link, place, whole_prompts
 from workloads.requests.rows import decided_blocks, fail, fail_row, require_few, seconds_since_first, trace_of
 from workloads.requests.trace import LATEST, RequestTrace, in_closed_loop
 from workloads.requests.units import UnitError, time_unit
@@ -182,8 +182,10 @@ def _requests(file: Path, dialect: str) -> Iterator[Request]:
             fail_row(file, row, f"{key}: got {shown(turns)}, expected a list of objects")
         time = _number(file, row, own.arrival, record) if record.get(own.arrival) is not None else None
         if turns is None:
-            where = place(file, row, record, chats=chats)
-            yield _request(file, row, own, record, time=time, **where, **delay(file, row, record))
+            links = {}
+            if not KEYS.isdisjoint(record):
+                links = {**place(file, row, record, chats=chats), **delay(file, row, record)}
+            yield _request(file, row, own, record, time=time, **links)
             count += 1
             continue
         tool = 0.0

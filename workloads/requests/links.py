@@ -20,6 +20,8 @@ from workloads.requests.units import UNITS
 _SESSION = ("session_id", "conversation_id")
 _TURN = ("turn_id", "turn_index", "turn")
 _DELAYS = {"delay": None, "delay_ms": "ms", "delay_s": "s"}
+#: Keys that say what a line follows; most traces have none.
+KEYS = frozenset((*_SESSION, *_DELAYS, "tool_wait_ms", "request_id", "wait_for", "chat_id", "parent_chat_id"))
 #: Longest delay, whatever its unit.
 _LONGEST = 1e18
 #: Share of later turns no longer than the turn before them up to which prompts are whole, and from which they are not.
@@ -229,6 +231,8 @@ def _by_session(file: Path, requests: Sequence[Request]) -> None:
 def _count_depth(file: Path, requests: Sequence[Request]) -> None:
     """Count how many requests stand before each; a request that follows itself is an error."""
     known = [request.after < 0 for request in requests]
+    if all(known):
+        return
     for begin in range(len(requests)):
         path: list[int] = []
         at = begin
