@@ -102,7 +102,7 @@ def load_text(load: LoadSetup) -> str:
     if math.isfinite(load.rate):
         arrivals += f", {number(load.rate)} requests/s"
     lengths = f"{number(load.input_tokens_mean, 4)} + {number(load.output_tokens_mean, 4)} tokens"
-    turns = f", {number(load.turns_mean)} to a session" if load.turns_mean > 1.0 else ""
+    turns = f", {number(load.turns_mean)} to a session," if load.turns_mean > 1.0 else ""
     return f"{arrivals}; {count(load.requests)} requests{turns} of {lengths}{'' if load.fixed else ' on average'}"
 
 

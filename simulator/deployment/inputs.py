@@ -210,6 +210,11 @@ def _first(trace: RequestTrace, count: int) -> RequestTrace:
 
 
 def _rescaled(trace: RequestTrace, rate: float) -> RequestTrace:
+    if trace.concurrency is not None:
+        raise ScenarioError(
+            f"requests.rate: got {rate:g}, but the trace is a closed loop of {trace.concurrency}, which sends requests "
+            "as others end; leave it out"
+        )
     own = mean_rate(trace)
     if not own > 0:
         raise ScenarioError("requests.rate: a trace whose requests all arrive at once has no rate to scale")

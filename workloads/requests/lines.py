@@ -88,7 +88,10 @@ def dialect_of(record: Mapping[str, Any]) -> str | None:
         return "llmservingsim"
     if keys & {"input_length", "output_length", "hash_ids"}:
         return "mooncake"
-    return "moesim" if keys & {"arrival_s", "input_tokens"} else None
+    if keys & {"arrival_s", "input_tokens"}:
+        return "moesim"
+    # Of aiperf, with texts in place of their lengths or beside them.
+    return "mooncake" if {"session_id", "turns"} <= keys else None
 
 
 def read_lines(
@@ -134,6 +137,10 @@ def read_lines(
     hashes = [request.blocks for request in requests]
     block = decided_blocks(file, prompts, hashes, own.block, block_tokens, rows)
     chosen, why = _unit(file, own, requests, unit, doubtful=block is not None and block.value != own.block)
+    if not timed:
+        # There are no times, and delays may say their unit themselves.
+        bare = any(request.delay > 0 and request.unit is None for request in requests)
+        why = f"delays read as {chosen}, as in {own.whose}" if bare and unit is None else ""
     notes = [why, *([] if block is None else [block.why]), *notes]
     if any(request.depth for request in requests):
         whole, reason = whole_prompts(file, requests, turn_prompts)
@@ -256,7 +263,7 @@ def _number(file: Path, row: int, key: str, record: Mapping[str, Any]) -> float:
 
 
 def _missing(file: Path, row: int, key: str, record: Mapping[str, Any]) -> None:
-    texts = [name for name in ("text_input", "messages", "payload", "input_tok_ids") if name in record]
+    texts = [name for name in ("text_input", "text", "texts", "messages", "payload", "input_tok_ids") if name in record]
     if texts and key.startswith("input"):
         fail_row(file, row, f"{key} is missing; the row holds {texts[0]}, but its number of tokens is needed")
     fail_row(file, row, f"{key} is missing; {nearest_found(key, record)}")

@@ -195,6 +195,19 @@ def test_sessions_without_times_need_to_know_how_many_are_in_flight(tmp_path):
     assert sent[4] == min(ended[1], ended[3])
 
 
+def test_a_closed_loop_has_no_rate_to_scale(tmp_path):
+    path = lines(tmp_path, [row("a"), row("a", 2000, delay=5)])
+    with pytest.raises(MoesimError, match=r"requests\.rate: got 3, but the trace is a closed loop of 2"):
+        api.simulate(scenario(path, concurrency=2, rate=3.0))
+    trace = read_request_trace(path, concurrency=2)
+    assert "delays read as ms, as in Mooncake's traces" in trace.notes[0]
+
+
+def test_texts_of_turns_have_no_lengths(tmp_path):
+    with pytest.raises(TraceFormatError, match="row 1: input_length is missing; the row holds text"):
+        read_request_trace(lines(tmp_path, [{"session_id": "a", "turns": [{"text": "hello", "delay": 5}]}]))
+
+
 def test_a_number_in_flight_does_not_change_a_trace_that_has_times_and_that_is_said(tmp_path):
     path = lines(tmp_path, [row("a", timestamp=0), row("a", 2000, delay=5)])
     trace = read_request_trace(path, concurrency=8)
