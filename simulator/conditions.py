@@ -16,7 +16,9 @@ from hardware_profiles.parse import check_keys, parse_choice, parse_text
 from hardware_profiles.schema import Status
 from simulator.catalogue import Catalogue
 from simulator.errors import ProfileError, nearest
+from simulator.scenario.sections import Exchange
 from workloads.models.dtypes import DTYPE_BYTES
+from workloads.models.mixers import MIXERS
 from workloads.models.sizes import PARTS
 
 Rule = Literal[
@@ -64,6 +66,14 @@ _MAY_READ: Mapping[Rule, tuple[str, ...]] = {
     "shard_multiple": ("output", "input", "grouped"),
     "weights_dtype": ("parts",),
     "graphs": ("most",),
+}
+#: Names that lists may hold; generations of devices are whatever device files call them.
+_NAMES: Mapping[str, tuple[str, ...]] = {
+    "dtypes": tuple(DTYPE_BYTES),
+    "parts": PARTS,
+    "mixers": tuple(MIXERS),
+    "exchanges": get_args(Exchange),
+    "drafts": ("mtp", "none"),
 }
 _LISTS = ("dtypes", "parts", "architectures", "mixers", "exchanges", "drafts")
 _COUNTS = ("output", "input", "most", "domain")
@@ -145,15 +155,26 @@ def load_conditions(stack: str) -> StackConditions:
     return _STACKS.load(stack)
 
 
-def _read(data: Mapping[str, Any], file: str) -> StackConditions:
+def read_conditions(data: Mapping[str, Any], file: str) -> tuple[Condition, ...]:
+    """Read the conditions of a stack file.
+
+    Raises
+    ------
+    ProfileError
+        One of them is malformed.
+    """
     listed = data.get("conditions", [])
     if not isinstance(listed, list):
         raise ProfileError(f"{file}: conditions: got {shown(listed)}, expected tables, each begun by [[conditions]]")
+    return tuple(_condition(table, f"{file}: conditions.{index}") for index, table in enumerate(listed))
+
+
+def _read(data: Mapping[str, Any], file: str) -> StackConditions:
     return StackConditions(
         id=parse_text(data, "id", file),
         name=parse_text(data, "name", file),
-        aliases=tuple(data.get("aliases", ())),
-        conditions=tuple(_condition(table, f"{file}: conditions.{index}") for index, table in enumerate(listed)),
+        aliases=_names(data["aliases"], f"{file}: aliases") if data.get("aliases") else (),
+        conditions=read_conditions(data, file),
     )
 
 
@@ -178,8 +199,8 @@ def _condition(table: object, where: str) -> Condition:
         if not isinstance(table["grouped"], bool):
             raise ProfileError(f"{where}.grouped: got {shown(table['grouped'])}, expected true or false")
         found["grouped"] = table["grouped"]
-    _known(found.get("dtypes", ()), DTYPE_BYTES, f"{where}.dtypes")
-    _known(found.get("parts", ()), PARTS, f"{where}.parts")
+    for key, known in _NAMES.items():
+        _known(found.get(key, ()), known, f"{where}.{key}")
     return Condition(**found)
 
 
@@ -196,10 +217,10 @@ def _names(value: object, where: str) -> tuple[str, ...]:
     return tuple(cast("list[str]", names))
 
 
-def _known(names: tuple[str, ...], allowed: Mapping[str, object] | tuple[str, ...], where: str) -> None:
+def _known(names: tuple[str, ...], allowed: tuple[str, ...], where: str) -> None:
     for name in names:
         if name not in allowed:
-            raise ProfileError(f"{where}: unknown name {name!r}; {nearest(name, tuple(allowed))}")
+            raise ProfileError(f"{where}: unknown name {shown(name)}; {nearest(name[:80], allowed)}")
 
 
 def _count(value: object, where: str) -> int:

@@ -16,6 +16,7 @@ from hardware_profiles.loader import kernel_backends
 from hardware_profiles.parse import check_keys, parse_choice, parse_quantity
 from hardware_profiles.schema import Quantity
 from simulator.catalogue import Catalogue
+from simulator.conditions import read_conditions
 from simulator.errors import ProfileError, nearest
 from simulator.exchange import EXCHANGES, Exchange
 from simulator.scenario.sections import Exchange as ExchangeName
@@ -245,8 +246,9 @@ def _dtype_relatives(dtype: str | None) -> tuple[str | None, ...]:
 
 def _read(data: Mapping[str, Any], file: str) -> StackProfile:
     allowed = {"id", "name", "aliases", "scheduler", "chunked", "exchange", "fused", "backends", "numbers", "overlap"}
-    # Conditions are read by themselves: they say what a server refuses, and nothing is priced by them.
     check_keys(data, allowed - {"aliases", "fused", "overlap"}, {*allowed, "conditions"}, file)
+    # Nothing is priced by conditions, so that they are kept apart; a malformed one must not end a run that is done.
+    read_conditions(data, file)
     numbers, backends = (_table(data[key], f"{file}: {key}") for key in ("numbers", "backends"))
     check_keys(numbers, _DIMENSIONS, {**_DIMENSIONS, **_OPTIONAL}, f"{file}: numbers")
     return StackProfile(

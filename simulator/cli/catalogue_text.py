@@ -60,6 +60,8 @@ def print_entry(out: Console, document: Row) -> None:
         _print_model(out, document)
     else:
         _print_quantities(out, document["quantities"])
+        if "conditions" in document:
+            _print_conditions(out, document["conditions"])
 
 
 def _fact(value: Any) -> str:
@@ -76,6 +78,16 @@ def _print_quantities(out: Console, rows: list[Row]) -> None:
         source = f"{row['source']}; {row['note']}" if row["note"] else row["source"]
         stated = f"{row['stated']:.6g}" if row["unit"] not in {"flag", "choice"} else str(row["stated"]).lower()
         result.add_row(row["key"], f"{stated}{unit}{error}", row["status"], source)
+    out.print(result)
+
+
+def _print_conditions(out: Console, rows: list[Row]) -> None:
+    """List what a stack refuses or runs otherwise, with its names and numbers and where each was read."""
+    result = table("effect", "condition", "of what", "source")
+    about = {"rule", "effect", "source", "status", "note", "versions", "remedy", "says"}
+    for row in rows:
+        named = [f"{key} {_fact(value)}" for key, value in row.items() if key not in about]
+        result.add_row(row["effect"], row["says"], "; ".join(named), row["source"])
     out.print(result)
 
 

@@ -22,7 +22,9 @@ from hardware_profiles.loader import (
     resolve_kernels,
 )
 from hardware_profiles.schema import Quantity
+from simulator.conditions import load_conditions
 from simulator.errors import ModelError, ScenarioError
+from simulator.feasibility.rules import condition_words
 from simulator.scenario.keys import scenario_keys
 from simulator.scenario.presets import preset_names, preset_path
 from simulator.stack import load_stack, stack_names
@@ -253,6 +255,17 @@ def _stack_row(name: str, _profiles: Path | None) -> Row:
     return {"name": stack.id, "scheduler": stack.scheduler, "chunked": stack.chunked, "exchange": stack.exchange}
 
 
+def _show_stack(name: str, _profiles: Path | None) -> Row:
+    document = _profile("stack", load_stack(name))
+    conditions = load_conditions(name).conditions
+    document["facts"] |= {"conditions": len(conditions)}
+    document["conditions"] = [
+        {key: value for key, value in facts(condition) if value} | {"says": condition_words(condition.rule)}
+        for condition in conditions
+    ]
+    return document
+
+
 def _preset_row(name: str, _profiles: Path | None) -> Row:
     scenario = _preset_table(name)
     return {
@@ -299,7 +312,7 @@ CATALOGUES: Mapping[str, Catalogue] = {
     "stacks": Catalogue(
         names=lambda _: stack_names(),
         row=_stack_row,
-        show=lambda n, _: _profile("stack", load_stack(n)),
+        show=_show_stack,
         aliases=lambda n, _: load_stack(n).aliases,
     ),
     "presets": Catalogue(names=lambda _: preset_names(), row=_preset_row, show=_show_preset),

@@ -373,5 +373,11 @@ RULES: Mapping[Rule, Callable[[Condition, Asked], Iterator[Found]]] = {
     "graphs": _graphs,
 }
 
+
+def condition_words(rule: Rule) -> str:
+    """Say in one sentence what a rule asks."""
+    return (RULES[rule].__doc__ or "").split("\n")[0].rstrip(".")
+
+
 #: Rules that judge a load; the others judge what a deployment is, whatever it is asked.
 LOAD_RULES: frozenset[Rule] = frozenset({"exchange_tokens", "context", "graphs"})

@@ -9,7 +9,8 @@ import pytest
 
 from simulator.conditions import Condition, load_conditions
 from simulator.errors import ProfileError
-from simulator.feasibility.rules import RULES
+from simulator.export.catalogues import show_entry
+from simulator.feasibility.rules import RULES, condition_words
 from simulator.stack import load_stack, stack_names
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,6 +66,10 @@ def test_a_stack_of_ones_own_may_have_conditions(tmp_path: Path) -> None:
         ({**GOOD, "rule": '"cache_dtypes"', "dtypes": "[]"}, "expected a list"),
         ({**GOOD, "rule": '"cache_dtypes"', "dtypes": "[8]"}, "expected a list of names"),
         ({**GOOD, "rule": '"shard_multiple"', "dtypes": '["fp8"]', "parts": '["expert"]'}, "unknown name 'expert'"),
+        ({**GOOD, "rule": '"exchange_degree"', "exchanges": '["deepe"]'}, "unknown name 'deepe'"),
+        ({**GOOD, "rule": '"pipeline_drafts"', "drafts": '["eagle"]'}, "unknown name 'eagle'"),
+        ({**GOOD, "rule": '"cache_dtype_on"', "dtypes": '["fp8"]', "mixers": '["gqa"]'}, "unknown name 'gqa'"),
+        ({**GOOD, "rule": '"cache_dtypes"', "dtypes": f'["{"x" * 1000}"]'}, "unknown name"),
         (
             {**GOOD, "rule": '"shard_multiple"', "dtypes": '["fp8"]', "parts": '["attention"]', "input": "0"},
             "whole number above 0",
@@ -78,10 +83,12 @@ def test_a_stack_of_ones_own_may_have_conditions(tmp_path: Path) -> None:
 def test_a_malformed_condition_is_one_message_with_its_place(
     table: dict[str, str], message: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(ProfileError, match=r"mine\.toml: conditions\.0") as caught:
-        load_conditions(stack_file(tmp_path, table))
-    assert message in str(caught.value)
-    assert len(str(caught.value)) < 500
+    mine = stack_file(tmp_path, table)
+    for load in (load_conditions, load_stack):
+        with pytest.raises(ProfileError, match=r"mine\.toml: conditions\.0") as caught:
+            load(mine)
+        assert message in str(caught.value)
+        assert len(str(caught.value)) < 500
 
 
 def test_conditions_are_tables(tmp_path: Path) -> None:
@@ -94,7 +101,7 @@ def test_conditions_are_tables(tmp_path: Path) -> None:
 
 def row(condition: Condition) -> str:
     """A condition as the page lists it: the rule's own words, its names and numbers, and where it was read."""
-    said = (RULES[condition.rule].__doc__ or "").strip().rstrip(".")
+    said = condition_words(condition.rule)
     numbers = [
         *(
             ", ".join(names)
@@ -111,6 +118,20 @@ def row(condition: Condition) -> str:
     ]
     notes = "; ".join(part for part in (condition.note, condition.versions) if part)
     return f"| {condition.effect} | {said} | {'; '.join(numbers)} | {notes} | {condition.source} |"
+
+
+@pytest.mark.parametrize("stack", stack_names())
+def test_a_stack_is_shown_with_its_conditions(stack: str) -> None:
+    shown = show_entry(stack, None)["conditions"]
+    conditions = load_conditions(stack).conditions
+    assert [(row["rule"], row["effect"], row["source"]) for row in shown] == [
+        (each.rule, each.effect, each.source) for each in conditions
+    ]
+    assert all(row["says"] for row in shown)
+
+
+def test_every_rule_says_what_it_asks() -> None:
+    assert all(len(condition_words(rule)) > 20 for rule in RULES)
 
 
 @pytest.mark.parametrize("stack", stack_names())
