@@ -8,6 +8,7 @@ from hardware_profiles.errors import nearest
 from workloads.errors import WorkloadError
 
 SAMPLES = (
+    "agents_like.jsonl",
     "azure_like.csv",
     "burstgpt_like.csv",
     "mooncake_like.jsonl",

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workloads.requests.files import save_request_trace
-from workloads.requests.generators import generate_requests
+from workloads.requests.generators import SessionShape, generate_requests
+from workloads.requests.turns import session_columns
 from workloads.routing.files import save_routing_trace
 from workloads.routing.generators import generate_routing
 
@@ -34,6 +35,7 @@ def write_samples(folder: Path) -> None:
     _write_azure(folder / "azure_like.csv")
     _write_burstgpt(folder / "burstgpt_like.csv")
     _write_mooncake(folder / "mooncake_like.jsonl")
+    _write_agents(folder / "agents_like.jsonl")
     _write_vllm(folder / "vllm_bench_like.json")
     save_request_trace(_chat(50, 4, {"kind": "poisson", "rate": 4.0}), folder / "requests.csv")
     save_routing_trace(
@@ -110,6 +112,36 @@ def _write_mooncake(path: Path) -> None:
         }
         lines.append(json.dumps(record) + "\n")
     path.write_text("".join(lines), encoding="utf-8")
+
+
+def _write_agents(path: Path) -> None:
+    """Sessions whose later turns come a tool's time after the answer before them, as aiperf and Dynamo write them."""
+    trace = generate_requests(
+        requests=80,
+        seed=SEED + 6,
+        arrivals={"kind": "poisson", "rate": 2.0},
+        input_tokens={"kind": "lognormal", "mean": 3000, "cv": 0.4, "minimum": 200, "maximum": 12000},
+        output_tokens=CHAT_OUTPUT,
+        sessions=SessionShape(
+            turns=4.0,
+            spread="geometric",
+            think_time=2.5,
+            think_kind="exponential",
+            added_tokens={"kind": "lognormal", "mean": 500, "cv": 1.0, "minimum": 5, "maximum": 6000},
+        ),
+    )
+    session, turn = session_columns(trace)
+    lines = []
+    for i in range(len(trace)):
+        first = turn[i] == 1
+        when = {"timestamp": int(trace.arrival[i] * 1e3)} if first else {"delay": int(_delay_of(trace, i) * 1e3)}
+        lengths = {"input_length": int(trace.input_tokens[i]), "output_length": int(trace.output_tokens[i])}
+        lines.append(json.dumps({"session_id": f"agent-{session[i]}", **when, **lengths}) + "\n")
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def _delay_of(trace: RequestTrace, request: int) -> float:
+    return 0.0 if trace.delay is None else float(trace.delay[request])
 
 
 def _write_vllm(path: Path) -> None:

@@ -10,6 +10,7 @@ from workloads.samples import SAMPLES, sample_path
 from workloads.samples.recipe import write_samples
 
 REQUESTS = {
+    "agents_like.jsonl": 80,
     "azure_like.csv": 200,
     "burstgpt_like.csv": 58,
     "mooncake_like.jsonl": 100,
@@ -38,6 +39,14 @@ def test_conversations_of_the_sample_share_their_first_block():
     trace = read_request_trace(sample_path("mooncake_like.jsonl"))
     assert {blocks[0] for blocks in trace.block_hashes} == {0}
     assert [len(blocks) for blocks in trace.block_hashes] == (-(-trace.input_tokens // 512)).tolist()
+
+
+def test_turns_of_the_sample_come_a_while_after_the_answer_before_them():
+    trace = read_request_trace(sample_path("agents_like.jsonl"))
+    later = trace.after >= 0
+    assert 40 < later.sum() < 70
+    assert (trace.input_tokens[later] > (trace.input_tokens + trace.output_tokens)[trace.after[later]]).all()
+    assert trace.delay[later].mean() == pytest.approx(2.5, rel=0.3)
 
 
 def test_the_recipe_makes_the_samples_that_ship(tmp_path):
