@@ -22,6 +22,10 @@ from simulator.errors import WorkloadError
 _MOST_MB = 200
 #: Longest name that is taken [bytes]; file systems end at 255.
 _LONGEST_NAME = 200
+#: Files that a server keeps; more would fill its disk.
+_MOST_FILES = 64
+#: Characters of a name that are shown.
+_SHOWN = 60
 
 
 class Uploads:
@@ -53,8 +57,8 @@ class Uploads:
             It cannot be read.
         """
         own = Path(name).name
-        if own in ("", "..") or len(own.encode()) > _LONGEST_NAME:
-            msg = f"the file's name should be of 1 to {_LONGEST_NAME} bytes: rename it"
+        if own in ("", "..") or len(own.encode(errors="replace")) > _LONGEST_NAME or not own.isprintable():
+            msg = f"the file's name should be of 1 to {_LONGEST_NAME} bytes that can be printed: rename it"
             raise WorkloadError(msg)
         if self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix="moesim-"))
@@ -63,6 +67,9 @@ class Uploads:
         file = folder / own
         if str(file) in self.of(key):
             return str(file)
+        if sum(map(len, self._known.values())) >= _MOST_FILES:
+            msg = f"this server keeps {_MOST_FILES} files and has them; start it anew to upload others"
+            raise WorkloadError(msg)
         folder.mkdir(parents=True, exist_ok=True)
         try:
             file.write_bytes(content)
@@ -106,10 +113,11 @@ def offer_upload(key: str, label: str, read: Callable[[Path], object], offered: 
     """
     given = st.file_uploader(label, key=upload_key(key), max_upload_size=_MOST_MB, help="stays on this machine")
     if given is not None:
-        path, wrong = attempt(partial(uploads().keep, key, given.name, given.getvalue(), read), given.name)
+        name = Path(given.name).name[:_SHOWN]
+        path, wrong = attempt(partial(uploads().keep, key, given.name, given.getvalue(), read), name)
         for finding in wrong:
             said = uploads().without_folder(finding.message)
-            st.error(plain(said if said.startswith(given.name) else f"{given.name}: {said}"), icon=":material/error:")
+            st.error(plain(said if said.startswith(name) else f"{name}: {said}"), icon=":material/error:")
         if path is not None and session().uploaded.get(key) != path:
             session().uploaded[key] = st.session_state[form_key(key)] = path
     return tuple(dict.fromkeys((*uploads().of(key), *offered)))

@@ -18,9 +18,13 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 #: Where an address or a mailbox begins that Markdown would link though it is escaped; a word joiner parts it unseen.
-_LINKS = re.compile(r"\bwww(?=\.)|\bhttps?(?=:)|\w(?=@)", re.IGNORECASE)
+_LINKS = re.compile(r"www(?=\.)|https?(?=:)|(?=@)", re.IGNORECASE)
+#: Characters that nobody sees: those that end a string, ring a bell, or turn the direction of what follows.
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+#: Longest text that is shown; what is said of it stands at its beginning.
+_LONGEST = 1_000
 #: Folders of the server before the name of a file, which are nobody's business.
-_FOLDERS = re.compile(r"(?<![\w.~/-])/(?:[\w.+@~-]+/)+(?=[\w.~-])")
+_FOLDERS = re.compile(r"(?<=['\"])/(?:[^'\"/\n]+/)+(?=[^'\"/\n]+['\"])|(?<![\w.~/-])/(?:[\w.+@~-]+/)+(?=[\w.~-])")
 
 #: Without the bar of buttons, which lies over the words of charts on small screens; dragging zooms without it.
 _PLAIN = {"displaylogo": False, "displayModeBar": False}
@@ -68,9 +72,11 @@ def _finding_text(finding: Finding) -> str:
 def plain(text: str) -> str:
     """Escape markup so that names such as ``a_b*`` and dollar signs stay as they are, and nothing becomes a link.
 
-    Files are named without the folders that they lie in on the server.
+    Files are named without the folders that they lie in on the server; what nobody sees is left out.
     """
-    unlinked = _LINKS.sub("\\g<0>\u2060", _FOLDERS.sub("", text))
+    seen = _FOLDERS.sub("", _UNSEEN.sub("", text))
+    short = seen if len(seen) <= _LONGEST else f"{seen[:_LONGEST]} ..."
+    unlinked = _LINKS.sub("\\g<0>\u2060", short)
     escaped = "".join(f"\\{char}" if char in "\\`*_{}[]<>#$~|:" else char for char in unlinked)
     return escaped.replace("\n", "  \n")
 

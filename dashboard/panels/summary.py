@@ -58,7 +58,7 @@ def badges(answer: Answer) -> None:
         if interval:
             st.badge(interval, icon=":material/straighten:", color="gray")
         for icon, said in _set_up(answer.setup).items():
-            st.badge(said, icon=f":material/{icon}:", color="gray")
+            st.badge(plain(said), icon=f":material/{icon}:", color="gray")
     for refusal in refusals(answer.warnings):
         st.warning(f"{plain(refusal)}. What follows is what it would give.", icon=":material/block:")
     if answer.warnings:

@@ -10,8 +10,10 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from dashboard.edge import as_finding, attempt
+from dashboard.panels.shown import plain
 from dashboard.uploads import Uploads
 from simulator.errors import MoesimError, WorkloadError
+from workloads.samples import sample_path
 
 SMALL = {"preset": "gpt-oss-20b-h100", "requests.count": "12"}
 RANKS = {"preset": "qwen3-30b-a3b-ascend-910c", "requests.count": "12", "routing.tokens": "512"}
@@ -107,10 +109,74 @@ def test_a_file_that_is_refused_for_one_key_stays_for_another() -> None:
     assert Path(path).read_bytes() == b"1,2"
 
 
-@pytest.mark.parametrize("name", ["", "..", "/", "a/..", "x" * 300, "ü" * 120])
+@pytest.mark.parametrize("name", ["", "..", "/", "a/..", "x" * 300, "ü" * 120, "a\0b.csv", "a\nb.csv"])
 def test_a_name_that_no_file_can_have_is_refused(name: str) -> None:
     with pytest.raises(MoesimError, match="rename it"):
         Uploads().keep("requests.trace", name, b"", lambda _: None)
+
+
+def test_a_server_keeps_so_many_files_and_no_more() -> None:
+    kept = Uploads()
+    for number in range(64):
+        kept.keep("requests.trace", f"{number}.csv", b"1,2", lambda _: None)
+    with pytest.raises(MoesimError, match="start it anew"):
+        kept.keep("routing.trace", "one-more.npz", b"1,2", lambda _: None)
+    assert kept.keep("requests.trace", "7.csv", b"1,2", failing)
+
+
+def test_a_name_that_is_refused_is_shown_short_and_without_its_folders(quick: None, open_page: Open) -> None:
+    page = open_page(preset="gpt-oss-20b-h100")
+    page.file_uploader(key="upload.routing.trace").upload(f"/srv/own/{'x' * 300}.npz", b"PK").run()
+    assert not page.exception
+    assert page.error[0].value.startswith("x" * 60)
+    assert "srv" not in page.error[0].value
+    assert len(page.error[0].value) < 500
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("read /srv/moesim/traces/own.csv: row 3", "read own.csv\\: row 3"),
+        ("'/home/a b/own c.csv' of 3 tok/s/GPU and/or 5 USD/h", "'own c.csv' of 3 tok/s/GPU and/or 5 USD/h"),
+        ("a\x00b\u202ec\x1b[0m", "abc\\[0m"),
+        ("*_www.evil.example_*", "\\*\\_www\u2060.evil.example\\_\\*"),
+        ("-.@evil.example", "-.\u2060@evil.example"),
+        ("_http://evil.example", "\\_http\u2060\\://evil.example"),
+        ("![x](y) <b> $a$ `c`", "!\\[x\\](y) \\<b\\> \\$a\\$ \\`c\\`"),
+    ],
+)
+def test_text_from_elsewhere_is_shown_as_it_is_and_does_nothing(text: str, shown: str) -> None:
+    assert plain(text) == shown
+
+
+def test_text_without_end_is_cut() -> None:
+    assert len(plain("x" * 10**6)) < 1_100
+
+
+def test_an_uploaded_routing_is_read_once_whatever_is_asked_of_it(
+    quick_estimate: None, open_page: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from workloads.routing import files
+
+    read, seen = files.read_routing_trace, []
+
+    def counting(path: Path) -> object:
+        seen.append(path)
+        return read(path)
+
+    page = open_page(preset="gpt-oss-20b-h100")
+    content = sample_path("routing_24x32_top4.npz").read_bytes()
+    monkeypatch.setattr(files, "read_routing_trace", counting)
+    page.file_uploader(key="upload.routing.trace").upload("own.npz", content).run()
+    page.number_input(key="form.requests.count").set_value(13).run()
+    # Once more than once where the file is younger than a tick of the clock.
+    assert len(seen) in (1, 2)
+    seen.clear()
+    for count in (14, 15):
+        page.number_input(key="form.requests.count").set_value(count).run()
+    assert not page.error
+    assert str(page.selectbox(key="form.routing.trace").value).endswith("own.npz")
+    assert not seen
 
 
 def test_a_message_about_an_upload_does_not_say_where_it_is_kept() -> None:
@@ -148,3 +214,17 @@ def test_a_hostile_value_costs_only_itself(key: str, text: str, quick: None, ope
     assert not page.exception
     assert not faults(page)
     assert page.metric
+
+
+@pytest.mark.parametrize("rate", ["inf", "nan", "1e400", "-1", "0", "fast"])
+def test_a_refused_value_keeps_its_warning_beside_the_value_that_is_taken(
+    rate: str, quick: None, open_page: Open
+) -> None:
+    page = open_page(**SMALL, **{"requests.kind": "poisson", "requests.trace": "", "requests.rate": rate})
+    assert not page.exception
+    assert any("requests.rate" in warning.value for warning in page.warning)
+    assert page.number_input(key="form.requests.rate").value == 1.0
+    page.run()
+    assert any("requests.rate" in warning.value for warning in page.warning)
+    page.number_input(key="form.requests.rate").set_value(2.0).run()
+    assert not page.warning
