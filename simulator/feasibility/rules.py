@@ -46,10 +46,10 @@ def _shard_multiple(c: Condition, asked: Asked) -> Iterator[Found]:
         for shard in shards(asked.model, asked.split)
         if shard.part in c.parts and shard.dtype in c.dtypes and (multiple := _broken(c, shard))
     ]
-    for part in dict.fromkeys(shard.part for shard, _ in wrong):
-        of_part = [(shard, multiple) for shard, multiple in wrong if shard.part == part]
-        first, multiple = of_part[0]
-        names = ", ".join(dict.fromkeys(f"{shard.matrices} ({shard.side})" for shard, _ in of_part))
+    for part, multiple in dict.fromkeys((shard.part, multiple) for shard, multiple in wrong):
+        alike = [shard for shard, other in wrong if (shard.part, other) == (part, multiple)]
+        first = alike[0]
+        names = ", ".join(dict.fromkeys(f"{shard.matrices} ({shard.side})" for shard in alike))
         yield Found(
             where="parallelism",
             message=(
@@ -163,13 +163,15 @@ def _attention_degree(c: Condition, asked: Asked) -> Iterator[Found]:  # noqa: A
 
 
 def _linear_heads(c: Condition, asked: Asked) -> Iterator[Found]:  # noqa: ARG001
-    """Key heads of linear attention and groups of Mamba must divide over ranks."""
+    """Key heads of linear attention, groups of Mamba and groups of outputs must divide over ranks."""
     tp = asked.split.tp
     for mixer in _mixers(asked.model):
         if isinstance(mixer, GatedDeltaNet) and mixer.num_key_heads % tp:
             counted = f"{mixer.num_key_heads} key heads of linear attention"
         elif isinstance(mixer, Mamba2) and mixer.num_groups > 1 and mixer.num_groups % tp:
             counted = f"{mixer.num_groups} Mamba groups"
+        elif isinstance(mixer, CompressedAttention) and mixer.o_groups % tp:
+            counted = f"{mixer.o_groups} groups of outputs of compressed attention"
         else:
             continue
         yield Found(

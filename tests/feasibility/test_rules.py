@@ -13,7 +13,7 @@ from simulator.feasibility.rules import server_findings
 from simulator.parallelism import Parallelism
 from simulator.stack import load_stack
 from workloads.models.library import load_model, with_dtypes
-from workloads.models.mixers import GatedDeltaNet, Mamba2
+from workloads.models.mixers import CompressedAttention, GatedDeltaNet, Mamba2
 from workloads.models.spec import ModelSpec
 
 ENGINES = ("vllm", "sglang")
@@ -234,6 +234,18 @@ def test_tensorrt_llm_repeats_attention_on_all_ranks_or_none() -> None:
             "16 key heads of linear attention",
         ),
         (Mamba2(num_heads=64, head_dim=64, state_size=128, num_groups=8, conv_kernel=4), "8 Mamba groups"),
+        (
+            CompressedAttention(
+                num_heads=64,
+                head_dim=512,
+                q_lora_rank=1024,
+                o_lora_rank=1024,
+                o_groups=8,
+                window_tokens=128,
+                rope_head_dim=64,
+            ),
+            "8 groups of outputs of compressed attention",
+        ),
     ],
 )
 def test_heads_and_groups_of_linear_mixers_must_divide(stack: str, mixer: Any, said_of: str) -> None:
