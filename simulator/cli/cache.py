@@ -78,6 +78,7 @@ def _document(store: DiskStore | None) -> dict[str, Any]:
 def _print(out: Console, document: dict[str, Any]) -> None:
     from hardware_profiles.units import format_bytes
     from simulator.cli.console import pairs, table
+    from simulator.cli.tables import print_table
 
     if document["folder"] is None:
         out.print(_OFF)
@@ -91,5 +92,5 @@ def _print(out: Console, document: dict[str, Any]) -> None:
     grid = table("kind", "files", "size", right=("files", "size"))
     for row in document["kinds"]:
         grid.add_row(row["kind"], f"{row['files']:,}", format_bytes(row["bytes"]))
-    out.print(grid)
+    print_table(out, grid)
     out.print("next: moesim cache clear", style="dim")

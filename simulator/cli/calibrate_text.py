@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from hardware_profiles.units import format_bytes
 from simulator.cli.console import number, percent, table
+from simulator.cli.tables import print_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,7 +31,7 @@ def print_measured(text: Console, report: Report) -> None:
     for name, rows in report.tables.items():
         latencies = [row["latency_us"] for row in rows]
         grid.add_row(name, str(len(rows)), f"{number(min(latencies))} us", f"{number(max(latencies))} us")
-    text.print(grid)
+    print_table(text, grid)
     cores = report.manifest["cores"]
     if cores and cores["used"] < cores["usable"]:
         text.print(f"measured on {cores['used']} of {cores['usable']} cores; --threads sets how many")
@@ -49,7 +50,7 @@ def print_calibration(text: Console, calibration: Calibration) -> None:
             name, rows = (f"  {regime}", "") if regime else (fit.table, f"{fit.rows:,}")
             figures = (percent(result.median_ape), percent(result.p90_ape), percent(result.bias))
             grid.add_row(name, rows, f"{result.rows:,}", *figures)
-    text.print(grid)
+    print_table(text, grid)
     for name, reason in calibration.kept.items():
         text.print(f"unchanged: {name}: {reason}")
     if calibration.unknown_ops:

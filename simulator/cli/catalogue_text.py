@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hardware_profiles.units import format_bytes, format_rate
 from simulator.cli.console import count_text, number, pairs, table
+from simulator.cli.tables import print_table
 from simulator.export.catalogues import Row
 
 if TYPE_CHECKING:
@@ -25,6 +26,10 @@ _COLUMNS: Mapping[str, tuple[str, Callable[[float], str]]] = {
 }
 
 
+#: Columns that a narrow window does without; ``moesim show`` has them.
+_SPARED = ("file", "required", "default", "vendor", "architecture")
+
+
 def print_list(out: Console, kind: str, rows: list[Row]) -> None:
     """Print one catalogue as a table."""
     if not rows:
@@ -35,7 +40,7 @@ def print_list(out: Console, kind: str, rows: list[Row]) -> None:
     result = table(*headings.values(), right=right)
     for row in rows:
         result.add_row(*(_cell(key, value) for key, value in row.items()))
-    out.print(result)
+    print_table(out, result, _SPARED)
 
 
 def _cell(key: str, value: Any) -> str:
@@ -45,6 +50,8 @@ def _cell(key: str, value: Any) -> str:
         return _COLUMNS[key][1](value)
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if key == "kernels":
+        return str(value).replace("relative's kernels: ", "")
     return str(value)
 
 
@@ -78,7 +85,7 @@ def _print_quantities(out: Console, rows: list[Row]) -> None:
         source = f"{row['source']}; {row['note']}" if row["note"] else row["source"]
         stated = f"{row['stated']:.6g}" if row["unit"] not in {"flag", "choice"} else str(row["stated"]).lower()
         result.add_row(row["key"], f"{stated}{unit}{error}", row["status"], source)
-    out.print(result)
+    print_table(out, result)
 
 
 def _print_conditions(out: Console, rows: list[Row]) -> None:
@@ -96,7 +103,7 @@ def _print_model(out: Console, document: Row) -> None:
     for kind in document["layers"]:
         places = _ranges(kind["layers"])
         shapes.add_row(str(len(kind["layers"])), places, _block(kind["attention"]), _block(kind["ffn"]))
-    out.print(shapes)
+    print_table(out, shapes)
     parts = table("part", "parameters", "active", "weights", right=["parameters", "active", "weights"])
     for part in document["parts"]:
         parts.add_row(
@@ -105,7 +112,7 @@ def _print_model(out: Console, document: Row) -> None:
             count_text(part["active_parameters"]),
             format_bytes(part["weight_bytes"]),
         )
-    out.print(parts)
+    print_table(out, parts)
     flops, context = document["flops_per_token"], document["flops_context"]
     for warning in document["warnings"]:
         out.print(f"warning: {warning}", style="yellow", markup=False)

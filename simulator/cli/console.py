@@ -17,6 +17,8 @@ from hardware_profiles.units import format_seconds
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from rich.console import RenderableType
+
 #: Columns of text where nobody says how wide the reader's window is.
 _WIDTH_OF_FILES = 120
 _ABSENT = "-"
@@ -47,7 +49,7 @@ def table(*headings: str, title: str | None = None, right: Iterable[str] = ()) -
     return result
 
 
-def pairs(rows: Iterable[tuple[str, str]]) -> Table:
+def pairs(rows: Iterable[tuple[str, RenderableType]]) -> Table:
     """Return a grid of names and values."""
     result = Table.grid(padding=(0, 2))
     result.add_column(style="dim")

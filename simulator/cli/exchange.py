@@ -104,6 +104,8 @@ def exchange(
                     "tokens_per_rank": tokens,
                     "imbalance": imbalance,
                     "exchanges": [row.document() for row in rows],
+                    "verdict": verdict(rows),
+                    "caveats": caveats(rows),
                 }
             )
             return
@@ -241,7 +243,8 @@ def _slowed(links: list[str]) -> Callable[[CompiledTopology], CompiledTopology]:
 
 
 def _print(hardware: Hardware, rows: tuple[Exchanged, ...], title: str, fidelity: str) -> None:
-    from simulator.cli.console import console, number, seconds, table
+    from simulator.cli.console import console, number, print_next, seconds, table
+    from simulator.cli.tables import print_table
 
     text = console()
     where = f"{hardware.device.name}, {hardware.node.name}"
@@ -255,13 +258,54 @@ def _print(hardware: Hardware, rows: tuple[Exchanged, ...], title: str, fidelity
             shown += [seconds(row.flow), f"{row.flow / row.closed:.2f}" if row.closed > 0 else "-"]
         terms = [seconds(row.terms[part]) if part in row.terms else "-" for part in parts]
         grid.add_row(row.algorithm, row.phase, *shown, row.bound, *terms, number(row.units) if row.units > 1 else "-")
-    text.print(grid)
-    best = min({row.algorithm for row in rows}, key=lambda name: _both(rows, name))
-    text.print(f"fastest for both ways: {best}, {seconds(_both(rows, best))}")
+    print_table(text, grid, ("latency", "units", "SMs"))
+    text.print(
+        "scale_up, scale_out: bytes inside a node and between nodes; units: SMs that pack and send them; "
+        "latency: launch and hops",
+        style="dim",
+    )
+    text.print(verdict(rows), soft_wrap=True)
+    for caveat in caveats(rows):
+        text.print(caveat, soft_wrap=True)
     if hardware.evidence != "own":
         text.print(f"kernels: {hardware.evidence}")
     if fidelity == "closed":
-        text.print("next: add --fidelity flow to see what shared links change", style="dim")
+        print_next(text, "the same with --fidelity flow, to see what shared links change")
+
+
+def verdict(rows: tuple[Exchanged, ...]) -> str:
+    """Say which way is fastest for both phases, and where the next one loses."""
+    from simulator.cli.console import seconds
+
+    names = sorted(dict.fromkeys(row.algorithm for row in rows), key=lambda name: _both(rows, name))
+    said = f"fastest for both ways: {names[0]}, {seconds(_both(rows, names[0]))}"
+    if len(names) == 1:
+        return said
+    terms = {term for row in rows for term in row.terms}
+    lost = {term: _term(rows, names[1], term) - _term(rows, names[0], term) for term in terms}
+    why = max(sorted(lost), key=lost.__getitem__)
+    said += f"; next is {names[1]}, {seconds(_both(rows, names[1]))}"
+    return f"{said}, which needs {seconds(lost[why])} more for {why}" if lost[why] > 0.0 else said
+
+
+def caveats(rows: tuple[Exchanged, ...]) -> list[str]:
+    """Say where the fastest way is one that stacks do not use in decode steps."""
+    from simulator.cli.console import seconds
+    from simulator.exchange import EXCHANGES
+
+    names = {row.algorithm for row in rows}
+    best = min(names, key=lambda name: _both(rows, name))
+    return [
+        f"in decode steps {name} runs {decode} instead ({seconds(_both(rows, decode))} here): with {best} the host "
+        "waits to learn how many tokens come, which no CUDA graph can hold, and that wait is not in these times"
+        for name, exchange in EXCHANGES.items()
+        if best in exchange.modes.values() and (decode := exchange.modes.get("decode", "")) not in ("", best)
+        if decode in names
+    ]
+
+
+def _term(rows: tuple[Exchanged, ...], name: str, term: str) -> float:
+    return sum(row.terms.get(term, 0.0) for row in rows if row.algorithm == name)
 
 
 def _both(rows: tuple[Exchanged, ...], name: str) -> float:

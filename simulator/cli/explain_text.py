@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from simulator.cli.console import bar, number, percent, seconds, table
 from simulator.cli.head_text import print_head
 from simulator.cli.result_text import imbalance_text, print_refusals, print_warnings
+from simulator.cli.tables import print_table
 from simulator.results.values import Explanation
 from simulator.scenario.title import title
 from simulator.step.components import COMPONENTS, component_words
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 Row = dict[Hashable, Any]
-
-#: Columns of text below which the bars leave their room to the names.
-_WIDTH_WITH_BARS = 105
 
 
 #: What helps a kernel, and what does not, by what it waits for.
@@ -93,25 +91,23 @@ def component_rows(explanation: Explanation) -> dict[str, list[Row]]:
 
 def _print_times(out: Console, groups: dict[str, list[Row]]) -> None:
     total = sum(float(row["time_s"]) for rows in groups.values() for row in rows)
-    bars = out.width >= _WIDTH_WITH_BARS
     numbers = ["times", "each", "per step", "share"]
-    result = table("op", *numbers, *([""] if bars else []), "bound", "evidence", right=numbers)
+    result = table("op", *numbers, "", "bound", "evidence", right=numbers)
     for component, rows in groups.items():
         time = sum(float(row["time_s"]) for row in rows)
-        drawn = [bar(time / total)] if bars else []
         name = component_words(component)
-        result.add_row(name, "", "", seconds(time), percent(time / total), *drawn, "", "", style="bold")
+        result.add_row(name, "", "", seconds(time), percent(time / total), bar(time / total), "", "", style="bold")
         for row in rows:
-            result.add_row(*_time_cells(row, total, bars=bars))
+            result.add_row(*_time_cells(row, total))
     result.add_section()
     result.add_row("step", "", "", seconds(total), style="bold")
-    out.print(result)
+    print_table(out, result, ("", "times", "each"))
 
 
-def _time_cells(row: Row, total: float, *, bars: bool) -> list[str | Text]:
+def _time_cells(row: Row, total: float) -> list[str | Text]:
     time, repeat = float(row["time_s"]), float(row["repeat"])
     # What the evidence rests on follows the comma; it stands with the reasons, where there is room for it.
-    status = str(row["evidence"]).partition(",")[0]
+    status = str(row["evidence"]).partition(",")[0].removesuffix(" kernels")
     error = row.get("error")
     spread = "" if error is None or math.isnan(error) else f" ±{100 * error:.0f} %"
     return [
@@ -120,7 +116,7 @@ def _time_cells(row: Row, total: float, *, bars: bool) -> list[str | Text]:
         seconds(time / repeat),
         seconds(time),
         percent(time / total),
-        *([bar(time / total)] if bars else []),
+        bar(time / total),
         str(row["bound"]),
         f"{status}{spread}",
     ]
@@ -138,7 +134,7 @@ def print_hidden(out: Console, rows: Sequence[Mapping[Any, Any]]) -> None:
         for row in own:
             beside = "nothing: exposed" if row["beside"] == "nothing" else str(row["beside"])
             result.add_row("", beside, seconds(float(row["time_s"])), percent(float(row["time_s"]) / whole))
-    out.print(result)
+    print_table(out, result)
 
 
 def _print_reasons(out: Console, groups: dict[str, list[Row]]) -> None:
@@ -154,7 +150,7 @@ def _print_reasons(out: Console, groups: dict[str, list[Row]]) -> None:
     for (equation, inputs, *origin), names in reasons.items():
         lines = [equation, inputs, "; ".join(text for text in origin if text)]
         result.add_row("\n".join(names), "\n".join(line for line in lines if line))
-    out.print(result)
+    print_table(out, result)
 
 
 def explanation_document(explanation: Explanation) -> dict[str, Any]:

@@ -102,13 +102,15 @@ def place(
         if as_json:
             print_json(document(scenario, options, studies))
             return
-        from simulator.cli.console import console
+        from simulator.cli.console import console, print_next
 
         text = console()
         for study in studies:
-            print_study(text, study)
+            print_study(text, scenario, options, study)
         if out is not None:
             text.print(f"written to {out}")
+        else:
+            print_next(text, "the same with --out placement.html, for the load of every rank at every layer")
 
 
 def _studies(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from simulator.cli.console import bar, count, number, percent, seconds, table
 from simulator.cli.head_text import print_head
+from simulator.cli.tables import print_table
 from simulator.feasibility.asked import refusals
 from simulator.results.setup import Setup
 from simulator.results.values import Distribution, Estimate, Finding, ImbalanceCost, Result, SessionSummary, Summary
@@ -158,7 +159,7 @@ def _print_latencies(out: Console, summary: Summary, sessions: SessionSummary | 
             ("session", whole, sessions.session_s),
         ):
             result.add_row(name, meaning, *(seconds(getattr(distribution, column)) for column in shown))
-    out.print(result)
+    print_table(out, result)
 
 
 def print_breakdown(out: Console, breakdown: Mapping[str, float], steps: int | None = None) -> None:
@@ -174,7 +175,7 @@ def print_breakdown(out: Console, breakdown: Mapping[str, float], steps: int | N
         if share > 1e-9:
             per_step = [seconds(time / steps)] if steps else []
             result.add_row(component_words(component), *per_step, percent(share), bar(share))
-    out.print(result)
+    print_table(out, result)
 
 
 def print_refusals(out: Console, warnings: Sequence[str]) -> None:
@@ -198,10 +199,11 @@ def print_findings(out: Console, name: str, findings: Iterable[Finding]) -> None
     if not ranked:
         out.print(f"{name}: nothing to report")
         return
-    result = table("level", "where", "finding", "remedy")
+    result = table("level", "where", "finding")
     for finding in ranked:
-        result.add_row(finding.level, finding.where, finding.message, finding.remedy)
-    out.print(result)
+        remedy = f"\nremedy: {finding.remedy}" if finding.remedy else ""
+        result.add_row(finding.level, finding.where, finding.message + remedy)
+    print_table(out, result)
     counts = {level: sum(finding.level == level for finding in ranked) for level in order}
     out.print(f"{name}: " + ", ".join(f"{count} {level}{'s' * (count != 1)}" for level, count in counts.items()))
 

@@ -10,6 +10,7 @@ import numpy as np
 from rich.text import Text
 
 from simulator.cli.console import number, pairs, percent, table
+from simulator.cli.tables import print_table
 from simulator.errors import ScenarioError
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def _print_load(text: Console, report: RoutingReport) -> None:
         means = [row[a:b].mean() for a, b in pairwise(edges)]
         shades = "".join(_SHADES[min(int(2 * value + 0.5), 4)] for value in means)
         grid.add_row(str(layer), number(float(row[0])), str(int((row == 0).sum())), Text(shades, style="cyan"))
-    text.print(grid)
+    print_table(text, grid)
 
 
 def _print_batches(text: Console, report: RoutingReport) -> None:
@@ -117,7 +118,7 @@ def _print_batches(text: Console, report: RoutingReport) -> None:
     for row in report.batches:
         values = (row.prefill, row.decode, row.shuffled, row.skew, row.chance)
         grid.add_row(str(row.ranks), f"{row.batch:,}", *(number(value) for value in values))
-    text.print(grid)
+    print_table(text, grid)
     text.print(
         "prefill: consecutive tokens; decode: one token of many sequences; shuffled: any tokens; skew alone: all "
         "tokens together; chance alone: a router without preference, same batch",
@@ -130,7 +131,7 @@ def _print_active(text: Console, report: RoutingReport) -> None:
     grid = table("batch", *columns, title=f"Experts touched, of {report.num_experts}", right=("batch", *columns))
     for row in report.active:
         grid.add_row(f"{row['batch']:,.0f}", *(number(row[name]) for name in columns))
-    text.print(grid)
+    print_table(text, grid)
 
 
 def _print_dependence(text: Console, report: RoutingReport) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,9 +10,10 @@ import numpy as np
 
 from simulator import api
 from simulator.cli.answer import print_json
-from simulator.cli.console import console, number, pairs, percent, seconds, table
+from simulator.cli.console import console, number, pairs, percent, print_next, seconds, table
 from simulator.cli.keep import keep, least_bytes, require_kept
 from simulator.cli.progress import progress_bar
+from simulator.cli.tables import print_table
 from simulator.elastic.mechanisms import MECHANISMS
 from simulator.errors import InfeasibleScenario, MoesimError, ScenarioError
 from simulator.export.folders import check_output_folder
@@ -23,6 +25,8 @@ from simulator.scenario.title import title
 if TYPE_CHECKING:
     from rich.console import Console
 
+#: The mechanism that takes no time: what no other can be better than.
+_IDEAL = "ideal"
 _BLOCKS = " ▁▂▃▄▅▆▇█"
 #: Columns of a line of blocks.
 _LINE = 72
@@ -71,7 +75,7 @@ def answer_scale(scenario: Scenario, *, compare: bool, out: Path | None, as_json
     require_kept(lost)
     if out is not None:
         text.print(f"written to {out}")
-    text.print("next: the same with --compare, for every mechanism side by side", style="dim")
+    print_next(text, "the same with --compare, for every mechanism side by side")
 
 
 def compare_mechanisms(scenario: Scenario, *, progress: bool = False) -> dict[str, Result | MoesimError]:
@@ -94,7 +98,8 @@ def _answer_comparison(scenario: Scenario, *, as_json: bool, progress: bool) -> 
         reasons = dict.fromkeys(str(each) for each in found.values())
         raise InfeasibleScenario("no mechanism can run this scenario:\n" + "\n".join(reasons))
     if as_json:
-        print_json({"mechanisms": {name: _document(each) for name, each in found.items()}})
+        documents = {name: _document(each) for name, each in found.items()}
+        print_json({"mechanisms": documents, "verdict": comparison_verdict(found)})
         return
     text = console()
     grid = table(
@@ -115,12 +120,38 @@ def _answer_comparison(scenario: Scenario, *, as_json: bool, progress: bool) -> 
     for name, each in found.items():
         if isinstance(each, Result) and each.scaling is not None:
             grid.add_row(name, *_row(each, each.scaling))
-    text.print(grid)
+    print_table(text, grid, ("device-h", "memory GB", "changes", "peak", "down"))
     for name, each in found.items():
         if isinstance(each, MoesimError):
             text.print(f"{name}: {each}")
+    text.print("ready in: from a command until the new size serves; down: time in which nobody served", style="dim")
+    text.print(comparison_verdict(found), soft_wrap=True)
     for warning in dict.fromkeys(w for each in found.values() if isinstance(each, Result) for w in each.warnings):
         text.print(f"warning: {warning}", style="yellow")
+
+
+def comparison_verdict(found: Mapping[str, Result | MoesimError]) -> str:
+    """Say which mechanism serves best, which costs least, and how far both are from changes that take no time."""
+    played = {
+        name: each.scaling.summary
+        for name, each in found.items()
+        if isinstance(each, Result) and each.scaling is not None and name != _IDEAL
+    }
+    if not played:
+        return "verdict: no mechanism that exists can run this scenario"
+    best = max(played, key=lambda name: (played[name].attainment, -played[name].device_hours))
+    cheapest = min(played, key=lambda name: played[name].device_hours)
+
+    def said(name: str) -> str:
+        return f"{percent(played[name].attainment)} within the SLO at {number(played[name].device_hours)} device-hours"
+
+    text = f"verdict: {best} serves best, {said(best)}"
+    text += ", and costs least" if cheapest == best else f"; {cheapest} costs least, {said(cheapest)}"
+    ideal = found.get(_IDEAL)
+    if isinstance(ideal, Result) and ideal.scaling is not None:
+        limit = ideal.scaling.summary
+        text += f"; changes that take no time would have {percent(limit.attainment)} at {number(limit.device_hours)}"
+    return text
 
 
 def _document(each: Result | MoesimError) -> dict[str, Any]:
@@ -192,7 +223,7 @@ def _print_changes(text: Console, scaling: Scaling) -> None:
             number(row["memory_bytes"] / 1e9),
             names or "none",
         )
-    text.print(grid)
+    print_table(text, grid, ("peak GB", "GB moved", "old gone in"))
 
 
 def _print_timeline(text: Console, scaling: Scaling) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from simulator.cli.console import number, percent, table
+from simulator.cli.tables import print_table
 from validation.regression.report import change_text, failures, figure_text, summary_line
 from validation.serving.points import METRICS
 
@@ -36,7 +37,7 @@ def print_kernels(text: Console, report: KernelReport) -> None:
         add(name, op.overall, op.coverage_80, percent(op.extrapolated), ", ".join(op.evidence))
         for part, (result, coverage) in op.parts.items():
             add(f"  {part.replace('_', '-')}", result, coverage, "", "")
-    text.print(grid)
+    print_table(text, grid)
     for name, op in report.ops.items():
         for reason, count in op.skipped.items():
             text.print(f"skipped: {name}: {count:,} rows: {reason}")
@@ -67,7 +68,7 @@ def print_papers(text: Console, report: PaperReport) -> None:
         figures = (published, number(verdict.predicted, 4), check.unit, percent(verdict.error))
         evidence = f"{check.evidence}, fitted" if check.fitted else check.evidence
         grid.add_row(verdict.paper, check.check_id, check.quantity, *figures, evidence, verdict.outcome)
-    text.print(grid)
+    print_table(text, grid)
     for verdict in report.verdicts:
         said = verdict.check.off or verdict.check.missed
         if verdict.outcome != "within" and said:
@@ -83,7 +84,7 @@ def _print_evidence(text: Console, report: PaperReport) -> None:
     grid = table("evidence", *columns, title="checks", right=columns)
     for evidence, counts in report.by_evidence().items():
         grid.add_row(evidence, *map(str, counts))
-    text.print(grid)
+    print_table(text, grid)
     summary = report.summary()
     text.print(
         f"rows: {summary['rows']}, of which {summary['rows_within']} met, {summary['rows_missed']} missed, "
@@ -106,8 +107,7 @@ def print_serving(text: Console, report: ServingReport) -> None:
     for row in report.rows:
         units = zip(METRICS, (1e3, 1e3, 1.0, 1.0), strict=True)
         grid.add_row(row.point.id, *(cell(row, metric, unit) for metric, unit in units))
-    longest = max((len(row.point.id) for row in report.rows), default=0)
-    text.print(grid, width=max(text.width, longest + 110), crop=False, soft_wrap=True)
+    print_table(text, grid)
     headings = ("rows", "median error", "p90", "bias", "Spearman", "lowest", "in 80 % interval")
     grid = table("metric", *headings, title="accuracy", right=headings)
     parts = {"all": list(report.rows)} | report.groups()
@@ -118,7 +118,7 @@ def print_serving(text: Console, report: ServingReport) -> None:
             if result.rows:
                 label = f"{metric}: {name}"
                 grid.add_row(label, str(result.rows), *map(percent, shares), *ranks, percent(result.coverage_80))
-    text.print(grid)
+    print_table(text, grid)
     for point, reason in report.skipped:
         text.print(f"skipped: {point.id}: {reason}")
 
@@ -128,12 +128,9 @@ def print_outcomes(text: Console, outcomes: Sequence[Outcome]) -> None:
     failed = failures(outcomes)
     if failed:
         grid = table("figure", "before", "after", "change", "", right=("before", "after", "change"))
-        # A key may be wider than the terminal: it is broken, so that the numbers beside it are not.
-        for column in grid.columns:
-            column.no_wrap, column.overflow = column is not grid.columns[0], "fold"
         for o in failed[:MOST_ROWS]:
             grid.add_row(o.key, figure_text(o.key, o.before), figure_text(o.key, o.after), change_text(o), o.status)
-        text.print(grid)
+        print_table(text, grid)
         if len(failed) > MOST_ROWS:
             text.print(f"and {len(failed) - MOST_ROWS:,} more; --markdown FILE writes all")
     text.print(summary_line(outcomes))

@@ -161,7 +161,7 @@ def _evidence(hardware: Hardware, split: Parallelism) -> Iterator[Finding]:
             level="warning",
             where="hardware.device",
             message=f"{hardware.device.id} was never measured here: it runs on {hardware.evidence}",
-            remedy="calibrate on the device to replace them",
+            remedy="moesim calibrate on such a device; without one, trust the 80 % interval, which is the wider for it",
         )
     for message in unused_processors(hardware.device):
         yield Finding(level="warning", where="hardware.device", message=message)
