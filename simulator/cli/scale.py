@@ -11,6 +11,7 @@ import numpy as np
 from simulator import api
 from simulator.cli.answer import print_json
 from simulator.cli.console import console, number, pairs, percent, print_next, seconds, table
+from simulator.cli.head_text import setup_rows
 from simulator.cli.keep import keep, least_bytes, require_kept
 from simulator.cli.progress import progress_bar
 from simulator.cli.tables import print_table
@@ -102,6 +103,10 @@ def _answer_comparison(scenario: Scenario, *, as_json: bool, progress: bool) -> 
         print_json({"mechanisms": documents, "verdict": comparison_verdict(found)})
         return
     text = console()
+    setup = next((each.setup for each in found.values() if isinstance(each, Result) and each.setup is not None), None)
+    text.print(title(scenario), style="bold")
+    if setup is not None:
+        text.print(pairs(setup_rows(setup)))
     grid = table(
         "mechanism",
         "within SLO",
@@ -187,7 +192,8 @@ def print_scaling(text: Console, result: Result) -> None:
     text.print(
         pairs(
             [
-                ("within SLO", percent(summary.attainment)),
+                *([] if result.setup is None else setup_rows(result.setup)),
+                ("within SLO", f"{percent(summary.attainment)} of requests"),
                 ("requests/s", number(summary.requests_per_s)),
                 ("latency", f"TTFT {_latency(result.summary.ttft_s)}, TPOT {_latency(result.summary.tpot_s)}"),
                 ("changes", f"{summary.changes}, {seconds(summary.latency_mean_s)} on average until ready"),
@@ -237,7 +243,8 @@ def _print_timeline(text: Console, scaling: Scaling) -> None:
     ):
         values = frame[column].to_numpy(np.float64)
         most = float(np.nanmax(values)) if np.isfinite(values).any() else 0.0
-        rows.append((name, f"{blocks(values)} {number(most)} {unit} at most"))
+        said = percent(most) if column == "attainment" else f"{number(most)} {unit}"
+        rows.append((name, f"{blocks(values)} {said} at most"))
     text.print(pairs(rows))
 
 

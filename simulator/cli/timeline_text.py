@@ -30,10 +30,13 @@ def print_timeline(out: Console, scenario: Scenario, drawn: StepTimeline) -> Non
         rows.append(("effect", overlap_effect(drawn)))
     for stream in dict.fromkeys(task.stream for task in drawn.schedule.tasks):
         busy = drawn.schedule.busy(stream)
+        if busy == 0.0:
+            # Collectives between kernels run on the stream of these kernels.
+            continue
         rows.append((f"{stream} stream busy", f"{seconds(busy)}, {percent(busy / drawn.step_s)}"))
     if drawn.exchanged_s > 0.0:
-        exposed = f"{seconds(drawn.exposed_s)} of it exposed"
-        rows.append(("communication", f"{seconds(drawn.exchanged_s)}, {exposed}"))
+        share = f"{seconds(drawn.exchanged_s)}, {percent(drawn.exchanged_s / drawn.step_s)}"
+        rows.append(("communication", f"{share}, all-reduces included; {seconds(drawn.exposed_s)} of it exposed"))
     if drawn.rank_experts.shape[2]:
         experts = drawn.rank_experts.sum(axis=(0, 1))
         rows.append(("experts, mean rank", seconds(float(experts.mean()))))

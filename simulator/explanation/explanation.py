@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from hardware_profiles.units import format_bytes
 from simulator.closed_form.steady import occupancy
 from simulator.cost.model import OpTime
 from simulator.cost.origins import table_origin
@@ -151,6 +152,12 @@ def _too_much(deployment: Deployment, phase: Phase, sequences: int, length: int)
         found.append(f"batch: {sequences} is more than the {most} requests that {ranks} may run at once")
     if phase == "prefill" and tokens > limits.token_budget:
         found.append(f"batch, context: {tokens} tokens are more than the {limits.token_budget} of a step on {ranks}")
+    held = -(-sequences // limits.dp) * deployment.budget.sequence_bytes(length)
+    if held > deployment.budget.pool:
+        found.append(
+            f"batch, context: {sequences} sequences of {length} tokens hold {format_bytes(held)} of KV cache on each "
+            f"device, which has {format_bytes(deployment.budget.pool)} for it"
+        )
     if length > deployment.model.max_context:
         found.append(f"context: {length} is more than the {deployment.model.max_context} tokens that the model knows")
     return tuple(found)

@@ -176,8 +176,8 @@ class Estimate:
     setup: Setup | None = None
 
     def document(self) -> dict[str, Any]:
-        """Return the JSON document of the CLI."""
-        return _document(self)
+        """Return the JSON document of the CLI, with the keys of a run."""
+        return {**_document(self), "imbalance": None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -138,3 +138,13 @@ def test_products_of_few_rows_are_never_bound_by_arithmetic(device: str, batch: 
     assert "compute" not in set(ops.loc[ops["kind"].isin(["gemm", "moe"]), "bound"])
     large = explain(scenario, phase="prefill", batch=8, context=4096).ops
     assert "compute" in set(large.loc[large["kind"] == "gemm", "bound"])
+
+
+def test_a_step_that_no_memory_holds_is_explained_with_a_warning_of_it() -> None:
+    scenario = Scenario.from_mapping(
+        {"model": {"name": "mixtral-8x7b"}, "hardware": {"device": "h100-sxm"}, "parallelism": {"tp": 2}}
+        | {"requests": {"concurrency": 4, "count": 8, "lengths": {"input": 64, "output": 8}}}
+    )
+    found = explain(scenario, batch=100_000, context=30_000).warnings
+    assert any("of KV cache on each device, which has" in text for text in found)
+    assert not any("of KV cache" in text for text in explain(scenario, batch=4, context=1000).warnings)
