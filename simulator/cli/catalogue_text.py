@@ -95,7 +95,7 @@ def _print_conditions(out: Console, rows: list[Row]) -> None:
     for row in rows:
         named = [f"{key} {_fact(value)}" for key, value in row.items() if key not in about]
         result.add_row(row["effect"], row["says"], "; ".join(named), row["source"])
-    out.print(result)
+    print_table(out, result)
 
 
 def _print_model(out: Console, document: Row) -> None:
