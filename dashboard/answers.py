@@ -39,12 +39,6 @@ def findings_of(scenario: Scenario) -> tuple[Finding, ...]:
     return found or wrong
 
 
-@st.cache_resource(max_entries=64, show_spinner="Looking for what would run", hash_funcs={Scenario: lambda s: s.hash})
-def mend_of(scenario: Scenario, devices: int, cluster: str) -> Mend | None:
-    """Find what would make a scenario run on nodes of so many devices, in that cluster where there is one."""
-    return mend(scenario, Room(devices=devices, cluster=cluster), findings_of)
-
-
 def key_of(scenario: Scenario) -> str:
     """Name a scenario and what its files say now; the scenario alone where something that it names cannot be loaded."""
     found, _ = attempt(partial(fingerprint, scenario))
@@ -53,6 +47,12 @@ def key_of(scenario: Scenario) -> str:
 
 # Cached as they are, not pickled: answers are frozen values that the page only reads.
 _BY_KEY: dict[str | type[Any], Callable[[Any], Any]] = {Scenario: key_of}
+
+
+@st.cache_resource(max_entries=64, show_spinner="Looking for what would run", hash_funcs=_BY_KEY)
+def mend_of(scenario: Scenario, devices: int, cluster: str) -> Mend | None:
+    """Find what would make a scenario run on nodes of so many devices, in that cluster where there is one."""
+    return mend(scenario, Room(devices=devices, cluster=cluster), findings_of)
 
 
 @st.cache_resource(max_entries=256, show_spinner="Estimating", hash_funcs=_BY_KEY)

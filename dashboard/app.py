@@ -7,10 +7,11 @@ entry here. The folder is not called ``pages`` because Streamlit takes one of th
 from __future__ import annotations
 
 from functools import partial
+from importlib.metadata import version
 
 import streamlit as st
 
-from dashboard.panels.shown import shown
+from dashboard.panels.shown import shown, small
 from dashboard.views import catalogue, what_if
 from dashboard.views.page import Page
 
@@ -27,8 +28,13 @@ def main() -> None:
 
 
 def _draw(page: Page) -> None:
-    st.set_page_config(page_title=f"{page.title} · moesim", layout="wide")
+    about = (
+        f"moesim {version('moesim')} answers what a serving deployment will do. The question marks say what each value "
+        "means; the documentation (docs/index.md of the source) says how answers come about and what is not modelled."
+    )
+    st.set_page_config(page_title=f"{page.title} · moesim", layout="wide", menu_items={"About": about})
     shown(page.draw, "this page")
+    small(about)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ _PLAY = ":material/play_arrow:"
 
 def draw() -> None:
     """Draw the page."""
-    st.title("Mixture-of-Experts serving, simulated")
+    st.title("moesim: Mixture-of-Experts serving, simulated")
     catalogue = shown(the_catalogue, "the catalogues")
     if catalogue is None:
         return

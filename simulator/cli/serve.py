@@ -23,6 +23,7 @@ _FIXED = {
     "server.enableXsrfProtection": "true",
     "server.maxUploadSize": "200",
     "server.enableStaticServing": "false",
+    "server.enableAgentApi": "false",
     "server.baseUrlPath": "",
     "server.fileWatcherType": "none",
     "server.runOnSave": "false",

@@ -140,6 +140,13 @@ def test_a_web_socket_opens_for_a_page_of_the_server_s_own_alone(
     connection.close()
 
 
+def test_no_other_page_may_frame_the_page(address: str) -> None:
+    connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=20)
+    connection.request("GET", "/")
+    assert connection.getresponse().headers["Content-Security-Policy"] == "frame-ancestors 'none'"
+    connection.close()
+
+
 def test_a_link_opens_changes_simulates_and_reproduces(address: str, page: Page) -> None:
     page.goto(f"{address}/?preset=gpt-oss-20b-h100&requests.count=12")
     settled(page)
