@@ -41,10 +41,14 @@ def print_table(out: Console, grid: Table, optional: Iterable[str] = ()) -> None
     if _needed(grid) > out.width:
         _print_rows(out, grid)
         return
-    for place, column in enumerate(grid.columns):
-        sentences = _has_sentences(column, place)
-        column.no_wrap = not sentences
-        column.min_width = _longest_word(column) if sentences else _width(column)
+    sentences = [column for place, column in enumerate(grid.columns) if _has_sentences(column, place)]
+    spare, wish = out.width - _needed(grid), sum(_width(column) - _longest_word(column) for column in sentences)
+    for column in grid.columns:
+        column.no_wrap, column.width = column not in sentences, _width(column)
+    for column in sentences:
+        # Sentences share what is to spare in proportion to what they would take.
+        least = _longest_word(column)
+        column.width = least + int((_width(column) - least) * min(spare / max(wish, 1), 1.0))
     out.print(grid)
 
 
