@@ -147,7 +147,9 @@ def load_case(name: str) -> Case:
         raise CaseError(f"unknown case {name!r}; {nearest(name, case_names())}")
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
-        models = {key: load_model(model) for key, model in table.get("library", {}).items()}
+        # A model of the library, or a file beside the case.
+        named = {key: path.parent / model for key, model in table.get("library", {}).items()}
+        models = {key: load_model(str(file) if file.is_file() else file.name) for key, file in named.items()}
         for key, model in table.get("models", {}).items():
             models[key] = spec_from_table({"name": key, "vocab": 1, **model}, f"{name}/case.toml: models.{key}")
         checks = tuple(_check(entry, name) for entry in table.get("checks", ()))
