@@ -33,10 +33,11 @@ FEATURES: dict[str, tuple[str, ...]] = {
     "failure": ("faults=[{at='0.4 s', rank=1, restart='1 s', detection='0.1 s'}]",),
     "slow_rank": ("faults=[{at='0.2 s', rank=1, slowdown=3.0, lasts='0.5 s'}]",),
     "rebalancing": ("placement.rebalance.every=0.2 s", "placement.redundant_slots=4"),
+    "sessions": ("requests.sessions={turns=3, think_time='50 ms', think_kind='exponential', input=30}",),
     "swap": ("stack.preemption=swap", "stack.memory_fraction=0.25"),
 }
 #: Two ways of one feature.
-EXCLUSIVE = ({"cache", "store"}, {"failure", "slow_rank"})
+EXCLUSIVE = ({"cache", "store"}, {"failure", "slow_rank"}, {"cache", "sessions"}, {"store", "sessions"})
 PAIRS = [pair for pair in combinations(FEATURES, 2) if set(pair) not in EXCLUSIVE]
 
 
@@ -77,6 +78,9 @@ def assert_conserved(result: Result, features: tuple[str, ...]) -> None:
     assert np.isfinite(times).all()
     assert (np.diff(times, axis=1) >= 0.0).all()
     assert result.summary.requests_completed == len(requests) == 24
+    if "turn" in requests:
+        later = np.flatnonzero(requests["turn"] > 1)
+        assert (requests["arrival_s"].to_numpy()[later] > requests["finish_s"].to_numpy()[later - 1]).all()
     computed = int((requests["input_tokens"] - requests["cached_tokens"]).sum())
     decoded = int((requests["output_tokens"] - 1).sum())
     if not requests["retries"].sum() and not requests["preemptions"].sum():

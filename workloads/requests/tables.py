@@ -29,6 +29,8 @@ from workloads.requests.units import UnitError, time_unit
 _MOST_CSV, _MOST_HEADER = 2**29, 2**16
 #: Columns of ours that say which request each follows, counted from 0, and how long after its answer it comes.
 _TURNS = ("after", "delay_s")
+#: Columns by which tables of others tell conversations, in small letters.
+_SESSIONS = ("session_id", "conversation_id", "delay", "turn_id")
 #: A trace of ours that begins later than it lasts, and than this, counts from its first request [s].
 _LATE = 1.0
 
@@ -142,6 +144,9 @@ def read_csv(file: Path, format_name: str, *, unit: str | None = None) -> Reques
         arrival = _dates(file, columns.arrival, text)
     else:
         arrival, notes = _seconds(file, columns, _numbers(file, columns.arrival, text), unit)
+    unread = [name for name in table.column_names if name.strip().lower().replace(" ", "_") in _SESSIONS]
+    if unread and not turns:
+        notes = [*notes, f"column {unread[0]} is not read: requests come at their times, whatever they follow"]
     lengths = {name: _numbers(file, name, text) for name in (columns.input, columns.output)}
     trace = _checked(file, columns, arrival, lengths, notes)
     return _following(file, trace, {name: _numbers(file, name, text) for name in turns})

@@ -311,6 +311,14 @@ def test_columns_that_say_what_follows_what_are_checked(tmp_path, rest, expected
         read_request_trace(path)
 
 
+def test_conversations_of_a_table_that_are_not_read_are_told(tmp_path):
+    path = tmp_path / "b.csv"
+    path.write_text("Timestamp,Session ID,Request tokens,Response tokens\n0,1,10,5\n9,1,30,5\n")
+    trace = read_request_trace(path)
+    assert trace.after is None
+    assert "column Session ID is not read: requests come at their times" in " ".join(trace.notes)
+
+
 def made(turns=4.0, requests=200, kind="constant", **shape):
     lengths = {"kind": "uniform", "length": 100, "ratio": 0.5}
     arrivals = {"kind": "closed_loop", "concurrency": 3} if kind == "closed_loop" else {"kind": kind, "rate": 2.0}
