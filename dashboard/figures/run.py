@@ -276,7 +276,7 @@ def steps_chart(steps: pd.DataFrame, baseline: pd.DataFrame | None = None) -> Ch
             for key, title, factor in (
                 *panels,
                 ("duration_s", "Step time [ms]", 1e3),
-                ("imbalance", "Rank imbalance", 1.0),
+                ("rank_imbalance", "Rank imbalance", 1.0),
             )
         ],
         columns=["Per step", "Mean", "p50", "p99", "Max"],

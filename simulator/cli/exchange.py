@@ -102,14 +102,16 @@ def exchange(
                     "evidence": hardware.evidence,
                     "ranks": ranks,
                     "tokens_per_rank": tokens,
-                    "imbalance": imbalance,
+                    "rank_imbalance": imbalance,
                     "exchanges": [row.document() for row in rows],
                     "verdict": verdict(rows),
                     "caveats": caveats(rows),
                 }
             )
             return
-        _print(hardware, rows, f"{ranks} ranks, {tokens} tokens each, {model}, imbalance {imbalance:.2f}", fidelity)
+        _print(
+            hardware, rows, f"{ranks} ranks, {tokens} tokens each, {model}, rank imbalance {imbalance:.2f}", fidelity
+        )
 
 
 def _hardware(

@@ -73,8 +73,8 @@ def conclusion(explanation: Explanation) -> list[str]:
     said += f"; what helps: {helps}; what does not: {idle}" if helps else ""
     named = sorted(((time, grade) for grade, time in grades.items() if grade), reverse=True)
     found = [said, "it rests on: " + ", ".join(f"{grade} {percent(time / total)}" for time, grade in named)]
-    if explanation.imbalance is not None:
-        found.append(f"cost of imbalance: {imbalance_text(explanation.imbalance)}")
+    if explanation.imbalance_cost is not None:
+        found.append(f"cost of imbalance: {imbalance_text(explanation.imbalance_cost)}")
     return found
 
 
@@ -165,7 +165,7 @@ def explanation_document(explanation: Explanation) -> dict[str, Any]:
         "context": explanation.context,
         "step_s": explanation.step_s,
         "conclusion": conclusion(explanation),
-        "imbalance": None if explanation.imbalance is None else asdict(explanation.imbalance),
+        "imbalance_cost": None if explanation.imbalance_cost is None else asdict(explanation.imbalance_cost),
         "components": {component: sum(row["time_s"] for row in rows) for component, rows in groups.items()},
         "ops": explanation.ops.to_dict("records"),
         "hidden": [] if explanation.hidden is None else explanation.hidden.to_dict("records"),

@@ -50,10 +50,10 @@ def page(studies: Sequence[PlacementStudy]) -> str:
         "EP",
         "redundant slots",
         "policy",
-        "imbalance, seen",
-        "imbalance, held out",
+        "rank imbalance, seen",
+        "rank imbalance, held out",
         "lower bound",
-        "imbalance in a step",
+        "rank imbalance in a step",
         "step [ms]",
         "gain [%]",
     )
@@ -79,8 +79,8 @@ def _row(study: PlacementStudy, top: float) -> tuple[list[str], float]:
         left = _MARGIN + index * (_PANEL + _MARGIN)
         gain = "" if index == 0 else f", {100 * study.gain(score):+.1f} %"
         parts.append(
-            f'<text x="{left:g}" y="{top + 44:g}">{escape(score.policy)}: max/mean {score.imbalance_later:.2f}, step '
-            f"{1e3 * score.step:.2f} ms{gain}</text>"
+            f'<text x="{left:g}" y="{top + 44:g}">{escape(score.policy)}: rank imbalance {score.imbalance_later:.2f}, '
+            f"step {1e3 * score.step:.2f} ms{gain}</text>"
         )
         parts += _cells(score, left, top + _TITLE, cell)
     return parts, _TITLE + layers * cell + 30

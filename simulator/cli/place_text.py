@@ -61,7 +61,7 @@ def print_study(text: Console, scenario: Scenario, options: StudyOptions, study:
         pairs(
             [
                 ("placed by", f"{study.seen_tokens:,} tokens, judged on {study.later_tokens:,} others"),
-                ("seen, held out", "load of the heaviest rank over the mean, mean over layers; bound: its least"),
+                ("seen, held out", "rank imbalance (most loaded rank over mean), mean over layers; bound: its least"),
                 ("in a step", "the same within single steps, where chance adds to it"),
                 (ORACLE, "placed by the very tokens that it is judged on"),
                 ("touched", "share of expert slots that a step reads; far copies: other nodes that a token reaches"),
@@ -157,9 +157,9 @@ def _study(study: PlacementStudy) -> dict[str, Any]:
 def _score(study: PlacementStudy, score: PlacementScore) -> dict[str, Any]:
     return {
         "policy": score.policy,
-        "imbalance_seen": score.imbalance_seen,
-        "imbalance_held_out": score.imbalance_later,
-        "imbalance_step": score.imbalance_step,
+        "rank_imbalance_seen": score.imbalance_seen,
+        "rank_imbalance_held_out": score.imbalance_later,
+        "rank_imbalance_step": score.imbalance_step,
         "lower_bound": score.bound,
         "active_slots": score.active,
         "far_copies": score.far_copies,

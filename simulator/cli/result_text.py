@@ -29,7 +29,7 @@ _LATENCIES = (
 def print_result(out: Console, result: Result) -> None:
     """Print the headline numbers, latencies, breakdown and warnings of a run."""
     summary = result.summary
-    cost = [] if result.imbalance is None else [("cost of imbalance", imbalance_text(result.imbalance))]
+    cost = [] if result.imbalance_cost is None else [("cost of imbalance", imbalance_text(result.imbalance_cost))]
     rows = [*_throughput(summary), *_run(summary), *_state(summary, result.setup), *cost, *_uncertainty(summary)]
     if result.scaling is not None:
         held = result.scaling.summary

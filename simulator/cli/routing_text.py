@@ -104,7 +104,14 @@ def _print_load(text: Console, report: RoutingReport) -> None:
     relative = -np.sort(-_relative(report), axis=1)
     width = min(64, report.num_experts)
     edges = np.linspace(0, report.num_experts, width + 1).astype(int)
-    grid = table("layer", "max/mean", "unused", "experts, most loaded first", right=("layer", "max/mean", "unused"))
+    grid = table(
+        "layer",
+        "imbalance",
+        "unused",
+        "experts, most loaded first",
+        title="Expert imbalance, most loaded over mean",
+        right=("layer", "imbalance", "unused"),
+    )
     for layer, row in enumerate(relative):
         means = [row[a:b].mean() for a, b in pairwise(edges)]
         shades = "".join(_SHADES[min(int(2 * value + 0.5), 4)] for value in means)
@@ -114,7 +121,9 @@ def _print_load(text: Console, report: RoutingReport) -> None:
 
 def _print_batches(text: Console, report: RoutingReport) -> None:
     columns = ("prefill", "decode", "shuffled", "skew alone", "chance alone")
-    grid = table("EP", "batch", *columns, title="Imbalance over ranks, max/mean", right=("EP", "batch", *columns))
+    grid = table(
+        "EP", "batch", *columns, title="Rank imbalance, most loaded over mean", right=("EP", "batch", *columns)
+    )
     for row in report.batches:
         values = (row.prefill, row.decode, row.shuffled, row.skew, row.chance)
         grid.add_row(str(row.ranks), f"{row.batch:,}", *(number(value) for value in values))

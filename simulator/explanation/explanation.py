@@ -93,7 +93,7 @@ def explain(
         warnings=_step_warnings(asked, trace, deployment, phase, sequences, length),
         hidden=None if drawn is None else pd.DataFrame(hidden_rows(drawn)),
         setup=setup_of(asked, deployment.hardware, trace),
-        imbalance=imbalance_cost(scenario, deployment, work),
+        imbalance_cost=imbalance_cost(scenario, deployment, work),
     )
 
 

@@ -177,7 +177,7 @@ class Estimate:
 
     def document(self) -> dict[str, Any]:
         """Return the JSON document of the CLI, with the keys of a run."""
-        return {**_document(self), "imbalance": None}
+        return {**_document(self), "imbalance_cost": None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,7 +200,7 @@ class Explanation:
     warnings: tuple[str, ...] = ()
     hidden: pd.DataFrame | None = None
     setup: Setup | None = None
-    imbalance: ImbalanceCost | None = None
+    imbalance_cost: ImbalanceCost | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -297,7 +297,7 @@ class Result:
         not computed), retries (after a failure), measured (inside the measured window).
     step_columns, steps : Columns, DataFrame
         One row per engine step, likewise: instance, start_s, duration_s, prefill_tokens, decode_tokens, running,
-        queue_length, kv_use (share of the pool), imbalance (max/mean over ranks, mean over layers).
+        queue_length, kv_use (share of the pool), rank_imbalance (mean over layers).
     breakdown : Mapping of str to float
         Seconds by component (see ``COMPONENTS``) over all steps of all instances.
     slices : tuple of Slice
@@ -314,7 +314,7 @@ class Result:
         steps until the next change, and how many steps these are.
     setup : Setup, optional
         Devices, nodes, pools, price, load and objectives.
-    imbalance : ImbalanceCost, optional
+    imbalance_cost : ImbalanceCost, optional
         What uneven routing costs a decode step of the mean batch and context; ``None`` for a dense model.
     """
 
@@ -331,7 +331,7 @@ class Result:
     provenance: Mapping[str, str] = field(default_factory=dict)
     rebalances: tuple[Mapping[str, float], ...] = ()
     setup: Setup | None = None
-    imbalance: ImbalanceCost | None = None
+    imbalance_cost: ImbalanceCost | None = None
 
     @property
     def requests(self) -> pd.DataFrame:
@@ -345,7 +345,8 @@ class Result:
 
     def document(self) -> dict[str, Any]:
         """Return the JSON document of the CLI."""
-        document = {**_document(self), "imbalance": None if self.imbalance is None else asdict(self.imbalance)}
+        cost = None if self.imbalance_cost is None else asdict(self.imbalance_cost)
+        document = {**_document(self), "imbalance_cost": cost}
         if self.scaling is not None:
             document["scaling"] = self.scaling.document()
         if self.sessions is not None:

@@ -193,7 +193,7 @@ def step_slices(deployment: Deployment, steps: PackedColumns, count: int) -> tup
                 arguments={
                     "prefill_tokens": prompts,
                     "decode_tokens": decodes,
-                    "imbalance": float(row["imbalance"][0]),
+                    "rank_imbalance": float(row["imbalance"][0]),
                 },
             )
         )

@@ -119,7 +119,7 @@ def assemble(plan: RunPlan, run: EngineRun, *, wall: float) -> Result:
         provenance=_provenance(scenario, deployment, certainty),
         rebalances=tuple(move.document() for move in plan.rebalances),
         setup=setup_of(scenario, deployment.hardware, trace),
-        imbalance=_imbalance(_deployed(plan), deployment, batch, context),
+        imbalance_cost=_imbalance_cost(_deployed(plan), deployment, batch, context),
     )
 
 
@@ -249,7 +249,7 @@ def _deployed(plan: RunPlan) -> Scenario:
     return sized(plan.scenario, plan.scenario.parallelism.dp, plan.played[0].deployment.model)
 
 
-def _imbalance(scenario: Scenario, deployment: Deployment, batch: int, context: int) -> ImbalanceCost | None:
+def _imbalance_cost(scenario: Scenario, deployment: Deployment, batch: int, context: int) -> ImbalanceCost | None:
     """Compare the mean decode step with a balanced one; nothing where none decoded."""
     sequences = round(batch / deployment.limits.query_tokens)
     if sequences < 1:
@@ -336,7 +336,7 @@ def _named_step(steps: Mapping[str, FloatArray]) -> dict[str, NDArray[Any]]:
         "running": steps["running"].astype(np.int64),
         "queue_length": steps["queue_length"].astype(np.int64),
         "kv_use": steps["kv_use"],
-        "imbalance": steps["imbalance"],
+        "rank_imbalance": steps["imbalance"],
     }
 
 

@@ -45,10 +45,10 @@ def test_the_document_has_every_degree_and_policy() -> None:
         rows = {row["policy"]: row for row in study["policies"]}
         assert list(rows) == ["linear", "refined", "oracle"]
         assert rows["linear"]["gain"] == 0.0
-        assert rows["oracle"]["imbalance_held_out"] <= rows["refined"]["imbalance_held_out"]
+        assert rows["oracle"]["rank_imbalance_held_out"] <= rows["refined"]["rank_imbalance_held_out"]
         for row in rows.values():
             assert row["step_s"] == pytest.approx(sum(row["parts_s"].values()))
-            assert row["imbalance_held_out"] >= row["lower_bound"] * (1 - 1e-9)
+            assert row["rank_imbalance_held_out"] >= row["lower_bound"] * (1 - 1e-9)
             assert len(row["heat"]) == 24
             assert sum(row["heat"][0]) == pytest.approx(study["ep"], abs=1e-2)
 
@@ -61,7 +61,7 @@ def test_a_lasting_skew_is_won_back_on_what_was_held_out(tmp_path: Path) -> None
     save_routing_trace(trace, file)
     found = document("--routing", str(file), "--device", "h100-sxm", "--ep", "8", "--redundant", "1", *QUICK)
     linear, refined, _ = found["studies"][0]["policies"]  # type: ignore[index]
-    assert refined["imbalance_held_out"] < 1.1 < linear["imbalance_held_out"]
+    assert refined["rank_imbalance_held_out"] < 1.1 < linear["rank_imbalance_held_out"]
     assert refined["gain"] > 0.01
 
 

@@ -22,7 +22,7 @@ def run(*args):
 def test_stats_show_load_batches_and_what_is_not_known():
     done = run("stats", SAMPLE)
     assert done.exit_code == 0
-    for part in ("Imbalance over ranks", "Experts touched, of 8", "not known: the trace has no token ids", "next: "):
+    for part in ("Rank imbalance", "Experts touched, of 8", "not known: the trace has no token ids", "next: "):
         assert part in done.stdout
 
 

@@ -109,7 +109,7 @@ def _steps(count: int = 200, instances: int = 1) -> pd.DataFrame:
                     "running": 8,
                     "queue_length": queue,
                     "kv_use": 0.5 * np.arange(count) / max(count, 1),
-                    "imbalance": 1.25,
+                    "rank_imbalance": 1.25,
                 }
             )
         )

@@ -24,7 +24,7 @@ BASE = Scenario.from_mapping(
 
 
 def cost(scenario: Scenario, *, phase: Literal["prefill", "decode"] = "decode", batch: int = 16) -> ImbalanceCost:
-    found = explain(scenario, phase=phase, batch=batch, context=256).imbalance
+    found = explain(scenario, phase=phase, batch=batch, context=256).imbalance_cost
     assert found is not None
     return found
 
@@ -69,13 +69,13 @@ def test_nobody_waits_where_one_device_has_all_experts() -> None:
 
 def test_a_dense_model_has_no_imbalance() -> None:
     dense = BASE.override("model.name=llama-3.1-8b", "parallelism.dp=1", "parallelism.ep=1")
-    assert explain(dense, batch=4, context=64).imbalance is None
+    assert explain(dense, batch=4, context=64).imbalance_cost is None
 
 
 def test_a_run_says_what_the_imbalance_of_its_mean_step_costs() -> None:
     result = simulate(BASE)
-    found = result.imbalance
+    found = result.imbalance_cost
     assert found is not None
     assert found.waiting_s + found.experts_s == pytest.approx(found.step_s - found.balanced_step_s, abs=1e-12)
-    assert json.loads(json.dumps(result.document()["imbalance"]))["waiting_s"] == found.waiting_s
+    assert json.loads(json.dumps(result.document()["imbalance_cost"]))["waiting_s"] == found.waiting_s
     assert "waiting for the busiest rank" in imbalance_text(found)

@@ -59,7 +59,7 @@ def test_rebalancing_a_skewed_load_pays_and_ends_sooner_than_never() -> None:
 def test_steps_before_the_first_rebalance_are_those_of_a_linear_placement() -> None:
     never, rebalanced = result("placement.policy=linear").steps, result(*STALL).steps
     np.testing.assert_allclose(never["duration_s"][:40], rebalanced["duration_s"][:40], rtol=1e-12)
-    assert rebalanced["imbalance"][60:].mean() < never["imbalance"][60:].mean()
+    assert rebalanced["rank_imbalance"][60:].mean() < never["rank_imbalance"][60:].mean()
 
 
 def test_a_stall_costs_the_time_of_the_move() -> None:

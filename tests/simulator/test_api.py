@@ -69,7 +69,7 @@ def test_a_change_of_policy_keeps_the_requests(override: str) -> None:
 
 def test_a_change_of_the_load_keeps_the_routing() -> None:
     busy, quiet = run("requests.rate=40.0"), run("requests.rate=0.01")
-    first_steps = [result.steps["imbalance"].iloc[0] for result in (busy, quiet)]
+    first_steps = [result.steps["rank_imbalance"].iloc[0] for result in (busy, quiet)]
     assert first_steps[0] > 1.0
     assert busy.requests["input_tokens"].tolist() == quiet.requests["input_tokens"].tolist()
 
@@ -84,7 +84,7 @@ def test_frames_hold_every_request_and_every_step() -> None:
     assert steps["prefill_tokens"].sum() == requests["input_tokens"].sum()
     assert steps["decode_tokens"].sum() == (requests["output_tokens"] - 1).sum()
     assert (steps["duration_s"] > 0).all()
-    assert (steps["imbalance"] >= 1.0 - 1e-12).all()
+    assert (steps["rank_imbalance"] >= 1.0 - 1e-12).all()
     assert steps["kv_use"].between(0, 1).all()
     assert set(requests["rank"]) == {0, 1}
 
@@ -145,7 +145,7 @@ def test_one_expert_rank_waits_for_nobody_whatever_the_router() -> None:
     balanced = simulate(scenario(**split, placement={"policy": "balanced"}))
     for part in ("imbalance_wait", "dispatch", "combine"):
         assert plain.breakdown[part] == pytest.approx(0.0, abs=1e-12)
-    assert (plain.steps["imbalance"] == 1.0).all()
+    assert (plain.steps["rank_imbalance"] == 1.0).all()
     pd.testing.assert_frame_equal(plain.steps, balanced.steps)
 
 

@@ -129,7 +129,7 @@ def test_unknown_formats_algorithms_and_splits_are_refused() -> None:
 def test_the_command_prints_one_row_per_way_and_phase() -> None:
     code, document = run("--device", "h800-sxm", "--ranks", "16", "--tokens", "64")
     assert code == 0
-    assert document["imbalance"] == 1.0
+    assert document["rank_imbalance"] == 1.0
     names = [(row["algorithm"], row["phase"]) for row in document["exchanges"]]
     assert len(names) == len(set(names)) == 12
     assert all(row["flow_s"] is None for row in document["exchanges"])
@@ -140,7 +140,7 @@ def test_skewed_and_recorded_routing_are_slower_than_even() -> None:
         run("--device", "h800-sxm", "--ranks", "16", "--algorithm", "deepep_low_latency", "--tokens", "512", *more)[1]
         for more in ((), ("--routing", "zipf", "--skew", "0.8"))
     )
-    assert skewed["imbalance"] > 1.5
+    assert skewed["rank_imbalance"] > 1.5
     assert skewed["exchanges"][0]["closed_s"] > even["exchanges"][0]["closed_s"]
 
 

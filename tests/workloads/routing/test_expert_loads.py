@@ -124,6 +124,6 @@ def test_place_takes_a_table_of_loads(tmp_path):
     answer = CliRunner().invoke(app, command)
     assert answer.exit_code == 0, answer.output
     scores = json.loads(answer.stdout)["studies"][0]["policies"]
-    by_name = {score["policy"]: score["imbalance_seen"] for score in scores}
+    by_name = {score["policy"]: score["rank_imbalance_seen"] for score in scores}
     assert by_name["eplb"] < by_name["linear"]
     assert "says how often experts were chosen, not by which token" in answer.stderr
