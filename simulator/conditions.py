@@ -64,7 +64,7 @@ _READS: Mapping[Rule, tuple[str, ...]] = {
 #: What it may have besides.
 _MAY_READ: Mapping[Rule, tuple[str, ...]] = {
     "shard_multiple": ("output", "input", "grouped"),
-    "weights_dtype": ("parts",),
+    "weights_dtype": ("parts", "priced_as"),
     "graphs": ("most",),
 }
 #: Names that lists may hold; generations of devices are whatever device files call them.
@@ -105,6 +105,8 @@ class Condition:
         Names that the rule reads.
     sizes : tuple of int
         Sizes that a kernel was compiled for [elements].
+    priced_as : str
+        Format of the same size whose kernels the server runs instead; weights are priced in it.
     output, input : int
         Multiple that a shard's outputs and inputs must be [elements]; 0 asks nothing.
     grouped : bool
@@ -127,6 +129,7 @@ class Condition:
     exchanges: tuple[str, ...] = ()
     drafts: tuple[str, ...] = ()
     sizes: tuple[int, ...] = ()
+    priced_as: str = ""
     output: int = 0
     input: int = 0
     grouped: bool = False
@@ -189,7 +192,7 @@ def _condition(table: object, where: str) -> Condition:
         "effect": parse_choice(table, "effect", _EFFECTS, where),
         "source": parse_text(table, "source", where),
         "status": parse_choice(table, "status", _STATUSES, where),
-        **{key: parse_text(table, key, where, default="") for key in ("versions", "note", "remedy")},
+        **{key: parse_text(table, key, where, default="") for key in ("versions", "note", "remedy", "priced_as")},
         **{key: _names(table[key], f"{where}.{key}") for key in _LISTS if key in table},
         **{key: _count(table[key], f"{where}.{key}") for key in _COUNTS if key in table},
     }
@@ -199,6 +202,8 @@ def _condition(table: object, where: str) -> Condition:
         if not isinstance(table["grouped"], bool):
             raise ProfileError(f"{where}.grouped: got {shown(table['grouped'])}, expected true or false")
         found["grouped"] = table["grouped"]
+    if found["priced_as"]:
+        _same_size(found["priced_as"], found["dtypes"], f"{where}.priced_as")
     for key, known in _NAMES.items():
         _known(found.get(key, ()), known, f"{where}.{key}")
     return Condition(**found)
@@ -215,6 +220,13 @@ def _names(value: object, where: str) -> tuple[str, ...]:
     if not all(isinstance(name, str) for name in names):
         raise ProfileError(f"{where}: got {shown(value)}, expected a list of names")
     return tuple(cast("list[str]", names))
+
+
+def _same_size(name: str, dtypes: tuple[str, ...], where: str) -> None:
+    """Refuse another format that would weigh another amount: weights stay as they are stored."""
+    _known((name,), tuple(DTYPE_BYTES), where)
+    if wrong := [dtype for dtype in dtypes if DTYPE_BYTES.get(dtype) != DTYPE_BYTES[name]]:
+        raise ProfileError(f"{where}: {name} has another size than {wrong[0]}")
 
 
 def _known(names: tuple[str, ...], allowed: tuple[str, ...], where: str) -> None:

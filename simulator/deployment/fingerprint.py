@@ -12,8 +12,10 @@ from functools import lru_cache
 from typing import Any
 
 from hardware_profiles.files import contents
+from simulator.conditions import load_conditions
 from simulator.deployment.inputs import read_hardware, read_model, read_stack, read_startup, trace_path
 from simulator.deployment.prices import digest
+from simulator.feasibility.widened import widened
 from simulator.scenario import Scenario
 from simulator.scenario.sections import Model
 from simulator.step.contention import FILE
@@ -61,6 +63,7 @@ def fingerprint(scenario: Scenario) -> str:
         read_hardware(scenario.hardware, _most_devices(scenario))[1],
         read_stack(scenario.stack.name)[1],
         *(contents(path) for path in files),
+        *_widened(scenario),
         *([read_model(Model(name=scenario.offload.router))[1]] if scenario.offload.router else []),
         *([read_startup(scenario.elastic.startup)[1]] if scenario.elastic.mechanism != "none" else []),
     )
@@ -76,6 +79,14 @@ def _read_files(scenario: Scenario) -> list[str]:
         requests.trace if requests.kind == "trace" else None,
     )
     return [name for name in read if name]
+
+
+def _widened(scenario: Scenario) -> list[str]:
+    """Name the model in the formats that it is priced in, where they are others than it is stored in."""
+    model = read_model(scenario.model)[0]
+    architecture = read_hardware(scenario.hardware, _most_devices(scenario))[0].device.architecture
+    priced = widened(model, architecture, load_conditions(scenario.stack.name).conditions)
+    return [] if priced is model else [digest(priced.dtypes)]
 
 
 def _most_devices(scenario: Scenario) -> int:

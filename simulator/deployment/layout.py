@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from simulator.arrays import FloatArray
+from simulator.conditions import load_conditions
 from simulator.deployment.inputs import scenario_hardware, scenario_model
+from simulator.feasibility.widened import widened
 from simulator.hardware import Hardware
 from simulator.memory import MemoryBudget, memory_budget, require_fit
 from simulator.parallelism import Parallelism, expert_slots, require_split
@@ -33,7 +35,7 @@ class Layout:
     Attributes
     ----------
     model, hardware, split, stack
-        What runs where, how it is split, and what runs it.
+        What runs where, how it is split, and what runs it; the model in formats that its kernels multiply.
     slots : int or None
         Expert slots per layer over all ranks, redundant ones included; ``None`` for a dense model [1].
     budget : MemoryBudget
@@ -56,10 +58,11 @@ def lay_out(scenario: Scenario) -> Layout:
     MoesimError
         Something cannot be loaded, does not match or does not fit.
     """
-    model = scenario_model(scenario.model)
+    stored = scenario_model(scenario.model)
     split = Parallelism.of(scenario.parallelism)
     stack = customised(scenario.stack, scenario.hardware.profiles)
     hardware = scenario_hardware(scenario.hardware, split.devices)
+    model = widened(stored, hardware.device.architecture, load_conditions(scenario.stack.name).conditions)
     slots = expert_slots(model, scenario.placement)
     require_split(model, split, slots)
     budget = device_budget(model, split, stack, hardware, held_slots(scenario, model, slots))

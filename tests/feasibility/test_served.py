@@ -117,6 +117,26 @@ def test_an_engine_of_ones_own_refuses_nothing(tmp_path: Path) -> None:
     assert [f for f in check(split(stack={"name": str(tmp_path / "own.toml")})) if f.source] == []
 
 
+@pytest.mark.parametrize(("stack", "device"), [("vllm", "h100-sxm"), ("sglang", "h200-sxm"), ("vllm", "a100-sxm")])
+def test_nvfp4_weights_are_widened_where_the_stack_does_so(stack: str, device: str) -> None:
+    model, hardware = {"name": "qwen3-30b-a3b", "weights": "nvfp4"}, {"device": device}
+    asked = split(model=model, hardware=hardware, stack={"name": stack})
+    assert refused(asked) == []
+    answer, plain = estimate(asked), estimate(asked.override("model.weights=int4"))
+    assert any("priced as int4 weights of the same size" in warning for warning in answer.warnings)
+    assert answer.summary == plain.summary
+    assert answer.provenance["fingerprint"] != plain.provenance["fingerprint"]
+
+
+def test_nvfp4_weights_are_not_priced_where_nothing_widens_them() -> None:
+    model = {"name": "qwen3-30b-a3b", "weights": "nvfp4"}
+    for stack, device in (("trtllm", "h100-sxm"), ("vllm", "ascend-910b")):
+        asked = split(model=model, hardware={"device": device}, stack={"name": stack})
+        assert any("needs fp4 arithmetic" in finding.message for finding in refused(asked))
+    native = split(model=model, hardware={"device": "b200-sxm"}, stack={"name": "vllm"})
+    assert not [warning for warning in estimate(native).warnings if "priced as int4" in warning]
+
+
 def test_a_server_that_refuses_is_named_above_the_answer(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = tmp_path / "asked.toml"
     path.write_text(split().to_toml(), encoding="utf-8")

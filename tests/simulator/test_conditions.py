@@ -66,6 +66,8 @@ def test_a_stack_of_ones_own_may_have_conditions(tmp_path: Path) -> None:
         ({**GOOD, "rule": '"cache_dtypes"', "dtypes": "[]"}, "expected a list"),
         ({**GOOD, "rule": '"cache_dtypes"', "dtypes": "[8]"}, "expected a list of names"),
         ({**GOOD, "rule": '"shard_multiple"', "dtypes": '["fp8"]', "parts": '["expert"]'}, "unknown name 'expert'"),
+        ({**GOOD, "rule": '"weights_dtype"', "dtypes": '["fp8"]', "priced_as": '"int4"'}, "another size than fp8"),
+        ({**GOOD, "rule": '"weights_dtype"', "dtypes": '["fp8"]', "priced_as": '"int5"'}, "unknown name 'int5'"),
         ({**GOOD, "rule": '"exchange_degree"', "exchanges": '["deepe"]'}, "unknown name 'deepe'"),
         ({**GOOD, "rule": '"pipeline_drafts"', "drafts": '["eagle"]'}, "unknown name 'eagle'"),
         ({**GOOD, "rule": '"cache_dtype_on"', "dtypes": '["fp8"]', "mixers": '["gqa"]'}, "unknown name 'gqa'"),
