@@ -34,6 +34,8 @@ class Dialect:
         Whether the key itself says the unit.
     block : int or None
         Tokens of a hash block by the format's own document [tokens].
+    turn_prompts : {"whole", "new"} or None
+        What the prompt length of a later turn counts, where the format's own document says it.
     whose : str
         Whose traces they are.
     """
@@ -44,6 +46,7 @@ class Dialect:
     unit: str
     sure: bool = False
     block: int | None = None
+    turn_prompts: str | None = None
     whose: str
 
 
@@ -63,13 +66,19 @@ DIALECTS: Mapping[str, Dialect] = {
         output="output_length",
         unit="s",
         block=16,
+        turn_prompts="whole",
         whose="Qwen-Bailian's traces",
     ),
     "llmservingsim": Dialect(
         arrival="arrival_time_ns", input="input_toks", output="output_toks", unit="ns", sure=True, whose="LLMServingSim"
     ),
     "agentic": Dialect(
-        arrival="timestamp", input="input_length", output="output_length", unit="ms", whose="Applied Compute's agents"
+        arrival="timestamp",
+        input="input_length",
+        output="output_length",
+        unit="ms",
+        turn_prompts="whole",
+        whose="Applied Compute's agents",
     ),
     "moesim": Dialect(
         arrival="arrival_s", input="input_tokens", output="output_tokens", unit="s", sure=True, whose="moesim"
@@ -143,7 +152,7 @@ def read_lines(
         why = f"delays read as {chosen}, as in {own.whose}" if bare and unit is None else ""
     notes = [why, *([] if block is None else [block.why]), *notes]
     if any(request.depth for request in requests):
-        whole, reason = whole_prompts(file, requests, turn_prompts)
+        whole, reason = whole_prompts(file, requests, turn_prompts or own.turn_prompts)
         notes.append(reason)
         if not whole:
             add_history(requests, None if block is None else int(block.value))
@@ -326,7 +335,7 @@ def _arrivals(
         possible = bound[request.after] + request.delay_in(unit)
         if request.time is None:
             arrival[at], bound[at] = arrival[request.after], possible
-        elif arrival[at] < possible - _ROUNDING * (1.0 + possible):
+        elif arrival[at] < possible - _ROUNDING * (1.0 + abs(possible)):
             row = requests[request.after].row
             late = f"{own.arrival}: {possible - arrival[at]:g} s earlier than it can be after"
             fail_row(file, request.row, f"{late} the request of row {row}{' and its delay' * (request.delay > 0)}")

@@ -178,33 +178,43 @@ def link(file: Path, requests: Sequence[Request], *, part: bool) -> list[str]:
 
 
 def _by_name(file: Path, requests: Sequence[Request], *, part: bool) -> list[str]:
-    """Link the requests that say what they wait for by its name."""
+    """Link the requests that say what they wait for by its name; what lies outside of a part is left out."""
     if all(request.waits is None for request in requests):
         return []
+    if part:
+        return _by_earlier_name(requests)
     known: dict[Hashable, int] = {}
     for index, request in enumerate(requests):
-        if request.name is None:
-            continue
         if request.name in known:
-            fail_row(
-                file, request.row, f"{shown(request.name)} names a request of row {requests[known[request.name]].row}"
-            )
-        known[request.name] = index
-    lost = []
+            before = requests[known[request.name]].row
+            fail_row(file, request.row, f"{shown(request.name)} names a request of row {before}")
+        if request.name is not None:
+            known[request.name] = index
     for request in requests:
         if request.waits is None or request.waits == "":
             continue
-        request.after = known.get(request.waits, -1)
-        if request.after >= 0:
-            continue
-        if not part:
+        if request.waits not in known:
             fail_row(file, request.row, f"waits for {shown(request.waits)}, which no row is called")
-        lost.append(request)
+        request.after = known[request.waits]
+    return []
+
+
+def _by_earlier_name(requests: Sequence[Request]) -> list[str]:
+    """Link requests to those before them in part of a recording; whose is not there, or came later, begins anew."""
+    known: dict[Hashable, int] = {}
+    lost = []
+    for index, request in enumerate(requests):
+        if request.waits is not None and request.waits != "":
+            request.after = known.get(request.waits, -1)
+            before = requests[request.after].time if request.after >= 0 else None
+            if before is None or request.time is None or request.time < before:
+                request.after, request.waits = -1, ""
+                lost.append(request.row)
+        if request.name is not None:
+            known[request.name] = index
     if not lost:
         return []
-    for request in lost:
-        request.waits = ""
-    return [f"{len(lost)} requests follow one that the file does not have (first: row {lost[0].row}); they begin anew"]
+    return [f"{len(lost)} requests follow one that does not come before them in the file (first: row {lost[0]})"]
 
 
 def _by_session(file: Path, requests: Sequence[Request]) -> None:

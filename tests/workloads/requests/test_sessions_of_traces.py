@@ -141,7 +141,21 @@ def test_a_chat_of_bailian_waits_for_its_parent_and_for_its_own_time(tmp_path):
     trace = read_request_trace(lines(tmp_path, chats((5, -1, 0.0, 20), (6, 5, 30.0, 60), (9, 3, 31.0, 60))))
     assert links(trace) == ([-1, 0, -1], [0.0, 0.0, 0.0])
     assert trace.arrival.tolist() == [0.0, 30.0, 31.0]
-    assert "1 requests follow one that the file does not have (first: row 3)" in " ".join(trace.notes)
+    assert "1 requests follow one that does not come before them in the file (first: row 3)" in " ".join(trace.notes)
+
+
+def test_chats_of_bailian_that_contradict_each_other_begin_anew(tmp_path):
+    rows = chats((5, 6, 1.0, 20), (6, -1, 2.0, 60), (6, 5, 3.0, 60), (7, 6, 2.5, 70))
+    trace = read_request_trace(lines(tmp_path, rows[:3]))
+    assert links(trace) == ([-1, -1, 0], [0.0] * 3)
+    assert "1 requests follow one that does not come before them" in " ".join(trace.notes)
+
+
+def test_sessions_that_begin_before_the_first_row_keep_their_times(tmp_path):
+    rows = [row("b", timestamp=5000)] + [row("a", 1000 + 500 * turn, timestamp=0.5 * turn) for turn in range(3)]
+    trace = read_request_trace(lines(tmp_path, rows), time_unit="ms")
+    assert trace.arrival.tolist() == pytest.approx([0.0, 0.0005, 0.001, 5.0], abs=1e-9)
+    assert trace.after.tolist() == [-1, 0, 1, -1]
 
 
 @pytest.mark.parametrize(
