@@ -18,7 +18,7 @@ from simulator import api
 from simulator.deployment.fingerprint import fingerprint
 from simulator.explanation.explanation import timeline
 from simulator.explanation.timeline import StepTimeline
-from simulator.results.values import Estimate, Explanation, Finding, Result
+from simulator.results.values import Estimate, Explanation, Finding, Result, Scaling
 from simulator.scenario import Scenario
 from simulator.study.placement import PlacementStudy, StudyOptions, study_placements
 from workloads.models.spec import Phase
@@ -140,3 +140,26 @@ def run(scenario: Scenario, show: Callable[[float], None]) -> Result:
             show(min(max(share, 0.0), 1.0))
 
     return api.simulate(scenario, progress=progress)
+
+
+@st.cache_resource(show_spinner=False)
+def _scaling_store() -> Store[Scaling]:
+    return Store(_MOST_STUDIES)
+
+
+def scaling_with(scenario: Scenario, mechanism: str, show: Callable[[float], None] | None) -> Scaling | None:
+    """Return the course of a scenario that scales by another mechanism, played where ``show`` may draw its progress.
+
+    None where it was not played and must not be. What only the mechanism of the scenario reads is left out.
+    """
+    without = scenario.elastic.without if mechanism == "elastic" else ()
+    choice = scenario.elastic.model_copy(update={"mechanism": mechanism, "without": without})
+    other = scenario.model_copy(update={"elastic": choice})
+    key = key_of(other)
+    result = result_store().get(key)
+    course = _scaling_store().get(key) or (result.scaling if result else None)
+    if course is None and show is not None:
+        course = run(other, show).scaling
+    if course is not None:
+        _scaling_store().put(key, course)
+    return course

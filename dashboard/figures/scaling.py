@@ -81,13 +81,14 @@ def _course(scaling: Scaling, key: str, factor: float, name: str, colour: str, d
 
 def scaling_table(scaling: Scaling, baseline: Scaling | None) -> pd.DataFrame:
     """Put the headline numbers of scaling side by side."""
-    runs = {"Scenario": scaling, **({} if baseline is None else {"Baseline": baseline})}
-    return pd.DataFrame(
-        {
-            "Scaling": [label for label, _ in _numbers(scaling)],
-            **{name: [text for _, text in _numbers(run)] for name, run in runs.items()},
-        }
-    )
+    return scaling_tables({"Scenario": scaling, **({} if baseline is None else {"Baseline": baseline})})
+
+
+def scaling_tables(runs: Mapping[str, Scaling]) -> pd.DataFrame:
+    """Put the headline numbers of scaling of several runs side by side, a column each."""
+    numbers = {name: _numbers(run) for name, run in runs.items()}
+    labels = [label for label, _ in next(iter(numbers.values()))]
+    return pd.DataFrame({"Scaling": labels, **{name: [text for _, text in rows] for name, rows in numbers.items()}})
 
 
 def _numbers(scaling: Scaling) -> list[tuple[str, str]]:

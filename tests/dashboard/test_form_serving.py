@@ -220,3 +220,18 @@ def test_devices_of_all_pools_are_counted(quick: None, open_page: Open) -> None:
     assert "8 devices per instance, 16 in all and 8 more for prefill: 24." in texts(page)
     page.checkbox(key="form.disaggregation.enabled").set_value(False).run()
     assert "8 devices per instance, 16 in all. A node holds 8" in texts(page)
+
+
+def test_every_mechanism_of_scaling_stands_side_by_side_when_asked(open_page: Open) -> None:
+    small = {"requests.count": "60", "requests.period": "30 s", "elastic.policy": "schedule"}
+    events = {"elastic.events": "[{at = '5 s', size = 4}]"}
+    page = open_page(preset="elastic-day-ascend-910c", **small, **events, simulated="1", tab="scaling")
+    tables = len(page.table)
+    next(button for button in page.button if button.label == "Play every mechanism").click().run()
+    assert not page.exception
+    assert not page.error
+    assert len(page.table) == tables + 1
+    columns = set(page.table[-1].value.columns)
+    assert {"elastic", "cold_restart", "ideal"} <= columns
+    page.run()
+    assert set(page.table[-1].value.columns) == columns
