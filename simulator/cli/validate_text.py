@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from simulator.cli.console import number, percent, table
@@ -59,16 +60,17 @@ def _plain(value: Any) -> str:
 
 def print_papers(text: Console, report: PaperReport) -> None:
     """Print every check, why figures are not met and rows have no check, and what counts."""
-    columns = ("paper", "check", "quantity", "published", "predicted", "unit", "error", "evidence", "")
-    grid = table(*columns, right=("published", "predicted"))
+    columns = ("check", "quantity", "published", "predicted", "error", "evidence", "outcome")
     bounds = {"equal": "", "at_least": ">= ", "at_most": "<= "}
-    for verdict in report.verdicts:
-        check = verdict.check
-        published = bounds[check.kind] + number(check.published, 4)
-        figures = (published, number(verdict.predicted, 4), check.unit, percent(verdict.error))
-        evidence = f"{check.evidence}, fitted" if check.fitted else check.evidence
-        grid.add_row(verdict.paper, check.check_id, check.quantity, *figures, evidence, verdict.outcome)
-    print_table(text, grid)
+    for paper, verdicts in groupby(report.verdicts, key=lambda verdict: verdict.paper):
+        grid = table(*columns, title=paper, right=("published", "predicted", "error"))
+        for verdict in verdicts:
+            check = verdict.check
+            published = f"{bounds[check.kind]}{number(check.published, 4)} {check.unit}"
+            evidence = f"{check.evidence}, fitted" if check.fitted else check.evidence
+            figures = (published, number(verdict.predicted, 4), percent(verdict.error))
+            grid.add_row(check.check_id, check.quantity, *figures, evidence, verdict.outcome)
+        print_table(text, grid)
     for verdict in report.verdicts:
         said = verdict.check.off or verdict.check.missed
         if verdict.outcome != "within" and said:
