@@ -12,7 +12,18 @@ from simulator.cli.head_text import print_head
 from simulator.cli.tables import print_table
 from simulator.feasibility.asked import refusals
 from simulator.results.setup import Setup
-from simulator.results.values import Distribution, Estimate, Finding, ImbalanceCost, Result, SessionSummary, Summary
+from simulator.results.summary import has_objective
+from simulator.results.values import (
+    Distribution,
+    Estimate,
+    Finding,
+    ImbalanceCost,
+    Measured,
+    Result,
+    SessionSummary,
+    Summary,
+)
+from simulator.scenario.sections import Slo
 from simulator.step.components import COMPONENTS, component_words
 
 if TYPE_CHECKING:
@@ -30,7 +41,13 @@ def print_result(out: Console, result: Result) -> None:
     """Print the headline numbers, latencies, breakdown and warnings of a run."""
     summary = result.summary
     cost = [] if result.imbalance_cost is None else [("cost of imbalance", imbalance_text(result.imbalance_cost))]
-    rows = [*_throughput(summary), *_run(summary), *_state(summary, result.setup), *cost, *_uncertainty(summary)]
+    rows = [
+        *_throughput(summary, result.scenario.slo, result.measured),
+        *_run(result),
+        *_state(summary, result.setup),
+        *cost,
+        *_uncertainty(summary),
+    ]
     if result.scaling is not None:
         held = result.scaling.summary
         text = f"{number(summary.devices_mean)} GPUs on average, {count(held.devices_peak)} at most; see moesim scale"
@@ -38,14 +55,15 @@ def print_result(out: Console, result: Result) -> None:
     print_refusals(out, result.warnings)
     print_head(out, result.scenario, "simulated", result.setup, rows)
     _print_latencies(out, summary, result.sessions)
-    print_breakdown(out, result.breakdown, summary.engine_steps)
+    print_breakdown(out, result.breakdown, summary.measured_steps)
     print_warnings(out, result.warnings)
 
 
 def print_estimate(out: Console, estimate: Estimate) -> None:
     """Print the closed-form answer; its breakdown is per second, so that only shares are shown."""
     summary = estimate.summary
-    rows = [*_throughput(summary), *_state(summary, estimate.setup), *_uncertainty(summary)]
+    slo = estimate.scenario.slo
+    rows = [*_throughput(summary, slo), *_state(summary, estimate.setup), *_uncertainty(summary)]
     print_refusals(out, estimate.warnings)
     print_head(out, estimate.scenario, "estimated, without events", estimate.setup, rows)
     _print_latencies(out, summary)
@@ -53,7 +71,14 @@ def print_estimate(out: Console, estimate: Estimate) -> None:
     print_warnings(out, estimate.warnings)
 
 
-def _throughput(s: Summary) -> list[tuple[str, str]]:
+def _throughput(s: Summary, slo: Slo, measured: Measured | None = None) -> list[tuple[str, str]]:
+    served = "served"
+    if measured is not None and not math.isnan(measured.served_error):
+        served += f" (± {measured.served_error:.0%})".replace("%", " %")
+    # Whose requests are not told apart has means, which all keep or none.
+    share: tuple[float, Callable[[float], str], str] = (s.slo_share, percent, "of requests within the SLO")
+    if math.isnan(s.slo_share) and has_objective(slo):
+        share = (s.goodput_rps, number, "within the SLO by the means")
     return _measured(
         (
             "tokens/s per GPU",
@@ -68,20 +93,43 @@ def _throughput(s: Summary) -> list[tuple[str, str]]:
             (s.total_tokens_per_s, number, "total"),
         ),
         ("tokens/s per user", (s.output_tokens_per_s_per_user, number, "while an answer comes (1 / mean TPOT)")),
-        ("requests/s", (s.request_throughput_rps, number, "finished"), (s.goodput_rps, number, "within the SLO")),
+        ("requests/s", (s.offered_rps, number, "offered"), (s.request_throughput_rps, number, served), share),
         ("cost", (s.usd_per_million_output_tokens, number, "USD per million output tokens")),
     )
 
 
-def _run(s: Summary) -> list[tuple[str, str]]:
+def _run(result: Result) -> list[tuple[str, str]]:
+    s, whole = result.summary, result.whole_run
     pace = s.engine_steps / s.wall_s if s.wall_s > 0 else math.nan
+    part = _window(result.measured)
+    rows = [("measured", f"{part}{s.requests_completed:,} requests completed in {seconds(s.simulated_s)}")]
+    if whole is not None and whole.duration_s > s.simulated_s:
+        text = (
+            f"{number(whole.request_throughput_rps)} requests/s and {number(whole.output_tokens_per_s_per_gpu)} output "
+            f"tokens/s per GPU in {seconds(whole.duration_s)}, as a benchmark counts"
+        )
+        rows.append(("whole run", text))
     return [
-        ("requests", f"{s.requests_completed:,} completed in {seconds(s.simulated_s)} simulated"),
+        *rows,
         ("engine", f"{s.engine_steps:,} steps in {seconds(s.wall_s)} of wall time ({number(pace)} steps/s)"),
         ("preemptions", f"{s.preemptions:,}"),
         *_measured(("prefix cache", (s.prefix_hits, percent, "of prompt tokens found"))),
         *([("retries", f"{s.retries:,} requests sent in again")] if s.retries else []),
     ]
+
+
+def _window(measured: Measured | None) -> str:
+    """Name the part of the run that is measured."""
+    if measured is None:
+        return ""
+    words = {
+        "asked": "as [run] says",
+        "steady": "steady state",
+        "transient": "first to last arrival",
+        "overloaded": "while the queue grows",
+        "whole": "the whole run",
+    }
+    return f"{words[measured.kind]}, from {seconds(measured.begin_s)} on: "
 
 
 def _state(s: Summary, setup: Setup | None) -> list[tuple[str, str]]:
@@ -162,7 +210,7 @@ def _print_latencies(out: Console, summary: Summary, sessions: SessionSummary | 
     print_table(out, result)
 
 
-def print_breakdown(out: Console, breakdown: Mapping[str, float], steps: int | None = None) -> None:
+def print_breakdown(out: Console, breakdown: Mapping[str, float], steps: float | None = None) -> None:
     """Print the share of each component, and its time per step where there are steps."""
     total = sum(breakdown.values())
     columns = ["per step", "share"] if steps else ["share"]

@@ -247,7 +247,7 @@ def _sustained(deployment: Deployment, load: Load) -> Steady:
     arrivals come in bursts that queue.
     """
     timer, frontend = MeanTimer(deployment), deployment.stack.number("frontend")
-    limits, closed, most = deployment.limits, load.concurrency > 0, _most_running(deployment.limits, load)
+    limits, closed, most = deployment.limits, load.concurrency > 0, most_running(deployment.limits, load)
     running = min(load.concurrency or most, most)
     before = _NAN, _NAN
     for _ in range(_ROUNDS):
@@ -267,7 +267,7 @@ def _all_sustained(sites: Sequence[tuple[Deployment, Load]], *, closed: bool) ->
     frontend, limits, loads = deployment.stack.number("frontend"), deployment.limits, Loads.of(each)
     timer = ManyTimer(deployment, [own.limits for own, _ in sites], each)
     # As floats: where requests bound all of them, they are whole numbers, and a batch that sustains itself is not.
-    most = np.array([_most_running(own.limits, load) for own, load in sites], dtype=np.float64)
+    most = np.array([most_running(own.limits, load) for own, load in sites], dtype=np.float64)
     running = np.minimum(loads.concurrency, most) if closed else most.copy()
     sustained, before, tried = np.zeros(len(sites)), np.full((2, len(sites)), _NAN), np.arange(len(sites))
     for _ in range(_ROUNDS):
@@ -331,7 +331,7 @@ def _next(before: tuple[Number, Number], now: tuple[Number, Number], most: Numbe
     return chosen(known, smaller(larger(tried + (target - tried) / (1.0 - slope), 1e-3), most), target)
 
 
-def _most_running(limits: Limits, load: Load) -> float:
+def most_running(limits: Limits, load: Load) -> float:
     """Requests that an instance can decode at once: as many as it may, fit its memory, and leave room for prompts."""
     held = limits.kv_per_sequence + (load.inputs + load.outputs / 2) * limits.kv_per_token
     sustained = STEADY_SCHEDULERS[limits.scheduler].most_running(limits, load)
@@ -626,4 +626,5 @@ def _summary(asked: Asked, state: Steady, work: Work, spread: tuple[float, float
         rank_imbalance_p99=_NAN,
         expert_imbalance_mean=spread[0],
         active_experts_mean=spread[1],
+        offered_rps=load.rate * asked.instances if load.rate else _NAN,
     )

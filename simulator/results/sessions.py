@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from simulator.arrays import FloatArray
-from simulator.results.summary import Records, Window, distribution
+from simulator.results.summary import Records, distribution
 from simulator.results.values import SessionSummary
+from simulator.results.window import Window
 from workloads.requests.trace import RequestTrace
 from workloads.requests.turns import follows, own_times, session_columns
 

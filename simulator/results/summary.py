@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,24 +12,11 @@ from numpy.typing import NDArray
 from simulator.arrays import FloatArray, IntArray
 from simulator.results.packed import parts_of
 from simulator.results.percentiles import Counted, weighted_percentiles
-from simulator.results.values import Distribution, Summary
+from simulator.results.values import Distribution, Summary, WholeRun
+from simulator.results.window import Window
 from simulator.scenario.sections import Slo
 
 _NOTHING = Distribution(mean=float("nan"), p50=float("nan"), p90=float("nan"), p99=float("nan"))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Window:
-    """The measured part of a run: requests in it, and its begin and end [s]."""
-
-    requests: NDArray[np.bool_]
-    begin: float
-    end: float
-
-    @property
-    def duration(self) -> float:
-        """Length of the window [s]."""
-        return max(self.end - self.begin, 1e-12)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,35 +70,6 @@ class Records:
     gaps: Mapping[str, FloatArray]
 
 
-def measured_window(arrival: FloatArray, finish: FloatArray, *, warmup: int, drain: bool, closed_loop: bool) -> Window:
-    """Choose which requests and which time count.
-
-    Parameters
-    ----------
-    arrival, finish : array, shape (requests,)
-        Times [s].
-    warmup : int
-        First requests left out [1].
-    drain : bool
-        Whether the tail counts in which no new requests arrive.
-    closed_loop : bool
-        Whether a warm-up request ends the warm-up by finishing (closed loop) or by arriving (open loop).
-    """
-    total = len(arrival)
-    chosen = np.arange(total) >= min(warmup, total - 1)
-    begin = float(arrival[chosen].min())
-    if closed_loop and warmup:
-        begin = max(begin, float(np.sort(finish)[min(warmup, total) - 1]))
-        chosen &= arrival >= begin if (arrival >= begin).any() else chosen
-        begin = float(arrival[chosen].min())
-    last = float(arrival.max())
-    if not drain and last > begin:
-        kept = chosen & (finish <= last)
-        if kept.any():
-            return Window(requests=kept, begin=begin, end=last)
-    return Window(requests=chosen, begin=begin, end=float(finish[chosen].max()))
-
-
 def distribution(values: FloatArray) -> Distribution:
     """Mean and percentiles of latencies [s]."""
     if not len(values):
@@ -158,6 +117,11 @@ def request_latencies(
     return {"ttft": ttft, "tpot": tpot, "e2el": e2el}
 
 
+def has_objective(slo: Slo) -> bool:
+    """Whether any objective is set."""
+    return any(limit is not None for limit in (slo.ttft, slo.tpot, slo.e2el))
+
+
 def meets(latencies: dict[str, FloatArray], slo: Slo) -> NDArray[np.bool_]:
     """Tell which requests meet every objective that is set; all do where none is."""
     good = np.ones(len(latencies["ttft"]), dtype=bool)
@@ -174,14 +138,111 @@ def share_inside(steps: Mapping[str, FloatArray], window: Window) -> FloatArray:
     return np.asarray(np.clip(np.divide(inside, duration, out=np.zeros(len(begin)), where=duration > 0), 0.0, 1.0))
 
 
-def _means_over_time(steps: Mapping[str, FloatArray]) -> dict[str, float]:
-    """Mean of what steps hold, each counted by its time."""
+def parts_inside(
+    steps: Mapping[str, FloatArray], window: Window
+) -> Iterator[tuple[Mapping[str, FloatArray], FloatArray]]:
+    """Yield steps part by part, each with the share of its steps that lies in the measured time [1]."""
+    return ((part, share_inside(part, window)) for part in parts_of(steps))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Steps:
+    """What steps come to: how many in all and in the window [1], means by name, each step counted by its time there.
+
+    ``kv_most`` is the largest share of the KV pool in use [1], ``imbalance_p99`` a percentile of the imbalance [1].
+    """
+
+    count: int
+    measured: float
+    means: Mapping[str, float]
+    kv_most: float
+    imbalance_p99: float
+
+
+def _steps_inside(steps: Mapping[str, FloatArray], window: Window) -> _Steps:
+    count, measured, kv_most, imbalance = 0, 0.0, 0.0, []
     sums = dict.fromkeys(("duration_s", "running", "queue_length", "kv_use", "imbalance"), 0.0)
-    for part in parts_of(steps):
-        time = part["duration_s"]
+    for part, inside in parts_inside(steps, window):
+        time, running = inside * part["duration_s"], inside > 0
+        count, measured = count + len(time), measured + float(inside.sum())
         for name in sums:
             sums[name] += float((time if name == "duration_s" else time * part[name]).sum())
-    return {name: value / sums["duration_s"] for name, value in sums.items()}
+        kv_most = max(kv_most, float(part["kv_use"].max(where=running, initial=0.0)))
+        imbalance.append(part["imbalance"][running])
+    if not sums["duration_s"] and math.isfinite(window.duration):
+        # Where none runs in the window, all say as much of it as any.
+        return _steps_inside(steps, replace(window, begin=-math.inf, end=math.inf))
+    return _Steps(
+        count=count,
+        measured=measured,
+        means={name: value / sums["duration_s"] if sums["duration_s"] else math.nan for name, value in sums.items()},
+        kv_most=kv_most,
+        imbalance_p99=float(np.percentile(np.concatenate(imbalance), 99)) if measured else math.nan,
+    )
+
+
+def share_served(records: Records, window: Window) -> FloatArray:
+    """Share of each answer that is given in the measured time [1]; shape (requests,).
+
+    An answer gives its first token at one moment and the others evenly from then to its end. Answers that begin in the
+    window and end after it count for what of them lies in it, as do those that began before: to count whole answers by
+    their ends would miss the long ones, which are still under way where the window ends.
+    """
+    first, finish = records.first_token, records.finish
+    later, lasting = records.output_tokens - 1, finish - first
+    overlap = np.minimum(finish, window.end) - np.maximum(first, window.begin)
+    begun = (first > window.begin) & (first <= window.end)
+    given = np.divide(np.maximum(overlap, 0.0), lasting, out=begun.astype(np.float64), where=lasting > 0)
+    return np.asarray((begun + later * given) / records.output_tokens)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rates:
+    """What is served per second: requests, and tokens per device [1/s]; and what a million answer tokens cost [USD]."""
+
+    requests: float
+    input_tokens: float
+    output_tokens: float
+    usd_per_million: float
+
+
+def _rates(records: Records, served: FloatArray, window: Window, capacity: Capacity) -> _Rates:
+    device_seconds = window.duration * capacity.devices
+    output_rate = float(served @ records.output_tokens) / device_seconds
+    return _Rates(
+        requests=float(served.sum()) / window.duration,
+        input_tokens=float(served @ records.input_tokens) / device_seconds,
+        output_tokens=output_rate,
+        usd_per_million=capacity.price / output_rate * 1e6 if output_rate > 0 else float("nan"),
+    )
+
+
+def whole_figures(records: Records, window: Window, capacity: Capacity) -> WholeRun:
+    """Condense a run as the client of a benchmark does: from the first request to the last answer.
+
+    Parameters
+    ----------
+    records : Records
+        What was recorded.
+    window : Window
+        All of it.
+    capacity : Capacity
+        The devices that were held all along.
+    """
+    latencies = request_latencies(records.arrival, records.first_token, records.finish, records.output_tokens)
+    rates = _rates(records, np.ones(len(records.arrival)), window, capacity)
+    return WholeRun(
+        duration_s=window.duration,
+        requests_completed=int(np.count_nonzero(np.isfinite(records.finish))),
+        request_throughput_rps=rates.requests,
+        input_tokens_per_s_per_gpu=rates.input_tokens,
+        output_tokens_per_s_per_gpu=rates.output_tokens,
+        total_tokens_per_s_per_gpu=rates.input_tokens + rates.output_tokens,
+        usd_per_million_output_tokens=rates.usd_per_million,
+        ttft_s=distribution(latencies["ttft"]),
+        tpot_s=distribution(latencies["tpot"][~np.isnan(latencies["tpot"])]),
+        e2el_s=distribution(latencies["e2el"]),
+    )
 
 
 def summarise(
@@ -193,11 +254,9 @@ def summarise(
     capacity: Capacity,
     spread: tuple[float, float],
     wall: float,
+    offered: float = float("nan"),
 ) -> Summary:
-    """Condense a run: latencies over the window's requests, rates over what ends in its time, the rest over all steps.
-
-    Rates count every request that ends in the window, also one that began before it: to count only those that lie
-    inside whole would lose about one latency's worth of work at either end.
+    """Condense a run: latencies over the window's requests, all else over what lies in its time.
 
     Parameters
     ----------
@@ -215,40 +274,44 @@ def summarise(
         Load of the most loaded expert over the mean, and share of experts touched, in a mean decode step [1].
     wall : float
         What the simulation itself took [s].
+    offered : float
+        Requests that come [1/s]; NaN in a closed loop.
     """
     chosen = window.requests
-    served = (records.finish > window.begin) & (records.finish <= window.end)
+    served = share_served(records, window)
     everyone = request_latencies(records.arrival, records.first_token, records.finish, records.output_tokens)
     latencies = {name: values[chosen] for name, values in everyone.items()}
     tpot = latencies["tpot"][~np.isnan(latencies["tpot"])]
-    device_seconds = window.duration * capacity.devices
-    tokens_in, tokens_out = (float(each[served].sum()) for each in (records.input_tokens, records.output_tokens))
-    output_rate = tokens_out / device_seconds
-    means = _means_over_time(records.steps)
+    device_seconds, rates = window.duration * capacity.devices, _rates(records, served, window, capacity)
+    met = meets(everyone, slo) if has_objective(slo) else None
+    steps = _steps_inside(records.steps, window)
     return Summary(
         ttft_s=distribution(latencies["ttft"]),
         tpot_s=distribution(tpot),
         itl_s=gap_distribution(records.gaps, window.begin, window.end),
         e2el_s=distribution(latencies["e2el"]),
-        input_tokens_per_s_per_gpu=tokens_in / device_seconds,
-        output_tokens_per_s_per_gpu=output_rate,
-        total_tokens_per_s_per_gpu=(tokens_in + tokens_out) / device_seconds,
-        requests_completed=int(served.sum()),
-        engine_steps=sum(len(part["start_s"]) for part in parts_of(records.steps)),
+        input_tokens_per_s_per_gpu=rates.input_tokens,
+        output_tokens_per_s_per_gpu=rates.output_tokens,
+        total_tokens_per_s_per_gpu=rates.input_tokens + rates.output_tokens,
+        requests_completed=int(((records.finish > window.begin) & (records.finish <= window.end)).sum()),
+        engine_steps=steps.count,
+        measured_steps=steps.measured,
         simulated_s=window.duration,
         wall_s=wall,
-        goodput_rps=float((meets(everyone, slo) & served).sum()) / window.duration,
-        usd_per_million_output_tokens=capacity.price / output_rate * 1e6 if output_rate > 0 else float("nan"),
-        request_throughput_rps=float(served.sum()) / window.duration,
-        batch_size_mean=means["running"],
-        queue_length_mean=means["queue_length"],
-        kv_use_mean=means["kv_use"],
-        kv_use_max=max(float(part["kv_use"].max()) for part in parts_of(records.steps)),
+        goodput_rps=rates.requests if met is None else float(served @ met) / window.duration,
+        slo_share=float("nan") if met is None else float(met[chosen].mean()),
+        usd_per_million_output_tokens=rates.usd_per_million,
+        request_throughput_rps=rates.requests,
+        offered_rps=offered,
+        batch_size_mean=steps.means["running"],
+        queue_length_mean=steps.means["queue_length"],
+        kv_use_mean=steps.means["kv_use"],
+        kv_use_max=steps.kv_most,
         preemptions=int(records.preemptions.sum()),
         mfu=work.flops / (device_seconds * capacity.peak),
         mbu=work.memory_bytes / (device_seconds * capacity.memory_bandwidth),
-        rank_imbalance_mean=means["imbalance"],
-        rank_imbalance_p99=float(np.percentile(records.steps["imbalance"], 99)),
+        rank_imbalance_mean=steps.means["imbalance"],
+        rank_imbalance_p99=steps.imbalance_p99,
         expert_imbalance_mean=spread[0],
         active_experts_mean=spread[1],
         retries=int(records.retries.sum()),

@@ -46,8 +46,10 @@ class Distribution:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """The headline numbers of a run; latencies in seconds, rates per second.
+    """The headline numbers of a run; latencies in seconds, rates per second; all of the same window of its time.
 
+    ``offered_rps`` is the rate of arrivals, NaN in a closed loop; ``slo_share`` the share of requests that meet every
+    objective, NaN where none is set; ``measured_steps`` the engine steps in the window, of ``engine_steps`` in all.
     ``imbalance_*`` is the load of the most loaded rank over the mean rank, mean over layers; ``expert_imbalance_mean``
     the load of the most loaded expert over the mean expert, and ``active_experts_mean`` the share of experts that are
     touched, both in decode batches of the mean size; 1 for a dense model.
@@ -85,6 +87,9 @@ class Summary:
     prefix_hits: float = float("nan")
     retries: int = 0
     interval_80: tuple[float, float] = (float("nan"), float("nan"))
+    offered_rps: float = float("nan")
+    slo_share: float = float("nan")
+    measured_steps: float = float("nan")
     devices_mean: float = float("nan")
 
     @property
@@ -161,11 +166,93 @@ class ImbalanceCost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WholeRun:
+    """What the client of a benchmark measures: all from the first request to the last answer.
+
+    Names and units as those of :class:`Summary`; ``duration_s`` is the length of the run [s].
+    """
+
+    duration_s: float
+    requests_completed: int
+    request_throughput_rps: float
+    input_tokens_per_s_per_gpu: float
+    output_tokens_per_s_per_gpu: float
+    total_tokens_per_s_per_gpu: float
+    usd_per_million_output_tokens: float
+    ttft_s: Distribution
+    tpot_s: Distribution
+    e2el_s: Distribution
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """Which part of a run its summary is of, and how well that says what a longer one would.
+
+    Attributes
+    ----------
+    kind : {"asked", "steady", "transient", "overloaded", "whole"}
+        What the scenario asks for; the steady state; a run that changes in time, from its first to its last arrival;
+        the time in which a queue grows; all of a run that has none of these.
+    begin_s, end_s : float
+        Between which times [s].
+    latencies : float
+        Its length in mean E2EL [1].
+    filling : float
+        Share of the time from the first to the last arrival that is left out before it [1].
+    served_error : float
+        Half of the 95 % confidence interval of the rate of requests over that rate, from means over batches [1]; NaN in
+        a closed loop.
+    """
+
+    kind: str
+    begin_s: float
+    end_s: float
+    latencies: float
+    filling: float
+    served_error: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overload:
+    """A load that comes faster than it is served.
+
+    Attributes
+    ----------
+    offered_rps, capacity_rps : float
+        Requests that come, and that the deployment can serve [1/s].
+    pool : {"", "prefill", "decode"}
+        Which pool is short, where prompts have one of their own.
+    instances, needed : int
+        Its instances, and how many would hold the load [1].
+    """
+
+    offered_rps: float
+    capacity_rps: float
+    pool: Literal["", "prefill", "decode"]
+    instances: int
+    needed: int
+
+    @property
+    def key(self) -> str:
+        """The scenario key of the instances."""
+        return "disaggregation.prefill.instances" if self.pool == "prefill" else "parallelism.instances"
+
+    def text(self) -> str:
+        """Say so in one sentence."""
+        short = f"the {self.pool} pool is short and " if self.pool else ""
+        held = "would hold it, as far as this pool goes" if self.pool else "would hold it"
+        return (
+            f"overloaded: offered {self.offered_rps:.3g} requests/s, capacity {self.capacity_rps:.3g}/s: {short}the "
+            f"queue grows without bound; {self.needed} instances instead of {self.instances} ({self.key}) {held}"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
     """A closed-form answer: the steady state without events.
 
     ``summary`` holds means in its distributions; percentiles, wall time and step count are NaN or 0. ``setup`` says
-    what answered, as in :class:`Result`.
+    what answered, as in :class:`Result`; ``overload`` by how much the load exceeds what can be served, where it does.
     """
 
     scenario: Scenario
@@ -174,10 +261,13 @@ class Estimate:
     warnings: tuple[str, ...] = ()
     provenance: Mapping[str, str] = field(default_factory=dict)
     setup: Setup | None = None
+    overload: Overload | None = None
 
     def document(self) -> dict[str, Any]:
         """Return the JSON document of the CLI, with the keys of a run."""
-        return {**_document(self), "imbalance_cost": None}
+        exceeded = None if self.overload is None else asdict(self.overload)
+        # Without events there is no run of which this could be a part.
+        return {**_document(self), "measured": None, "whole_run": None, "overload": exceeded, "imbalance_cost": None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -299,7 +389,13 @@ class Result:
         One row per engine step, likewise: instance, start_s, duration_s, prefill_tokens, decode_tokens, running,
         queue_length, kv_use (share of the pool), rank_imbalance (mean over layers).
     breakdown : Mapping of str to float
-        Seconds by component (see ``COMPONENTS``) over all steps of all instances.
+        Seconds by component (see ``COMPONENTS``) of all instances within the measured window.
+    measured : Measured, optional
+        Which window that is.
+    whole_run : WholeRun, optional
+        The same run from its first request to its last answer.
+    overload : Overload, optional
+        By how much the load exceeds what can be served, where it does.
     slices : tuple of Slice
         A sample of steps for the Perfetto trace.
     token_gaps : TokenGaps, optional
@@ -332,6 +428,9 @@ class Result:
     rebalances: tuple[Mapping[str, float], ...] = ()
     setup: Setup | None = None
     imbalance_cost: ImbalanceCost | None = None
+    measured: Measured | None = None
+    whole_run: WholeRun | None = None
+    overload: Overload | None = None
 
     @property
     def requests(self) -> pd.DataFrame:
@@ -345,8 +444,14 @@ class Result:
 
     def document(self) -> dict[str, Any]:
         """Return the JSON document of the CLI."""
-        cost = None if self.imbalance_cost is None else asdict(self.imbalance_cost)
-        document = {**_document(self), "imbalance_cost": cost}
+        document = _document(self)
+        parts = {
+            "measured": self.measured,
+            "whole_run": self.whole_run,
+            "overload": self.overload,
+            "imbalance_cost": self.imbalance_cost,
+        }
+        document |= {name: None if part is None else asdict(part) for name, part in parts.items()}
         if self.scaling is not None:
             document["scaling"] = self.scaling.document()
         if self.sessions is not None:

@@ -28,11 +28,13 @@ from simulator.results.columns import Columns
 from simulator.results.packed import PackedColumns, total
 from simulator.results.sessions import late_turns, session_summary
 from simulator.results.setup import setup_of
-from simulator.results.summary import Capacity, Records, Work, measured_window, share_inside, summarise
+from simulator.results.summary import Capacity, Records, Work, parts_inside, share_inside, summarise, whole_figures
 from simulator.results.trace import TokenGaps
 from simulator.results.values import Estimate, ImbalanceCost, Result
+from simulator.results.window import Window, whole_run
 from simulator.results.work import step_slices, step_work
 from simulator.run.objectives import missed, unreachable, unreachable_in_run
+from simulator.run.sustained import exceeded_capacity, judged
 from simulator.scenario import Scenario
 from simulator.scenario.features import asks, left_out_of_closed_form
 from simulator.scenario.unread import unread_keys
@@ -67,16 +69,11 @@ def assemble(plan: RunPlan, run: EngineRun, *, wall: float) -> Result:
 
     scenario, trace, deployment = plan.scenario, plan.trace, plan.played[0].deployment
     records = _records(trace, run)
-    window = measured_window(
-        records.arrival,
-        records.finish,
-        warmup=scenario.run.warmup_requests,
-        drain=scenario.run.drain,
-        closed_loop=trace.concurrency is not None,
-    )
+    found = judged(scenario, trace, records, plan.pools, _waited(scenario, run))
+    window = found.window
     parts = [(pool.deployment, _rows(run.steps, pool.ran(run.steps["instance"]))) for pool in plan.played]
     work = [step_work(each, steps, lambda part: share_inside(part, window)) for each, steps in parts]
-    batch = _mean_batch(run.steps)
+    batch, context = _mean_decode(deployment, run.steps, window)
     devices = plan.devices(window.begin, window.end)
     summary = summarise(
         records,
@@ -86,8 +83,9 @@ def assemble(plan: RunPlan, run: EngineRun, *, wall: float) -> Result:
         capacity=_capacity(deployment, devices),
         spread=expert_spread(deployment.routing, batch, slots=layer_slots(deployment.model, deployment.routing)),
         wall=wall,
+        offered=found.offered,
     )
-    context = _mean_context(deployment, run.steps)
+    everything = whole_run(records.arrival, records.finish)
     certainty = _certainty(scenario, deployment, batch, context)
     scaler = plan.scaler
     return Result(
@@ -98,7 +96,7 @@ def assemble(plan: RunPlan, run: EngineRun, *, wall: float) -> Result:
             devices_mean=devices,
             prefix_hits=_prefix_hits(scenario, trace, column(run.requests.cached)),
         ),
-        breakdown=_breakdown(parts, plan.instance_seconds(float(records.arrival.min()), run.end)),
+        breakdown=_breakdown(parts, window, plan.instance_seconds(window.begin, window.end)),
         request_columns=_request_columns(trace, run, window.requests, moved=asks(scenario, "disaggregation")),
         step_columns=_step_columns(run.steps),
         slices=tuple(
@@ -108,6 +106,7 @@ def assemble(plan: RunPlan, run: EngineRun, *, wall: float) -> Result:
         scaling=None if scaler is None else scaling_report(scaler.fleet, scaler.log, run),
         sessions=session_summary(trace, records, window),
         warnings=(
+            *found.warnings,
             *server_warnings(scenario, deployment, trace),
             *_warnings(trace, deployment, certainty),
             *_late(trace, records.arrival),
@@ -120,6 +119,11 @@ def assemble(plan: RunPlan, run: EngineRun, *, wall: float) -> Result:
         rebalances=tuple(move.document() for move in plan.rebalances),
         setup=setup_of(scenario, deployment.hardware, trace),
         imbalance_cost=_imbalance_cost(_deployed(plan), deployment, batch, context),
+        measured=found.measured,
+        whole_run=whole_figures(
+            records, everything, _capacity(deployment, plan.devices(everything.begin, everything.end))
+        ),
+        overload=found.overload,
     )
 
 
@@ -151,6 +155,7 @@ def assemble_estimates(asked: Sequence[tuple[Scenario, RequestTrace, Deployment]
     estimates = []
     for (scenario, trace, deployment), load, (summary, breakdown) in zip(asked, loads, states, strict=True):
         certainty = _certainty(scenario, deployment, round(summary.batch_size_mean), round(load.context))
+        exceeded = exceeded_capacity(summary, scenario.parallelism.instances)
         estimates.append(
             Estimate(
                 scenario=scenario,
@@ -160,7 +165,9 @@ def assemble_estimates(asked: Sequence[tuple[Scenario, RequestTrace, Deployment]
                     devices_mean=float(scenario.parallelism.instances * deployment.split.devices),
                 ),
                 breakdown=breakdown,
+                overload=exceeded,
                 warnings=(
+                    *(() if exceeded is None else (exceeded.text(),)),
                     *server_warnings(scenario, deployment, trace),
                     *_warnings(trace, deployment, certainty),
                     *unread_keys(scenario),
@@ -194,13 +201,20 @@ def _rows(steps: PackedColumns, chosen: NDArray[np.bool_]) -> PackedColumns:
     return steps if chosen.all() else steps.chosen(chosen)
 
 
-def _breakdown(parts: Sequence[_Part], span: float) -> dict[str, float]:
-    """Seconds by component over all pools; what is left of the span of all instances [s] is idle."""
+def _waited(scenario: Scenario, run: EngineRun) -> FloatArray | None:
+    """How long requests waited for a place where they decode; ``None`` where they stay where they came."""
+    if not asks(scenario, "disaggregation"):
+        return None
+    return np.asarray(column(run.requests.sent) - column(run.requests.computed))
+
+
+def _breakdown(parts: Sequence[_Part], window: Window, span: float) -> dict[str, float]:
+    """Seconds of a window by component, over all pools; what is left of the span of all instances [s] is idle."""
     total = dict.fromkeys(COMPONENTS, 0.0)
     for deployment, steps in parts:
         timer = deployment.engine_timer()
         for part in steps.parts():
-            for name, seconds in timer.breakdown(part).items():
+            for name, seconds in timer.breakdown(part, share_inside(part, window)).items():
                 total[name] += seconds
     total["idle"] = max(span - sum(total.values()), 0.0)
     return total
@@ -213,16 +227,15 @@ def _prefix_hits(scenario: Scenario, trace: RequestTrace, cached: NDArray[np.int
     return float(cached.sum() / trace.input_tokens.sum())
 
 
-def _mean_batch(steps: PackedColumns) -> int:
-    """Tokens of the mean decode step."""
-    decoding = sum(np.count_nonzero(part["decode_total"]) for part in steps.parts())
-    return round(total(steps, "decode_total") / decoding) if decoding else 0
-
-
-def _mean_context(deployment: Deployment, steps: PackedColumns) -> int:
-    """KV length that a decoded token sees on average [tokens]."""
-    decoded = total(steps, "decode_total")
-    return round(total(steps, "context_total") / max(decoded / deployment.limits.query_tokens, 1.0))
+def _mean_decode(deployment: Deployment, steps: PackedColumns, window: Window) -> tuple[int, int]:
+    """Tokens of the mean decode step of a window, and the KV length that a decoded token sees on average [tokens]."""
+    decoding = decoded = attended = 0.0
+    for part, inside in parts_inside(steps, window):
+        decoding += float(inside @ (part["decode_total"] > 0))
+        decoded += float(inside @ part["decode_total"])
+        attended += float(inside @ part["context_total"])
+    sequences = max(decoded / deployment.limits.query_tokens, 1.0)
+    return round(decoded / decoding) if decoding else 0, round(attended / sequences)
 
 
 def _capacity(deployment: Deployment, devices: float) -> Capacity:

@@ -23,13 +23,14 @@ from simulator.memory import require_fit
 from simulator.parallelism import Parallelism, expert_slots, parallelism_problems
 from simulator.results.values import Finding
 from simulator.run.plan import plan_start
+from simulator.run.sustained import pool_overloads
 from simulator.scenario import Scenario
 from simulator.scenario.features import asks
 from simulator.scenario.sections import PlacementChoice
 from simulator.scenario.unread import unread_keys
 from simulator.serving.controls.faults import fault_controls
 from simulator.serving.controls.rebalance import rebalance_controls
-from simulator.serving.plan import known_experts, prefix_caching
+from simulator.serving.plan import PoolPlan, known_experts, prefix_caching
 from simulator.stack import StackProfile, customised
 from simulator.step.speculation import accepted_chances
 from workloads.models.spec import ModelSpec
@@ -105,7 +106,19 @@ def _run(scenario: Scenario, requests: RequestTrace) -> list[Finding]:
         _try(findings, "prefix_cache", lambda: prefix_caching(scenario, requests, pools))
         _try(findings, "faults", lambda: fault_controls(scenario, pools))
         _try(findings, "placement.rebalance", lambda: rebalance_controls(scenario, pools, []))
+        if all(finding.level != "error" for finding in findings):
+            findings.extend(_overloads(scenario, requests, pools))
     return findings
+
+
+def _overloads(scenario: Scenario, requests: RequestTrace, pools: tuple[PoolPlan, ...]) -> Iterator[Finding]:
+    for found in pool_overloads(scenario, requests, pools):
+        yield Finding(
+            level="warning",
+            where="requests.rate",
+            message=found.text(),
+            remedy=f"{found.key} = {found.needed}, or a lower rate",
+        )
 
 
 def _try(findings: list[Finding], where: str, load: Callable[[], _T]) -> _T | None:

@@ -99,4 +99,5 @@ def _played(scenario: Scenario) -> Estimate:
         warnings=result.warnings,
         provenance=dict(result.provenance),
         setup=result.setup,
+        overload=result.overload,
     )

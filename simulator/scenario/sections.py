@@ -425,8 +425,12 @@ class ElasticChoice(Section):
 class Run(Section):
     """What of the run is measured."""
 
-    warmup_requests: int = Field(0, ge=0, strict=True, description="first requests that metrics leave out")
-    drain: bool = Field(True, description="count the tail after the last arrival; false = steady state only")
+    warmup_requests: int | None = Field(
+        None, ge=0, strict=True, description="first requests left out; all before the steady state where absent"
+    )
+    drain: bool | None = Field(
+        None, description="count what ends after the last arrival; false = nothing of it; absent = not its time"
+    )
     traced_steps: Annotated[int, Served(most=10_000)] = Field(
         50, ge=0, strict=True, description="steps drawn in the Perfetto trace"
     )

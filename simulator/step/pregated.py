@@ -169,14 +169,15 @@ class PregatedTimer:
         self._before = own
         return replace(step, duration=own + stall, experts=experts, offload_stall=stall)
 
-    def breakdown(self, steps: dict[str, FloatArray]) -> dict[str, float]:
+    def breakdown(self, steps: dict[str, FloatArray], weights: FloatArray | None = None) -> dict[str, float]:
         """Split recorded steps into seconds by component; the router's ops are counted as small GEMMs."""
-        total = self._backbone.breakdown(steps)
+        total = self._backbone.breakdown(steps, weights)
+        counted = np.ones(len(steps["rows"])) if weights is None else weights
         rows = steps["rows"].astype(np.int64)
         computed = np.where(steps["prompt_total"] > 0, rows, self._padded[rows])
         for name, seconds in self._costs.parts.items():
-            total[name] -= float(seconds[computed].sum())
-        total["gemm"] += float(self._costs.router[rows].sum())
+            total[name] -= float(counted @ seconds[computed])
+        total["gemm"] += float(counted @ self._costs.router[rows])
         return total
 
 

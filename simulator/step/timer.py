@@ -25,8 +25,8 @@ class StepTimer(Protocol):
     def time(self, work: StepWork) -> StepTime:
         """Return the duration of a step; the value may be reused by the next call."""
 
-    def breakdown(self, steps: dict[str, FloatArray]) -> dict[str, float]:
-        """Split recorded steps into seconds by component, with keys of ``STEP_PARTS``."""
+    def breakdown(self, steps: dict[str, FloatArray], weights: FloatArray | None = None) -> dict[str, float]:
+        """Split recorded steps, each counted ``weights`` times, into seconds by component of ``STEP_PARTS``."""
 
 
 class TableTimer:
@@ -205,10 +205,11 @@ class TableTimer:
         hottest = np.maximum.reduce(load, axis=0).astype(np.float64)
         return line.time(hottest, (prompt + decode) * self._share), load
 
-    def breakdown(self, steps: dict[str, FloatArray]) -> dict[str, float]:
-        """Split recorded steps into seconds by component."""
-        total = dict(zip(STEP_PARTS, self.parts(steps).sum(axis=0).tolist(), strict=True))
-        saved, exchanged = float(steps["saved"].sum()), total["dispatch"] + total["combine"]
+    def breakdown(self, steps: dict[str, FloatArray], weights: FloatArray | None = None) -> dict[str, float]:
+        """Split recorded steps, each counted ``weights`` times, into seconds by component."""
+        counted = np.ones(len(steps["saved"])) if weights is None else weights
+        total = dict(zip(STEP_PARTS, (counted @ self.parts(steps)).tolist(), strict=True))
+        saved, exchanged = float(counted @ steps["saved"]), total["dispatch"] + total["combine"]
         for name in ("dispatch", "combine"):
             total[name] -= saved * total[name] / max(exchanged, 1e-30)
         return total

@@ -42,7 +42,11 @@ class DrawnTimer:
         self.steps += 1
         return StepTime(duration=self.times[self.steps - 1])
 
-    def breakdown(self, steps: dict[str, FloatArray]) -> dict[str, float]:  # noqa: ARG002
+    def breakdown(
+        self,
+        steps: dict[str, FloatArray],  # noqa: ARG002
+        weights: FloatArray | None = None,  # noqa: ARG002
+    ) -> dict[str, float]:
         return dict.fromkeys(STEP_PARTS, 0.0)
 
 

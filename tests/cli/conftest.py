@@ -72,6 +72,7 @@ def summary() -> Summary:
         mbu=0.6,
         rank_imbalance_mean=1.1,
         rank_imbalance_p99=1.3,
+        measured_steps=100.0,
     )
 
 

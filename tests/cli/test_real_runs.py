@@ -25,7 +25,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         parallelism = { tp = 2 }
         requests = { kind = "closed_loop", concurrency = 4, count = 12, lengths = { input = 64, output = 8 } }
         routing = { tokens = 256 }
-        run = { traced_steps = 4 }
+        run = { traced_steps = 4, warmup_requests = 0, drain = true }
         """,
         encoding="utf-8",
     )
@@ -72,7 +72,7 @@ def test_the_folder_repeats_the_run(document: tuple[dict[str, Any], Path], moesi
 def test_the_text_of_a_run_names_what_it_measured(moesim: Any, file: Path) -> None:
     answer = moesim("simulate", file)
     assert answer.exit_code == 0
-    for word in ("two cards", "12 completed", "TTFT", "experts", "moesim explain"):
+    for word in ("two cards", "12 requests completed", "TTFT", "experts", "moesim explain"):
         assert word in answer.stdout
     assert "nan" not in answer.stdout.split()
 

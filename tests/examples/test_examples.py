@@ -110,8 +110,10 @@ def test_a_preset_is_sound_and_runs(preset: Path) -> None:
         small.append("routing.tokens=128")
     scenario = scenario.override(*small)
     assert [finding.message for finding in check(scenario) if finding.level == "error"] == []
-    summary = simulate(scenario).summary
-    assert summary.requests_completed == 8
+    result = simulate(scenario)
+    summary = result.summary
+    assert result.whole_run is not None
+    assert result.whole_run.requests_completed == 8
     assert 0 < summary.tpot_s.mean < 1
     assert summary.output_tokens_per_s_per_gpu > 0
 

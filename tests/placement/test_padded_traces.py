@@ -143,4 +143,4 @@ def test_a_scenario_with_a_padded_trace_is_answered_under_every_policy(policy: s
 def test_a_padded_trace_is_rebalanced_by_affinity() -> None:
     placement = {"policy": "affinity", "rebalance": {"every_steps": 4, "window": 32}}
     scenario = Scenario.from_mapping({**BASE, "routing": PADDED["capacity"], "placement": placement})
-    assert simulate(scenario).summary.requests_completed == 8
+    assert simulate(scenario).whole_run.requests_completed == 8

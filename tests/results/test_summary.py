@@ -16,13 +16,13 @@ from simulator.results.summary import (
     Work,
     distribution,
     gap_distribution,
-    measured_window,
     meets,
     request_latencies,
     share_inside,
     summarise,
 )
 from simulator.results.values import Summary
+from simulator.results.window import Asked, measured_window
 from simulator.scenario.sections import Slo
 from simulator.serving.recorder import ColumnRecorder
 from simulator.step.columns import STEP_COLUMNS
@@ -30,69 +30,6 @@ from simulator.step.columns import STEP_COLUMNS
 
 def array(*values: float) -> np.ndarray:
     return np.array(values, dtype=np.float64)
-
-
-def test_everything_is_measured_by_default() -> None:
-    window = measured_window(array(0, 1, 2), array(5, 3, 9), warmup=0, drain=True, closed_loop=False)
-    assert window.requests.tolist() == [True, True, True]
-    assert (window.begin, window.end, window.duration) == (0.0, 9.0, 9.0)
-
-
-def test_an_open_loop_begins_with_the_first_arrival_after_the_warm_up() -> None:
-    window = measured_window(array(0, 1, 2, 3), array(9, 3, 4, 6), warmup=2, drain=True, closed_loop=False)
-    assert window.requests.tolist() == [False, False, True, True]
-    assert (window.begin, window.end) == (2.0, 6.0)
-
-
-def test_a_closed_loop_begins_when_its_warm_up_has_ended() -> None:
-    arrival, finish = array(0, 0, 2, 3, 5, 6), array(2, 3, 5, 6, 8, 9)
-    window = measured_window(arrival, finish, warmup=2, drain=True, closed_loop=True)
-    assert window.requests.tolist() == [False, False, False, True, True, True]
-    assert (window.begin, window.end) == (3.0, 9.0)
-
-
-def test_without_the_tail_the_window_ends_with_the_last_arrival() -> None:
-    arrival, finish = array(0, 0, 2, 3, 5, 6), array(2, 3, 5, 6, 8, 9)
-    window = measured_window(arrival, finish, warmup=0, drain=False, closed_loop=True)
-    assert window.requests.tolist() == [True, True, True, True, False, False]
-    assert (window.begin, window.end) == (0.0, 6.0)
-
-
-def test_a_run_with_nothing_inside_keeps_its_tail() -> None:
-    window = measured_window(array(0, 1), array(7, 8), warmup=0, drain=False, closed_loop=False)
-    assert window.requests.tolist() == [True, True]
-    assert window.end == 8.0
-
-
-@pytest.mark.parametrize("warmup", [3, 4, 100])
-def test_a_warm_up_of_all_requests_leaves_the_last(warmup: int) -> None:
-    for closed in (False, True):
-        window = measured_window(array(0, 1, 2, 3), array(4, 5, 6, 7), warmup=warmup, drain=True, closed_loop=closed)
-        assert window.requests.tolist() == [False, False, False, True]
-        assert window.duration == 4.0
-
-
-@given(
-    gaps=st.lists(st.floats(0, 10), min_size=1, max_size=30),
-    stays=st.lists(st.floats(0.01, 10), min_size=30, max_size=30),
-    warmup=st.integers(0, 40),
-    drain=st.booleans(),
-    closed=st.booleans(),
-)
-def test_what_is_measured_lies_in_the_window(
-    gaps: list[float],
-    stays: list[float],
-    warmup: int,
-    drain: bool,
-    closed: bool,
-) -> None:
-    arrival = np.cumsum(gaps)
-    finish = arrival + np.array(stays[: len(gaps)])
-    window = measured_window(arrival, finish, warmup=warmup, drain=drain, closed_loop=closed)
-    assert window.requests.any()
-    assert (arrival[window.requests] >= window.begin).all()
-    assert (finish[window.requests] <= window.end).all()
-    assert window.duration > 0
 
 
 def test_percentiles_are_numpys() -> None:
@@ -143,10 +80,10 @@ def summary_of(arrival: np.ndarray, finish: np.ndarray, **options: Any) -> Summa
     """A run of requests of 10 + 5 tokens whose first token comes after 1 s, on two devices."""
     window = measured_window(
         arrival,
+        np.minimum(arrival + 1.0, finish),
         finish,
-        warmup=options.get("warmup", 0),
-        drain=options.get("drain", True),
-        closed_loop=options.get("closed_loop", False),
+        Asked(warmup=options.get("warmup", 0), drain=options.get("drain", True)),
+        options.get("concurrency"),
     )
     size, steps = len(arrival), 4
     row = dict.fromkeys(STEP_COLUMNS, 1.0)
@@ -198,13 +135,13 @@ def test_a_closed_loop_has_the_rate_of_its_steady_state_whatever_the_window(*, d
     """Four requests in flight, each taking 8 s, staggered: one ends every 2 s."""
     finish = np.arange(200) * 2.0 + 8.0
     arrival = np.concatenate([np.zeros(4), finish[:-4]])
-    summary = summary_of(arrival, finish, warmup=10, drain=drain, closed_loop=True)
+    summary = summary_of(arrival, finish, warmup=10, drain=drain, concurrency=4)
     assert summary.request_throughput_rps == pytest.approx(0.5, rel=0.01)
     assert summary.output_tokens_per_s_per_gpu == pytest.approx(0.5 * 5 / 2, rel=0.01)
 
 
 def test_a_step_counts_by_the_part_of_it_that_is_measured() -> None:
-    window = measured_window(array(2, 3), array(5, 9), warmup=0, drain=True, closed_loop=False)
+    window = measured_window(array(2, 3), array(3, 4), array(5, 9), Asked(warmup=0, drain=True))
     steps = {"start_s": array(0, 0, 4, 8, 9, 4), "duration_s": array(2, 4, 2, 4, 1, 0)}
     assert share_inside(steps, window).tolist() == [0.0, 0.5, 1.0, 0.25, 0.0, 0.0]
 

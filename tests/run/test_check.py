@@ -45,7 +45,7 @@ def test_presets_have_no_errors(name: str) -> None:
 
 def test_a_scenario_that_checks_out_runs() -> None:
     assert errors(scenario()) == []
-    assert simulate(scenario()).summary.requests_completed == 3
+    assert simulate(scenario()).whole_run.requests_completed == 3
 
 
 def test_everything_that_is_wrong_is_found_at_once() -> None:
@@ -209,7 +209,7 @@ def test_what_checks_out_runs_and_what_does_not_is_refused(seed: int) -> None:
     asked = drawn(seed, SMALL[seed % len(SMALL)])
     found = errors(asked)
     if not found:
-        assert simulate(asked).summary.requests_completed == 4
+        assert simulate(asked).whole_run.requests_completed == 4
         return
     with pytest.raises(MoesimError):
         simulate(asked)

@@ -171,7 +171,7 @@ def test_what_the_closed_form_does_not_know_is_played_where_that_is_asked_for() 
     solved, played = estimate_many([scenario("dense"), drafts], play=True)
     assert (solved.how, played.how) == ("solved", "played")
     assert played.estimate is not None
-    assert played.estimate.summary.requests_completed == 240
+    assert 0 < played.estimate.summary.requests_completed <= 240
 
 
 @pytest.mark.parametrize("stack", ["sglang", "vllm", "trtllm"])

@@ -28,7 +28,11 @@ class ConstantTimer:
     def time(self, work: StepWork) -> StepTime:
         return StepTime(duration=self.step + self.per_token * (work.prompt_total + work.decode_total))
 
-    def breakdown(self, steps: dict[str, np.ndarray]) -> dict[str, float]:  # noqa: ARG002
+    def breakdown(
+        self,
+        steps: dict[str, np.ndarray],  # noqa: ARG002
+        weights: np.ndarray | None = None,  # noqa: ARG002
+    ) -> dict[str, float]:
         return dict.fromkeys(STEP_PARTS, 0.0)
 
 

@@ -371,7 +371,7 @@ def scenario(tmp_path: Path) -> Scenario:
 
 def test_a_scenario_batches_by_expert(scenario: Scenario) -> None:
     assert [finding for finding in check(scenario) if finding.level != "note"] == []
-    result = simulate(scenario)
+    result = simulate(scenario.override("run.warmup_requests=0", "run.drain=true"))
     asked = result.requests
     assert result.steps[["prefill_tokens", "decode_tokens"]].sum().sum() == (
         asked["input_tokens"].sum() + asked["output_tokens"].sum() - len(asked)

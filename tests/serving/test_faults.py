@@ -176,7 +176,7 @@ def test_redundant_experts_spare_the_requests_of_the_ranks_that_stay() -> None:
     without = simulate(moe_scenario(faults=fault))
     spare = simulate(moe_scenario(faults=fault, placement={"policy": "balanced", "redundant_slots": 24}))
     assert 0 < spare.requests["retries"].sum() < without.requests["retries"].sum()
-    assert spare.summary.requests_completed == without.summary.requests_completed == 120
+    assert spare.whole_run.requests_completed == without.whole_run.requests_completed == 120
 
 
 def test_a_slow_rank_slows_its_instance_while_it_lasts() -> None:
@@ -222,7 +222,7 @@ def test_ranks_that_fail_one_after_the_other_stay_away_together() -> None:
     first = {"at": "0.5 s", "detection": "0.1 s", "rank": 3}
     second = {"at": "3 s", "detection": "0.1 s", "rank": 7, "lasts": "1 s"}
     result = simulate(wide_scenario(first, second, placement=spare))
-    assert result.summary.requests_completed == 120
+    assert result.whole_run.requests_completed == 120
     asked = result.requests
     late = asked["admitted_s"] > 5.2
     assert late.sum() > 10
@@ -237,4 +237,4 @@ def test_failures_of_one_instance_that_overlap_end_with_the_last() -> None:
     begun = result.steps["start_s"]
     assert not begun.between(1.01, 6.49).any()
     assert begun.max() > 6.5
-    assert result.summary.requests_completed == 120
+    assert result.whole_run.requests_completed == 120

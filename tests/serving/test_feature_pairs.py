@@ -55,6 +55,7 @@ def scenario(*features: str, seed: int = 0) -> Scenario:
                 "lengths": {"kind": "lognormal", "input": 120, "output": 16},
             },
             "routing": {"tokens": 256},
+            "run": {"warmup_requests": 0, "drain": True},
         }
     )
     return base.override(*(key for name in features for key in FEATURES[name]), f"seed={seed}")
@@ -77,7 +78,7 @@ def assert_conserved(result: Result, features: tuple[str, ...]) -> None:
     times = requests[["arrival_s", "admitted_s", "first_token_s", "finish_s"]].to_numpy()
     assert np.isfinite(times).all()
     assert (np.diff(times, axis=1) >= 0.0).all()
-    assert result.summary.requests_completed == len(requests) == 24
+    assert result.whole_run.requests_completed == len(requests) == 24
     if "turn" in requests:
         later = np.flatnonzero(requests["turn"] > 1)
         assert (requests["arrival_s"].to_numpy()[later] > requests["finish_s"].to_numpy()[later - 1]).all()

@@ -26,7 +26,8 @@ BASE: dict[str, Any] = {
         "lengths": {"kind": "lognormal", "input": 200, "output": 40, "cv": 0.7},
     },
     "routing": {"kind": "zipf", "tokens": 512, "skew": 0.8},
-    "run": {"traced_steps": 3},
+    # All of the run, so that frames say what the summary should.
+    "run": {"traced_steps": 3, "warmup_requests": 0, "drain": True},
 }
 
 
@@ -309,5 +310,12 @@ def test_utilisation_and_tokens_are_of_the_same_time(load: dict[str, Any], chang
 
 def test_the_simulated_time_is_that_which_rates_are_over() -> None:
     for overrides in [(), ("run.warmup_requests=20",), ("run.drain=false",)]:
-        summary = run(*overrides).summary
-        assert summary.request_throughput_rps == pytest.approx(summary.requests_completed / summary.simulated_s)
+        result = run(*overrides)
+        begin, end = result.measured.begin_s, result.measured.end_s
+        assert end - begin == pytest.approx(result.summary.simulated_s)
+        frame = result.requests
+        first, finish = frame["first_token_s"].clip(begin, end), frame["finish_s"].clip(begin, end)
+        later = (finish - first) / (frame["finish_s"] - frame["first_token_s"]) * (frame["output_tokens"] - 1)
+        served = (later + frame["first_token_s"].gt(begin) * frame["first_token_s"].le(end)) / frame["output_tokens"]
+        rate = served.sum() / (end - begin)
+        assert result.summary.request_throughput_rps == pytest.approx(rate)

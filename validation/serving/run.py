@@ -72,6 +72,8 @@ def point_scenario(point: Point, profiles: Path | None = None, routing: Mapping[
         "stack": {"name": point.stack},
         "requests": _requests(point),
         "routing": dict(routing),
+        # Its client counted from the first request to the last answer.
+        "run": {"warmup_requests": 0, "drain": True},
     }
     if len(point.pools) > 1:
         data["disaggregation"] = {"enabled": True, "prefill": _split(point.pools[0])}

@@ -132,9 +132,9 @@ class RebalancingTimer:
             self.due.succeed()
         return step
 
-    def breakdown(self, steps: dict[str, FloatArray]) -> dict[str, float]:
+    def breakdown(self, steps: dict[str, FloatArray], weights: FloatArray | None = None) -> dict[str, float]:
         """Split recorded steps into seconds by component; what moves add is part of the gap between steps."""
-        return self._timer.breakdown(steps)
+        return self._timer.breakdown(steps, weights)
 
     def disturb(self, event: Rebalance, factor: float) -> None:
         """Let exchanges take ``factor`` times as long until the switch."""

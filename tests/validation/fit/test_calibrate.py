@@ -363,6 +363,6 @@ def test_a_machine_measures_itself_and_simulates_on_its_own_profile(tmp_path: Pa
     assert 1e8 < hardware.silicon.peak["bfloat16"] < 1e13
     assert 1e8 < hardware.silicon.memory_bandwidth < 1e12
     result = simulate(small_scenario(tmp_path, "this-box", profiles))
-    assert result.summary.requests_completed == 4
+    assert result.whole_run.requests_completed == 4
     assert 1e-4 < result.summary.tpot_s.mean < 10.0
     assert not [warning for warning in result.warnings if "relative" in warning], "a CPU borrows from nobody silently"

@@ -1,0 +1,237 @@
+"""Steady figures, offered beside served requests, overload and runs that are too short, on whole answers."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from typing import Any
+
+import pytest
+
+from simulator import Result, Scenario, check, estimate, simulate
+from simulator.run.sustained import overload
+
+#: A large model whose answers take long beside the time in which requests come.
+LARGE: dict[str, Any] = {
+    "model": {"name": "deepseek-v3"},
+    "hardware": {"device": "h200-sxm", "node": "hgx-h200"},
+    "parallelism": {"tp": 8, "ep": 8},
+    "stack": {"name": "vllm"},
+    "requests": {
+        "kind": "poisson",
+        "rate": 20.0,
+        "count": 2000,
+        "lengths": {"kind": "lognormal", "input": 2000, "output": 500, "cv": 0.8},
+    },
+    "slo": {"ttft": "2 s", "tpot": "50 ms"},
+    "run": {"traced_steps": 0},
+}
+#: One that is quick.
+SMALL: dict[str, Any] = {
+    "model": {"name": "gpt-oss-20b"},
+    "hardware": {"device": "h100-sxm"},
+    "stack": {"name": "vllm"},
+    "requests": {
+        "kind": "poisson",
+        "rate": 5.0,
+        "count": 600,
+        "lengths": {"kind": "lognormal", "input": 400, "output": 100, "cv": 0.8},
+    },
+    "routing": {"tokens": 512},
+    "run": {"traced_steps": 0},
+}
+POOLS = ("disaggregation.enabled=true", "disaggregation.prefill.tp=8", "disaggregation.prefill.ep=8")
+
+
+@cache
+def large(*overrides: str) -> Result:
+    return simulate(Scenario.from_mapping(LARGE).override(*overrides))
+
+
+@cache
+def small(*overrides: str) -> Result:
+    return simulate(Scenario.from_mapping(SMALL).override(*overrides))
+
+
+def warned(result: Any, start: str) -> list[str]:
+    return [warning for warning in result.warnings if warning.startswith(start)]
+
+
+def test_eight_nodes_that_keep_up_serve_and_cost_what_is_offered() -> None:
+    """20 requests/s of 500 tokens on 64 GPUs of 2.05 USD/h are 3.64 USD per million tokens."""
+    result = large("parallelism.instances=8")
+    summary = result.summary
+    assert summary.offered_rps == 20.0
+    assert summary.request_throughput_rps == pytest.approx(20.0, rel=0.02)
+    assert summary.usd_per_million_output_tokens == pytest.approx(3.64, rel=0.03)
+    # All of the run, filling and emptying included, is what used to be printed.
+    assert result.whole_run.request_throughput_rps < 14.0
+    assert result.whole_run.usd_per_million_output_tokens > 5.0
+    assert result.overload is None
+    assert not warned(result, "too short")
+
+
+def test_the_steady_figures_of_a_long_run_are_those_of_the_closed_form() -> None:
+    long = small("requests.count=6000")
+    solved = estimate(long.scenario).summary
+    summary = long.summary
+    assert summary.request_throughput_rps == pytest.approx(solved.request_throughput_rps, rel=0.02)
+    assert summary.usd_per_million_output_tokens == pytest.approx(solved.usd_per_million_output_tokens, rel=0.02)
+    assert summary.mfu == pytest.approx(solved.mfu, rel=0.02)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_short_run_measures_the_rate_of_a_long_one_where_the_whole_run_does_not(seed: int) -> None:
+    short, long = (
+        large("parallelism.instances=8", f"requests.count={count}", f"seed={seed}") for count in (2000, 5000)
+    )
+    for name in ("request_throughput_rps", "output_tokens_per_s_per_gpu"):
+        wanted = getattr(long.summary, name)
+        assert getattr(short.summary, name) == pytest.approx(wanted, rel=0.1), name
+        assert getattr(short.whole_run, name) < 0.75 * wanted, name
+
+
+def test_the_burst_with_which_a_closed_loop_begins_is_not_its_p99() -> None:
+    loop = ("requests.kind=closed_loop", "requests.concurrency=32", "requests.count=320")
+    fixed = ("requests.lengths.kind=fixed", "requests.lengths.input=2000", "requests.lengths.output=100")
+    result = small(*loop, *fixed)
+    assert result.measured.kind == "steady"
+    assert result.summary.ttft_s.p99 < 1.2 * result.summary.ttft_s.p50
+    assert result.whole_run.ttft_s.p99 > 2.0 * result.summary.ttft_s.p99
+    assert math.isnan(result.summary.offered_rps)
+    assert result.overload is None
+
+
+def test_the_whole_run_is_what_the_file_for_benchmarks_says() -> None:
+    from datetime import UTC, datetime
+
+    from simulator.export.vllm_bench import vllm_bench_result
+
+    result = small()
+    benched = vllm_bench_result(result.requests, model_id="m", date=datetime(2026, 1, 1, tzinfo=UTC))
+    whole = result.whole_run
+    assert benched["duration"] == pytest.approx(whole.duration_s)
+    assert benched["completed"] == whole.requests_completed == 600
+    assert benched["request_throughput"] == pytest.approx(whole.request_throughput_rps)
+    assert benched["output_throughput"] == pytest.approx(whole.output_tokens_per_s_per_gpu)
+    for name in ("ttft", "tpot", "e2el"):
+        assert benched[f"mean_{name}_ms"] == pytest.approx(1e3 * getattr(whole, f"{name}_s").mean)
+        assert benched[f"p99_{name}_ms"] == pytest.approx(1e3 * getattr(whole, f"{name}_s").p99)
+    assert whole.duration_s > result.summary.simulated_s
+
+
+def test_keys_that_ask_for_everything_give_the_whole_run() -> None:
+    asked = small("run.warmup_requests=0", "run.drain=true")
+    whole = small().whole_run
+    assert asked.measured.kind == "asked"
+    for name in ("request_throughput_rps", "output_tokens_per_s_per_gpu", "usd_per_million_output_tokens"):
+        assert getattr(asked.summary, name) == pytest.approx(getattr(whole, name)), name
+    assert asked.summary.ttft_s == whole.ttft_s
+    assert not warned(asked, "too short"), "who says what to measure knows what he does"
+
+
+def test_the_breakdown_and_the_devices_are_of_the_same_window() -> None:
+    result = small("parallelism.instances=2")
+    assert sum(result.breakdown.values()) == pytest.approx(2 * result.summary.simulated_s)
+    assert result.summary.measured_steps < result.summary.engine_steps
+    steps, measured = result.steps, result.measured
+    begin, end = steps["start_s"], steps["start_s"] + steps["duration_s"]
+    inside = (end.clip(upper=measured.end_s) - begin.clip(lower=measured.begin_s)).clip(lower=0.0)
+    busy = sum(seconds for part, seconds in result.breakdown.items() if part != "idle")
+    assert busy == pytest.approx(inside.sum())
+
+
+@pytest.mark.parametrize("answer", [simulate, estimate])
+def test_overload_is_named_with_the_capacity_and_what_would_hold_it(answer: Any) -> None:
+    result = answer(Scenario.from_mapping(LARGE))
+    found = result.overload
+    assert found is not None
+    assert found.offered_rps == pytest.approx(20.0, rel=0.03)
+    assert found.capacity_rps == pytest.approx(result.summary.request_throughput_rps, rel=1e-6)
+    assert found.needed * found.capacity_rps > found.offered_rps > (found.needed - 1) * found.capacity_rps
+    [sentence] = warned(result, "overloaded: ")
+    assert f"{found.needed} instances instead of 1 (parallelism.instances) would hold it" in sentence
+    assert result.document()["overload"]["needed"] == found.needed
+
+
+def test_what_is_said_to_hold_a_load_holds_it() -> None:
+    needed = large().overload.needed
+    held = large(f"parallelism.instances={needed}")
+    assert held.overload is None
+    # A batch that grows to its limit takes longer than this run, so that the closed form must tell.
+    short = large(f"parallelism.instances={needed - 1}")
+    assert short.overload is not None
+    assert warned(short, "overloaded")
+    assert warned(short, "too short")
+    assert estimate(held.scenario).overload is None
+
+
+def test_check_names_overload_before_a_run() -> None:
+    asked = Scenario.from_mapping(LARGE)
+    [finding] = [each for each in check(asked) if each.where == "requests.rate"]
+    assert finding.level == "warning"
+    assert finding.message == estimate(asked).overload.text()
+    assert finding.remedy.startswith("parallelism.instances = ")
+    assert not [each for each in check(asked.override("requests.rate=1")) if each.where == "requests.rate"]
+
+
+def test_the_short_one_of_two_pools_is_named() -> None:
+    asked = Scenario.from_mapping(LARGE).override(*POOLS, "requests.count=1500")
+    findings = [each.message for each in check(asked) if each.where == "requests.rate"]
+    assert any("the decode pool is short" in text for text in findings)
+    assert any("the prefill pool is short" in text for text in findings)
+    found = simulate(asked).overload
+    assert (found.pool, found.instances) == ("decode", 1)
+    prefill = simulate(asked.override("parallelism.instances=4")).overload
+    assert (prefill.pool, prefill.key) == ("prefill", "disaggregation.prefill.instances")
+    assert simulate(asked.override("parallelism.instances=4", "disaggregation.prefill.instances=3")).overload is None
+
+
+def test_what_is_held_is_not_overload() -> None:
+    assert overload(offered=2.0, capacity=2.0, instances=3) is None
+    assert overload(offered=math.nan, capacity=2.0, instances=3) is None
+    assert overload(offered=4.0, capacity=3.0, instances=3).needed == 5
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("requests.count=40",),
+        ("requests.count=10",),
+        ("requests.count=1",),
+        ("requests.kind=closed_loop", "requests.concurrency=16", "requests.count=16"),
+        ("requests.kind=closed_loop", "requests.concurrency=16", "requests.count=40"),
+    ],
+)
+def test_a_run_that_is_too_short_says_so_and_one_as_long_as_it_advises_does_not(overrides: tuple[str, ...]) -> None:
+    [sentence] = warned(small("requests.rate=10", *overrides), "too short to judge: ")
+    advised = sentence.rpartition("requests.count = ")[2].partition(" ")[0]
+    longer = small("requests.rate=10", *overrides, f"requests.count={advised}")
+    assert not warned(longer, "too short")
+    assert longer.measured.kind == "steady"
+
+
+def test_requests_within_the_objectives_are_told_as_a_share_and_not_at_all_without_any() -> None:
+    met = small("slo.ttft=10 s").summary
+    assert met.slo_share == 1.0
+    assert met.goodput_rps == pytest.approx(met.request_throughput_rps)
+    tight = small("slo.e2el=1 s")
+    measured = tight.requests[tight.requests["measured"]]
+    share = (measured["finish_s"] - measured["arrival_s"] <= 1.0).mean()
+    assert 0.0 < share < 1.0
+    assert tight.summary.slo_share == pytest.approx(share)
+    assert math.isnan(small().summary.slo_share)
+
+
+def test_nothing_is_cut_off_a_run_with_a_fault_or_a_day_in_it() -> None:
+    fault = small("faults=[{at='1 s', rank=0, slowdown=2.0, lasts='2 s'}]")
+    day = small("requests.kind=diurnal", "requests.period=60 s")
+    for result in (fault, day):
+        assert result.measured.kind == "transient"
+        assert result.measured.begin_s == result.requests["arrival_s"].min()
+        assert result.measured.end_s == result.requests["arrival_s"].max()
+        assert result.requests["measured"].all()
+        assert not warned(result, "too short")
+    last = fault.requests["arrival_s"].max()
+    late = small(f"faults=[{{at='{last + 0.1} s', rank=0, slowdown=2.0, lasts='2 s'}}]")
+    assert late.measured.end_s == late.requests["finish_s"].max()
