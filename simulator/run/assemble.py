@@ -30,7 +30,7 @@ from simulator.results.sessions import late_turns, session_summary
 from simulator.results.setup import setup_of
 from simulator.results.summary import Capacity, Records, Work, parts_inside, share_inside, summarise, whole_figures
 from simulator.results.trace import TokenGaps
-from simulator.results.values import Estimate, ImbalanceCost, Result
+from simulator.results.values import Estimate, ImbalanceCost, Result, WholeRun
 from simulator.results.window import Window, whole_run
 from simulator.results.work import step_slices, step_work
 from simulator.run.objectives import missed, unreachable, unreachable_in_run
@@ -85,7 +85,6 @@ def assemble(plan: RunPlan, run: EngineRun, *, wall: float) -> Result:
         wall=wall,
         offered=found.offered,
     )
-    everything = whole_run(records.arrival, records.finish)
     certainty = _certainty(scenario, deployment, batch, context)
     scaler = plan.scaler
     return Result(
@@ -120,9 +119,7 @@ def assemble(plan: RunPlan, run: EngineRun, *, wall: float) -> Result:
         setup=setup_of(scenario, deployment.hardware, trace),
         imbalance_cost=_imbalance_cost(_deployed(plan), deployment, batch, context),
         measured=found.measured,
-        whole_run=whole_figures(
-            records, everything, _capacity(deployment, plan.devices(everything.begin, everything.end))
-        ),
+        whole_run=_whole(plan, records),
         overload=found.overload,
     )
 
@@ -199,6 +196,12 @@ def _records(trace: RequestTrace, run: EngineRun) -> Records:
 
 def _rows(steps: PackedColumns, chosen: NDArray[np.bool_]) -> PackedColumns:
     return steps if chosen.all() else steps.chosen(chosen)
+
+
+def _whole(plan: RunPlan, records: Records) -> WholeRun:
+    window = whole_run(records.arrival, records.finish)
+    held = _capacity(plan.played[0].deployment, plan.devices(window.begin, window.end))
+    return whole_figures(records, window, held)
 
 
 def _waited(scenario: Scenario, run: EngineRun) -> FloatArray | None:
