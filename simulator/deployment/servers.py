@@ -53,7 +53,7 @@ def server_warnings(scenario: Scenario, deployment: Deployment, trace: RequestTr
     """
     model, hardware, stack = scenario_model(scenario.model), deployment.hardware, deployment.stack
     pools, cached = scenario.disaggregation, scenario.prefix_cache.kind
-    key = "server", deployment.fingerprint, scenario.stack.name, scenario.parallelism, pools, cached
+    key = "server", deployment.fingerprint, scenario.stack, scenario.parallelism, pools, cached
     always = PRICES.kept("derived", key, lambda: findings_of_server(scenario, model, hardware, stack, None))
     conditions = load_conditions(scenario.stack.name).conditions
     of_load = tuple(condition for condition in conditions if condition.rule in LOAD_RULES)
@@ -90,6 +90,7 @@ def _found(
             prefix_cache=scenario.prefix_cache.kind != "none",
             decoding=_decoding(scenario, choice, stack, trace),
             longest=longest,
+            exchange_chosen=scenario.stack.exchange is not None,
         )
         for finding in server_findings(asked, conditions):
             where = finding.where.replace("parallelism", key) if key else finding.where

@@ -44,6 +44,8 @@ class Asked:
         Requests that a rank decodes at once, as far as the load says [1]; 0 where it does not.
     longest : int
         Longest request [tokens]; 0 where it is not known.
+    exchange_chosen : bool
+        Whether the scenario asks for its exchange; a server goes without the default one where that does not run.
     """
 
     model: ModelSpec
@@ -58,6 +60,7 @@ class Asked:
     prefix_cache: bool = False
     decoding: int = 0
     longest: int = 0
+    exchange_chosen: bool = False
 
     @property
     def exchanges(self) -> dict[Phase, str]:

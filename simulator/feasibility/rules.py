@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 from simulator.conditions import Condition, Rule
 from simulator.feasibility.asked import Asked, Found, ServerFinding, said
@@ -31,12 +32,20 @@ def server_findings(asked: Asked, conditions: tuple[Condition, ...]) -> tuple[Se
         The conditions of its stack.
     """
     found = [
-        said(condition, each, asked.stack.name)
+        said(_softened(condition, asked), each, asked.stack.name)
         for condition in conditions
         if not condition.architectures or asked.architecture in condition.architectures
         for each in RULES[condition.rule](condition, asked)
     ]
     return tuple(sorted(dict.fromkeys(found), key=lambda finding: finding.effect != "refuses"))
+
+
+def _softened(c: Condition, asked: Asked) -> Condition:
+    """Warn of an exchange that nobody asked for where it is refused: a server takes another by itself."""
+    if c.rule not in EXCHANGE_RULES or asked.exchange_chosen or c.effect == "warns":
+        return c
+    note = "stack.exchange says what it takes instead"
+    return replace(c, effect="warns", note=f"{c.note}; {note}" if c.note else note)
 
 
 def _shard_multiple(c: Condition, asked: Asked) -> Iterator[Found]:
@@ -287,7 +296,7 @@ def _exchange_tokens(c: Condition, asked: Asked) -> Iterator[Found]:
 
 def _recurrent_prefix(c: Condition, asked: Asked) -> Iterator[Found]:  # noqa: ARG001
     """Prefixes of models that keep a state beside the KV cache."""
-    kept = any(mixer.state_bytes(1.0, 1.0) for mixer in _mixers(asked.model))
+    kept = any(mixer.state_bytes(1.0, 1.0) and not mixer.kv_bytes(1.0) for mixer in _mixers(asked.model))
     if asked.prefix_cache and kept:
         yield Found(
             where="prefix_cache", message=f"{asked.model.name} keeps a recurrent state, and prefixes are cached"
@@ -381,5 +390,9 @@ def condition_words(rule: Rule) -> str:
     return (RULES[rule].__doc__ or "").split("\n")[0].rstrip(".")
 
 
+#: Rules of an exchange, which a scenario may have chosen or taken from its stack.
+EXCHANGE_RULES: frozenset[Rule] = frozenset(
+    {"exchange_hidden", "exchange_choices", "exchange_ranks", "exchange_degree", "exchange_tokens"}
+)
 #: Rules that judge a load; the others judge what a deployment is, whatever it is asked.
 LOAD_RULES: frozenset[Rule] = frozenset({"exchange_tokens", "context", "graphs"})

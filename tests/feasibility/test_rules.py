@@ -32,7 +32,7 @@ def said(
         model=with_dtypes(spec, **dtypes) if dtypes else spec,
         split=Parallelism(**split),
         stack=replace(profile, overlap=more.pop("overlap", profile.overlap)),
-        **{"device": "h100-sxm", "architecture": "Hopper", **more},
+        **{"device": "h100-sxm", "architecture": "Hopper", "exchange_chosen": True, **more},
     )
     return list(server_findings(asked, load_conditions(stack).conditions))
 
@@ -307,6 +307,12 @@ def test_deepep_has_kernels_for_some_sizes_choices_and_ranks() -> None:
         assert len(found) == no, ranks
 
 
+def test_an_exchange_that_nobody_asked_for_is_no_reason_to_refuse() -> None:
+    found = said("sglang", "gpt-oss-120b", {"dp": 8, "ep": 8}, exchange_chosen=False)
+    (finding,) = (f for f in found if "hidden size of 2880" in f.message)
+    assert (finding.effect, "stack.exchange says what it takes instead" in finding.message) == ("warns", True)
+
+
 def test_limits_of_deepep_hold_for_the_devices_that_it_is_built_for() -> None:
     assert refused("sglang", "deepseek-v3", {"dp": 320, "ep": 320}, architecture="Da Vinci") == []
 
@@ -336,7 +342,8 @@ def test_steps_beyond_the_largest_graph_are_warned_of(stack: str, most: int) -> 
 
 def test_prefix_caches_of_models_with_a_state_are_warned_of() -> None:
     assert [f.where for f in said("vllm", "nemotron-3-nano", {}, prefix_cache=True)] == ["prefix_cache"]
-    assert said("vllm", "qwen3-30b-a3b", {}, prefix_cache=True) == []
+    for model in ("qwen3-30b-a3b", "gpt-oss-20b", "deepseek-v3.2"):
+        assert not [f for f in said("vllm", model, {}, prefix_cache=True) if f.where == "prefix_cache"]
 
 
 @pytest.mark.parametrize("stack", ENGINES)
