@@ -42,7 +42,7 @@ def print_explanation(out: Console, explanation: Explanation) -> None:
     print_refusals(out, explanation.warnings)
     print_head(out, explanation.scenario, "one step explained", explanation.setup)
     out.print(
-        f"one {explanation.phase} step, batch {explanation.batch}, context {explanation.context} tokens: "
+        f"one {explanation.phase} step, batch {explanation.batch:,}, context {explanation.context:,} tokens: "
         f"{seconds(explanation.step_s)}"
     )
     for line in conclusion(explanation):

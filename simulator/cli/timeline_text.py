@@ -23,7 +23,7 @@ def print_timeline(out: Console, scenario: Scenario, drawn: StepTimeline) -> Non
     print_refusals(out, drawn.warnings)
     out.print(title(scenario), style="bold")
     out.print(
-        f"one {drawn.phase} step, batch {drawn.sequences}, context {drawn.length} tokens: {seconds(drawn.step_s)}"
+        f"one {drawn.phase} step, batch {drawn.sequences:,}, context {drawn.length:,} tokens: {seconds(drawn.step_s)}"
     )
     rows = [("overlap", drawn.overlap.replace("_", " "))]
     if drawn.overlap != "none":

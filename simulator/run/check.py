@@ -150,7 +150,7 @@ def _memory(
         where="memory",
         message=(
             f"each device holds {format_bytes(budget.weights)} of weights and leaves {format_bytes(budget.pool)} for "
-            f"the KV cache: {room * split.dp} of the longest requests ({longest} tokens) at once"
+            f"the KV cache: {room * split.dp:,} of the longest requests ({longest:,} tokens) at once"
         ),
     )
 
