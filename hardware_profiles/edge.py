@@ -148,6 +148,20 @@ def parse_toml(text: str, where: str, error: type[MoesimError]) -> dict[str, Any
     return found
 
 
+def toml_value(text: str, where: str, error: type[MoesimError]) -> Any:
+    """Read what stands after an equals sign ``where``, as TOML; ``None``, which it cannot say, for no TOML."""
+    try:
+        value = tomllib.loads(f"value = {text.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        return None
+    except RecursionError:
+        raise error(f"{where}: nested too deeply") from None
+    except ValueError as fault:
+        raise error(f"{where}: {reason(fault)}") from None
+    require_bounded(value, where, error)
+    return value
+
+
 def read_json(path: str | Path, error: type[MoesimError]) -> Any:
     """Read a JSON document."""
     return parse_json(read_text(path, error), shown_path(path), error)

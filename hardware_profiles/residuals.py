@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hardware_profiles.edge import is_file, read_toml
+from hardware_profiles.edge import is_file, read_toml, understanding
 from hardware_profiles.errors import ProfileError, nearest
 from hardware_profiles.files import Stamp, stamp
 from hardware_profiles.loader import catalogue_folders
@@ -138,4 +138,6 @@ def _cached(parse: Callable[[Mapping[str, Any], str], Mapping[str, T]], path: Pa
 @functools.lru_cache(maxsize=64)
 def _read(parse: Callable[[Mapping[str, Any], str], Mapping[str, Any]], file: Stamp) -> Mapping[str, Any]:
     path = Path(file[0])
-    return parse(read_toml(path, ProfileError), path.name)
+    data = read_toml(path, ProfileError)
+    with understanding(f"residuals/{path.name}: not a readable file of residuals", ProfileError):
+        return parse(data, path.name)

@@ -14,6 +14,8 @@ from simulator.errors import InfeasibleScenario, MoesimError
 #: Exit code of everything that the user can mend: wrong usage, wrong input, a scenario that cannot run.
 MENDABLE = 2
 INTERRUPTED = 130
+#: Longest message, however many things are wrong [characters].
+_LONGEST = 480
 
 
 @contextmanager
@@ -29,11 +31,22 @@ def answering(*, as_json: bool = False) -> Iterator[None]:
         label = "infeasible" if isinstance(error, InfeasibleScenario) else "error"
         if as_json:
             print_json({"error": {"kind": type(error).__name__, "message": str(error)}})
-        say(f"{label}: " + str(error).replace("\n", "\n" + " " * (len(label) + 2)))
+        say(f"{label}: " + _first_lines(str(error)).replace("\n", "\n" + " " * (len(label) + 2)))
         raise typer.Exit(MENDABLE) from None
     except KeyboardInterrupt:
         say("interrupted: nothing was written")
         raise typer.Exit(INTERRUPTED) from None
+
+
+def _first_lines(message: str) -> str:
+    """Keep the first things that are wrong with a scenario, as many as make a short message."""
+    lines = message.split("\n")
+    if len(message) <= _LONGEST or len(lines) == 1:
+        return message
+    kept = 1
+    while len("\n".join(lines[: kept + 1])) <= _LONGEST - 60:
+        kept += 1
+    return "\n".join([*lines[:kept], f"... and {len(lines) - kept:,} more; 'moesim check' shows them"])
 
 
 def say(message: str) -> None:

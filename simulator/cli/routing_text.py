@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.text import Text
 
+from hardware_profiles.edge import shown, toml_value
 from simulator.cli.console import number, pairs, percent, table
 from simulator.cli.tables import print_table
 from simulator.errors import ScenarioError
@@ -37,12 +37,9 @@ def parameters(assignments: list[str] | None) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for assignment in assignments or ():
         key, separator, value = assignment.partition("=")
-        try:
-            found[key.strip()] = tomllib.loads(f"value = {value.strip()}")["value"]
-        except tomllib.TOMLDecodeError:
-            separator = ""
-        if not separator or not key.strip():
-            raise ScenarioError(f"got {assignment!r}, expected KEY=VALUE with a TOML value, as in exponent=0.8")
+        found[key.strip()] = toml_value(value, shown(assignment), ScenarioError)
+        if not separator or not key.strip() or found[key.strip()] is None:
+            raise ScenarioError(f"got {shown(assignment)}, expected KEY=VALUE with a TOML value, as in exponent=0.8")
     return found
 
 

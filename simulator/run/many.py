@@ -84,6 +84,10 @@ def _prepared(scenario: Scenario) -> tuple[Scenario, RequestTrace, Deployment]:
     trace = scenario_requests(scenario.requests, scenario.seed)
     if beyond := beyond_closed_form(scenario):
         raise InfeasibleScenario(f"estimate: the closed form knows nothing of {', '.join(beyond)}; use simulate")
+    if len(trace) == 1 and not trace.concurrency:
+        raise InfeasibleScenario(
+            "estimate: one request has no rate of arrivals, and the closed form is of a steady state; use simulate"
+        )
     return scenario, trace, deploy(scenario, trace)
 
 

@@ -12,7 +12,6 @@ import json
 import math
 import os
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 from pydantic import BaseModel, Field, ValidationError
 
-from hardware_profiles.edge import exists, read_toml, reason, require_bounded, shown, shown_path
+from hardware_profiles.edge import exists, read_toml, shown, shown_path, toml_value
 from simulator.errors import ScenarioError, nearest
 from simulator.scenario.sections import (
     Disaggregation,
@@ -210,13 +209,9 @@ def _apply_override(data: dict[str, Any], assignment: str) -> None:
     if not separator or not all(parts):
         msg = f"--set {shown(assignment)}: expected section.key=value, as in parallelism.tp=8"
         raise ScenarioError(msg)
-    try:
-        value = tomllib.loads(f"value = {text.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
+    value = toml_value(text, f"--set {shown(assignment)}", ScenarioError)
+    if value is None:
         value = text.strip()
-    except (RecursionError, ValueError) as error:
-        raise ScenarioError(f"--set {shown(assignment)}: {reason(error)}") from None
-    require_bounded(value, f"--set {shown(assignment)}", ScenarioError)
     if isinstance(value, float) and not math.isfinite(value):
         msg = f"--set {shown(assignment)}: the value must be finite"
         raise ScenarioError(msg)

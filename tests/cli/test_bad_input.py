@@ -125,7 +125,7 @@ def test_a_file_that_is_no_scenario_is_one_message(moesim: Callable[..., Answer]
         (["routing", "stats", "{}/empty.json"], "'records' is missing"),
         (["place", "--routing", "{}/trace.pt", "--device", "h100-sxm"], "is .npz or .parquet, not .pt"),
         (["regress", "--baseline", "{}/empty.json"], "not a baseline: 'format' is missing"),
-        (["regress", "--baseline", "{}/noise.txt"], "not a baseline (Expecting value"),
+        (["regress", "--baseline", "{}/noise.txt"], "noise.txt: not JSON (Expecting value"),
     ],
 )
 def test_words_that_do_not_fit_are_one_message(
@@ -188,3 +188,31 @@ def test_a_batch_that_is_never_run_is_warned_of(moesim: Callable[..., Answer], s
     answer = moesim("explain", small, "--batch", 10**6, "--json")
     assert any(text.startswith("batch: 1000000 is more than") for text in json.loads(answer.stdout)["warnings"])
     assert not np.isnan(json.loads(answer.stdout)["step_s"])
+
+
+def test_many_faults_are_a_short_message_and_more_in_check(moesim: Callable[..., Answer], tmp_path: Path) -> None:
+    file = tmp_path / "many.toml"
+    file.write_text(SCENARIO + "".join(f"unknown_{at} = 1\n" for at in range(5000)), encoding="utf-8")
+    answer = moesim("simulate", file)
+    assert answer.exit_code == 2
+    assert len(answer.stderr) < 500
+    assert "'moesim check' shows them" in answer.stderr
+    assert 20 < len(json.loads(moesim("check", file, "--json").stdout)["findings"]) < 100
+
+
+def test_an_estimate_of_one_request_says_that_it_has_no_rate(moesim: Callable[..., Answer], small: Path) -> None:
+    answer = moesim("estimate", small, "--set", "requests.count=1")
+    assert answer.exit_code == 2
+    assert "one request has no rate" in answer.stderr
+
+
+@pytest.mark.parametrize("command", [["validate", "kernels"], ["calibrate", "fit"]])
+@pytest.mark.parametrize("name", ["a" * 300, "a\x00b", "folder"])
+def test_measurements_that_cannot_be_read_are_one_message(
+    moesim: Callable[..., Answer], tmp_path: Path, command: list[str], name: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "gemm.parquet").mkdir()
+    answer = moesim(*command, "--device", "h100-sxm", "--measurements", tmp_path / name)
+    assert answer.exit_code == 2
+    assert 0 < len(answer.stderr) < 500

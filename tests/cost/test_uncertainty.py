@@ -213,3 +213,17 @@ def test_intervals_cover_rows_that_gave_no_spread(device: str, tmp_path: Path) -
             total += int(np.sum(mine & ~half))
     assert total > 500
     assert 0.7 <= inside / total <= 0.9
+
+
+@pytest.mark.parametrize("text", ["range = 'wide'", "spread = []", "spread = { all = 'a' }", "_provenance = 3"])
+def test_residuals_of_another_kind_are_an_error_of_their_file(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "residuals" / "h100-sxm.toml"
+    file.parent.mkdir()
+    good = {
+        "spread": "spread = { all = 0.1 }",
+        "_provenance": "_provenance = { rows = 3, source = 's', status = 'measured' }",
+    }
+    lines = [line for key, line in good.items() if not text.startswith(key)]
+    file.write_text("\n".join(["['gemm.cublas']", *lines, text]), encoding="utf-8")
+    with pytest.raises(ProfileError, match=r"residuals/h100-sxm\.toml"):
+        load_residuals("h100-sxm", tmp_path)

@@ -13,6 +13,7 @@ from hardware_profiles.edge import (
     read_toml,
     shown,
     shown_path,
+    toml_value,
 )
 from hardware_profiles.errors import ProfileError, nearest
 
@@ -123,3 +124,17 @@ def test_every_message_is_fit_for_a_terminal():
     assert "... and 99,9" in message
     assert len(str(ProfileError("word " * 5000))) < 500
     assert len(nearest("nothing like it" * 1000, [f"name-{at}" for at in range(10_000)])) < 400
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("[" * 3000, "nested too deeply"), ("9" * 5000, "too many digits"), (str(2**1024), "a whole number of some")],
+)
+def test_what_stands_after_an_equals_sign_is_refused_as_a_file_would_be(text, expected):
+    with pytest.raises(ProfileError, match=expected):
+        toml_value(text, "--set a", ProfileError)
+
+
+def test_what_stands_after_an_equals_sign_is_toml_or_nothing():
+    assert toml_value(" [1, 'a'] ", "--set a", ProfileError) == [1, "a"]
+    assert toml_value("two words", "--set a", ProfileError) is None

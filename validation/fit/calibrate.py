@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import json
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from hardware_profiles.edge import is_file, read_json, read_toml, shown
 from hardware_profiles.errors import MoesimError
 from hardware_profiles.residuals import Residuals, load_residuals
 from hardware_profiles.schema import Device, Quantity
@@ -276,21 +275,21 @@ def with_kernels(hardware: Hardware, tables: Mapping[str, Mapping[str, Quantity]
 def read_manifest(folder: Path) -> Mapping[str, Any]:
     """Read what the microbenchmarks say about their machine; empty where other tools made the tables."""
     path = folder / "manifest.json"
-    if not path.is_file():
+    if not is_file(path):
         return {}
-    try:
-        manifest: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise MeasurementError(f"{path}: not a readable manifest: {error}") from error
-    return manifest
+    manifest = read_json(path, MeasurementError)
+    machine = manifest.get("machine") if isinstance(manifest, dict) else None
+    if not isinstance(machine, dict) or not isinstance(machine.get("versions"), dict) or "name" not in machine:
+        raise MeasurementError(f"{path}: no manifest of 'calibrate run': it states no machine: {shown(manifest)}")
+    return cast("Mapping[str, Any]", manifest)
 
 
 def _source(folder: Path) -> str:
     manifest = read_manifest(folder)
     if not manifest:
         return ""
-    machine = manifest["machine"]
-    return f"moesim calibrate run on {machine['name']}, torch {machine['versions']['torch']}, {manifest['date'][:10]}"
+    machine, date = manifest["machine"], str(manifest.get("date", ""))[:10]
+    return f"moesim calibrate run on {machine['name']}, torch {machine['versions'].get('torch', 'unknown')}, {date}"
 
 
 def _framework(rows: pd.DataFrame, folder: Path) -> str:
@@ -344,14 +343,14 @@ def write_calibration(calibration: Calibration, folder: Path) -> list[Path]:
 
 def _home(folder: Path, device: str, table: str) -> Path:
     for path in sorted((folder / "kernels").glob(f"{device}*.toml")):
-        if path.name.split(".")[0] == device and table in tomllib.loads(path.read_text(encoding="utf-8")):
+        if path.name.split(".")[0] == device and table in read_toml(path, ProfileError):
             return path
     return folder / "kernels" / f"{device}.toml"
 
 
 def _own_residuals(path: Path, device: str, folder: Path) -> dict[str, Residuals]:
     """Residuals that the folder itself already holds."""
-    if not path.is_file():
+    if not is_file(path):
         return {}
-    named = tomllib.loads(path.read_text(encoding="utf-8"))
+    named = read_toml(path, ProfileError)
     return {table: residuals for table, residuals in load_residuals(device, folder).items() if table in named}

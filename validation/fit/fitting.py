@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
+from hardware_profiles.edge import is_file, read_toml
 from hardware_profiles.errors import MoesimError, nearest
 from hardware_profiles.outputs import write_file
 from simulator.arrays import FloatArray
@@ -165,7 +166,7 @@ def write_kernels(path: Path, tables: Mapping[str, tuple[Any, Mapping[str, Any]]
         Coefficients by table name (``gemm.cublas.bfloat16``); a field's unit is its metadata ``unit``, 1 if absent.
         The provenance holds ``source``, ``status``, ``date`` and what else is known (``rows``, ``median_ape``, ...).
     """
-    content: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    content: dict[str, Any] = read_toml(path, FitError) if is_file(path) else {}
     for name, (values, provenance) in tables.items():
         content[name] = {"_provenance": dict(provenance)} | {
             f.name: {"value": _rounded(getattr(values, f.name)), "unit": f.metadata.get("unit", "1")}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hardware_profiles.edge import is_folder, reason, regular_file, shown_path, understanding
 from hardware_profiles.errors import MoesimError, nearest
 from simulator.kernels.families import FAMILIES
 
@@ -118,11 +119,11 @@ def measured_files(folder: Path) -> tuple[dict[str, Path], tuple[str, ...]]:
     MeasurementError
         The folder does not exist, holds no table, or holds two of one op.
     """
-    if not folder.is_dir():
-        raise MeasurementError(f"{folder}: no such folder; it holds one Parquet or CSV file per op")
+    if not is_folder(folder):
+        raise MeasurementError(f"{shown_path(folder)}: no such folder; it holds one Parquet or CSV file per op")
     known: dict[str, Path] = {}
     unknown: list[str] = []
-    for path in sorted(p for p in folder.iterdir() if p.suffix in _SUFFIXES):
+    for path in sorted(p for p in _entries(folder) if p.suffix in _SUFFIXES):
         if path.stem not in FORMATS:
             unknown.append(path.stem)
         elif path.stem in known:
@@ -132,6 +133,13 @@ def measured_files(folder: Path) -> tuple[dict[str, Path], tuple[str, ...]]:
     if not known and not unknown:
         raise MeasurementError(f"{folder}: no table; expected one Parquet or CSV file per op, such as gemm.parquet")
     return known, tuple(unknown)
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError as error:
+        raise MeasurementError(f"{shown_path(folder)}: cannot be read ({error.strerror})") from None
 
 
 def read_measured(path: Path) -> pd.DataFrame:
@@ -147,8 +155,11 @@ def read_measured(path: Path) -> pd.DataFrame:
     MeasurementError
         The file cannot be read, is empty, lacks a column, or holds a value that no measurement can have.
     """
-    op = path.stem
-    frame = _read(path)
+    with understanding(shown_path(path), MeasurementError):
+        return _checked(path, path.stem, read_table(path))
+
+
+def _checked(path: Path, op: str, frame: pd.DataFrame) -> pd.DataFrame:
     shape = FORMATS[op]
     required = (*shape.names, *shape.sizes, *shape.counts, *shape.figures.values())
     _check_columns(path, frame.columns, required)
@@ -177,16 +188,25 @@ def filled(op: str, frame: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def _read(path: Path) -> pd.DataFrame:
-    import pandas as pd
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a table, its rows numbered from 0, whatever is in it.
 
+    Raises
+    ------
+    MeasurementError
+        It is no CSV or Parquet file that can be read.
+    """
+    import pandas as pd
+    import pyarrow as pa
+
+    file = regular_file(path, MeasurementError)
     try:
-        frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+        frame = pd.read_parquet(file) if file.suffix == ".parquet" else pd.read_csv(file, low_memory=False)
     except pd.errors.EmptyDataError:
         raise MeasurementError(f"{path}: empty file; a header and at least one row are needed") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError, LookupError, TypeError, MemoryError, pa.ArrowException) as error:
         kind = "Parquet" if path.suffix == ".parquet" else "CSV"
-        raise MeasurementError(f"{path}: not a readable {kind} file: {str(error).splitlines()[0]}") from error
+        raise MeasurementError(f"{path}: not a readable {kind} file: {reason(error)}") from error
     return frame.reset_index(drop=True)
 
 

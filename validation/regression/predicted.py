@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from hardware_profiles.edge import read_toml
 from hardware_profiles.errors import MoesimError
 from simulator import api
 from simulator.deployment.fingerprint import fingerprint
@@ -83,13 +83,11 @@ def load_runs(path: Path) -> dict[str, Scenario]:
     BaselineError
         The file cannot be read, or lacks one of its two parts.
     """
+    table = read_toml(path, BaselineError)
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
         base = Scenario.from_mapping(table["scenario"], path.stem)
         return {name: base.override(*keys) for name, keys in table["runs"].items()}
-    except OSError as error:
-        raise BaselineError(f"{path}: cannot be read ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, KeyError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise BaselineError(f"{path}: not a file of runs ({error}); it needs [scenario] and [runs]") from None
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from hardware_profiles.edge import exists, is_file, read_json, reason, shown
 from hardware_profiles.loader import load_device
 from hardware_profiles.outputs import write_file
 from simulator.errors import OutputError
@@ -96,10 +97,12 @@ def load_baseline(path: Path) -> Baseline:
     BaselineError
         No such file, or it is no baseline.
     """
+    if not exists(path):
+        raise BaselineError(f"{path}: no such baseline; make it with --update")
+    document = read_json(path, BaselineError)
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
         if document["format"] != FORMAT:
-            raise BaselineError(f"{path}: format {document['format']!r}; this version reads {FORMAT}")
+            raise BaselineError(f"{path}: format {shown(document['format'])}; this version reads {FORMAT}")
         return Baseline(
             scenarios=tuple(document["scenarios"]),
             devices=tuple(document["devices"]),
@@ -111,14 +114,10 @@ def load_baseline(path: Path) -> Baseline:
             tolerance=float(document["tolerance"]),
             accuracy={key: float(value) for key, value in document["accuracy"].items()},
         )
-    except FileNotFoundError:
-        raise BaselineError(f"{path}: no such baseline; make it with --update") from None
-    except OSError as error:
-        raise BaselineError(f"{path}: cannot be read ({error.strerror})") from None
     except KeyError as error:
         raise BaselineError(f"{path}: not a baseline: {error} is missing; make one with --update") from None
-    except (TypeError, ValueError) as error:
-        raise BaselineError(f"{path}: not a baseline ({error}); make one with --update") from None
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise BaselineError(f"{path}: not a baseline ({reason(error)}); make one with --update") from None
 
 
 def save_baseline(baseline: Baseline, path: Path) -> None:
@@ -297,7 +296,7 @@ def update(
     Baseline, list of Outcome
         The new baseline, and what changed against the old one.
     """
-    old = load_baseline(path) if path.is_file() else _empty(() if scenarios or devices or runs else preset_names())
+    old = load_baseline(path) if is_file(path) else _empty(() if scenarios or devices or runs else preset_names())
     covered = dataclasses.replace(
         old,
         scenarios=tuple(scenarios) or old.scenarios,

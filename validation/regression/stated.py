@@ -11,8 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from hardware_profiles.edge import is_folder, read_text
 from hardware_profiles.outputs import write_file
 from simulator.errors import OutputError
+from validation.regression.predicted import BaselineError
 
 _MARK = re.compile(r"<!-- figure (?P<key>\S+) -->(?P<value>[^<]*)<!-- /figure -->")
 _NUMBER = re.compile(r"\s*(?P<number>[-+]?[\d,]*\.?\d+)\s*(?P<percent>%?)\s*")
@@ -58,8 +60,8 @@ def stated_figures(documents: Iterable[Path]) -> list[Stated]:
     """Find all marks in documents; a folder stands for the Markdown files below it."""
     found: list[Stated] = []
     for document in documents:
-        for file in sorted(document.rglob("*.md")) if document.is_dir() else [document]:
-            text = file.read_text(encoding="utf-8")
+        for file in sorted(document.rglob("*.md")) if is_folder(document) else [document]:
+            text = read_text(file, BaselineError)
             for mark in _MARK.finditer(text):
                 line = text.count("\n", 0, mark.start()) + 1
                 found.append(Stated(file=file, line=line, key=mark["key"], text=mark["value"]))
@@ -76,7 +78,7 @@ def restate(documents: Iterable[Path], figures: Mapping[str, float]) -> list[Pat
 
     changed: list[Path] = []
     for file in {stated.file for stated in stated_figures(documents)}:
-        text = file.read_text(encoding="utf-8")
+        text = read_text(file, BaselineError)
         new = _MARK.sub(replaced, text)
         if new != text:
             write_file(file, new, OutputError)

@@ -166,7 +166,18 @@ def test_every_feature_and_every_scheduler_has_a_run_of_events() -> None:
     assert {run.stack.preemption for run in runs} == {"recompute", "swap"}
 
 
-@pytest.mark.parametrize(("text", "told"), [("[runs]\n", "'scenario'"), ("[", "not a file of runs"), (None, "be read")])
+SCENARIO = "scenario = { model = { name = 'gpt-oss-20b' }, hardware = { device = 'h100-sxm' } }"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[runs]\n", "'scenario'"),
+        (f"runs = 3\n{SCENARIO}", "not a file of runs"),
+        ("[", "not valid TOML"),
+        (None, "no such file"),
+    ],
+)
 def test_a_file_that_holds_no_runs_is_refused(tmp_path: Path, text: str | None, told: str) -> None:
     if text is not None:
         (tmp_path / "runs.toml").write_text(text, encoding="utf-8")
@@ -254,7 +265,14 @@ def test_a_passing_comparison_says_so() -> None:
 
 @pytest.mark.parametrize(
     ("text", "told"),
-    [("{}", "not a baseline"), ("nonsense", "not a baseline"), ('{"format": 99}', "format 99")],
+    [
+        ("{}", "not a baseline"),
+        ("nonsense", "not JSON"),
+        ("[]", "not a baseline"),
+        ("[" * 100_000, "nested too deeply"),
+        ("9" * 5000, "too many digits"),
+        ('{"format": 99}', "format 99"),
+    ],
 )
 def test_a_file_that_is_no_baseline_is_refused(tmp_path: Path, text: str, told: str) -> None:
     path = tmp_path / "baseline.json"
