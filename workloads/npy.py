@@ -5,6 +5,7 @@ A header may claim a terabyte in a file of a hundred bytes, and a megabyte of ze
 
 from __future__ import annotations
 
+import lzma
 import struct
 import tokenize
 import zipfile
@@ -29,6 +30,7 @@ _MOST = f"{MOST_BYTES / 2**30:g} GiB"
 _FAULTS = (
     zipfile.BadZipFile,
     zlib.error,
+    lzma.LZMAError,
     struct.error,
     EOFError,
     OSError,

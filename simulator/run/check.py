@@ -74,16 +74,25 @@ def check(scenario: Scenario) -> tuple[Finding, ...]:
         findings.extend(_run(scenario, requests))
     if model is not None and hardware is not None and stack is not None:
         # Last, as what a server refuses is no reason to leave out what can be found by preparing a run.
-        findings.extend(_server(scenario, model, hardware, stack, requests))
+        said = _try(findings, "stack", lambda: tuple(_server(scenario, model, hardware, stack, requests)))
+        findings.extend(said or ())
     if requests is not None:
         findings.extend(Finding(level="note", where="requests", message=note) for note in requests.notes)
     if model is not None and requests is not None:
         findings.extend(own for own in _lengths(model, requests) if all(own.message not in f.message for f in findings))
-    for text in unread_keys(scenario):
+    for text in _unread(scenario):
         key, _, rest = text.partition(" ")
         findings.append(Finding(level="warning", where=key, message=rest, remedy="leave it out, or set what reads it"))
     order = {"error": 0, "warning": 1, "note": 2}
     return tuple(sorted(findings, key=lambda finding: order[finding.level]))
+
+
+def _unread(scenario: Scenario) -> tuple[str, ...]:
+    """List the keys that nothing reads; none where a file that decides it cannot be loaded, which was found before."""
+    try:
+        return tuple(unread_keys(scenario))
+    except MoesimError:
+        return ()
 
 
 def _placed(scenario: Scenario, model: ModelSpec) -> PlacementChoice:

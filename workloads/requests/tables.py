@@ -254,7 +254,7 @@ def _seconds(
         return seconds_since_first(file, columns.arrival, times.tolist(), unit.value, rows), [unit.why]
     if stated is not None and stated != "s":
         fail(file, f"{columns.arrival} is in s by its name, but requests.time_unit is {stated!r}")
-    first, span = float(times[0]), float(times[-1] - times[0])
+    first, span = float(times[0]), float(times[-1]) - float(times[0])
     if not first > max(span, _LATE):
         return times, []
     note = f"the first request arrives at {first:g} s, later than the trace lasts; time counts from it"
