@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from simulator.results.summary import has_objective
 from simulator.results.values import Estimate, Result
 from simulator.scenario import Scenario
 from simulator.scenario.title import devices
@@ -54,13 +55,10 @@ def gpu_seconds_per_token(answer: Answer) -> float:
     return 1 / rate if rate > 0 else math.nan
 
 
-def has_objective(scenario: Scenario) -> bool:
-    """Tell whether anything is asked of latencies."""
-    return any(limit is not None for limit in (scenario.slo.ttft, scenario.slo.tpot, scenario.slo.e2el))
-
-
 def _share_within(answer: Answer) -> float:
     summary = answer.summary
+    if math.isfinite(summary.slo_share):
+        return summary.slo_share
     return summary.goodput_rps / summary.request_throughput_rps if summary.request_throughput_rps > 0 else math.nan
 
 
@@ -94,6 +92,11 @@ _REQUESTS = Card(
     of=lambda answer: answer.summary.request_throughput_rps,
     help="requests that are answered per second",
     better="higher",
+)
+_OFFERED = Card(
+    label="Offered [req/s]",
+    of=lambda answer: answer.summary.offered_rps,
+    help="requests that arrive per second; where fewer are served, the rest wait longer and longer",
 )
 _OBJECTIVE = (
     Card(
@@ -147,5 +150,6 @@ _COST = (
 
 
 def cards(scenario: Scenario) -> tuple[Card, ...]:
-    """Return the headline of a scenario; what is said of objectives only where there are any."""
-    return (*_TIMES, *_OUTPUT, _REQUESTS, *(_OBJECTIVE if has_objective(scenario) else ()), *_COST)
+    """Return the headline of a scenario; of offered rates and of objectives only where there are any."""
+    offered = () if scenario.requests.kind == "closed_loop" else (_OFFERED,)
+    return (*_TIMES, *_OUTPUT, *offered, _REQUESTS, *(_OBJECTIVE if has_objective(scenario.slo) else ()), *_COST)

@@ -141,6 +141,8 @@ ALL_QUANTITIES = (
     Quantity(label="Total throughput per GPU", key="total_tokens_per_s_per_gpu", unit="tok/s", better="higher"),
     Quantity(label="Devices", key="devices_mean", unit="whole"),
     Quantity(label="Request throughput", key="request_throughput_rps", unit="req/s", better="higher"),
+    Quantity(label="Offered", key="offered_rps", unit="req/s"),
+    Quantity(label="Requests within the SLO", key="slo_share", unit="%", better="higher"),
     Quantity(label="Goodput", key="goodput_rps", unit="req/s", better="higher"),
     Quantity(label="Per million output tokens", key="usd_per_million_output_tokens", unit="USD", better="lower"),
     Quantity(label="Model FLOP use (MFU)", key="mfu", unit="%", better="higher"),
@@ -158,6 +160,7 @@ ALL_QUANTITIES = (
     Quantity(label="Requests sent in again", key="retries", unit="whole", better="lower"),
     Quantity(label="Requests completed", key="requests_completed", unit="whole"),
     Quantity(label="Engine steps", key="engine_steps", unit="whole"),
+    Quantity(label="Engine steps measured", key="measured_steps", unit="whole"),
     Quantity(label="Simulated time", key="simulated_s", unit="s"),
     Quantity(label="Wall time", key="wall_s", unit="s"),
 )

@@ -234,5 +234,9 @@ def _objectives(fields: Fields) -> None:
 
 
 def _measured(fields: Fields) -> None:
-    fields.count("run.warmup_requests", "First requests left out", least=0)
-    fields.flag("run.drain", "Count the tail after the last arrival")
+    steady = "all before the steady state"
+    fields.count("run.warmup_requests", "First requests left out", least=0, empty=steady)
+    tail = {True: "counted", False: "left out"}
+    fields.choice(
+        "run.drain", "After the last arrival", tuple(tail), absent="its time is left out", words=tail.__getitem__
+    )

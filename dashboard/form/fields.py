@@ -88,7 +88,7 @@ def options(section: type[BaseModel], key: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def with_current(offered: Sequence[str], value: str | None) -> tuple[str, ...]:
+def with_current(offered: Sequence[Any], value: Any) -> tuple[Any, ...]:
     """Put the current value among the options if it is not there."""
     return tuple(offered) if value is None or value in offered else (value, *offered)
 
@@ -164,12 +164,12 @@ class Fields:
         self,
         key: str,
         label: str,
-        offered: Sequence[str],
+        offered: Sequence[Any],
         *,
         absent: str | None = None,
         default: str | None = None,
         keep: bool = True,
-        words: Callable[[str], str] | None = None,
+        words: Callable[[Any], str] | None = None,
     ) -> Any:
         """Offer names.
 
@@ -177,8 +177,8 @@ class Fields:
         ----------
         key, label : str
             Key of the scenario, and what is written over the widget.
-        offered : sequence of str
-            Names to choose from.
+        offered : sequence of str or bool
+            Names, or answers, to choose from.
         absent : str, optional
             Where the key is optional, what leaving it empty means.
         default : str, optional

@@ -11,8 +11,16 @@ from dashboard.display import change, duration, in_unit, interval_text, signific
 from dashboard.panels.shown import plain, small
 from simulator.feasibility.asked import refusals
 from simulator.results.setup import Setup, offer_words
-from simulator.results.values import Estimate, Result
+from simulator.results.values import Estimate, Measured, Result
 
+#: What is measured of a run, by the kind of its window.
+_WINDOWS = {
+    "asked": "measured as asked",
+    "steady": "measured in the steady state",
+    "transient": "measured from first to last arrival",
+    "overloaded": "measured while the queue grows",
+    "whole": "measured over the whole run",
+}
 _COLOURS = {"better": "blue", "worse": "orange", "same": "gray"}
 
 
@@ -57,6 +65,8 @@ def badges(answer: Answer) -> None:
             st.badge("extrapolated: outside what was measured", icon=":material/warning:", color="orange")
         if interval:
             st.badge(interval, icon=":material/straighten:", color="gray")
+        if isinstance(answer, Result) and answer.measured is not None:
+            st.badge(_window(answer.measured), icon=":material/date_range:", color="gray")
         for icon, said in _set_up(answer.setup).items():
             st.badge(plain(said), icon=f":material/{icon}:", color="gray")
     for refusal in refusals(answer.warnings):
@@ -78,3 +88,9 @@ def _set_up(setup: Setup | None) -> dict[str, str]:
         price = f"{significant(setup.usd_per_device_hour)} USD per GPU hour"
         said["payments"] = f"{offer_words(setup.price_offer)}, {setup.price_status}: {price}"
     return said
+
+
+def _window(measured: Measured) -> str:
+    """Word which part of the run the numbers are of."""
+    span = f"{duration(measured.begin_s) if measured.begin_s else '0 s'} to {duration(measured.end_s)}"
+    return f"{_WINDOWS.get(measured.kind, measured.kind)}: {span}"

@@ -20,7 +20,7 @@ def test_every_key_that_an_error_asks_for_has_a_widget(quick: None, open_page: O
     page.selectbox(key="form.model.kv_cache").set_value("fp8").run()
     page.selectbox(key="form.hardware.price").set_value("on_demand").run()
     page.number_input(key="form.run.warmup_requests").set_value(3).run()
-    page.checkbox(key="form.run.drain").set_value(False).run()
+    page.selectbox(key="form.run.drain").set_value(False).run()
     assert not page.exception
     assert not page.error
     asked = {"model.weights": "fp8", "model.kv_cache": "fp8", "hardware.price": "on_demand"}
