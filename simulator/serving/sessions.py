@@ -22,7 +22,7 @@ class Sessions:
         The requests with which sessions begin, in order.
     """
 
-    __slots__ = ("_delay", "_earliest", "_first_of", "_left", "_turns", "first")
+    __slots__ = ("_delay", "_earliest", "_first_of", "_left", "_others", "_turns", "first")
 
     def __init__(self, trace: RequestTrace) -> None:
         after = np.full(len(trace), -1) if trace.after is None else trace.after
@@ -35,12 +35,23 @@ class Sessions:
         self._turns: dict[int, list[int]] = {}
         for request in np.flatnonzero(after >= 0).tolist():
             self._turns.setdefault(int(after[request]), []).append(request)
+        # Answers that a request waits for beside the last one, which sends it.
+        self._others: dict[int, int] = {}
+        for request, others in (trace.also or {}).items():
+            self._others[request] = len(others)
+            for other in others:
+                self._turns.setdefault(other, []).append(request)
         self.first: list[int] = np.flatnonzero(after < 0).tolist()
 
     def after(self, request: int, now: float) -> list[tuple[int, float]]:
-        """Return the requests that follow one which is answered now, and when each is sent [s]."""
-        turns = self._turns.get(request, ())
-        return [(turn, max(now + self._delay[turn], self._earliest[turn])) for turn in turns]
+        """Return the requests that wait for nothing more once one is answered now, and when each is sent [s]."""
+        due = []
+        for turn in self._turns.get(request, ()):
+            if self._others.get(turn, 0):
+                self._others[turn] -= 1
+            else:
+                due.append((turn, max(now + self._delay[turn], self._earliest[turn])))
+        return due
 
     def over(self, request: int) -> bool:
         """Count an answered request; return whether it was the last of its session."""

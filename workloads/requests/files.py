@@ -142,6 +142,8 @@ def save_request_trace(trace: RequestTrace, path: str | Path) -> None:
     facts = {"block_tokens": trace.block_tokens}
     if trace.after is not None:
         columns |= {"after": trace.after, "delay_s": np.zeros(len(trace)) if trace.delay is None else trace.delay}
+    if trace.also is not None:
+        columns["also"] = pa.array([trace.also.get(row, ()) for row in range(len(trace))], pa.list_(pa.int64()))
     if trace.block_hashes is not None:
         columns["block_hashes"] = pa.array(trace.block_hashes, pa.list_(pa.int64()))
     if trace.concurrency is not None:
@@ -157,6 +159,8 @@ def save_request_trace(trace: RequestTrace, path: str | Path) -> None:
 def _lost_in_csv(trace: RequestTrace) -> str:
     if trace.concurrency is not None:
         return "a closed loop's concurrency"
+    if trace.also is not None:
+        return "which further answers a request waits for"
     return "block hashes" if trace.block_hashes is not None else ""
 
 

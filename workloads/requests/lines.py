@@ -177,8 +177,12 @@ def read_lines(
     place_of = np.empty(len(order), np.int64)
     place_of[order] = np.arange(len(order))
     after = np.array([requests[at].after for at in order], np.int64)
+    also = {
+        int(place_of[at]): tuple(place_of[list(each.also)].tolist()) for at, each in enumerate(requests) if each.also
+    }
     return replace(
         trace,
+        also=also or None,
         after=np.where(after < 0, -1, place_of[after]),
         delay=np.array([requests[at].delay_in(chosen) for at in order], np.float64),
     )
@@ -332,14 +336,15 @@ def _arrivals(
         if request.delay_in(unit) > LATEST:
             fail_row(file, request.row, f"delay: got {request.delay_in(unit):g} s, expected at most {LATEST:g} s")
         first[at] = first[request.after]
-        possible = bound[request.after] + request.delay_in(unit)
+        waits = [request.after, *request.also]
+        possible = bound[waits].max() + request.delay_in(unit)
         if request.time is None:
-            arrival[at], bound[at] = arrival[request.after], possible
+            arrival[at], bound[at] = arrival[waits].max(), possible
         elif arrival[at] < possible - _ROUNDING * (1.0 + abs(possible)):
             row = requests[request.after].row
             late = f"{own.arrival}: {possible - arrival[at]:g} s earlier than it can be after"
             fail_row(file, request.row, f"{late} the request of row {row}{' and its delay' * (request.delay > 0)}")
-        arrival[at] = max(arrival[at], arrival[request.after])
+        arrival[at] = max(arrival[at], arrival[waits].max())
         bound[at] = max(arrival[at], bound[at])
     order = sorted(range(len(requests)), key=lambda at: (arrival[at], first[at], requests[at].depth, at))
     return arrival[order] - arrival[order[0]], order

@@ -33,8 +33,9 @@ class Request:
     """One request as it stands in a file.
 
     ``session`` and ``turn`` say where in a conversation it is; ``name`` and ``waits`` what it is called, and what that
-    is called which it follows ("" for nothing). ``after`` is the index of the request that it follows, -1 for none, and
-    ``depth`` how many stand before it; ``delay`` is in ``unit``, or in that of the file.
+    is called which it follows ("" for nothing), with ``others`` where it waits for several. ``after`` is the index of
+    the request that it follows, -1 for none, ``also`` those of the others, and ``depth`` how many stand before it;
+    ``delay`` is in ``unit``, or in that of the file.
     """
 
     row: int
@@ -45,7 +46,9 @@ class Request:
     turn: float | None = None
     name: Hashable | None = None
     waits: Hashable | None = None
+    others: tuple[Hashable, ...] = ()
     after: int = -1
+    also: tuple[int, ...] = ()
     depth: int = 0
     delay: float = 0.0
     unit: str | None = None
@@ -81,9 +84,8 @@ def place(file: Path, row: int, record: Mapping[str, Any], *, chats: bool) -> di
         names = record["wait_for"]
         if not isinstance(names, list):
             names = [names]
-        if len(names) > 1:
-            fail_row(file, row, f"wait_for: names {len(names)} requests; a request can follow the answer to one")
-        found["waits"] = _key(file, row, {"wait_for": names[0]}, "wait_for") if names else ""
+        keys = list(dict.fromkeys(_key(file, row, {"wait_for": name}, "wait_for") for name in names))
+        found["waits"], found["others"] = (keys[0], tuple(keys[1:])) if keys else ("", ())
     return found
 
 
@@ -165,6 +167,7 @@ def link(file: Path, requests: Sequence[Request], *, part: bool) -> list[str]:
     notes = _by_name(file, requests, part=part)
     _by_session(file, requests)
     _count_depth(file, requests)
+    _require_one_conversation(file, requests)
     delayed = [request for request in requests if request.after < 0 and request.delay > 0]
     for request in delayed:
         if request.session is None and request.waits is None:
@@ -193,9 +196,14 @@ def _by_name(file: Path, requests: Sequence[Request], *, part: bool) -> list[str
     for request in requests:
         if request.waits is None or request.waits == "":
             continue
-        if request.waits not in known:
-            fail_row(file, request.row, f"waits for {shown(request.waits)}, which no row is called")
-        request.after = known[request.waits]
+        for name in (request.waits, *request.others):
+            if name not in known:
+                fail_row(file, request.row, f"waits for {shown(name)}, which no row is called")
+        found = [known[name] for name in (request.waits, *request.others)]
+        # It goes on with what its own session has said, where it waits for others, too.
+        own = [at for at in found if request.session is not None and requests[at].session == request.session]
+        request.after = (own or found)[-1]
+        request.also = tuple(at for at in found if at != request.after)
     return []
 
 
@@ -240,20 +248,36 @@ def _by_session(file: Path, requests: Sequence[Request]) -> None:
 
 def _count_depth(file: Path, requests: Sequence[Request]) -> None:
     """Count how many requests stand before each; a request that follows itself is an error."""
-    known = [request.after < 0 for request in requests]
-    if all(known):
+    if all(request.after < 0 for request in requests):
         return
-    for begin in range(len(requests)):
-        path: list[int] = []
-        at = begin
-        while not known[at]:
-            if len(path) > len(requests):
-                fail_row(file, requests[begin].row, "waits for itself, by way of what it waits for")
-            path.append(at)
-            at = requests[at].after
-        for at in reversed(path):
-            requests[at].depth = requests[requests[at].after].depth + 1
-            known[at] = True
+    waiting = [(request.after >= 0) + len(request.also) for request in requests]
+    followers: dict[int, list[int]] = {}
+    for at, request in enumerate(requests):
+        for before in (request.after, *request.also) if request.after >= 0 else ():
+            followers.setdefault(before, []).append(at)
+    ready = [at for at, left in enumerate(waiting) if not left]
+    for before in ready:
+        for at in followers.get(before, ()):
+            requests[at].depth = max(requests[at].depth, requests[before].depth + 1)
+            waiting[at] -= 1
+            if not waiting[at]:
+                ready.append(at)
+    if len(ready) < len(requests):
+        at = next(at for at, left in enumerate(waiting) if left)
+        fail_row(file, requests[at].row, "waits for itself, by way of what it waits for")
+
+
+def _require_one_conversation(file: Path, requests: Sequence[Request]) -> None:
+    """Refuse requests that wait for answers of conversations which began apart from each other."""
+    if not any(request.also for request in requests):
+        return
+    first = list(range(len(requests)))
+    for at in sorted(range(len(requests)), key=lambda each: requests[each].depth):
+        request = requests[at]
+        if request.after >= 0:
+            first[at] = first[request.after]
+        if any(first[other] != first[at] for other in request.also):
+            fail_row(file, request.row, "waits for answers of conversations that began apart from each other")
 
 
 def whole_prompts(file: Path, requests: Sequence[Request], stated: str | None) -> tuple[bool, str]:

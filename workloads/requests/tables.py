@@ -22,13 +22,15 @@ from workloads.requests.rows import (
     trace_of,
     whole_number,
 )
-from workloads.requests.trace import LONGEST, MOST_REQUESTS, RequestTrace, fault_of_turns
+from workloads.requests.trace import LONGEST, MOST_REQUESTS, RequestTrace, fault_of_joins, fault_of_turns
 from workloads.requests.units import UnitError, time_unit
 
 #: Largest CSV file that is read [bytes], and longest line that names columns.
 _MOST_CSV, _MOST_HEADER = 2**29, 2**16
 #: Columns of ours that say which request each follows, counted from 0, and how long after its answer it comes.
 _TURNS = ("after", "delay_s")
+#: Columns of ours that hold lists: hash blocks, and further rows whose answers a request waits for.
+_LISTS = ("block_hashes", "also")
 #: Columns by which tables of others tell conversations, in small letters.
 _SESSIONS = ("session_id", "conversation_id", "delay", "turn_id")
 #: A trace of ours that begins later than it lasts, and than this, counts from its first request [s].
@@ -179,16 +181,16 @@ def read_parquet_trace(file: Path, *, unit: str | None = None, block_tokens: int
     import pyarrow as pa
 
     columns = TABLES["moesim"]
-    table, facts = read_parquet(file, columns.names, ("block_hashes", *_TURNS))
+    table, facts = read_parquet(file, columns.names, (*_LISTS, *_TURNS))
     require_few(file, table.num_rows)
     numbers = {}
     for name in table.column_names:
         kind = table.schema.field(name).type
-        if name != "block_hashes" and not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        if name not in _LISTS and not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
             fail(file, f"column {name} holds {kind}, expected numbers")
-        if name != "block_hashes":
+        if name not in _LISTS:
             numbers[name] = table[name].to_numpy().astype(np.float64)
-    hashes = _hashes(file, table["block_hashes"]) if "block_hashes" in table.column_names else None
+    hashes, others = (_lists(file, table[name], name) if name in table.column_names else None for name in _LISTS)
     stated = facts.get("block_tokens")
     if stated is not None:
         stated = whole_number(file, "metadata 'moesim': block_tokens", stated, LONGEST)
@@ -205,7 +207,12 @@ def read_parquet_trace(file: Path, *, unit: str | None = None, block_tokens: int
     if concurrency is not None:
         concurrency = whole_number(file, "metadata 'moesim': concurrency", concurrency, MOST_REQUESTS)
     trace = replace(trace, block_hashes=hashes, block_tokens=size, concurrency=concurrency)
-    return _following(file, trace, numbers)
+    trace = _following(file, trace, numbers)
+    also = {row: each for row, each in enumerate(others or ()) if each}
+    fault = fault_of_joins(trace.after, also)
+    if fault:
+        fail_row(file, fault[0] + 1, fault[1])
+    return replace(trace, also=also or None)
 
 
 def _following(file: Path, trace: RequestTrace, numbers: Mapping[str, NDArray[np.float64]]) -> RequestTrace:
@@ -219,17 +226,17 @@ def _following(file: Path, trace: RequestTrace, numbers: Mapping[str, NDArray[np
     return replace(trace, after=after.astype(np.int64), delay=np.zeros(len(trace)) if delay is None else delay)
 
 
-def _hashes(file: Path, column: Any) -> tuple[tuple[int, ...], ...]:
+def _lists(file: Path, column: Any, name: str) -> tuple[tuple[int, ...], ...]:
     import pyarrow as pa
 
     kind = column.type
     listed = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     if not listed or not pa.types.is_integer(kind.value_type):
-        fail(file, f"column block_hashes holds {kind}, expected lists of whole numbers")
+        fail(file, f"column {name} holds {kind}, expected lists of whole numbers")
     found = []
     for row, blocks in enumerate(column.to_pylist()):
         if blocks is not None and None in blocks:
-            fail_row(file, row + 1, "block_hashes: no value")
+            fail_row(file, row + 1, f"{name}: no value")
         found.append(tuple(blocks or ()))
     return tuple(found)
 

@@ -11,6 +11,8 @@ from hardware_profiles.edge import shown
 from workloads.errors import WorkloadError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from numpy.typing import NDArray
 
 # A length beyond this is a corrupt number, not a prompt; it also keeps sums of a million requests within int64.
@@ -44,6 +46,9 @@ class RequestTrace:
         before it. ``arrival`` is the earliest that such a request can be sent: its own time, else that of the other.
     delay : float64 array, shape (requests,), or None
         Time from the end of that answer to the request [s]; 0 where there is none.
+    also : mapping of int to tuple of int, or None
+        Further requests of the same session whose answers a request waits for, by its index; its delay counts from the
+        last of them.
     source : str
         Where it came from: a path, or a generator with its parameters.
     notes : tuple of str
@@ -59,6 +64,7 @@ class RequestTrace:
     block_tokens: int = 512
     after: NDArray[np.int64] | None = None
     delay: NDArray[np.float64] | None = None
+    also: Mapping[int, tuple[int, ...]] | None = None
     source: str = ""
     notes: tuple[str, ...] = ()
 
@@ -139,6 +145,28 @@ def fault_of_turns(
     return None
 
 
+def fault_of_joins(after: NDArray[np.int64] | None, also: Mapping[int, tuple[int, ...]]) -> tuple[int, str] | None:
+    """Find the first row that waits for further answers as it cannot; what is returned is as for :func:`first_fault`.
+
+    Parameters
+    ----------
+    after : int64 array, shape (requests,), or None
+        Checked.
+    also : mapping of int to tuple of int
+        Further requests whose answers each waits for.
+    """
+    first = np.arange(0 if after is None else len(after))
+    if after is not None:
+        for row in np.flatnonzero(after >= 0).tolist():
+            first[row] = first[after[row]]
+    for row in sorted(also):
+        if after is None or not 0 <= row < len(after) or after[row] < 0:
+            return row, "also: names further answers for a request that follows none"
+        if not all(0 <= other < row and first[other] == first[row] for other in also[row]):
+            return row, f"also: got {list(also[row])[:8]}, expected earlier requests of the same session"
+    return None
+
+
 def check_requests(trace: RequestTrace) -> None:
     """Raise a ``WorkloadError`` that names the row where a trace breaks its own rules.
 
@@ -162,6 +190,7 @@ def check_requests(trace: RequestTrace) -> None:
         raise WorkloadError(msg)
     lengths = {name: np.asarray(getattr(trace, name), np.float64) for name in ("input_tokens", "output_tokens")}
     fault = first_fault(trace.arrival, lengths) or fault_of_turns(trace.after, trace.delay)
+    fault = fault or fault_of_joins(trace.after, trace.also or {})
     if fault:
         msg = f"request trace: request {fault[0]}: {fault[1]}"
         raise WorkloadError(msg)
@@ -272,6 +301,7 @@ def repeat(trace: RequestTrace, times: int) -> RequestTrace:
         priority=None if trace.priority is None else np.tile(trace.priority, times),
         after=None if trace.after is None else _repeated(trace.after, times),
         delay=None if trace.delay is None else np.tile(trace.delay, times),
+        also=None if trace.also is None else _joins(trace.also, (copy * requests for copy in range(times)), 0),
     )
 
 
@@ -281,12 +311,26 @@ def _repeated(after: NDArray[np.int64], times: int) -> NDArray[np.int64]:
     return np.asarray(np.where(after < 0, -1, after + copies).ravel())
 
 
+def _joins(also: Mapping[int, tuple[int, ...]], offsets: Iterable[int], least: int) -> dict[int, tuple[int, ...]]:
+    """Shift which further answers requests wait for by each offset; what falls below the least index is left out."""
+    return {
+        request + offset: kept
+        for offset in offsets
+        for request, others in also.items()
+        if request + offset >= least and (kept := tuple(each + offset for each in others if each + offset >= least))
+    }
+
+
 def _rows(trace: RequestTrace, first: int, last: int) -> RequestTrace:
     # A turn whose answer before it is cut off has nothing to follow.
     after = None if trace.after is None else np.maximum(trace.after[first:last] - first, -1)
     delay = None if trace.delay is None else trace.delay[first:last]
     if after is not None and delay is not None:
         delay = np.where(after < 0, 0.0, delay)
+    also = None
+    if trace.also is not None and after is not None:
+        kept = _joins(trace.also, (-first,), 0)
+        also = {each: others for each, others in kept.items() if each < len(after) and after[each] >= 0} or None
     return replace(
         trace,
         arrival=trace.arrival[first:last],
@@ -296,6 +340,7 @@ def _rows(trace: RequestTrace, first: int, last: int) -> RequestTrace:
         priority=None if trace.priority is None else trace.priority[first:last],
         after=after,
         delay=delay,
+        also=also,
     )
 
 

@@ -1,6 +1,7 @@
 """Sessions in traces of every origin: what follows what, how long after, and what its prompt contains."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from simulator.errors import MoesimError, TraceFormatError, WorkloadError
 from simulator.scenario import Scenario
 from workloads.requests.files import read_request_trace, save_request_trace
 from workloads.requests.generators import SessionShape, generate_requests
-from workloads.requests.trace import RequestTrace, head
+from workloads.requests.trace import RequestTrace, head, repeat
 from workloads.requests.turns import mean_rate, session_columns
 
 SHARED = Path(__file__).parents[4] / "shared" / "cases"
@@ -81,6 +82,41 @@ def test_a_turn_may_name_the_request_that_it_waits_for(tmp_path):
     trace = read_request_trace(lines(tmp_path, rows), turn_prompts="whole")
     assert links(trace) == ([-1, 0, 0, -1], [0.0, 2.0, 0.0, 0.0])
     assert session_columns(trace)[0].tolist() == [0, 0, 0, 1]
+
+
+JOIN = (
+    row("main", timestamp=0, request_id="r1"),
+    row("helper-1", 500, request_id="h1", wait_for=["r1"], tool_wait_ms=100),
+    row("helper-2", 500, request_id="h2", wait_for=["r1"], tool_wait_ms=900),
+    row("main", 2000, request_id="r2", wait_for=["r1", "h1", "h2"], delay=50),
+)
+
+
+def test_a_turn_may_wait_for_several_answers_and_comes_after_the_last(tmp_path):
+    path = lines(tmp_path, JOIN)
+    trace = read_request_trace(path, turn_prompts="whole")
+    # It goes on with its own session.
+    assert links(trace) == ([-1, 0, 0, 0], [0.0, 0.1, 0.9, 0.05])
+    assert trace.also == {3: (1, 2)}
+    requests = api.simulate(scenario(path, turn_prompts="whole")).requests
+    sent, ended = requests["arrival_s"].to_numpy(), requests["finish_s"].to_numpy()
+    assert sent[3] == ended[1:3].max() + 0.05
+    closed = api.simulate(scenario(path, turn_prompts="whole").override("requests.repeat=3")).requests
+    assert np.isfinite(closed["finish_s"]).all()
+
+
+def test_what_waits_for_several_answers_comes_through_changes_and_files(tmp_path):
+    trace = read_request_trace(lines(tmp_path, JOIN), turn_prompts="whole")
+    assert repeat(trace, 2).also == {3: (1, 2), 7: (5, 6)}
+    assert head(trace, 3).also is None
+    save_request_trace(trace, tmp_path / "t.parquet")
+    assert read_request_trace(tmp_path / "t.parquet").also == trace.also
+    with pytest.raises(WorkloadError, match="CSV cannot hold which further answers a request waits for"):
+        save_request_trace(trace, tmp_path / "t.csv")
+    with pytest.raises(
+        WorkloadError, match=r"request 3: also: got \[3\], expected earlier requests of the same session"
+    ):
+        save_request_trace(replace(trace, also={3: (3,)}), tmp_path / "t.parquet")
 
 
 def test_turns_in_one_line_follow_each_other_and_tools_run_after_the_answer_that_calls_them(tmp_path):
@@ -259,7 +295,15 @@ def test_a_delay_of_a_first_turn_is_not_played_and_that_is_said(tmp_path):
         ),
         ([row(request_id=1, wait_for=[1])], "row 1: waits for itself"),
         ([row(timestamp=0, request_id=1), row(request_id=1, wait_for=[1])], "row 2: 1 names a request of row 1"),
-        ([row(timestamp=0, request_id=1), row(wait_for=[1, 2])], "row 2: wait_for: names 2 requests"),
+        ([row(timestamp=0, request_id=1), row(wait_for=[1, 2])], "row 2: waits for 2, which no row is called"),
+        (
+            [row(timestamp=0, request_id=1), row(timestamp=0, request_id=2), row(wait_for=[1, 2])],
+            "row 3: waits for answers of conversations that began apart",
+        ),
+        (
+            [row(timestamp=0, request_id=1), row(request_id=2, wait_for=[1, 3]), row(request_id=3, wait_for=[2])],
+            "row 2: waits for itself",
+        ),
         ([row(timestamp=0, request_id=1), row(wait_for=[[1]])], "row 2: wait_for: got [1]"),
         ([row("a", timestamp=0), row("b")], "row 2: timestamp is missing; the row follows no other"),
         ([row("a", timestamp=0), row("a", delay=1e17)], "row 2: delay: got 1e+14 s"),
