@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from typing import Any
 
 import typer
 
+from hardware_profiles.edge import printable
 from simulator.errors import InfeasibleScenario, MoesimError
 
 #: Exit code of everything that the user can mend: wrong usage, wrong input, a scenario that cannot run.
@@ -16,6 +18,8 @@ MENDABLE = 2
 INTERRUPTED = 130
 #: Longest message, however many things are wrong [characters].
 _LONGEST = 480
+#: What terminals obey and JSON allows: codes of one byte beyond ASCII, and those that turn the direction of text.
+_OBEYED = re.compile("[\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 @contextmanager
@@ -50,12 +54,23 @@ def _first_lines(message: str) -> str:
 
 
 def say(message: str) -> None:
-    """Print a line on standard error."""
-    print(message, file=sys.stderr)
+    """Print lines on standard error, what no terminal should obey replaced."""
+    print(_lines(message), file=sys.stderr)
+
+
+def tell(message: str) -> None:
+    """Print lines on standard output, likewise."""
+    print(_lines(message))
+
+
+def _lines(message: str) -> str:
+    return "\n".join(printable(line) for line in message.split("\n"))
 
 
 def print_json(document: Mapping[str, Any]) -> None:
     """Print one strict JSON document (RFC 8259) in UTF-8; numbers that JSON cannot hold become null."""
     from simulator.export.files import encode_json
 
-    typer.echo(encode_json(document), nl=False)
+    text = encode_json(document).decode()
+    # JSON may hold them as they are; a terminal would obey them.
+    typer.echo(_OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text).encode(), nl=False)

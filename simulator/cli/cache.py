@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from simulator.cli.answer import answering, print_json
+from simulator.cli.answer import answering, print_json, tell
 from simulator.cli.scenario_argument import Json
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def clear(as_json: Json = False) -> None:
         elif store is None:
             print(_OFF)
         else:
-            print(f"files removed from {store.folder}: {len(removed)} ({format_bytes(size)})")
+            tell(f"files removed from {store.folder}: {len(removed)} ({format_bytes(size)})")
 
 
 _OFF = "nothing is kept on disk: MOESIM_CACHE_DIR says so, or there is no home folder"

@@ -5,19 +5,16 @@ from __future__ import annotations
 import math
 import os
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from hardware_profiles.edge import printable
 from hardware_profiles.units import format_seconds
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from rich.console import RenderableType
 
 #: Columns of text where nobody says how wide the reader's window is.
 _WIDTH_OF_FILES = 120
@@ -26,13 +23,26 @@ _ABSENT = "-"
 _CLOCK = 120.0
 
 
+class _Console(Console):
+    """A console that shows what a terminal would obey, whoever wrote it into a name or a file."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Replace control characters in all that is drawn, before it gets its colours."""
+        for segment in super().render(renderable, options):
+            if segment.control or segment.text.isprintable() or segment.text == "\n":
+                yield segment
+            else:
+                text = "\n".join(printable(line) for line in segment.text.split("\n"))
+                yield Segment(text, segment.style)
+
+
 def console() -> Console:
     """Return a console on standard output: as wide as the terminal, without colours where there is none.
 
     Brackets in messages are text, not markup.
     """
     sized = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Console(markup=False, emoji=False, highlight=False, width=None if sized else _WIDTH_OF_FILES)
+    return _Console(markup=False, emoji=False, highlight=False, width=None if sized else _WIDTH_OF_FILES)
 
 
 def print_next(out: Console, command: str) -> None:

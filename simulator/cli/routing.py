@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from simulator.cli.answer import answering, print_json
+from simulator.cli.answer import answering, print_json, tell
 from simulator.cli.lists import ListCommand, whole_numbers
 from simulator.cli.scenario_argument import Json
 
@@ -255,5 +255,5 @@ def _report_written(trace: RoutingTrace, path: Path, *, as_json: bool) -> None:
     if as_json:
         print_json({"written": str(path), **shape})
         return
-    print(f"written: {path}: " + ", ".join(f"{value} {key}" for key, value in shape.items() if key != "padded"))
-    print(f"next: moesim routing stats {path}")
+    tell(f"written: {path}: " + ", ".join(f"{value} {key}" for key, value in shape.items() if key != "padded"))
+    tell(f"next: moesim routing stats {path}")

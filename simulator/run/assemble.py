@@ -33,6 +33,7 @@ from simulator.results.trace import TokenGaps
 from simulator.results.values import Estimate, ImbalanceCost, Result, WholeRun
 from simulator.results.window import Window, whole_run
 from simulator.results.work import step_slices, step_work
+from simulator.run.extent import warmup_notes
 from simulator.run.objectives import missed, unreachable, unreachable_in_run
 from simulator.run.sustained import exceeded_capacity, judged
 from simulator.scenario import Scenario
@@ -293,7 +294,7 @@ def _late(trace: RequestTrace, sent: FloatArray) -> tuple[str, ...]:
 
 def _unused(scenario: Scenario, trace: RequestTrace, end: float) -> tuple[str, ...]:
     """Say what of the scenario and its trace had no effect on a run that ended at a time [s]."""
-    found = list(unread_keys(scenario))
+    found = [*unread_keys(scenario), *warmup_notes(scenario, trace)]
     if (trace.block_hashes is not None or follows(trace)) and not asks(scenario, "prefix_cache"):
         whose = "the trace says which prompts begin alike" if trace.block_hashes else "turns begin with those before"
         found.append(f"{whose}, but prefix_cache.kind = 'none' computes all of them")

@@ -22,6 +22,7 @@ from simulator.hardware import Hardware, unused_processors
 from simulator.memory import require_fit
 from simulator.parallelism import Parallelism, expert_slots, parallelism_problems
 from simulator.results.values import Finding
+from simulator.run.extent import extent_notes, require_extent, warmup_notes
 from simulator.run.plan import plan_start
 from simulator.run.sustained import pool_overloads
 from simulator.scenario import Scenario
@@ -78,6 +79,10 @@ def check(scenario: Scenario) -> tuple[Finding, ...]:
         findings.extend(said or ())
     if requests is not None:
         findings.extend(Finding(level="note", where="requests", message=note) for note in requests.notes)
+        findings.extend(
+            Finding(level="warning", where="run.warmup_requests", message=text, remedy="leave out fewer")
+            for text in warmup_notes(scenario, requests)
+        )
     if model is not None and requests is not None:
         findings.extend(own for own in _lengths(model, requests) if all(own.message not in f.message for f in findings))
     for text in _unread(scenario):
@@ -114,6 +119,8 @@ def _run(scenario: Scenario, requests: RequestTrace) -> list[Finding]:
         _try(findings, "routing", lambda: known_experts(scenario, requests))
         _try(findings, "prefix_cache", lambda: prefix_caching(scenario, requests, pools))
         _try(findings, "faults", lambda: fault_controls(scenario, pools))
+        _try(findings, "requests", lambda: require_extent(pools, requests))
+        findings.extend(Finding(level="note", where="requests", message=text) for text in extent_notes(pools, requests))
         _try(findings, "placement.rebalance", lambda: rebalance_controls(scenario, pools, []))
         if all(finding.level != "error" for finding in findings):
             findings.extend(_overloads(scenario, requests, pools))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from simulator.arrays import IntArray
+from simulator.run.extent import require_extent
 from simulator.scenario import Scenario
 from simulator.scenario.features import asks
 from simulator.serving.controls.faults import fault_controls
@@ -116,6 +117,7 @@ def plan_run(scenario: Scenario, trace: RequestTrace) -> RunPlan:
         Something cannot be loaded, does not match or does not fit.
     """
     pools, scaler = plan_start(scenario, trace)
+    require_extent(pools, trace)
     moves: list[Rebalance] = []
     return RunPlan(
         scenario=scenario,

@@ -50,7 +50,8 @@ if TYPE_CHECKING:
 #: The sections, and keys outside of sections, that a price can depend on; a deployment sees no others.
 PRICING = ("seed", "model", "hardware", "parallelism", "placement", "stack", "routing", "speculation", "offload")
 
-
+#: Longest name [characters]: that of a file and a few words.
+_LONGEST_NAME = 300
 #: Likeness above which a key that is not modelled is a slip all the same [1].
 _SLIP = 0.85
 
@@ -66,7 +67,7 @@ class Scenario(Section):
     2
     """
 
-    name: str = Field("scenario", description="what to call it")
+    name: str = Field("scenario", max_length=_LONGEST_NAME, description="what to call it")
     seed: int = Field(0, ge=0, strict=True, description="seed of every random stream")
     model: Model
     hardware: HardwareChoice
@@ -167,6 +168,8 @@ class Scenario(Section):
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+#: Findings about keys that are phrased: as many as anybody mends at a time [1].
+_FINDINGS = 30
 #: Values that leave everything unsaid which does not price; built once, as sections are frozen.
 _NOT_PRICING = {
     name: field.get_default(call_default_factory=True)
@@ -226,8 +229,9 @@ def _apply_override(data: dict[str, Any], assignment: str) -> None:
 
 def _findings(error: ValidationError, data: Mapping[str, Any], where: str) -> str:
     """Phrase pydantic's findings one per line: where, what was given, what is allowed."""
-    lines = []
-    for finding in error.errors():
+    lines: list[str] = []
+    found = error.errors()
+    for finding in found[:_FINDINGS]:
         path = [str(part) for part in finding["loc"]]
         key = ".".join(path)
         if finding["type"] == "extra_forbidden":
@@ -236,6 +240,8 @@ def _findings(error: ValidationError, data: Mapping[str, Any], where: str) -> st
             lines.append(f"{where}: {key}: is required")
         else:
             lines.append(f"{where}: {key}: got {_given(data, path)}; {_allowed(finding, path)}")
+    if len(found) > _FINDINGS:
+        lines.append(f"{where}: {len(found) - _FINDINGS:,} more")
     return "\n".join(lines)
 
 

@@ -16,6 +16,9 @@ from hardware_profiles.units import parse_quantity_text
 from simulator.errors import MoesimError
 from workloads.models.dtypes import dtype_name
 
+#: Thirty years: beyond that sums of times lose what a step takes [s].
+_LONGEST = 1e9
+
 
 def _seconds(value: object, *, zero_allowed: bool = False) -> float:
     """Read a duration with its unit; a bare number is refused because nobody knows what it means."""
@@ -54,13 +57,13 @@ def _dtype(value: object) -> object:
 Seconds = Annotated[
     float,
     BeforeValidator(_seconds),
-    Field(gt=0, allow_inf_nan=False, json_schema_extra={"quantity": "duration"}),
+    Field(gt=0, le=_LONGEST, json_schema_extra={"quantity": "duration"}),
     PlainSerializer(lambda value: f"{value!r} s", return_type=str),
 ]
 Delay = Annotated[
     float,
     BeforeValidator(partial(_seconds, zero_allowed=True)),
-    Field(ge=0, allow_inf_nan=False, json_schema_extra={"quantity": "duration"}),
+    Field(ge=0, le=_LONGEST, json_schema_extra={"quantity": "duration"}),
     PlainSerializer(lambda value: f"{value!r} s", return_type=str),
 ]
 Bytes = Annotated[
@@ -89,9 +92,13 @@ Count = Annotated[int, Field(ge=1, strict=True)]
 #: Ranks and instances are held one by one: far more than anybody has would fill the memory instead of being answered.
 Ranks = Annotated[int, Field(ge=1, le=16_384, strict=True)]
 Instances = Annotated[int, Field(ge=1, le=10_000, strict=True)]
-Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
-Chance = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False, strict=True)]
+Chance = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False, strict=True)]
+Number = Annotated[float, Field(strict=True)]
+Flag = Annotated[bool, Field(strict=True)]
+#: What names a file or an entry of a catalogue.
+Name = Annotated[str, Field(min_length=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 
 Scheduler = Literal["mixed", "prefill_first", "expert_aware"]
 #: Those that a stack may have by itself; the others need a model made for them.
@@ -122,7 +129,7 @@ class Section(BaseModel):
 class Model(Section):
     """Which model: a built-in name, a Hugging Face ``config.json`` or a model TOML."""
 
-    name: str = Field(description="built-in model, or path of a config.json or model TOML")
+    name: Name = Field(description="built-in model, or path of a config.json or model TOML")
     weights: Annotated[str | None, BeforeValidator(_dtype)] = Field(
         None, description="dtype of all linear weights; the model's own where absent"
     )
@@ -134,11 +141,11 @@ class Model(Section):
 class HardwareChoice(Section):
     """Where: a device, and optionally the node and cluster that it sits in."""
 
-    device: str = Field(description="device profile")
-    node: str | None = Field(None, description="node profile; the device's usual node where absent")
-    cluster: str | None = Field(None, description="cluster profile; needed where an instance spans nodes")
-    profiles: str | None = Field(None, description="folder of user profiles")
-    price: str | None = Field(None, description="price offer; the device's default where absent")
+    device: Name = Field(description="device profile")
+    node: Name | None = Field(None, description="node profile; the device's usual node where absent")
+    cluster: Name | None = Field(None, description="cluster profile; needed where an instance spans nodes")
+    profiles: Name | None = Field(None, description="folder of user profiles")
+    price: Name | None = Field(None, description="price offer; the device's default where absent")
 
 
 class ParallelismChoice(Section):
@@ -163,11 +170,11 @@ class Rebalance(Section):
     every_steps: Count | None = Field(None, description="engine steps between two rebalances, instead of a time")
     window: Annotated[Count, Served(most=1e7)] = Field(32_768, description="last tokens served whose load decides")
     policy: PlacementPolicy | None = Field(None, description="policy of new placements; placement.policy if absent")
-    least_gain: float = Field(
+    least_gain: Number = Field(
         0.0, ge=0, lt=1, allow_inf_nan=False, description="least by which the heaviest ranks must get lighter"
     )
     mode: Literal["stall", "overlap"] = Field("stall", description="whether serving waits for the experts that move")
-    bandwidth_share: float = Field(
+    bandwidth_share: Number = Field(
         0.2, gt=0, lt=1, allow_inf_nan=False, description="overlap: share of the links that moving experts takes"
     )
 
@@ -193,7 +200,7 @@ class PlacementChoice(Section):
 class Stack(Section):
     """The serving stack and what of its defaults to change."""
 
-    name: str = Field("sglang", description="serving-stack profile, or path of a TOML file of one's own")
+    name: Name = Field("sglang", description="serving-stack profile, or path of a TOML file of one's own")
     scheduler: Scheduler | None = Field(None, description="batching policy")
     token_budget: Count | None = Field(None, description="tokens a rank may take in one step")
     max_running: Count | None = Field(None, description="requests that a rank may run at once")
@@ -212,16 +219,18 @@ class Stack(Section):
 class Disaggregation(Section):
     """Prompts computed by instances of their own; ``[parallelism]`` then describes those that decode."""
 
-    enabled: bool = Field(False, description="whether prompts have instances of their own")
+    enabled: Flag = Field(False, description="whether prompts have instances of their own")
     prefill: ParallelismChoice = Field(default_factory=ParallelismChoice, description="instances that compute prompts")
     token_budget: Count | None = Field(None, description="tokens of one step of their ranks; the stack's where absent")
-    overlap: bool = Field(True, description="KV caches travel layer by layer while the next layers are computed")
+    overlap: bool = Field(
+        True, strict=True, description="KV caches travel layer by layer while the next layers are computed"
+    )
 
 
 class Offload(Section):
     """Experts of a model whose router runs before the step, and how it batches by them (scheduler expert_aware)."""
 
-    router: str | None = Field(
+    router: Name | None = Field(
         None, description="model that routes before the step, as model.name; its time is left out where absent"
     )
     first: Literal["expert", "decode", "prompt"] = Field(
@@ -232,7 +241,7 @@ class Offload(Section):
     )
     patience: Count = Field(8, description="steps that a request waits before it goes first whatever its expert")
     resident: Count | None = Field(None, description="experts that the device holds; all where absent")
-    lookahead: bool = Field(True, description="missing experts are fetched while the step before runs")
+    lookahead: Flag = Field(True, description="missing experts are fetched while the step before runs")
 
 
 class PrefixCache(Section):
@@ -265,7 +274,7 @@ class Fault(Section):
     )
     instance: int = Field(0, ge=0, strict=True, description="which instance; those that compute prompts come last")
     rank: int = Field(0, ge=0, strict=True, description="which rank of it; for a node any rank in it")
-    slowdown: float | None = Field(
+    slowdown: Number | None = Field(
         None, gt=1, allow_inf_nan=False, description="factor on its time; absent = it fails altogether"
     )
     lasts: Seconds | None = Field(None, description="time until it is as before; absent = for good")
@@ -291,7 +300,7 @@ class Lengths(Section):
 class Sessions(Section):
     """Generated requests as turns of conversations: each comes after the answer before it and contains all before."""
 
-    turns: Annotated[float, Served(most=1e4)] = Field(
+    turns: Annotated[Number, Served(most=1e4)] = Field(
         1.0, ge=1, allow_inf_nan=False, description="requests of a session on average; 1 = each stands alone"
     )
     spread: Literal["fixed", "geometric"] = Field(
@@ -315,15 +324,15 @@ class Requests(Section):
     kind: Literal["closed_loop", "poisson", "gamma", "diurnal", "constant", "trace"] = Field(
         "closed_loop", description="how requests arrive"
     )
-    trace: str | None = Field(None, description="trace file (kind = trace), or 'sample:NAME' of those that ship")
+    trace: Name | None = Field(None, description="trace file (kind = trace), or 'sample:NAME' of those that ship")
     concurrency: Annotated[Count | None, Served(most=1e6)] = Field(
         None, description="closed loop: requests in flight, or sessions; also of a trace without times"
     )
     rate: Positive | None = Field(None, description="open loop: requests per second; a trace is rescaled to it")
     cv: Positive = Field(1.0, description="gamma: coefficient of variation of the gaps")
     period: Annotated[Seconds | None, Served(least=0.1)] = Field(None, description="diurnal: length of a day")
-    amplitude: float = Field(0.5, ge=0, lt=1, description="diurnal: swing of the rate over its mean")
-    profile: tuple[float, ...] = Field((), description="diurnal: relative rates of equal parts of the day instead")
+    amplitude: Number = Field(0.5, ge=0, lt=1, description="diurnal: swing of the rate over its mean")
+    profile: tuple[Number, ...] = Field((), description="diurnal: relative rates of equal parts of the day instead")
     count: Annotated[Count | None, Served(most=1e6)] = Field(None, description="requests; all of a trace where absent")
     repeat: Annotated[Count, Served(most=1000)] = Field(1, description="times a trace is played")
     time_unit: Literal["s", "ms", "us", "ns"] | None = Field(
@@ -350,10 +359,10 @@ class Routing(Section):
     kind: Literal[
         "balanced", "uniform", "zipf", "dirichlet", "power_law", "domain", "sticky", "drifting", "fitted", "trace"
     ] = Field("zipf", description="recorded trace or generator; balanced = every expert the same")
-    trace: str | None = Field(None, description="routing trace file (kind = trace), or 'sample:NAME'")
-    fit: str | None = Field(None, description="fit that 'moesim routing fit' wrote (kind = fitted), or 'sample:NAME'")
+    trace: Name | None = Field(None, description="routing trace file (kind = trace), or 'sample:NAME'")
+    fit: Name | None = Field(None, description="fit that 'moesim routing fit' wrote (kind = fitted), or 'sample:NAME'")
     tokens: Annotated[Count, Served(most=1e6)] = Field(8192, description="tokens to generate; replay repeats them")
-    skew: float = Field(0.5, ge=0, allow_inf_nan=False, description="zipf and power law: exponent")
+    skew: Number = Field(0.5, ge=0, allow_inf_nan=False, description="zipf and power law: exponent")
     alpha: Positive = Field(1.0, description="dirichlet: concentration")
     router: Literal["softmax_top_k", "sigmoid_with_bias", "group_limited", "top_p"] | None = Field(
         None, description="fitted: what turns logits into choices; the largest top_k where absent"
@@ -395,7 +404,7 @@ class ElasticChoice(Section):
         "drained",
         description="elastic: the new instance takes requests when the old one is empty, or at once, in turns with it",
     )
-    startup: str = Field("vllm-ascend", description="start-up profile, or path of a TOML file of one's own")
+    startup: Name = Field("vllm-ascend", description="start-up profile, or path of a TOML file of one's own")
     policy: Literal["schedule", "queue", "slo", "utilisation", "predictive"] = Field(
         "schedule", description="when to change"
     )
@@ -415,7 +424,9 @@ class ElasticChoice(Section):
         None, description="grow above this many waiting per rank (queue, 4), below this attainment (slo, 0.9)"
     )
     target: Share = Field(0.7, description="load per capacity to aim at, and not to exceed by shrinking")
-    band: float = Field(0.1, ge=0, lt=1, description="utilisation, predictive: deviation from the target to tolerate")
+    band: float = Field(
+        0.1, ge=0, lt=1, strict=True, description="utilisation, predictive: deviation from the target to tolerate"
+    )
     patience: Count = Field(1, description="looks in a row that must agree")
     cooldown_up: Seconds = Field(10.0, description="after a change, until the next growth")
     cooldown_down: Seconds = Field(60.0, description="after a change, until the next shrinking")
@@ -428,7 +439,7 @@ class Run(Section):
     warmup_requests: int | None = Field(
         None, ge=0, strict=True, description="first requests left out; all before the steady state where absent"
     )
-    drain: bool | None = Field(
+    drain: Flag | None = Field(
         None, description="count what ends after the last arrival; false = nothing of it; absent = not its time"
     )
     traced_steps: Annotated[int, Served(most=10_000)] = Field(
