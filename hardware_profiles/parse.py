@@ -30,6 +30,8 @@ _Choice = TypeVar("_Choice", bound=str)
 _PROVENANCE_KEYS = ("source", "status", "date", "note")
 _QUANTITY_KEYS = ("value", "unit", *_PROVENANCE_KEYS, "error", "per")
 _LINK_NAMES: tuple[LinkName, ...] = get_args(LinkName)
+#: Beyond that a fabric is none: messages would take for ever [1].
+_MOST_OVERSUBSCRIPTION = 1000.0
 #: Arithmetic types of which a device states its dense peak.
 PEAK_DTYPES = ("float32", "bfloat16", "fp8", "int8", "fp4")
 
@@ -170,8 +172,11 @@ def parse_cluster(table: Table, file: str) -> Cluster:
         "none",
     )
     oversubscription = parse_quantity(table["oversubscription"], "one", f"{file}: oversubscription")
-    if oversubscription.value < 1:
-        raise ProfileError(f"{file}: oversubscription is {oversubscription.value:g}; it is 1 (non-blocking) or more")
+    if not 1 <= oversubscription.value <= _MOST_OVERSUBSCRIPTION:
+        raise ProfileError(
+            f"{file}: oversubscription is {oversubscription.value:g}; it is 1 (non-blocking) or more, at most "
+            f"{_MOST_OVERSUBSCRIPTION:g}"
+        )
     return Cluster(
         id=parse_text(table, "id", file),
         name=parse_text(table, "name", file),

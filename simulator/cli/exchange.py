@@ -42,7 +42,9 @@ def exchange(
             help="Expectation of an even router, random choices, or a recorded trace ('sample:NAME').",
         ),
     ] = "even",
-    skew: Annotated[float | None, typer.Option(min=0.0, help="Exponent of the zipf routing; 0.5 where absent.")] = None,
+    skew: Annotated[
+        float | None, typer.Option(min=0.0, max=100.0, help="Exponent of the zipf routing; 0.5 where absent.")
+    ] = None,
     layer: Annotated[
         int | None, typer.Option(min=0, help="MoE layer of a recorded trace; the first where absent.")
     ] = None,
@@ -53,7 +55,7 @@ def exchange(
         typer.Option(metavar="LINK=FACTOR", help="With flow: a slower link, as 'node0/nic3 -> leaf0.3=0.25'."),
     ] = None,
     oversubscription: Annotated[
-        float | None, typer.Option(min=1.0, help="Capacity down over capacity up at the leaf switches.")
+        float | None, typer.Option(min=1.0, max=1000.0, help="Capacity down over capacity up at the leaf switches.")
     ] = None,
     node: Annotated[str | None, typer.Option(help="Node profile; the device's usual node where absent.")] = None,
     cluster: Annotated[

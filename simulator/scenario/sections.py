@@ -24,9 +24,12 @@ def _seconds(value: object, *, zero_allowed: bool = False) -> float:
     """Read a duration with its unit; a bare number is refused because nobody knows what it means."""
     if isinstance(value, str):
         try:
-            return parse_quantity_text(value, "time", "duration", zero_allowed=zero_allowed)
+            found = parse_quantity_text(value, "time", "duration", zero_allowed=zero_allowed)
         except MoesimError as error:
             raise ValueError(str(error)) from None
+        if found > _LONGEST:
+            raise ValueError(f"a duration is at most {_LONGEST:g} s")
+        return found
     msg = "a duration needs its unit, as in '50 ms' or '2 s'"
     raise ValueError(msg)
 
@@ -57,13 +60,13 @@ def _dtype(value: object) -> object:
 Seconds = Annotated[
     float,
     BeforeValidator(_seconds),
-    Field(gt=0, le=_LONGEST, json_schema_extra={"quantity": "duration"}),
+    Field(gt=0, allow_inf_nan=False, json_schema_extra={"quantity": "duration"}),
     PlainSerializer(lambda value: f"{value!r} s", return_type=str),
 ]
 Delay = Annotated[
     float,
     BeforeValidator(partial(_seconds, zero_allowed=True)),
-    Field(ge=0, le=_LONGEST, json_schema_extra={"quantity": "duration"}),
+    Field(ge=0, allow_inf_nan=False, json_schema_extra={"quantity": "duration"}),
     PlainSerializer(lambda value: f"{value!r} s", return_type=str),
 ]
 Bytes = Annotated[
@@ -362,7 +365,7 @@ class Routing(Section):
     trace: Name | None = Field(None, description="routing trace file (kind = trace), or 'sample:NAME'")
     fit: Name | None = Field(None, description="fit that 'moesim routing fit' wrote (kind = fitted), or 'sample:NAME'")
     tokens: Annotated[Count, Served(most=1e6)] = Field(8192, description="tokens to generate; replay repeats them")
-    skew: Number = Field(0.5, ge=0, allow_inf_nan=False, description="zipf and power law: exponent")
+    skew: Number = Field(0.5, ge=0, le=100, description="zipf and power law: exponent")
     alpha: Positive = Field(1.0, description="dirichlet: concentration")
     router: Literal["softmax_top_k", "sigmoid_with_bias", "group_limited", "top_p"] | None = Field(
         None, description="fitted: what turns logits into choices; the largest top_k where absent"

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_REDRAWS = 24
+MOST_KEYS = 1 << 20  # Gumbel variates that are held at once
 FEW_KEYS = 4096  # Gumbel variates that cost about as much as one more round of redraws
 FINER_BUCKETS, FINE_GUIDE = 16, 1 << 14  # most draws end where they begin; a guide that stays in the first cache
 GUIDED_STEPS = 4  # a draw takes less than one on average; stragglers are searched for
@@ -110,6 +111,8 @@ def draw_distinct(
     """
     experts = popularity.weights.shape[1]
     ids = np.empty((top_k, len(row)), np.int16 if experts <= np.iinfo(np.int16).max else np.int32)
+    if held is None and allowed is None and 2 * top_k > experts:
+        return _draw_most(rng, popularity, row, ids)
     if held is None or held_count is None:
         for slot in range(top_k):
             ids[slot] = _draw(rng, popularity, row)
@@ -128,6 +131,24 @@ def draw_distinct(
     if len(items):
         weights, closed = popularity.weights[row[items]], None if allowed is None else ~allowed[items]
         ids[:, items] = _gumbel(rng, weights, ids.take(items, axis=1), wrong, closed)
+    return ids
+
+
+def _draw_most(
+    rng: np.random.Generator, popularity: Popularity, row: NDArray[np.integer], ids: NDArray[Any]
+) -> NDArray[Any]:
+    """Fill items that choose most of the experts, where drawing anew what was drawn twice would never end."""
+    top_k, items = ids.shape
+    experts = popularity.weights.shape[1]
+    if top_k == experts:
+        # Whoever chooses all of them has nothing to draw but their order, which is then that of their popularity.
+        ids[:] = np.argsort(-popularity.weights, axis=1, kind="stable").T[:, row]
+        return ids
+    size = max(MOST_KEYS // experts, 1)
+    for first in range(0, items, size):
+        part = slice(first, first + size)
+        weights = popularity.weights[row[part]]
+        ids[:, part] = _gumbel(rng, weights, ids[:, part], np.ones((top_k, len(weights)), bool), None)
     return ids
 
 

@@ -95,3 +95,19 @@ def test_an_expert_without_popularity_is_drawn_only_when_no_other_is_left():
     ids = draw_distinct(stream(1, "routing"), popularity, np.zeros(100, np.int64), 3)
     assert (ids[0] == 0).all()
     assert (np.sort(ids, axis=0) == [[0], [1], [2]]).all()
+
+
+def test_most_of_the_experts_are_drawn_by_the_same_law():
+    ids = draw_distinct(stream(1, "routing"), prepare_popularity(WEIGHTS[None]), np.zeros(DRAWS, np.int64), 3)
+    assert_same_law(ids, expected_law(WEIGHTS, 3))
+
+
+@pytest.mark.parametrize(("experts", "top_k"), [(512, 300), (512, 512), (4096, 4096)])
+def test_tokens_that_choose_most_of_many_experts_are_drawn_at_once(monkeypatch, experts, top_k):
+    def fail(*_):
+        raise AssertionError("redrawing so many never ends")
+
+    monkeypatch.setattr(sampling, "_unsettled", fail)
+    popularity = prepare_popularity(np.linspace(1.0, 2.0, experts)[None])
+    ids = draw_distinct(stream(1, "routing"), popularity, np.zeros(64, np.int64), top_k)
+    assert [len(np.unique(column)) for column in ids.T] == [top_k] * 64
