@@ -365,7 +365,7 @@ class Routing(Section):
     trace: Name | None = Field(None, description="routing trace file (kind = trace), or 'sample:NAME'")
     fit: Name | None = Field(None, description="fit that 'moesim routing fit' wrote (kind = fitted), or 'sample:NAME'")
     tokens: Annotated[Count, Served(most=1e6)] = Field(8192, description="tokens to generate; replay repeats them")
-    skew: Number = Field(0.5, ge=0, le=100, description="zipf and power law: exponent")
+    skew: Number = Field(0.5, ge=0, allow_inf_nan=False, description="zipf and power law: exponent")
     alpha: Positive = Field(1.0, description="dirichlet: concentration")
     router: Literal["softmax_top_k", "sigmoid_with_bias", "group_limited", "top_p"] | None = Field(
         None, description="fitted: what turns logits into choices; the largest top_k where absent"
