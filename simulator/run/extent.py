@@ -53,7 +53,7 @@ def extent_notes(pools: Sequence[PoolPlan], trace: RequestTrace) -> Iterator[str
 def warmup_notes(scenario: Scenario, trace: RequestTrace) -> Iterator[str]:
     """Say where the warm-up leaves nothing to measure."""
     left_out = scenario.run.warmup_requests
-    if left_out >= len(trace):
+    if left_out is not None and left_out >= len(trace):
         yield (
             f"run.warmup_requests = {left_out:,} would leave out all {len(trace):,} requests; the last one is measured "
             "all the same"
