@@ -178,6 +178,27 @@ def _further(device: Device, node: Node, folder: Path | None) -> Mapping[str, Re
     return found
 
 
+def evidence_words(evidence: str) -> str:
+    """Say whose kernels a processor has.
+
+    Examples
+    --------
+    >>> evidence_words("own; relative's kernels: a100-sxm; relative's kernels: h100-sxm")
+    'kernels of its own, and those that it lacks of a100-sxm, h100-sxm'
+    >>> evidence_words("relative's kernels: h100-sxm")
+    'kernels of h100-sxm'
+    """
+    relatives = [part.partition(": ")[2] for part in evidence.split("; ") if ": " in part]
+    if not relatives:
+        return "kernels of its own" if evidence == "own" else "no kernels"
+    named = ", ".join(relatives)
+    return (
+        f"kernels of its own, and those that it lacks of {named}"
+        if evidence.startswith("own")
+        else f"kernels of {named}"
+    )
+
+
 def unused_processors(device: Device) -> tuple[str, ...]:
     """Say which processors of a device serve nothing: no key of a scenario sends ops to another than the main one."""
     return tuple(

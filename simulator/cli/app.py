@@ -224,7 +224,7 @@ def check(
     """Check a scenario and show all findings at once; exit with 2 if one is an error."""
     with answering(as_json=as_json):
         from simulator import api
-        from simulator.cli.console import console
+        from simulator.cli.console import console, print_next
         from simulator.cli.result_text import findings_document, print_findings
         from simulator.errors import MoesimError
         from simulator.results.values import Finding
@@ -239,9 +239,12 @@ def check(
         if as_json:
             print_json(findings_document(file, findings))
         else:
-            print_findings(console(), file, findings)
+            text = console()
+            print_findings(text, file, findings)
         if any(finding.level == "error" for finding in findings):
             raise typer.Exit(MENDABLE)
+        if not as_json:
+            print_next(text, again("simulate", file, overrides, device, profiles))
 
 
 @app.command("list")

@@ -249,6 +249,7 @@ def _slowed(links: list[str]) -> Callable[[CompiledTopology], CompiledTopology]:
 def _print(hardware: Hardware, rows: tuple[Exchanged, ...], title: str, fidelity: str) -> None:
     from simulator.cli.console import console, number, print_next, seconds, table
     from simulator.cli.tables import print_table
+    from simulator.hardware import evidence_words
 
     text = console()
     where = f"{hardware.device.name}, {hardware.node.name}"
@@ -272,7 +273,7 @@ def _print(hardware: Hardware, rows: tuple[Exchanged, ...], title: str, fidelity
     for caveat in caveats(rows):
         text.print(caveat, soft_wrap=True)
     if hardware.evidence != "own":
-        text.print(f"kernels: {hardware.evidence}")
+        text.print(f"{hardware.device.id} runs on {evidence_words(hardware.evidence)}")
     if fidelity == "closed":
         print_next(text, "the same with --fidelity flow, to see what shared links change")
 

@@ -18,7 +18,7 @@ from simulator.cli.tables import print_table
 from simulator.elastic.mechanisms import MECHANISMS
 from simulator.errors import InfeasibleScenario, MoesimError, ScenarioError
 from simulator.export.folders import check_output_folder
-from simulator.results.values import Result, Scaling
+from simulator.results.values import Result, Scaling, ScalingSummary
 from simulator.scenario import Scenario
 from simulator.scenario.features import asks
 from simulator.scenario.title import title
@@ -131,20 +131,32 @@ def _answer_comparison(scenario: Scenario, *, as_json: bool, progress: bool) -> 
             text.print(f"{name}: {each}")
     text.print("ready in: from a command until the new size serves; down: time in which nobody served", style="dim")
     text.print(comparison_verdict(found), soft_wrap=True)
+    if best := best_mechanism(found):
+        print_next(text, f"the same with --set elastic.mechanism={best} instead of --compare, change by change")
     for warning in dict.fromkeys(w for each in found.values() if isinstance(each, Result) for w in each.warnings):
         text.print(f"warning: {warning}", style="yellow")
 
 
-def comparison_verdict(found: Mapping[str, Result | MoesimError]) -> str:
-    """Say which mechanism serves best, which costs least, and how far both are from changes that take no time."""
-    played = {
+def best_mechanism(found: Mapping[str, Result | MoesimError]) -> str | None:
+    """Name the mechanism under which most requests meet the objective, the cheapest of equals; none where none ran."""
+    played = _played(found)
+    return max(played, key=lambda name: (played[name].attainment, -played[name].device_hours), default=None)
+
+
+def _played(found: Mapping[str, Result | MoesimError]) -> dict[str, ScalingSummary]:
+    """Keep the runs of mechanisms that exist."""
+    return {
         name: each.scaling.summary
         for name, each in found.items()
         if isinstance(each, Result) and each.scaling is not None and name != _IDEAL
     }
-    if not played:
+
+
+def comparison_verdict(found: Mapping[str, Result | MoesimError]) -> str:
+    """Say which mechanism serves best, which costs least, and how far both are from changes that take no time."""
+    played, best = _played(found), best_mechanism(found)
+    if best is None:
         return "verdict: no mechanism that exists can run this scenario"
-    best = max(played, key=lambda name: (played[name].attainment, -played[name].device_hours))
     cheapest = min(played, key=lambda name: played[name].device_hours)
 
     def said(name: str) -> str:

@@ -18,7 +18,7 @@ from simulator.deployment.layout import device_budget, held_slots
 from simulator.deployment.servers import findings_of_server
 from simulator.elastic.fleet import build_fleet, sized
 from simulator.errors import MoesimError
-from simulator.hardware import Hardware, unused_processors
+from simulator.hardware import Hardware, evidence_words, unused_processors
 from simulator.memory import require_fit
 from simulator.parallelism import Parallelism, expert_slots, parallelism_problems
 from simulator.results.values import Finding
@@ -189,7 +189,7 @@ def _evidence(hardware: Hardware, split: Parallelism) -> Iterator[Finding]:
         yield Finding(
             level="warning",
             where="hardware.device",
-            message=f"{hardware.device.id} was never measured here: it runs on {hardware.evidence}",
+            message=f"{hardware.device.id} was never measured here: it runs on {evidence_words(hardware.evidence)}",
             remedy="moesim calibrate on such a device; without one, trust the 80 % interval, which is the wider for it",
         )
     for message in unused_processors(hardware.device):

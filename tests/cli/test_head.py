@@ -105,3 +105,50 @@ def test_the_imbalance_of_ranks_is_not_said_where_no_ranks_share_experts(
     assert "rank imbalance" not in moesim("estimate", scenario_file).stdout
     shared = ("--set", "parallelism.ep=2")
     assert "rank imbalance" in moesim("estimate", scenario_file, *shared).stdout
+
+
+def test_an_explanation_concludes_what_bounds_the_step_and_says_what_to_ask_next(
+    scenario_file: Path, moesim: Callable[..., Answer]
+) -> None:
+    text = moesim("explain", scenario_file, "--batch", "4").stdout
+    assert "of the step is bound by memory, most of it routed_experts" in text
+    assert "it rests on: fitted" in text
+    assert f"next: moesim timeline {scenario_file} --batch 4" in text
+    document = json.loads(moesim("explain", scenario_file, "--batch", "4", "--json").stdout)
+    assert "bound by memory" in document["conclusion"][0]
+
+
+def test_a_check_that_passes_says_what_to_ask_next(scenario_file: Path, moesim: Callable[..., Answer]) -> None:
+    assert f"next: moesim simulate {scenario_file}" in moesim("check", scenario_file).stdout
+    assert "next:" not in moesim("check", scenario_file, "--set", "parallelism.tp=3").stdout
+
+
+def test_placements_end_with_a_verdict_and_begin_with_what_they_assume(moesim: Callable[..., Answer]) -> None:
+    command = (
+        "place",
+        "--routing",
+        "sample:routing_24x32_top4.npz",
+        "--device",
+        "h100-sxm",
+        "--ep",
+        "8",
+        "--windows",
+        "2",
+    )
+    text = moesim(*command, "--policies", "linear,refined").stdout
+    assert "decode steps of 64 tokens on each rank (--batch), 512 in all, sequences of 1,024 tokens (--context)" in (
+        " ".join(text.split())
+    )
+    assert "verdict: refined makes a step" in text
+    alone = moesim(*command, "--policies", "linear", "--json").stdout
+    assert json.loads(alone)["studies"][0]["verdict"].startswith("verdict: linear will do")
+
+
+def test_exchanges_say_why_the_fastest_is_so_and_where_stacks_do_not_use_it(moesim: Callable[..., Answer]) -> None:
+    text = moesim("exchange", "--device", "h800-sxm", "--ranks", "32", "--tokens", "128").stdout
+    assert "fastest for both ways: deepep_normal" in text
+    assert "next is deepep_low_latency" in text
+    assert "more for scale_out" in text
+    assert "in decode steps deepep runs deepep_low_latency instead" in text
+    document = moesim("exchange", "--device", "h800-sxm", "--ranks", "32", "--algorithm", "all_to_all", "--json").stdout
+    assert json.loads(document)["caveats"] == []
