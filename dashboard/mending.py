@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from dashboard.edge import attempt
-from dashboard.state import apply, differences
+from dashboard.state import apply, change_words, differences
 from simulator.deployment.inputs import scenario_model, scenario_routing
 from simulator.results.values import Finding
 from simulator.scenario import Scenario
@@ -78,7 +78,7 @@ def mend(scenario: Scenario, room: Room, check: Callable[[Scenario], tuple[Findi
     """
     for candidate in _candidates(scenario, room):
         if candidate != scenario and all(finding.level != "error" for finding in check(candidate)):
-            return Mend(label=_words(differences(scenario, candidate)), scenario=candidate)
+            return Mend(label=", ".join(change_words(differences(scenario, candidate))), scenario=candidate)
     return None
 
 
@@ -107,9 +107,3 @@ def _splits(scenario: Scenario, room: Room) -> Iterator[dict[str, str]]:
         ranks = {"parallelism.tp": str(room.devices), "parallelism.dp": str(nodes), "parallelism.pp": "1"}
         yield {**ranks, "parallelism.ep": str(room.devices * nodes), "hardware.cluster": room.cluster}
         nodes *= 2
-
-
-def _words(changes: dict[str, str]) -> str:
-    """Say what is set and what is taken away."""
-    parts = [f"{key} = {text}" if text else f"no {key}" for key, text in changes.items() if key != "name"]
-    return ", ".join(parts)

@@ -56,6 +56,17 @@ def differences(preset: Scenario, scenario: Scenario) -> dict[str, str]:
     return found if has_made_title(preset, scenario) else {"name": _text(scenario.name), **found}
 
 
+def change_words(changes: Mapping[str, str]) -> list[str]:
+    """Say of each change what it sets or takes away; titles follow from the others.
+
+    Examples
+    --------
+    >>> change_words({"parallelism.tp": "2", "slo.tpot": "", "name": "mine"})
+    ['parallelism.tp = 2', 'no slo.tpot']
+    """
+    return [f"{key} = {text}" if text else f"no {key}" for key, text in changes.items() if key != "name"]
+
+
 def apply(preset: Scenario, changes: Mapping[str, str]) -> Scenario:
     """Change a preset by dotted keys; an empty value takes the key away.
 

@@ -48,8 +48,10 @@ def beside_estimate(result: Result, estimate: Estimate | None) -> None:
         return
     pairs = (("TTFT", "ttft_s"), ("TPOT", "tpot_s"))
     means = [(name, getattr(estimate.summary, key).mean, getattr(result.summary, key).mean) for name, key in pairs]
-    said = " and ".join(f"{name} {duration(closed)} ({duration(run)} simulated)" for name, closed, run in means)
-    small(f"The closed form gives a mean {said}: it is the steady state, and knows neither the start nor chance.")
+    known = [(name, closed, run) for name, closed, run in means if math.isfinite(closed) and math.isfinite(run)]
+    said = " and ".join(f"{name} {duration(closed)} ({duration(run)} simulated)" for name, closed, run in known)
+    if said:
+        small(f"The closed form gives a mean {said}: it is the steady state, and knows neither the start nor chance.")
 
 
 def badges(answer: Answer) -> None:

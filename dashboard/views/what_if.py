@@ -20,7 +20,7 @@ from dashboard.panels.shown import findings, plain, shown, small
 from dashboard.panels.tabs import open_tabs
 from dashboard.panels.view import View
 from dashboard.session import Session, begin, begun, forget_form, session
-from dashboard.state import FIRST_TAB, LATENCY, PHASE, PRESET, TAB, differences
+from dashboard.state import FIRST_TAB, LATENCY, PHASE, PRESET, TAB, change_words, differences
 from dashboard.views.page import Page
 from simulator.results.values import Estimate, Finding
 from simulator.scenario.features import beyond_closed_form
@@ -262,8 +262,7 @@ def _buttons(*, runnable: bool, compared: bool) -> None:
     if page.baseline == page.scenario:
         small("This is the baseline.")
         return
-    apart = differences(page.baseline, page.scenario)
-    named = [f"{key} = {apart[key] or 'none'}" for key in apart if key != "name"]
+    named = change_words(differences(page.baseline, page.scenario))
     more = f" and {len(named) - _MOST_NAMED} more keys" if len(named) > _MOST_NAMED else ""
     against = f"The baseline is {title(page.baseline)}; changed since: {', '.join(named[:_MOST_NAMED])}{more}."
     if not compared and runnable:
