@@ -22,7 +22,7 @@ def session_summary(trace: RequestTrace, records: Records, window: Window) -> Se
     records : Records
         When each request was sent and answered.
     window : Window
-        What of the run counts: requests for first tokens, and sessions that lie in it whole.
+        What of the run counts: requests for first tokens, and sessions whose first request is among them.
     """
     if not follows(trace):
         return None
@@ -32,14 +32,15 @@ def session_summary(trace: RequestTrace, records: Records, window: Window) -> Se
     np.minimum.at(begin, session, records.arrival)
     np.maximum.at(end, session, records.finish)
     turns = np.bincount(session, minlength=count)
-    whole = np.bincount(session, weights=window.requests, minlength=count) == turns
+    begun = np.zeros(count, np.bool_)
+    begun[session[window.requests & (turn == 1)]] = True
     ttft, chosen = records.first_token - records.arrival, window.requests
     return SessionSummary(
-        sessions=int(whole.sum()),
+        sessions=int(begun.sum()),
         turns_mean=float(turns.mean()),
         ttft_first_s=distribution(ttft[chosen & (turn == 1)]),
         ttft_later_s=distribution(ttft[chosen & (turn > 1)]),
-        session_s=distribution((end - begin)[whole]),
+        session_s=distribution((end - begin)[begun]),
         late_turns=late_turns(trace, records.arrival),
     )
 

@@ -122,7 +122,7 @@ class Summary:
 class SessionSummary:
     """What users of conversations see; latencies in seconds.
 
-    ``sessions`` are those that lie in the measured window whole, ``turns_mean`` the requests of a session,
+    ``sessions`` are those that begin in the measured window, ``turns_mean`` the requests of a session,
     ``ttft_first_s`` and ``ttft_later_s`` the time to first token of first turns and of all others, ``session_s`` the
     time from the first request of a session to its last token, think times included. ``late_turns`` counts those that
     were sent later than the trace has them, as the answer before them had not ended.

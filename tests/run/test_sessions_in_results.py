@@ -24,6 +24,8 @@ SCENARIO: dict[str, Any] = {
         "sessions": {"turns": 3, "think_time": "500 ms", "input": 100},
     },
     "prefix_cache": {"kind": "instance"},
+    # All of it counts.
+    "run": {"warmup_requests": 0, "drain": True},
 }
 
 
@@ -45,6 +47,17 @@ def test_requests_say_their_session_and_turn_and_the_summary_tells_them_apart(re
     assert (sessions.sessions, sessions.turns_mean, sessions.late_turns) == (16, 3.0, 0)
     # Most of a later prompt is in the cache.
     assert sessions.ttft_later_s.mean < sessions.ttft_first_s.mean
+
+
+def test_sessions_count_that_begin_in_the_measured_window_however_late_they_end() -> None:
+    asked = Scenario.from_mapping(SCENARIO).override("run.warmup_requests=6", "run.drain=true")
+    part = simulate(asked)
+    frame, sessions = part.requests, part.sessions
+    assert sessions is not None
+    begun = frame[frame["measured"] & (frame["turn"] == 1)]["session"]
+    assert 0 < sessions.sessions == len(begun) < 16
+    chosen = frame[frame["session"].isin(begun)].groupby("session")
+    assert sessions.session_s.mean == pytest.approx((chosen["finish_s"].max() - chosen["arrival_s"].min()).mean())
 
 
 def test_the_folder_has_them_too(result: Result, tmp_path: Path) -> None:
