@@ -10,10 +10,8 @@ print("concurrency   TPOT ms   TTFT ms   output tokens/s/GPU   longest part of a
 for concurrency in (4, 16, 64):
     scenario = Scenario.load(PRESET).override(
         f"requests.concurrency={concurrency}",
-        f"requests.count={4 * concurrency}",
-        # The steady state: without the first requests, and without the tail in which no new ones arrive.
-        f"run.warmup_requests={concurrency}",
-        "run.drain=false",
+        # The steady state is measured: without the first requests, and without the tail in which no new ones arrive.
+        f"requests.count={8 * concurrency}",
     )
     summary = simulate(scenario).summary
     step = explain(scenario, phase="decode", batch=concurrency)
