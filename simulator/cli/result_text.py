@@ -37,6 +37,10 @@ _LATENCIES = (
 )
 
 
+#: Expert imbalance and share of experts touched of a model without experts [1].
+_DENSE = (1.0, 1.0)
+
+
 def print_result(out: Console, result: Result) -> None:
     """Print the headline numbers, latencies, breakdown and warnings of a run."""
     summary = result.summary
@@ -140,16 +144,17 @@ def _state(s: Summary, setup: Setup | None) -> list[tuple[str, str]]:
         (s.rank_imbalance_mean, number, "on average"),
         (s.rank_imbalance_p99, number, "at p99 (most loaded rank over mean)"),
     )
+    experts = (
+        "expert imbalance",
+        (s.expert_imbalance_mean, number, "(most loaded expert over mean)"),
+        (s.active_experts_mean, percent, "of experts touched by a decode step"),
+    )
     return _measured(
         ("batch and queue", (s.batch_size_mean, number, "running"), (s.queue_length_mean, number, "waiting (means)")),
         ("KV cache", (s.kv_use_mean, percent, "used on average"), (s.kv_use_max, percent, "at most")),
         ("utilisation", (s.mfu, percent, "of peak FLOP/s (MFU)"), (s.mbu, percent, "of memory bandwidth (MBU)")),
         *([ranks] if shared else []),
-        (
-            "expert imbalance",
-            (s.expert_imbalance_mean, number, "(most loaded expert over mean)"),
-            (s.active_experts_mean, percent, "of experts touched by a decode step"),
-        ),
+        *([] if (s.expert_imbalance_mean, s.active_experts_mean) == _DENSE else [experts]),
     )
 
 

@@ -263,7 +263,8 @@ def _deployed(plan: RunPlan) -> Scenario:
         return plan.scenario
     from simulator.elastic.fleet import sized
 
-    return sized(plan.scenario, plan.scenario.parallelism.dp, plan.played[0].deployment.model)
+    first = plan.played[0].deployment
+    return sized(plan.scenario, first.split.dp, first.model)
 
 
 def _imbalance_cost(scenario: Scenario, deployment: Deployment, batch: int, context: int) -> ImbalanceCost | None:

@@ -63,8 +63,8 @@ def test_a_size_that_pads_its_experts_is_reported_whole() -> None:
     # 64 experts do not divide over 6 ranks.
     requests = {**BASE["requests"], "count": 24}
     result = simulate(scenario(parallelism={"tp": 2, "dp": 3, "ep": 6}, requests=requests))
-    assert result.imbalance is not None
-    assert result.imbalance.step_s > 0.0
+    assert result.imbalance_cost is not None
+    assert result.imbalance_cost.step_s > 0.0
 
 
 def test_only_the_cold_restart_leaves_nobody_serving() -> None:
