@@ -95,4 +95,6 @@ def _set_up(setup: Setup | None) -> dict[str, str]:
 def _window(measured: Measured) -> str:
     """Word which part of the run the numbers are of."""
     span = f"{duration(measured.begin_s) if measured.begin_s else '0 s'} to {duration(measured.end_s)}"
-    return f"{_WINDOWS.get(measured.kind, measured.kind)}: {span}"
+    error = measured.served_error
+    chance = f", served rate ± {100 * error:.0f} %" if math.isfinite(error) else ""
+    return f"{_WINDOWS.get(measured.kind, measured.kind)}: {span}{chance}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -94,3 +95,11 @@ def test_the_baseline_is_named_with_what_changed_since(quick_estimate: None, ope
 def test_a_summary_without_tokens_has_no_cost_of_a_token(result: Result) -> None:
     empty = replace(result, summary=replace(result.summary, output_tokens_per_s_per_gpu=0.0))
     assert math.isnan(gpu_seconds_per_token(empty))
+
+
+def test_the_window_that_was_measured_and_how_sure_its_rate_is_are_said(open_page: Open) -> None:
+    load = {"requests.kind": "poisson", "requests.rate": "4", "requests.trace": "", "requests.count": "400"}
+    page = open_page(**{**SMALL, **load}, simulated="1")
+    said = " ".join(text.value.replace("\\", "") for text in page.markdown)
+    assert re.search(r"measured \S+.*?: [\d.]+ m?s to \S+ s, served rate ± \d+ %", said)
+    assert float(headline(page)["Offered [req/s]"]) == pytest.approx(4, rel=0.2)
