@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import typer
+from typer.core import TyperGroup
 
 from simulator.cli.answer import MENDABLE, answering, print_json
 from simulator.cli.cache import cache
@@ -31,8 +32,24 @@ from simulator.cli.scenario_argument import (
 )
 from simulator.cli.validate import regress, validate
 
+
+class _Short(TyperGroup):
+    """Commands whose complaints about words stay short, whatever the words."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; cut what a message about its words quotes."""
+        try:
+            return super().invoke(ctx)
+        except typer.TyperException as error:
+            from hardware_profiles.errors import tidy
+
+            error.message = tidy(error.message)
+            raise
+
+
 app = typer.Typer(
     name="moesim",
+    cls=_Short,
     help="Simulate Mixture-of-Experts serving: a scenario in, throughput, latency and their reasons out.",
     no_args_is_help=True,
     add_completion=False,

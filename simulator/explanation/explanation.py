@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from hardware_profiles.edge import shown
 from hardware_profiles.units import format_bytes
 from simulator.closed_form.steady import occupancy
 from simulator.cost.model import OpTime
@@ -16,6 +17,7 @@ from simulator.cost.uncertainty import UNMEASURED, op_spread
 from simulator.deployment.deployment import Deployment, deploy
 from simulator.deployment.inputs import scenario_requests
 from simulator.deployment.servers import server_warnings
+from simulator.errors import ScenarioError
 from simulator.explanation.imbalance import imbalance_cost
 from simulator.explanation.priced import asked_step, priced_step, step_gap
 from simulator.explanation.timeline import StepTimeline, draw_step
@@ -29,6 +31,8 @@ from simulator.serving.plan import prompt_scenario
 from workloads.models.spec import Phase
 from workloads.requests.trace import RequestTrace
 
+#: Largest batch and context that a step is asked for [1].
+_MOST = 10_000_000
 #: Coefficients that say which share of the peak a kernel's arithmetic reaches.
 _EFFICIENCIES = ("compute", "compute_efficiency")
 #: Least share of the way of its tiles that arithmetic must take for a kernel to be bound by it [1].
@@ -205,11 +209,16 @@ def _defaults(
     context: int | None,
     instances: int,
 ) -> tuple[int, int]:
+    for name, given in (("batch", batch), ("context", context)):
+        if given is not None and not 1 <= given <= _MOST:
+            raise ScenarioError(f"{name}: got {shown(given)}, expected 1 to {_MOST:,}, more than any device holds")
     if phase == "prefill":
         mean = round(float(trace.input_tokens.mean()))
         return batch or 1, context or min(mean, deployment.limits.token_budget)
     running, length = occupancy(deployment, trace, instances)
-    return batch or max(round(running), 1), context or round(length)
+    # Stages of a pipeline run several batches at once, of which a step is one.
+    most = deployment.limits.max_running * deployment.split.dp
+    return batch or min(max(round(running), 1), most), context or round(length)
 
 
 def _op_row(deployment: Deployment, time: OpTime, folder: Path | None) -> dict[str, Any]:

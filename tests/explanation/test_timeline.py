@@ -185,3 +185,18 @@ def test_communication_is_reported_under_every_split(split: dict[str, int], mess
     assert step.exchanged_s == pytest.approx(sent, rel=0.02)
     assert step.exposed_s == pytest.approx(step.exchanged_s)
     assert 0.03 < step.exchanged_s / step.step_s < 0.6
+
+
+def test_a_pipeline_that_runs_one_request_a_batch_has_a_timeline_of_one() -> None:
+    asked = Scenario.from_mapping(
+        {
+            "model": {"name": "gpt-oss-20b"},
+            "hardware": {"device": "h100-sxm"},
+            "parallelism": {"pp": 2},
+            "stack": {"name": "sglang", "max_running": 1},
+            "requests": {"concurrency": 4, "count": 8, "lengths": {"input": 200, "output": 20}},
+            "routing": {"tokens": 64},
+        }
+    )
+    assert timeline(asked, phase="decode").sequences == 1
+    assert explain(asked, phase="decode").batch == 1

@@ -52,7 +52,8 @@ _SUFFIXES = ("", ".toml", ".json", ".csv", ".jsonl", ".parquet", ".npz", ".npy",
 
 def paths(draw: Draw) -> Case:
     """Name files by paths that are none, in every place where a path goes."""
-    path = draw(st.sampled_from(_PATHS)) + draw(st.sampled_from(_SUFFIXES))
+    path = draw(st.sampled_from(_PATHS))
+    path += "" if path in ("{}/loop", "{}/fifo") and draw(st.booleans()) else draw(st.sampled_from(_SUFFIXES))
     place: tuple[str, ...] = draw(
         st.sampled_from(
             (

@@ -74,6 +74,9 @@ def run(case: Case, folder: Path) -> str:
     for name, content in case.files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
+    if any("{}/loop" in word or "{}/fifo" in word for word in case.words):
+        os.mkfifo(folder / "fifo")
+        (folder / "loop").symlink_to(folder / "loop")
     before = sorted(folder.rglob("*"))
     words = [word.replace("{}", str(folder)) for word in case.words]
     words += ["--json"] if words[0] == "check" else []

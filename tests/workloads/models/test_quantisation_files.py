@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from workloads.errors import ModelError
 from workloads.models.hf.config import from_hf_config
+from workloads.models.hf.schemes import fits_name
 from workloads.models.library import load_model, with_dtypes
 from workloads.models.sizes import weight_bytes
 
@@ -280,3 +284,12 @@ def test_a_published_checkpoint_of_two_files_has_the_size_of_both() -> None:
     assert load_model(CASES / "modelopt031_no_quant_method.json").dtypes.attention == "fp8"
     shared = load_model(CASES / "kimi_k25_shared_bf16.json")
     assert sum(weight_bytes(shared).values()) == pytest.approx(594.2e9, rel=0.001)
+
+
+@given(
+    st.lists(st.sampled_from(["a", "ab", "layers", "1", "11", ""]), min_size=1, max_size=4).map(".".join),
+    st.lists(st.sampled_from(["a", "ab", "layers", "1", "11", "b"]), min_size=1, max_size=4).map(".".join),
+)
+def test_a_plain_name_fits_where_its_parts_follow_each_other(pattern, module):
+    expected = re.search(r"(?:^|\.)" + re.escape(pattern.rstrip(".")) + r"(?:\.|$)", module) is not None
+    assert fits_name(pattern, module) == expected

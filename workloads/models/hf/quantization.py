@@ -19,7 +19,7 @@ from workloads.errors import ModelError
 from workloads.models.dtypes import DTYPE_BYTES
 from workloads.models.hf.modules import PREFIXES, layer_modules
 from workloads.models.hf.reader import HfConfig, read_config
-from workloads.models.hf.schemes import Format, Rule, Scheme, matcher, method_of, named, scheme_of
+from workloads.models.hf.schemes import Format, Rule, Scheme, fits_name, method_of, named, scheme_of
 from workloads.models.spec import DType, DTypes, Layer
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def dtypes_of(
                 f"{', '.join(sorted({form.dtype for form, _ in others}))}: all are sized, and work is priced as "
                 f"{main.dtype}"
             )
-    head = next((rule.format for rule in scheme.rules if matcher(rule.pattern).search("lm_head")), None)
+    head = next((rule.format for rule in scheme.rules if fits_name(rule.pattern, "lm_head")), None)
     if head is not None:
         stored.append(("lm_head", head.size))
     for part, field in _FIELDS.items():
@@ -237,15 +237,14 @@ def _lookup(scheme: Scheme) -> Callable[[int, tuple[str, ...]], Format | None]:
         layer = index if re.search(r"\d|\\d|\[", rule.pattern) else None
         key = (place, names, layer)
         if key not in fits:
-            found = matcher(rule.pattern)
-            fits[key] = any(found.search(full) for full in _full_names(index, names))
+            fits[key] = any(fits_name(rule.pattern, full) for full in _full_names(index, names))
         return fits[key]
 
     def format_of(index: int, names: tuple[str, ...]) -> Format | None:
         hits = [
             (place, rule.format)
             for place, rule in by_layer.get(index, ())
-            if any(matcher(rule.pattern).search(name) for name in names)
+            if any(fits_name(rule.pattern, name) for name in names)
         ]
         hits += [(place, rule.format) for place, rule in anywhere if general(place, rule, index, names)]
         return min(hits, key=lambda hit: hit[0])[1] if hits else scheme.default

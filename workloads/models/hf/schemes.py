@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from hardware_profiles.edge import reason, shown
 from hardware_profiles.errors import nearest
 from workloads.errors import ModelError
 from workloads.models.dtypes import DTYPE_BYTES
@@ -136,15 +137,24 @@ def _left_alone(section: HfConfig) -> Iterator[Rule]:
 def _compiled(pattern: str, where: str, key: str) -> None:
     """Refuse a pattern that is no regular expression, naming its key."""
     try:
-        matcher(pattern)
+        fits_name(pattern, "")
     except re.error as error:
-        msg = f"{where}: {key}: {pattern!r} is not a regular expression: {error}"
+        msg = f"{where}: {key}: {shown(pattern)} is not a regular expression: {reason(error)}"
         raise ModelError(msg) from error
 
 
+def fits_name(pattern: str, module: str) -> bool:
+    """Tell whether a pattern names a module: parts of its dotted name, with ``*``, or ``re:`` and a regular expression.
+
+    Files list thousands of plain names, which are compared as they are.
+    """
+    if "*" in pattern or pattern.startswith("re:"):
+        return _matcher(pattern).search(module) is not None
+    return f".{pattern.rstrip('.')}." in f".{module}."
+
+
 @lru_cache(maxsize=4096)
-def matcher(pattern: str) -> re.Pattern[str]:
-    """Compile a name of modules: dotted, with ``*``, or ``re:`` and a regular expression."""
+def _matcher(pattern: str) -> re.Pattern[str]:
     if pattern.startswith("re:"):
         return re.compile(rf"^(?:{pattern.removeprefix('re:')})")
     return re.compile(r"(?:^|\.)" + re.escape(pattern.rstrip(".")).replace(r"\*", ".*") + r"(?:\.|$)")
