@@ -83,6 +83,20 @@ def pools(pace: Pace) -> list[Row]:
     ]
 
 
+def day(pace: Pace) -> list[Row]:
+    """Simulate a day of requests and write its folder, in memory that a small machine has."""
+    from simulator.api import save
+
+    timed, result = _whole_run(pace, scenarios.DAY)
+    with tempfile.TemporaryDirectory() as name:
+        save(result, Path(name) / "day")
+    return [
+        took("qwen3-30b-a3b: a day of 1 request/s", timed),
+        amount("qwen3-30b-a3b, a day: engine steps", result.summary.engine_steps),
+        amount("qwen3-30b-a3b, a day: peak memory with its folder", peak_memory() / GIB, "GiB", most=1.5e9 / GIB),
+    ]
+
+
 def prefixes(pace: Pace) -> list[Row]:
     """Simulate prompts that begin alike."""
     timed, result = _whole_run(pace, scenarios.PREFIXES)
@@ -245,6 +259,7 @@ CASES: dict[str, Callable[[Pace], list[Row]]] = {
     ),
     "grid": partial(many, name="5 models x 4 devices x 5 splits x 10 loads", asked=scenarios.grid, most=15, memory=1),
     "short": short_requests,
+    "day": day,
     "pools": pools,
     "prefixes": prefixes,
     "placement": placement,

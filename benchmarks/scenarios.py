@@ -46,6 +46,17 @@ SHORT: dict[str, Any] = {
         "lengths": {"kind": "fixed", "input": 64, "output": 16},
     },
 }
+#: A day of one request per second, which takes ten million steps.
+DAY: dict[str, Any] = {
+    "model": {"name": "qwen3-30b-a3b"},
+    "hardware": {"device": "h100-sxm"},
+    "requests": {
+        "kind": "poisson",
+        "rate": 1.0,
+        "count": 86_400,
+        "lengths": {"kind": "lognormal", "input": 512, "output": 256},
+    },
+}
 #: An hour of 40 requests per second on 4 nodes that compute prompts and 9 that decode.
 POOLS: dict[str, Any] = {
     "model": {"name": "deepseek-v3"},

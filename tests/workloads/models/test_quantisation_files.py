@@ -286,6 +286,12 @@ def test_a_published_checkpoint_of_two_files_has_the_size_of_both() -> None:
     assert sum(weight_bytes(shared).values()) == pytest.approx(594.2e9, rel=0.001)
 
 
+def test_more_patterns_than_can_be_tried_are_refused() -> None:
+    many = [f"re:.*layers.{number}$" for number in range(20_000)]
+    with pytest.raises(ModelError, match="ignore has 20,000 patterns, expected at most 250"):
+        formats({"quant_method": "modelopt", "quant_algo": "FP8", "ignore": many})
+
+
 @given(
     st.lists(st.sampled_from(["a", "ab", "layers", "1", "11", ""]), min_size=1, max_size=4).map(".".join),
     st.lists(st.sampled_from(["a", "ab", "layers", "1", "11", "b"]), min_size=1, max_size=4).map(".".join),

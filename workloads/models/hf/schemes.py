@@ -59,6 +59,9 @@ def scheme_of(section: HfConfig) -> Scheme:
         raise ModelError(msg)
     return _DIALECTS[method](section)
 
+#: Most patterns of modules that are left alone, each of which meets every module; plain names may be any number [1].
+_MOST_PATTERNS = 250
+
 
 def named(dtype: DType) -> Format:
     """Return the format with the usual scales of its dtype."""
@@ -129,9 +132,13 @@ def _left_alone(section: HfConfig) -> Iterator[Rule]:
         if isinstance(names, str) or not all(isinstance(name, str) for name in names):
             msg = f"{section.where}: {key} = {names!r}; expected a list of module names"
             raise ModelError(msg)
-        for name in names:
+        patterns = [name for name in names if _is_pattern(name)]
+        if len(patterns) > _MOST_PATTERNS:
+            msg = f"{section.where}: {key} has {len(patterns):,} patterns, expected at most {_MOST_PATTERNS:,}"
+            raise ModelError(msg)
+        for name in patterns:
             _compiled(name, section.where, key)
-            yield Rule(name, None)
+        yield from (Rule(name, None) for name in names)
 
 
 def _compiled(pattern: str, where: str, key: str) -> None:
@@ -148,9 +155,13 @@ def fits_name(pattern: str, module: str) -> bool:
 
     Files list thousands of plain names, which are compared as they are.
     """
-    if "*" in pattern or pattern.startswith("re:"):
+    if _is_pattern(pattern):
         return _matcher(pattern).search(module) is not None
     return f".{pattern.rstrip('.')}." in f".{module}."
+
+
+def _is_pattern(name: str) -> bool:
+    return "*" in name or name.startswith("re:")
 
 
 @lru_cache(maxsize=4096)
