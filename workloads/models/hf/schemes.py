@@ -59,6 +59,7 @@ def scheme_of(section: HfConfig) -> Scheme:
         raise ModelError(msg)
     return _DIALECTS[method](section)
 
+
 #: Most patterns of modules that are left alone, each of which meets every module; plain names may be any number [1].
 _MOST_PATTERNS = 250
 
