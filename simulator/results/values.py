@@ -241,8 +241,9 @@ class Overload:
         """Say so in one sentence."""
         short = f"the {self.pool} pool is short and " if self.pool else ""
         held = "would hold it, as far as this pool goes" if self.pool else "would hold it"
+        offered, capacity = _rate(self.offered_rps), _rate(self.capacity_rps)
         return (
-            f"overloaded: offered {self.offered_rps:.3g} requests/s, capacity {self.capacity_rps:.3g}/s: {short}the "
+            f"overloaded: offered {offered} requests/s, capacity {capacity}/s: {short}the "
             f"queue grows without bound; {self.needed} instances instead of {self.instances} ({self.key}) {held}"
         )
 
@@ -457,6 +458,11 @@ class Result:
         if self.sessions is not None:
             document["sessions"] = asdict(self.sessions)
         return {**document, "rebalances": [dict(row) for row in self.rebalances]} if self.rebalances else document
+
+
+def _rate(value: float) -> str:
+    """Write a rate with three digits, and large ones whole."""
+    return f"{value:,.0f}" if value >= 100.0 else f"{value:.3g}"
 
 
 def _document(answer: Estimate | Result) -> dict[str, Any]:

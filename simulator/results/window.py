@@ -17,6 +17,9 @@ _QUARTERS = 4
 #: Share of the requests in the window by which the queue must grow in it, likewise [1].
 _GROWTH = 0.05
 
+#: Requests that an open loop must have in its window, below which chance alone says what is in it [1].
+_FEWEST = 10
+
 #: What the window is: what was asked; the steady state; a run that never has one, from its first to its last arrival;
 #: the time in which a queue grows; or all of a run that is too short to have any of these.
 Kind = Literal["asked", "steady", "transient", "overloaded", "whole"]
@@ -157,7 +160,8 @@ def _found(
     chosen = (arrival >= begin) & (arrival <= last)
     if concurrency is None and begin < last and queue_grows(arrival, first_token, begin, last):
         return Window(requests=chosen, begin=begin, end=float(first_token.max()), kind="overloaded")
-    if _too_brief(arrival, finish, begin, last):
+    few = concurrency is None and np.count_nonzero(chosen) < _FEWEST
+    if few or _too_brief(arrival, finish, begin, last):
         return whole_run(arrival, finish)
     return Window(requests=chosen, begin=begin, end=last, kind="steady")
 

@@ -78,17 +78,19 @@ def judged(
     last = load_end(trace, arrival)
     window = measured_window(arrival, records.first_token, records.finish, asked, trace.concurrency, last)
     offered, measured = offered_rate(scenario, trace, arrival, window), measured_part(trace, records, window)
-    short = too_short(scenario, trace, records, measured, offered)
+    short = too_short(trace, records, measured, transient=asked.transient)
     exceeded = find_overload(scenario, trace, records, window, waited)
     if short and exceeded is None:
         # What has not queued yet may still be more than can be served.
         exceeded = next(iter(pool_overloads(scenario, trace, pools)), None)
+    if short and exceeded is None:
+        short += _remedy(scenario, trace, records, measured, offered)
     return Judged(
         window=window,
         offered=offered,
         measured=measured,
         overload=exceeded,
-        warnings=(*(() if exceeded is None else (exceeded.text(),)), *short),
+        warnings=tuple(text for text in ("" if exceeded is None else exceeded.text(), short) if text),
     )
 
 
@@ -127,6 +129,8 @@ def load_end(trace: RequestTrace, arrival: FloatArray) -> float:
 def offered_rate(scenario: Scenario, trace: RequestTrace, arrival: FloatArray, window: Window) -> float:
     """Requests that come [1/s]: what a generator is asked for, else what arrives in the window; NaN in a closed loop.
 
+    Later turns of sessions come when answers let them, so that they are counted.
+
     Parameters
     ----------
     scenario : Scenario
@@ -140,7 +144,7 @@ def offered_rate(scenario: Scenario, trace: RequestTrace, arrival: FloatArray, w
     """
     if trace.concurrency is not None:
         return math.nan
-    if scenario.requests.kind in _EVEN and scenario.requests.rate is not None:
+    if scenario.requests.kind in _EVEN and scenario.requests.rate is not None and trace.after is None:
         return float(scenario.requests.rate)
     last = min(window.end, load_end(trace, arrival))
     came = np.count_nonzero((arrival > window.begin) & (arrival <= last))
@@ -282,7 +286,7 @@ def measured_part(trace: RequestTrace, records: Records, window: Window) -> Meas
         end_s=window.end,
         latencies=window.duration / e2el if e2el > 0.0 else math.inf,
         filling=(window.begin - first) / (last - first) if last > first else 0.0,
-        served_error=_error(records.finish, window) if trace.concurrency is None else math.nan,
+        served_error=math.nan if trace.concurrency or window.kind == "whole" else _error(records.finish, window),
     )
 
 
@@ -290,55 +294,51 @@ def _error(finish: FloatArray, window: Window) -> float:
     """Half of the 95 % interval of the rate of ends over that rate, from means over batches of the window [1]."""
     counts, _ = np.histogram(finish, np.linspace(window.begin, window.end, _BATCHES + 1))
     mean = float(counts.mean())
-    return _STUDENT * float(counts.std(ddof=1)) / math.sqrt(_BATCHES) / mean if mean > 0.0 else math.nan
+    return _STUDENT * float(counts.std(ddof=1)) / math.sqrt(_BATCHES) / mean if mean >= 1.0 else math.nan
 
 
-def too_short(
-    scenario: Scenario, trace: RequestTrace, records: Records, measured: Measured, offered: float
-) -> tuple[str, ...]:
-    """Say that a run is too short to judge a steady state by, and how long would do; nothing where it is not.
+def too_short(trace: RequestTrace, records: Records, measured: Measured, *, transient: bool) -> str:
+    """Say that a run is too short to judge a steady state by; empty where it is not.
 
     Parameters
     ----------
-    scenario : Scenario
-        What is asked.
     trace : RequestTrace
         The load.
     records : Records
         What was recorded.
     measured : Measured
         Which part of it was measured.
-    offered : float
-        Requests that come [1/s]; NaN in a closed loop.
+    transient : bool
+        Whether it should have no steady state.
     """
-    if measured.kind not in ("steady", "whole") or asked_window(scenario, trace).transient:
-        return ()
+    if measured.kind not in ("steady", "whole") or transient:
+        return ""
     uncertain = measured.served_error > _MOST_ERROR
     if measured.kind == "steady" and measured.latencies >= _LEAST_LATENCIES and not uncertain:
-        return ()
+        return ""
     arrival = records.arrival
     span, e2el = load_end(trace, arrival) - float(arrival.min()), float((records.finish - arrival).mean())
-    what = f"too short to judge: requests come for {span / e2el:.2g} times the mean E2EL of {e2el:.3g} s"
+    count = f"{len(trace):,} request{'s' * (len(trace) != 1)}"
+    what = f"too short to judge: {count} in {span / e2el:.2g} times the mean E2EL of {e2el:.3g} s"
     if measured.kind == "whole":
-        what += ", so that the server is never steady, and all of the run is shown, filling and emptying included"
-    else:
-        what += f", and {measured.filling:.0%} of that time passes until the server is full"
-        what += f"; the rate of requests is known to {measured.served_error:.0%}" if uncertain else ""
+        return what + ", so that all of the run is shown, filling and emptying included"
+    known = f"; the rate of requests is known to {measured.served_error:.0%}" if uncertain else ""
+    return f"{what}, of which {measured.filling:.0%} pass until the server is full{known}"
+
+
+def _remedy(scenario: Scenario, trace: RequestTrace, records: Records, measured: Measured, offered: float) -> str:
+    """Name the key and the value that give enough requests, rounded up to two digits; empty where nobody knows."""
+    e2el = float((records.finish - records.arrival).mean())
     lasting = _ADVISED_LATENCIES * e2el
-    if uncertain and measured.kind == "steady":
+    if measured.served_error > _MOST_ERROR:
         lasting = max(lasting, (measured.end_s - measured.begin_s) * (measured.served_error / _ADVISED_ERROR) ** 2)
     rate = trace.concurrency / e2el if trace.concurrency is not None else offered
     if not math.isfinite(rate):
-        return (what,)
+        return ""
     if trace.concurrency is None:
         lasting = max(lasting, _ADVISED_ANSWERS / rate)
     needed = max(rate * (_FILLING * e2el + lasting), len(trace) + 1.0)
-    return (f"{what}; {_remedy(scenario, trace, needed)} would do",)
-
-
-def _remedy(scenario: Scenario, trace: RequestTrace, needed: float) -> str:
-    """Name the key and the value that give so many requests, rounded up to two digits."""
     if scenario.requests.kind == "trace":
-        return f"requests.repeat = {math.ceil(scenario.requests.repeat * needed / len(trace))}"
+        return f"; requests.repeat = {math.ceil(scenario.requests.repeat * needed / len(trace))} would do"
     unit = 10 ** max(math.floor(math.log10(needed)) - 1, 0)
-    return f"requests.count = {math.ceil(needed / unit) * unit}"
+    return f"; requests.count = {math.ceil(needed / unit) * unit} would do"

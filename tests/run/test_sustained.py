@@ -193,6 +193,24 @@ def test_what_is_held_is_not_overload() -> None:
     assert overload(offered=4.0, capacity=3.0, instances=3).needed == 5
 
 
+def test_rare_requests_are_measured_whole_rather_than_by_a_window_in_which_none_ends() -> None:
+    result = small("requests.rate=0.001", "requests.count=3")
+    assert result.measured.kind == "whole"
+    assert result.summary.request_throughput_rps > 0.0
+    assert warned(result, "too short to judge: 3 requests in")
+
+
+def test_later_turns_of_sessions_are_offered_as_they_come() -> None:
+    result = small("requests.sessions.turns=3", "requests.sessions.think_time=1 s", "requests.count=900")
+    summary, measured = result.summary, result.measured
+    arrival = result.requests["arrival_s"]
+    came = arrival.between(measured.begin_s, measured.end_s, inclusive="right").sum()
+    assert summary.offered_rps == pytest.approx(came / summary.simulated_s)
+    assert summary.request_throughput_rps == pytest.approx(summary.offered_rps, rel=0.05)
+    first_turns = arrival[result.requests["turn"] == 1]
+    assert measured.end_s == first_turns.max(), "after the last session has begun there are fewer and fewer"
+
+
 @pytest.mark.parametrize(
     "overrides",
     [
