@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from simulator.scenario import Scenario
-from simulator.serving.plan import PoolPlan
 from simulator.step.work import StepWork
 from workloads.memory import allowed_memory, require_memory
 from workloads.requests.trace import RequestTrace
+
+if TYPE_CHECKING:
+    from simulator.serving.plan import PoolPlan
 
 #: What a recorded step takes with its gaps, as a day of ten million of them shows [bytes].
 STEP_BYTES = 110.0
