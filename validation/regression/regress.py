@@ -306,7 +306,9 @@ def update(
     played = Covered.load(covered.scenarios, covered.runs, path.parent)
     predictions = finite(played.predictions() | device_figures(covered.devices))
     papers = validate_papers() if covered.page or measurements is not None or _records_papers(old) else None
-    accuracy = {**old.accuracy, **_recomputed(papers, measurements)}
+    # Papers are counted anew as a whole, and under the names of today.
+    kept = {key: v for key, v in old.accuracy.items() if papers is None or not key.startswith("papers/")}
+    accuracy = {**kept, **_recomputed(papers, measurements)}
     new = dataclasses.replace(covered, predictions=predictions, fingerprints=played.fingerprints(), accuracy=accuracy)
     save_baseline(new, path)
     new = load_baseline(path)

@@ -16,6 +16,7 @@ from simulator.cli.app import app
 from simulator.scenario.features import FEATURES
 from simulator.scenario.presets import preset_path
 from simulator.scenario.sections import Scheduler
+from validation.papers.report import PaperReport
 from validation.regression import regress
 from validation.regression.predicted import load_runs
 from validation.regression.regress import BaselineError, Outcome, compare, load_baseline
@@ -247,6 +248,18 @@ def test_a_document_that_states_another_figure_fails_and_an_update_mends_it(base
     assert [(s.key, s.text) for s in stated_figures([page])] == [(key, "5.2 %"), ("b/unknown/rows", "7")]
     # The second mark names a figure that nobody computes, and stays wrong.
     assert [o.key for o in failures(regress.regress(baseline))] == ["b/unknown/rows"]
+
+
+def test_an_update_counts_papers_under_the_names_of_today(baseline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    document = json.loads(baseline.read_text(encoding="utf-8"))
+    recorded = {"papers/a_name_of_before": 3.0, "a/gemm/rows": 7.0}
+    baseline.write_text(json.dumps({**document, "accuracy": recorded}))
+    monkeypatch.setattr(regress, "validate_papers", PaperReport)
+    regress.update(baseline)
+    accuracy = json.loads(baseline.read_text(encoding="utf-8"))["accuracy"]
+    assert "papers/a_name_of_before" not in accuracy
+    assert accuracy["papers/rows_within"] == 0.0
+    assert accuracy["a/gemm/rows"] == 7.0
 
 
 def test_a_document_that_is_not_there_is_told_and_fails_nothing(baseline: Path) -> None:
