@@ -107,8 +107,8 @@ def measured_window(
     standard error of the requests in flight is least (:func:`steady_part`) until the last arrival. Both ends of a
     closed loop's window are ends of requests, so that rounds of equal requests fit into it whole.
 
-    Where a queue grows all the time (:func:`queue_grows`), devices are busy until the last request has its first token,
-    and the window ends there: what is served in it is the capacity.
+    Where a queue grows all the time (:func:`queue_grows`), devices are busy until the last request that came before the
+    load ended has its first token, and the window ends there: what is served in it is the capacity.
 
     Wrong where the load drifts, as all of a change may be taken for a warm-up; where requests are so few that chance
     decides what is steady; and in closed loops of answers that differ widely, which take a few rounds more to mix.
@@ -159,7 +159,7 @@ def _found(
     begin = steady_begin(arrival, finish, concurrency, last)
     chosen = (arrival >= begin) & (arrival <= last)
     if concurrency is None and begin < last and queue_grows(arrival, first_token, begin, last):
-        return Window(requests=chosen, begin=begin, end=float(first_token.max()), kind="overloaded")
+        return Window(requests=chosen, begin=begin, end=float(first_token[chosen].max()), kind="overloaded")
     few = concurrency is None and np.count_nonzero(chosen) < _FEWEST
     if few or _too_brief(arrival, finish, begin, last):
         return whole_run(arrival, finish)

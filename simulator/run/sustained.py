@@ -18,6 +18,7 @@ from simulator.results.window import Asked, Window, measured_window, queue_grows
 from simulator.scenario import Scenario
 from simulator.scenario.features import asks, beyond_closed_form
 from workloads.requests.trace import RequestTrace
+from workloads.requests.turns import follows
 
 if TYPE_CHECKING:
     from simulator.serving.plan import PoolPlan
@@ -186,13 +187,17 @@ def find_overload(
     begin = window.begin if window.kind == "overloaded" else steady_begin(arrival, records.finish, None, last)
     if not begin < last or (window.kind != "overloaded" and not queue_grows(arrival, first, begin, last)):
         return None
-    busy = Window(requests=window.requests, begin=begin, end=float(first.max()))
+    busy = Window(requests=window.requests, begin=begin, end=float(first[arrival <= last].max()))
     pool: Literal["", "prefill", "decode"] = ""
     if waited is not None:
         pool = "decode" if np.median(waited[arrival >= begin]) > 0.0 else "prefill"
     prompts = scenario.disaggregation.prefill.instances
+    offered = offered_rate(scenario, trace, arrival, Window(requests=window.requests, begin=begin, end=last))
+    if follows(trace):
+        # What sessions ask for grows until those that began first are over.
+        offered = min(offered, np.count_nonzero((arrival > begin) & (arrival <= last)) / (last - begin))
     return overload(
-        offered=offered_rate(scenario, trace, arrival, Window(requests=window.requests, begin=begin, end=last)),
+        offered=offered,
         capacity=float(share_served(records, busy).sum()) / busy.duration,
         instances=prompts if pool == "prefill" else scenario.parallelism.instances,
         pool=pool,
