@@ -18,7 +18,7 @@ from simulator.serving.request_experts import RequestExperts, request_experts
 from simulator.serving.state import Role
 from workloads.models.work import kv_bytes_per_token_by_layer
 from workloads.requests.trace import RequestTrace
-from workloads.requests.turns import SESSION_BLOCK, answer_blocks, follows, session_blocks
+from workloads.requests.turns import answer_blocks, follows, session_block_tokens, session_blocks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -165,7 +165,7 @@ def prefix_caching(scenario: Scenario, trace: RequestTrace, plans: tuple[PoolPla
         )
     deployment = plans[-1].deployment
     if trace.block_hashes is None:
-        block_tokens = SESSION_BLOCK
+        block_tokens = session_block_tokens(trace)
         blocks = session_blocks(trace, block_tokens)
     else:
         block_tokens = trace.block_tokens

@@ -17,7 +17,14 @@ from simulator.serving.kv_link import KVLink
 from simulator.serving.recorder import column
 from simulator.serving.server import Server
 from workloads.requests.trace import RequestTrace
-from workloads.requests.turns import answer_blocks, first_requests, most_in_flight, session_blocks, session_columns
+from workloads.requests.turns import (
+    answer_blocks,
+    first_requests,
+    most_in_flight,
+    session_block_tokens,
+    session_blocks,
+    session_columns,
+)
 
 if TYPE_CHECKING:
     import simpy
@@ -278,6 +285,12 @@ def test_a_context_made_anew_shares_nothing_and_one_without_its_answers_the_prom
     assert short[4] not in first
     assert not set(anew) & {*first, *short, *other}
     assert other[:5] == short
+
+
+def test_blocks_are_made_up_larger_for_long_prompts_so_that_no_cache_drowns_in_them() -> None:
+    trace = chained([-1, 0], [0.0, 0.0], inputs=32_768)
+    assert session_block_tokens(trace) == 16
+    assert session_block_tokens(replace(trace, input_tokens=np.array([10, 130_000]))) == 64
 
 
 def test_two_turns_that_follow_one_answer_share_it_and_no_more() -> None:

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from workloads.requests.trace import RequestTrace
 
-#: Tokens of the blocks that are made up where a trace names none: the default of vLLM [tokens].
-SESSION_BLOCK = 16
+#: Tokens of the blocks that are made up where a trace names none, the default of vLLM [tokens], and the most blocks of
+#: a prompt up to which they are so small: a cache looks at each of them [1].
+_BLOCK, _MOST_BLOCKS = 16, 2048
 #: Bits of the number of a block within what one request names [1].
 _OWN = 32
 
@@ -88,6 +89,14 @@ def mean_rate(trace: RequestTrace) -> float:
     arrival = trace.arrival[timed]
     span = float(arrival[-1] - arrival[0])
     return (len(arrival) - 1) / span * (len(trace) / len(arrival)) if span > 0 else 0.0
+
+
+def session_block_tokens(trace: RequestTrace) -> int:
+    """Return how many tokens the blocks have that :func:`session_blocks` makes up: 16, or more for long prompts."""
+    tokens = _BLOCK
+    while int(trace.input_tokens.max()) > tokens * _MOST_BLOCKS:
+        tokens *= 2
+    return tokens
 
 
 def session_blocks(trace: RequestTrace, block_tokens: int) -> list[Sequence[int]]:
