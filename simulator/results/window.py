@@ -119,7 +119,8 @@ def measured_window(
             return _changing(arrival, finish, asked.until, last)
         return _found(arrival, first_token, finish, concurrency, last)
     chosen, begin = _after_warmup(arrival, finish, asked, concurrency, last)
-    if asked.drain is not True and last > begin:
+    brief = asked.drain is None and _too_brief(arrival, finish, begin, last)
+    if asked.drain is not True and last > begin and not brief:
         kept = chosen & (finish <= last) if asked.drain is False else chosen
         if kept.any():
             return Window(requests=kept, begin=begin, end=last)

@@ -231,3 +231,10 @@ def test_the_steady_part_begins_where_a_step_up_was(step: int, seed: int) -> Non
     values = np.random.default_rng(seed).normal(100.0, 1.0, 200)
     values[:step] -= 90.0
     assert step <= steady_part(values) <= 100
+
+
+def test_after_a_warm_up_the_tail_counts_where_nothing_is_answered_before_it() -> None:
+    arrival, finish = array(0.0, 0.01, 0.02, 0.03), array(0.1, 0.07, 0.07, 0.1)
+    window = asked_window(arrival, finish, warmup=1, drain=None)
+    assert (window.begin, window.end) == (0.01, 0.1)
+    assert window.requests.tolist() == [False, True, True, True]
