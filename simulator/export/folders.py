@@ -40,6 +40,8 @@ RESULT_FILES = frozenset(
 #: The manifest of the result that is being replaced, if any, while files are moved. Where that is not brought to its
 #: end, the next run learns from it and from the manifest beside it which files are ours.
 _REPLACED = "replaced.json"
+#: Where the files go that are replaced.
+_AWAY = "replaced"
 #: Largest manifest of ours [bytes].
 _MOST_MANIFEST = 2**20
 #: How long a run waits for another that moves files into the same folder [s].
@@ -180,30 +182,38 @@ def _fill(path: str | Path, target: Path, staging: Path) -> None:
     """Move all files into a folder that exists, in the place of those of an earlier run."""
     with locked(target, _PATIENCE):
         _refuse_foreign_content(path, target)
-        old, new = (RESULT_FILES.intersection(_names(folder)) for folder in (target, staging))
+        old = RESULT_FILES.intersection(_names(target))
         try:
-            _exchange(target, staging, old - new)
+            _exchange(target, staging, old - {MANIFEST_NAME})
         except (KeyboardInterrupt, SystemExit):
             # It takes a moment; half of it is nothing that anybody wants.
-            _exchange(target, staging, old - new)
+            _exchange(target, staging, old - {MANIFEST_NAME})
             raise
         remove_debris(target, target.name)
         remove_debris(target.parent, target.name)
 
 
 def _exchange(target: Path, staging: Path, old: Collection[str]) -> None:
-    """Move all that is prepared, and remove what is old; called again, it goes on where it was."""
-    manifest, replaced = target / MANIFEST_NAME, staging / _REPLACED
+    """Move what is old out and what is prepared in; called again, it goes on where it was.
+
+    Nothing is renamed over another file, for which file systems may first write all of the new one to the disk.
+    """
+    manifest, replaced, away = target / MANIFEST_NAME, staging / _REPLACED, staging / _AWAY
+    if away.exists() and not replaced.exists() and not (staging / MANIFEST_NAME).exists():
+        # All was done when it was interrupted.
+        return
+    away.mkdir(exist_ok=True)
     if not replaced.exists():
         # From here on the folder is no result, until the new manifest is there.
         if manifest.exists():
             _move(manifest, replaced)
         replaced.touch()
+    for name in old:
+        if (target / name).exists() and not (away / name).exists():
+            _move(target / name, away / name)
     for name in sorted(RESULT_FILES - {MANIFEST_NAME}):
         if (staging / name).exists():
             _move(staging / name, target / name)
-    for name in old:
-        (target / name).unlink(missing_ok=True)
     if (staging / MANIFEST_NAME).exists():
         _move(staging / MANIFEST_NAME, manifest)
     replaced.unlink()

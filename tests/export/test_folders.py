@@ -222,7 +222,7 @@ def test_writers_at_the_same_time_lose_nothing_and_leave_one_whole_result(tmp_pa
     assert names(tmp_path) == ["result"]
 
 
-@pytest.mark.parametrize("moves", range(4))
+@pytest.mark.parametrize("moves", range(6))
 @pytest.mark.parametrize("stopped_by", [KeyboardInterrupt, OSError])
 def test_a_run_that_stops_while_files_are_moved_does_not_bar_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moves: int, stopped_by: type[BaseException]
@@ -247,6 +247,23 @@ def test_a_run_that_stops_while_files_are_moved_does_not_bar_the_next(
     write_result(folder, "third")
     assert names(folder) == [MANIFEST_NAME, "summary.json"]
     assert (folder / "summary.json").read_text() == "third"
+
+
+def test_an_interrupt_after_the_last_move_leaves_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, exchange = tmp_path / "result", folders._exchange
+    write_result(folder, "first")
+
+    def interrupted(*given: Any) -> None:
+        monkeypatch.setattr(folders, "_exchange", exchange)
+        exchange(*given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(folders, "_exchange", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_result(folder, "second")
+    check_output_folder(folder)
+    assert (folder / "summary.json").read_text() == "second"
+    assert names(folder) == [MANIFEST_NAME, "summary.json"]
 
 
 @pytest.mark.parametrize("there", [True, False])
