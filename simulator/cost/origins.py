@@ -9,15 +9,25 @@ from pathlib import Path
 from simulator.cost.model import CostModel
 from simulator.cost.uncertainty import kernel_origin
 from simulator.hardware import MAIN, Hardware
+from simulator.kernels.families import FAMILIES
 from simulator.kernels.kernel import ARITHMETIC, dtype_bytes
 from simulator.ops import Op
 
 #: What the ops of a family are called where whole families are compared.
-_WORDS: Mapping[str, str] = {"gemm": "GEMMs", "moe": "experts"}
+_WORDS: Mapping[str, str] = {
+    "gemm": "GEMMs",
+    "moe": "experts",
+    "attention_prefill": "attention",
+    "attention_decode": "attention",
+    "mla_prefill": "attention",
+    "mla_decode": "attention",
+}
 #: How a warning of mixed evidence begins.
 MIXED = "mixed evidence: "
-#: The format in which a comparison begins.
-_REFERENCE = "bfloat16"
+#: The format in which a comparison usually begins.
+_USUAL = "bfloat16"
+#: Dots in the name of a kernel table that says its format: family, backend, format [1].
+_WITH_FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,9 +59,9 @@ def borrowed_kernels(hardware: Hardware, tables: Iterable[str], folder: Path | N
 
 
 def mixed_evidence(cost: CostModel, ops: Sequence[Op], folder: Path | None) -> tuple[str, ...]:
-    """Warn where matrix kernels of one dtype are another device's, or stand for another dtype's, and others are own.
+    """Warn where the kernels of one format are of another device than those of others, or stand for another format.
 
-    Whoever compares the dtypes then compares two kernel libraries on two devices: the ratio of their times is no
+    Whoever compares the formats then compares two kernel libraries on two devices: the ratio of their times is no
     measurement, and can be far above that of the bytes, which bounds it where weights are what kernels wait for.
 
     Parameters
@@ -63,33 +73,37 @@ def mixed_evidence(cost: CostModel, ops: Sequence[Op], folder: Path | None) -> t
     folder : Path or None
         Folder of user profiles.
     """
-    hardware, own = cost.hardware, cost.hardware.device.id
-    found: dict[tuple[str, TableOrigin], dict[str, None]] = {}
+    hardware, device = cost.hardware, cost.hardware.device.id
+    found: dict[tuple[str, TableOrigin, TableOrigin], dict[str, None]] = {}
     for op in ops:
-        if op.family not in _WORDS or op.resource != MAIN or not _has_reference(hardware, op.family):
+        if op.family not in _WORDS or op.resource != MAIN:
             continue
-        dtype = str(op.shape.dtype)
+        dtype, other = str(getattr(op.shape, FAMILIES[op.kind].table_dtype)), _nearest(hardware, op.family, folder)
         origins = {table_origin(hardware, each.table, op.resource, folder) for each in cost.lookups(op)}
-        origin = min(origins, key=lambda each: (each.device != own, each.device, each.dtype))
-        if origin.device == own and (origin.dtype == _REFERENCE or _alike(origin.dtype, dtype)):
-            continue
-        found.setdefault((dtype, origin), {})[_WORDS[op.family]] = None
+        origin = min(origins, key=lambda each: (each.device != other.device, each.device, each.dtype))
+        alike = origin.device == other.device and (origin == other or _alike(origin.dtype, dtype))
+        if other.dtype not in ("", dtype) and not alike:
+            found.setdefault((dtype, origin, other), {})[_WORDS[op.family]] = None
     said = []
-    for (dtype, origin), families in found.items():
-        words, ratio = " and ".join(families), dtype_bytes(_REFERENCE) / dtype_bytes(dtype)
-        whose = "its own" if origin.device == own else f"{origin.device}'s"
+    for (dtype, origin, other), families in found.items():
+        words, ratio = " and ".join(families), dtype_bytes(other.dtype) / dtype_bytes(dtype)
+        whose, others = ("its own" if each.device == device else f"{each.device}'s" for each in (origin, other))
         said.append(
-            f"{MIXED}{dtype} {words} of {own} rest on {whose} {origin.dtype or 'unnamed'} kernels, its "
-            f"{_REFERENCE} ones on its own {_REFERENCE} kernels: do not read a ratio of the two as a measurement; by "
-            f"bytes alone it is at most {ratio:.1f}x"
+            f"{MIXED}{dtype} {words} of {device} rest on {whose} {origin.dtype or 'unnamed'} kernels, its "
+            f"{other.dtype} ones on {others} {other.dtype} kernels: do not read a ratio of the two as a measurement; by "
+            f"bytes alone it is at most {max(ratio, 1.0 / ratio):.1f}x"
         )
     return tuple(said)
 
 
-def _has_reference(hardware: Hardware, family: str) -> bool:
-    """Whether a device has kernels of its own in the reference format; else both sides of a comparison are borrowed."""
-    names = (name.split(".") for name in hardware.device.main.kernels)
-    return any((parts[0], parts[-1]) == (family, _REFERENCE) for parts in names)
+def _nearest(hardware: Hardware, family: str, folder: Path | None) -> TableOrigin:
+    """Find whose kernels of a family a device has first of all, and of which format: the usual one if it can be."""
+    # Kernels stand in the order in which they are taken: the device's own, then its relatives'.
+    names = [name for name in hardware.kernels if name.startswith(f"{family}.") and name.count(".") == _WITH_FORMAT]
+    origins = [table_origin(hardware, name, MAIN, folder) for name in names]
+    first = [origin for origin in origins if origin.device == origins[0].device]
+    usual = TableOrigin(device=first[0].device, dtype=_USUAL) if first else TableOrigin(device="", dtype="")
+    return usual if usual in first or not first else min(first, key=lambda each: each.dtype)
 
 
 def _alike(one: str, other: str) -> bool:

@@ -115,7 +115,7 @@ def _run(scenario: Scenario, requests: RequestTrace) -> list[Finding]:
     if start is not None:
         pools, _ = start
         mixed = dict.fromkeys(text for pool in pools for text in pool.deployment.warnings if text.startswith(MIXED))
-        findings.extend(Finding(level="warning", where="model.weights", message=text) for text in mixed)
+        findings.extend(Finding(level="warning", where="model", message=text) for text in mixed)
         _try(findings, "routing", lambda: known_experts(scenario, requests))
         _try(findings, "prefix_cache", lambda: prefix_caching(scenario, requests, pools))
         _try(findings, "faults", lambda: fault_controls(scenario, pools))

@@ -16,7 +16,7 @@ def title(scenario: Scenario) -> str:
 
 
 def _unnamed(scenario: Scenario) -> bool:
-    return bool(scenario.name == type(scenario).model_fields["name"].default)
+    return scenario.name.strip() in ("", type(scenario).model_fields["name"].default)
 
 
 def made_title(scenario: Scenario) -> str:

@@ -75,3 +75,27 @@ def test_a_chain_of_relatives_says_which_of_them_gives_what() -> None:
     (text,) = (text for text in estimate(scenario).warnings if "takes" in text)
     assert "elementwise from its relative's kernels: h100-sxm" in text
     assert text.count("relative's kernels") == len(text.split("; "))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (
+            ("model.kv_cache=fp8",),
+            "fp8 attention of a100-sxm rest on h100-sxm's fp8 kernels, its bfloat16 ones on its own",
+        ),
+        (
+            ("hardware.device=ascend-910b",),
+            "bfloat16 experts of ascend-910b rest on a100-sxm's bfloat16 kernels, its int8 ones on its own int8 kernels",
+        ),
+        (
+            ("hardware.device=ascend-910c",),
+            "bfloat16 experts of ascend-910c rest on a100-sxm's bfloat16 kernels, its int8 ones on ascend-910b's",
+        ),
+    ],
+)
+def test_caches_other_directions_and_two_relatives_are_mixtures_of_the_same_kind(
+    overrides: tuple[str, ...], words: str
+) -> None:
+    (text,) = mixed(estimate(BASE.override(*overrides)).warnings)
+    assert words in text
