@@ -35,7 +35,19 @@ _WIDEST = 48
 
 
 def print_study(text: Console, scenario: Scenario, options: StudyOptions, study: PlacementStudy) -> None:
-    """Print what was asked, the scores of a split, how its best placement loads the ranks, and the verdict."""
+    """Print what was asked, the scores of a split, how its best placement loads the ranks, and the verdict.
+
+    Parameters
+    ----------
+    text : Console
+        Where to.
+    scenario : Scenario
+        What was asked.
+    options : StudyOptions
+        How placements were judged.
+    study : PlacementStudy
+        The scores of one split.
+    """
     nodes = f"{study.nodes} nodes" if study.nodes > 1 else "one node"
     text.print(f"EP {study.ranks} on {nodes}, {study.redundant_slots} redundant slots", style="bold")
     text.print(assumptions(scenario, options, study), style="dim")

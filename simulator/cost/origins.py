@@ -39,7 +39,19 @@ class TableOrigin:
 
 
 def table_origin(hardware: Hardware, table: str, resource: str, folder: Path | None) -> TableOrigin:
-    """Find the device that a kernel table of an op's resource was fitted on; itself where none is known."""
+    """Find the device that a kernel table was fitted on; itself where none is known.
+
+    Parameters
+    ----------
+    hardware : Hardware
+        What runs the kernel.
+    table : str
+        Name of the kernel table.
+    resource : str
+        What of the device runs it, as in :class:`~simulator.ops.Op`.
+    folder : Path or None
+        Folder of user profiles.
+    """
     device, _ = kernel_origin(hardware.device, table, resource, folder)
     parts = table.split(".")
     return TableOrigin(device=hardware.device.id if device is None else device.id, dtype=(*parts, "", "")[2])
@@ -90,8 +102,8 @@ def mixed_evidence(cost: CostModel, ops: Sequence[Op], folder: Path | None) -> t
         whose, others = ("its own" if each.device == device else f"{each.device}'s" for each in (origin, other))
         said.append(
             f"{MIXED}{dtype} {words} of {device} rest on {whose} {origin.dtype or 'unnamed'} kernels, its "
-            f"{other.dtype} ones on {others} {other.dtype} kernels: do not read a ratio of the two as a measurement; by "
-            f"bytes alone it is at most {max(ratio, 1.0 / ratio):.1f}x"
+            f"{other.dtype} ones on {others} {other.dtype} kernels: do not read a ratio of the two as a measurement; "
+            f"by bytes alone it is at most {max(ratio, 1.0 / ratio):.1f}x"
         )
     return tuple(said)
 
