@@ -70,6 +70,9 @@ def _unit_table() -> dict[str, tuple[Dimension, float]]:
     return table
 
 
+#: Least and largest time [s], and amount of anything else in SI units, that sums and quotients of a run still hold.
+_TIMES, _AMOUNTS = (1e-30, 1e10), (1e-30, 1e30)
+
 UNITS: Mapping[str, tuple[Dimension, float]] = _unit_table()
 
 #: One everyday unit of each dimension, for messages and for writing values that were computed.
@@ -137,6 +140,10 @@ def to_si(value: object, unit: object, dimension: Dimension | None, where: str, 
     if value < 0 or (value == 0 and not zero_allowed):
         least = "zero or more" if zero_allowed else "greater than zero"
         raise ProfileError(f"{where}: {value!r} {unit} must be {least}")
+    least_si, most_si = _TIMES if found == "time" else _AMOUNTS
+    if value and not least_si <= value * size <= most_si:
+        allowed = f"{least_si / size:.3g} to {most_si / size:.3g} {unit}"
+        raise ProfileError(f"{where}: {value!r} {unit} is beyond all that there is; expected {allowed}")
     return float(value) * size
 
 

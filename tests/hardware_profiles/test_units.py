@@ -177,3 +177,18 @@ def test_bytes_and_rates_are_written_in_powers_of_a_thousand() -> None:
 @given(st.floats(1e-9, 59))
 def test_a_written_time_reads_back_within_half_of_its_last_digit(seconds: float) -> None:
     assert parse_quantity_text(format_seconds(seconds), "time") == pytest.approx(seconds, rel=5.1e-3)
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "dimension"),
+    [(1e300, "s", "time"), (1e8, "h", "time"), (1e31, "FLOP/s", "compute"), (5e-324, "GB/s", "bandwidth")],
+)
+def test_quantities_beyond_all_that_there_is_are_refused(value, unit, dimension):
+    with pytest.raises(ProfileError, match="is beyond all that there is; expected"):
+        to_si(value, unit, dimension, "a")
+
+
+def test_quantities_of_today_and_of_the_next_decades_are_taken():
+    assert to_si(1e6, "EFLOP/s", "compute", "a") == 1e24
+    assert to_si(1.0, "ns", "time", "a") == 1e-9
+    assert to_si(0.0, "s", "time", "a", zero_allowed=True) == 0.0
