@@ -36,6 +36,8 @@ _ROUNDS = 40
 _STEEPEST = 0.9
 #: Halvings in which the requests in flight beside think times are found [1].
 _HALVINGS = 30
+#: Rate from which requests come all at once, which is none [1/s].
+_AT_ONCE = 1e9
 #: Decode steps of an answer below which steps matter by which its first token is late [1].
 _SHORT_ANSWER = 4
 
@@ -626,5 +628,5 @@ def _summary(asked: Asked, state: Steady, work: Work, spread: tuple[float, float
         rank_imbalance_p99=_NAN,
         expert_imbalance_mean=spread[0],
         active_experts_mean=spread[1],
-        offered_rps=load.rate * asked.instances if load.rate else _NAN,
+        offered_rps=load.rate * asked.instances if 0.0 < load.rate * asked.instances < _AT_ONCE else _NAN,
     )

@@ -256,7 +256,8 @@ def pool_overloads(scenario: Scenario, trace: RequestTrace, pools: Sequence[Pool
         The instances at the start.
     """
     unknown = [key for key in beyond_closed_form(scenario) if key != "disaggregation.enabled"]
-    if trace.concurrency is not None or unknown:
+    # Requests that come all at once, or one alone, have no rate.
+    if trace.concurrency is not None or unknown or not trace.arrival.max() > trace.arrival.min():
         return ()
     found = []
     for pool in pools:

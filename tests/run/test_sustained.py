@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -198,6 +199,17 @@ def test_rare_requests_are_measured_whole_rather_than_by_a_window_in_which_none_
     assert result.measured.kind == "whole"
     assert result.summary.request_throughput_rps > 0.0
     assert warned(result, "too short to judge: 3 requests in")
+
+
+def test_requests_that_come_all_at_once_have_no_rate_that_could_be_too_much(tmp_path: Path) -> None:
+    (tmp_path / "once.csv").write_text("arrival_s,input_tokens,output_tokens\n5,100,10\n5,100,10\n5,100,20\n", "utf-8")
+    requests = {"kind": "trace", "trace": str(tmp_path / "once.csv")}
+    asked = Scenario.from_mapping({**SMALL, "requests": requests})
+    assert not [each for each in check(asked) if each.where == "requests.rate"]
+    for answer in (simulate(asked), estimate(asked)):
+        assert answer.overload is None
+        assert math.isnan(answer.summary.offered_rps)
+        assert answer.summary.request_throughput_rps > 0.0
 
 
 def test_later_turns_of_sessions_are_offered_as_they_come() -> None:
