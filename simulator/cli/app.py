@@ -32,9 +32,22 @@ from simulator.cli.scenario_argument import (
 )
 from simulator.cli.validate import regress, validate
 
+#: Most digits of a whole number [1].
+_DIGITS = 18
+
 
 class _Short(TyperGroup):
     """Commands whose complaints about words stay short, whatever the words."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the words, none of which is a whole number of more digits than any array counts to."""
+        for arg in args:
+            value = arg.partition("=")[2] if arg.startswith("--") else arg
+            if len(value) > _DIGITS and value.isdecimal():
+                from hardware_profiles.edge import shown
+
+                raise typer.BadParameter(f"{shown(value)} has {len(value):,} digits; expected at most {_DIGITS}")
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command; cut what a message about its words quotes."""
