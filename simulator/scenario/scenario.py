@@ -206,7 +206,7 @@ def _named_sections(assignments: Sequence[str]) -> set[str]:
 
 
 def _apply_override(data: dict[str, Any], assignment: str) -> None:
-    """Set one dotted key of nested mappings; values are TOML, bare words are strings."""
+    """Set one dotted key of nested mappings, or take it away; values are TOML, bare words are strings."""
     key, separator, text = assignment.partition("=")
     parts = key.strip().split(".")
     if not separator or not all(parts):
@@ -224,7 +224,10 @@ def _apply_override(data: dict[str, Any], assignment: str) -> None:
         if not isinstance(section, dict):
             msg = f"--set {shown(assignment)}: {part} is not a section"
             raise ScenarioError(msg)
-    section[parts[-1]] = value
+    if text.strip() or parts[-1] not in _keys(parts[:-1]):
+        section[parts[-1]] = value
+    else:
+        section.pop(parts[-1], None)
 
 
 def _findings(error: ValidationError, data: Mapping[str, Any], where: str) -> str:

@@ -197,10 +197,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"hardware": {"device": "a100-smx"}},
         "unknown device 'a100-smx'; did you mean 'a100-sxm'",
     ),
-    "unknown model": ({"model": {"name": "mixtral-8x8b"}}, "unknown model 'mixtral-8x8b'; did you mean 'mixtral-8x7b'"),
+    "unknown model": ({"model": {"name": "mixtrl-8x7b"}}, "unknown model 'mixtrl-8x7b'; did you mean 'mixtral-8x7b'"),
+    "model of another size": ({"model": {"name": "mixtral-8x8b"}}, "none of that name ships"),
     "unknown stack": ({"stack": {"name": "sglng"}}, "unknown serving stack 'sglng'; did you mean 'sglang'"),
     "unknown node": ({"hardware": {"node": "hgx-a10"}}, "unknown node 'hgx-a10'; did you mean 'hgx-a100'"),
-    "unknown dtype": ({"model": {"weights": "fp7"}}, "'fp7'; did you mean 'fp8'"),
     "node of another device": (
         {"hardware": {"node": "hgx-h100"}},
         "node hgx-h100 holds h100-sxm, not a100-sxm; nodes of a100-sxm: hgx-a100",
