@@ -155,7 +155,8 @@ def sized(scenario: Scenario, ranks: int, model: ModelSpec) -> Scenario:
     choice = scenario.parallelism
     moe = model.moe if choice.ep > 1 else None
     shards = max(choice.tp * choice.dp // choice.ep, 1)
-    ep = choice.tp * ranks // shards if moe is not None else choice.ep
+    # Fewer ranks than shared an expert share all of them.
+    ep = max(choice.tp * ranks // shards, 1) if moe is not None else choice.ep
     redundant = scenario.placement.redundant_slots
     if moe is not None:
         experts = moe.num_experts

@@ -198,3 +198,24 @@ def test_check_finds_what_a_run_would_refuse_and_pads_experts_as_a_run_does() ->
 def test_the_closed_form_refuses_what_changes_its_size() -> None:
     with pytest.raises(InfeasibleScenario, match=r"elastic\.mechanism"):
         estimate(scenario("elastic"))
+
+
+def test_fewer_ranks_than_shared_an_expert_are_played_or_refused_alike_by_check() -> None:
+    asked = Scenario.from_mapping(
+        {
+            "model": {"name": "gpt-oss-20b"},
+            "hardware": {"device": "h100-sxm"},
+            "parallelism": {"dp": 8, "ep": 2},
+            "requests": {"kind": "constant", "rate": 20.0, "count": 12, "lengths": {"input": 16, "output": 4}},
+            "routing": {"tokens": 64},
+            "elastic": {"mechanism": "cold_restart", "events": [{"at": "0.2 s", "size": 1}]},
+        }
+    )
+    errors = [finding for finding in check(asked) if finding.level == "error"]
+    try:
+        result = simulate(asked)
+    except MoesimError:
+        assert errors
+    else:
+        assert result.summary.requests_completed > 0
+        assert not errors
