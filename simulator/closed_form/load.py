@@ -10,12 +10,15 @@ from numpy.typing import NDArray
 
 from simulator.arrays import FloatArray
 from simulator.closed_form.numbers import Number, some
+from simulator.scenario.sections import Requests
 from workloads.requests.trace import RequestTrace
 from workloads.requests.turns import mean_rate
 
 #: Quantiles of prompt lengths that are kept, and cells of the distribution of prompt tokens on a rank [1].
 QUANTILES = 64
 _CELLS = 512
+#: Generators whose arrivals have one rate all the time.
+EVEN = ("poisson", "gamma", "constant")
 #: Time in which requests come that all come at once [s].
 _AT_ONCE = 1e-9
 
@@ -51,12 +54,30 @@ class Load:
         return self.concurrency > 0 and self.equal_outputs and self.think <= 0.0
 
 
-def mean_load(trace: RequestTrace, instances: int) -> Load:
-    """Reduce a request trace to what one instance sees on average."""
+def asked_rate(choice: Requests, trace: RequestTrace) -> float | None:
+    """Return the rate at which a generator is asked to send requests all the time [1/s]; ``None`` for other loads.
+
+    A sample of it comes a little faster or slower, and one request alone at no rate. Sessions come by their own.
+    """
+    return choice.rate if choice.kind in EVEN and trace.after is None else None
+
+
+def mean_load(trace: RequestTrace, instances: int, rate: float | None = None) -> Load:
+    """Reduce a request trace to what one instance sees on average.
+
+    Parameters
+    ----------
+    trace : RequestTrace
+        The load.
+    instances : int
+        Instances that share it [1].
+    rate : float or None
+        Requests of an open loop over all instances [1/s]; those of the trace where absent.
+    """
     inputs, outputs = trace.input_tokens.astype(np.float64), trace.output_tokens.astype(np.float64)
     context = float((outputs * inputs + outputs**2 / 2).sum() / outputs.sum())
     # Where all come at once, as fast as can be.
-    rate = mean_rate(trace) or (len(trace) - 1) / _AT_ONCE
+    rate = rate or mean_rate(trace) or (len(trace) - 1) / _AT_ONCE
     delay, later = trace.delay, np.zeros(len(trace), np.bool_) if trace.after is None else trace.after >= 0
     thinks = trace.concurrency is not None and delay is not None and bool(delay.any())
     alike = bool(outputs.min() == outputs.max())

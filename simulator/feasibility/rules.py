@@ -80,9 +80,9 @@ def _broken(c: Condition, shard: Shard) -> int:
 
 def _shard_remedy(c: Condition, part: str, asked: Asked) -> str:
     """Say which smaller degrees, or which expert parallelism, leave whole blocks."""
-    split, ways = asked.split, []
-    if part == "routed_experts":
-        slots = asked.model.moe_layers[0].num_experts + asked.redundant_slots
+    split, moe, ways = asked.split, asked.model.moe, []
+    if part == "routed_experts" and moe is not None:
+        slots = moe.num_experts + asked.redundant_slots
         whole = Parallelism(tp=split.tp, dp=split.dp, pp=split.pp, ep=split.group)
         if slots % split.group == 0 and _fits(c, part, asked, whole):
             ways.append(f"ep = {split.group}, which keeps experts whole")

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.arrays import FloatArray
-from simulator.closed_form.load import mean_load
+from simulator.closed_form.load import asked_rate, mean_load
 from simulator.closed_form.steady import Asked, approximations, steady_states
 from simulator.compiled import engine
 from simulator.deployment.deployment import Deployment
@@ -106,8 +106,8 @@ def assemble(plan: RunPlan, run: EngineRun, *, wall: float) -> Result:
         scaling=None if scaler is None else scaling_report(scaler.fleet, scaler.log, run),
         sessions=session_summary(trace, records, window),
         warnings=(
-            *found.warnings,
             *server_warnings(scenario, deployment, trace),
+            *found.warnings,
             *_warnings(trace, deployment, certainty),
             *_late(trace, records.arrival),
             *_unused(scenario, trace, run.end),
@@ -134,7 +134,10 @@ def assemble_estimates(asked: Sequence[tuple[Scenario, RequestTrace, Deployment]
         Scenarios with their loads, on deployments that differ in their limits alone; the last one's tables reach as far
         as those of all others.
     """
-    loads = [mean_load(trace, scenario.parallelism.instances) for scenario, trace, _ in asked]
+    loads = [
+        mean_load(trace, scenario.parallelism.instances, asked_rate(scenario.requests, trace))
+        for scenario, trace, _ in asked
+    ]
     states = steady_states(
         [
             Asked(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from hardware_profiles.files import still
+from simulator.closed_form.load import asked_rate
 from simulator.deployment.deployment import Deployment, deploy
 from simulator.deployment.inputs import scenario_requests
 from simulator.errors import InfeasibleScenario, MoesimError
@@ -84,7 +85,7 @@ def _prepared(scenario: Scenario) -> tuple[Scenario, RequestTrace, Deployment]:
     trace = scenario_requests(scenario.requests, scenario.seed)
     if beyond := beyond_closed_form(scenario):
         raise InfeasibleScenario(f"estimate: the closed form knows nothing of {', '.join(beyond)}; use simulate")
-    if len(trace) == 1 and not trace.concurrency:
+    if len(trace) == 1 and not trace.concurrency and not asked_rate(scenario.requests, trace):
         raise InfeasibleScenario(
             "estimate: one request has no rate of arrivals, and the closed form is of a steady state; use simulate"
         )

@@ -11,7 +11,7 @@ import numpy as np
 
 from simulator.arrays import FloatArray
 from simulator.closed_form.capacity import capacity
-from simulator.closed_form.load import mean_load
+from simulator.closed_form.load import EVEN, asked_rate, mean_load
 from simulator.results.summary import Records, share_served
 from simulator.results.values import Measured, Overload, Summary
 from simulator.results.window import Asked, Window, measured_window, queue_grows, steady_begin
@@ -35,8 +35,6 @@ _FILLING, _ADVISED_LATENCIES, _ADVISED_ERROR = 3.0, 5.0, 0.15
 _OVER = 1.001
 #: Fewest answers in the window that are advised in an open loop, whose arrivals come by chance [1].
 _ADVISED_ANSWERS = 300
-#: Generators whose arrivals have one rate all the time.
-_EVEN = ("poisson", "gamma", "constant")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +100,7 @@ def asked_window(scenario: Scenario, trace: RequestTrace) -> Asked:
     such a run has no steady state, and none of it is taken for a warm-up.
     """
     changes = any(asks(scenario, name) for name in ("faults", "elastic", "rebalance"))
-    uneven = trace.concurrency is None and scenario.requests.kind not in _EVEN
+    uneven = trace.concurrency is None and scenario.requests.kind not in EVEN
     due = [fault.at for fault in scenario.faults]
     if asks(scenario, "elastic"):
         due += [event.at for event in scenario.elastic.events]
@@ -145,8 +143,8 @@ def offered_rate(scenario: Scenario, trace: RequestTrace, arrival: FloatArray, w
     """
     if trace.concurrency is not None:
         return math.nan
-    if scenario.requests.kind in _EVEN and scenario.requests.rate is not None and trace.after is None:
-        return float(scenario.requests.rate)
+    if rate := asked_rate(scenario.requests, trace):
+        return rate
     last = min(window.end, load_end(trace, arrival))
     came = np.count_nonzero((arrival > window.begin) & (arrival <= last))
     return came / (last - window.begin) if last > window.begin else math.nan
@@ -261,7 +259,7 @@ def pool_overloads(scenario: Scenario, trace: RequestTrace, pools: Sequence[Pool
         return ()
     found = []
     for pool in pools:
-        load = mean_load(trace, pool.instances)
+        load = mean_load(trace, pool.instances, asked_rate(scenario.requests, trace))
         served = pool.instances * capacity(pool.deployment, load, pool.role)
         if load.rate * pool.instances > _OVER * served:
             name = "" if pool.role == "both" else pool.role

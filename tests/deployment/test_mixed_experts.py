@@ -43,6 +43,7 @@ def scenario(path: Path, *overrides: str) -> Scenario:
             "parallelism": {"dp": 4, "ep": 4},
             "requests": {"concurrency": 32, "count": 96, "lengths": {"input": 64, "output": 16}},
             "routing": {"kind": "balanced", "tokens": 512},
+            "run": {"warmup_requests": 0, "drain": True},
         }
     )
     return base.override(*overrides)

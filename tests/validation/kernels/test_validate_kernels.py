@@ -192,7 +192,7 @@ def test_a_folder_without_tables_or_with_two_of_one_op_is_refused(tmp_path: Path
 
 def test_an_unknown_device_names_the_nearest_one(tmp_path: Path) -> None:
     with pytest.raises(ProfileError, match="h100"):
-        validate_kernels("h101", written(tmp_path, {"gemm": GEMM}))
+        validate_kernels("h10", written(tmp_path, {"gemm": GEMM}))
 
 
 def test_the_command_answers_in_json(tmp_path: Path) -> None:
