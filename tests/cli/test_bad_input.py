@@ -206,7 +206,9 @@ def test_many_faults_are_a_short_message_and_more_in_check(moesim: Callable[...,
 
 
 def test_an_estimate_of_one_request_says_that_it_has_no_rate(moesim: Callable[..., Answer], small: Path) -> None:
-    answer = moesim("estimate", small, "--set", "requests.count=1")
+    trace = small.with_name("one.csv")
+    trace.write_text("arrival_s,input_tokens,output_tokens\n0,64,8\n", encoding="utf-8")
+    answer = moesim("estimate", small, "--set", "requests.kind=trace", "requests.rate=", f"requests.trace={trace}")
     assert answer.exit_code == 2
     assert "one request has no rate" in answer.stderr
 

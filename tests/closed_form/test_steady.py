@@ -15,6 +15,7 @@ from simulator.deployment.deployment import deploy
 from simulator.deployment.inputs import scenario_requests
 from simulator.results.values import Estimate, Result
 from workloads.requests.trace import RequestTrace
+from workloads.requests.turns import mean_rate
 
 CASES: dict[str, dict[str, Any]] = {
     "mixtral-8x7b on a100, tp 2": {
@@ -107,6 +108,18 @@ def test_one_request_alone_on_many_ranks_takes_its_own_time() -> None:
     assert closed_form.tpot_s.mean == pytest.approx(events.tpot_s.mean, rel=0.02)
 
 
+def as_it_came(asked: Scenario) -> Scenario:
+    """Ask for the rate at which a sample of requests really came."""
+    came = mean_rate(scenario_requests(asked.requests, asked.seed))
+    return asked.override(f"requests.rate={came!r}") if came else asked
+
+
+def test_an_open_loop_is_estimated_at_the_rate_that_is_asked_for() -> None:
+    load = {"kind": "poisson", "rate": 3.0, "count": 40, "lengths": {"input": 512, "output": 32}}
+    summary = estimate(scenario("gpt-oss-20b on h100", 1, requests=load)).summary
+    assert summary.offered_rps == summary.request_throughput_rps == pytest.approx(3.0, rel=1e-9)
+
+
 @pytest.mark.parametrize("rate", [0.05, 1.0, 6.0])
 def test_an_open_loop_below_capacity_agrees_too(rate: float) -> None:
     """From one request now and then, which no other shares its steps with, to a busy server."""
@@ -121,7 +134,7 @@ def test_an_open_loop_below_capacity_agrees_too(rate: float) -> None:
         },
         run={"traced_steps": 0},
     )
-    closed_form, events = estimate(asked).summary, simulate(asked).summary
+    closed_form, events = estimate(as_it_came(asked)).summary, simulate(asked).summary
     assert closed_form.tpot_s.mean == pytest.approx(events.tpot_s.mean, rel=0.03)
     assert closed_form.ttft_s.mean == pytest.approx(events.ttft_s.mean, rel=0.1)
     # A step that computes a prompt alone counts as running nobody, which the closed form does not see.
@@ -152,7 +165,7 @@ def test_long_prompts_are_computed_in_chunks_in_both() -> None:
     lengths = {"kind": "uniform", "input": 16_384, "output": 128, "range_ratio": 0.5}
     requests = {"kind": "closed_loop", "concurrency": 4, "count": 240, "lengths": lengths}
     asked = scenario("gpt-oss-20b on h100", 4, requests=requests, stack={"name": "vllm", "token_budget": 2048})
-    closed_form, events = estimate(asked).summary, simulate(asked).summary
+    closed_form, events = estimate(as_it_came(asked)).summary, simulate(asked).summary
     # The closed form does not know that such prompts queue for the budget of a step.
     assert closed_form.tpot_s.mean == pytest.approx(events.tpot_s.mean, rel=0.045)
     assert closed_form.output_tokens_per_s_per_gpu == pytest.approx(events.output_tokens_per_s_per_gpu, rel=0.06)
@@ -224,7 +237,7 @@ def test_short_answers_of_an_open_loop_meet_the_prompts_that_came_during_their_o
         },
         run={"traced_steps": 0},
     )
-    closed_form, events = estimate(asked).summary, simulate(asked).summary
+    closed_form, events = estimate(as_it_came(asked)).summary, simulate(asked).summary
     assert closed_form.ttft_s.mean == pytest.approx(events.ttft_s.mean, rel=0.08)
     assert closed_form.e2el_s.mean == pytest.approx(events.e2el_s.mean, rel=0.08)
     assert closed_form.tpot_s.mean == pytest.approx(events.tpot_s.mean, rel=0.15)
@@ -235,7 +248,7 @@ def test_users_get_their_tokens_late_in_both(case: str) -> None:
     """TensorRT-LLM schedules a step ahead and handles tokens a step behind."""
     asked = scenario(case, 16, stack={"name": "trtllm"})
     assert deploy(asked).limits.delivery_steps > 0
-    closed_form, events = estimate(asked).summary, simulate(asked).summary
+    closed_form, events = estimate(as_it_came(asked)).summary, simulate(asked).summary
     assert closed_form.ttft_s.mean == pytest.approx(events.ttft_s.mean, rel=0.06)
     assert closed_form.tpot_s.mean == pytest.approx(events.tpot_s.mean, rel=0.03)
     assert closed_form.e2el_s.mean == pytest.approx(events.e2el_s.mean, rel=0.03)
