@@ -224,3 +224,30 @@ CASES = Path(__file__).parents[3].parent / "shared" / "cases"
 )
 def test_published_configurations_that_once_misled_have_their_true_size(name: str, total: float) -> None:
     assert total_parameters(from_hf_config(CASES / f"{name}.json")) == pytest.approx(total, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"decoder_sparse_step": 0}, "decoder_sparse_step = 0; expected at least 1"),
+        ({"mlp_only_layers": [0, 1, 99]}, "mlp_only_layers has layer 99; expected 0 to 3"),
+        ({"layer_types": ["full_attention"] * 3}, "layer_types has 3 entries; expected one per layer, 4"),
+        ({"torch_dtype": "posit8"}, "torch_dtype: unknown dtype 'posit8'"),
+        ({"dtype": "bfloat61"}, "dtype: unknown dtype 'bfloat61'; did you mean 'bfloat16'"),
+        ({"dtype": 16}, "dtype = 16; expected text"),
+    ],
+)
+def test_values_that_no_model_has_are_refused_by_their_key(keys: Config, said: str) -> None:
+    with pytest.raises(ModelError, match=said):
+        from_hf_config(QWEN | keys)
+
+
+def test_a_dtype_that_only_quantisation_makes_is_told_where_nothing_quantises() -> None:
+    spec = from_hf_config(QWEN | {"torch_dtype": "float8_e4m3fn"})
+    assert spec.dtypes.experts == "bfloat16"
+    assert any("weights are read as bfloat16" in note for note in spec.notes)
+
+
+def test_the_dtype_around_a_language_model_is_its_own_where_it_says_none() -> None:
+    wrapped = {"model_type": "qwen3_vl_moe", "dtype": "float32", "text_config": {**QWEN, "model_type": None}}
+    assert from_hf_config(wrapped).dtypes.experts == "float32"

@@ -299,3 +299,10 @@ def test_more_patterns_than_can_be_tried_are_refused() -> None:
 def test_a_plain_name_fits_where_its_parts_follow_each_other(pattern, module):
     expected = re.search(r"(?:^|\.)" + re.escape(pattern.rstrip(".")) + r"(?:\.|$)", module) is not None
     assert fits_name(pattern, module) == expected
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq", "hqq"])
+@pytest.mark.parametrize("group", [0, -2])
+def test_a_group_of_no_weights_is_refused(method: str, group: int) -> None:
+    with pytest.raises(ModelError, match=rf"group_size = {group}; expected -1 .* or a number above 0"):
+        formats({"quant_method": method, "bits": 4, "nbits": 4, "group_size": group})

@@ -16,6 +16,7 @@ from workloads.models.hf import hybrids
 from workloads.models.hf.encoders import encoder_parameters
 from workloads.models.hf.keys import unknown_keys, warn_of
 from workloads.models.hf.layered import read_layers
+from workloads.models.hf.parts import LAYER_COUNTS, number_of_layers
 from workloads.models.hf.quantization import dtypes_of, quantisation_table, unkept_promise
 from workloads.models.hf.reader import HfConfig, read_config
 from workloads.models.hf.unknown import unknown_family
@@ -158,11 +159,12 @@ def from_hf_config(source: str | Path | Mapping[str, Any]) -> ModelSpec:
     outer = read_config(source)
     path = None if isinstance(source, Mapping) else Path(source)
     config = _text_config(outer)
+    _require_kind_per_layer(config)
     layers = read_layers(FAMILIES[config.model_type], config)
     hidden = config.integer("hidden_size", "d_model")
     holders = (config,) if config is outer else (config, outer)
     table, contradictions = quantisation_table(holders, path)
-    dtypes, mixtures = dtypes_of(config, table, layers, hidden)
+    dtypes, mixtures = dtypes_of(holders, table, layers, hidden)
     name = _name(source, outer)
     promise = unkept_promise(name, dtypes)
     encoders, towers = encoder_parameters(outer, config)
@@ -199,6 +201,17 @@ def _text_config(outer: HfConfig) -> HfConfig:
     if config.model_type not in FAMILIES:
         raise ModelError(unknown_family(config, FAMILIES))
     return config
+
+
+def _require_kind_per_layer(config: HfConfig) -> None:
+    """Refuse lists of kinds that are no list of this model's layers, whether or not its family reads them."""
+    for key in ("layer_types", "mlp_layer_types"):
+        kinds = config.keys.get(key)
+        if isinstance(kinds, list) and kinds and any(config.keys.get(name) for name in LAYER_COUNTS):
+            number = number_of_layers(config)
+            if len(kinds) not in (number, number + _mtp_layers(config)):
+                msg = f"{config.where}: {key} has {len(kinds)} entries; expected one per layer, {number}"
+                raise ModelError(msg)
 
 
 def _unknown(outer: HfConfig, config: HfConfig) -> tuple[str, ...]:

@@ -72,7 +72,7 @@ def bailing_moe_linear(config: HfConfig) -> Layers:
     """Ling and Ring with lightning attention, and one softmax layer to each group."""
     layers = bailing_moe(config)
     full = layers[0].attention
-    number, every = len(layers), max(config.integer("layer_group_size"), 1)
+    number, every = len(layers), config.period("layer_group_size")
     heads, head_dim = config.integer("num_attention_heads"), config.integer("head_dim", default=128)
     linear = GatedDeltaNet(
         num_key_heads=heads,
@@ -187,9 +187,9 @@ def llama4(config: HfConfig) -> Layers:
     width = config.integer("intermediate_size")
     moe = dataclasses.replace(wide_moe(config), shared_intermediate=width)
     dense = DenseFFN(intermediate=config.integer("intermediate_size_mlp"))
-    step = max(config.integer("interleave_moe_layer_step", default=1), 1)
+    step = config.period("interleave_moe_layer_step", default=1)
     rope = config.integers("no_rope_layers")  # 1 where the layer has rotary embeddings, and chunks
-    every = max(config.integer("no_rope_layer_interval", default=4), 1)
+    every = config.period("no_rope_layer_interval", default=4)
     number = number_of_layers(config)
     if rope and len(rope) != number:
         msg = f"{config.where}: no_rope_layers has {len(rope)} entries; expected one per layer, {number}"
@@ -197,7 +197,7 @@ def llama4(config: HfConfig) -> Layers:
     local = [bool(flag) for flag in rope] or [(i + 1) % every != 0 for i in range(number)]
     if config.has("layer_types"):
         local = [kind == "chunked_attention" for kind in config.names("layer_types", number)]
-    listed = set(config.integers("moe_layers")) or {i for i in range(number) if (i + 1) % step == 0}
+    listed = set(config.layer_numbers("moe_layers", number)) or {i for i in range(number) if (i + 1) % step == 0}
     return tuple(
         Layer(attention=chunked if local[i] else full, ffn=moe if i in listed else dense) for i in range(number)
     )

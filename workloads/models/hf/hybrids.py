@@ -162,9 +162,9 @@ def _delta_kinds(config: HfConfig, number: int) -> Sequence[str]:
     if config.has("layer_types"):
         return [_KINDS.get(kind, kind) for kind in config.names("layer_types", number)]
     if config.has("linear_attn_config"):
-        full = set(config.section("linear_attn_config").integers("full_attn_layers"))
+        full = set(config.section("linear_attn_config").layer_numbers("full_attn_layers", number, first=1))
         return ["full_attention" if i + 1 in full else "linear_attention" for i in range(number)]
-    every = max(config.integer("layer_group_size", "full_attention_interval"), 1)
+    every = config.period("layer_group_size", "full_attention_interval")
     return ["full_attention" if (i + 1) % every == 0 else "linear_attention" for i in range(number)]
 
 
@@ -226,7 +226,7 @@ def mistral_large4(config: HfConfig) -> Layers:
     if config.has("kv_source_layers") and config.integers("kv_source_layers") != list(range(number)):
         msg = f"{config.where}: kv_source_layers shares caches between layers, which is not described"
         raise ModelError(msg)
-    every = max(config.integer("no_rope_layer_interval", default=4), 1)
+    every = config.period("no_rope_layer_interval", default=4)
     rotary = config.integers("no_rope_layers") or [int((i + 1) % every != 0) for i in range(number)]
     if len(rotary) != number:
         msg = f"{config.where}: no_rope_layers has {len(rotary)} entries; expected one per layer, {number}"
@@ -404,7 +404,7 @@ def ernie4_5_vl(config: HfConfig) -> Layers:
             first_of_two(config, "moe_layer_start_index"),
             first_of_two(config, "moe_layer_end_index", number - 1),
         )
-        every = max(config.integer("moe_layer_interval", default=1), 1)
+        every = config.period("moe_layer_interval", default=1)
         last = number - 1 if last < 0 else last
         sparse = [first <= i <= last and (i + 1) % every == 0 for i in range(number)]
     dense = DenseFFN(intermediate=config.integer("intermediate_size"))

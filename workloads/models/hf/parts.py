@@ -20,9 +20,13 @@ Layers = tuple[Layer, ...]
 _MOST_LAYERS = 10_000
 
 
+#: Keys of the number of layers; the first that is there counts.
+LAYER_COUNTS = ("num_hidden_layers", "n_layers", "num_layers")
+
+
 def number_of_layers(config: HfConfig) -> int:
     """Read the number of layers."""
-    number = config.integer("num_hidden_layers", "n_layers", "num_layers")
+    number = config.integer(*LAYER_COUNTS)
     if not 1 <= number <= _MOST_LAYERS:
         msg = f"{config.where}: num_hidden_layers = {number}; expected 1 to {_MOST_LAYERS}"
         raise ModelError(msg)
@@ -142,10 +146,10 @@ def sparse_places(config: HfConfig, number: int, first_dense: int = 0) -> list[b
         Dense layers at the start where no key says [1].
     """
     first = config.integer("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index", default=first_dense)
-    only, step = set(config.integers("mlp_only_layers")), max(config.integer("decoder_sparse_step", default=1), 1)
+    only, step = set(config.layer_numbers("mlp_only_layers", number)), config.period("decoder_sparse_step", default=1)
     listed = isinstance(config.keys.get("moe_layer_freq"), list)
     flags = config.integers("moe_layer_freq") if listed else ()
-    frequency = 1 if listed else max(config.integer("moe_layer_freq", default=1), 1)
+    frequency = 1 if listed else config.period("moe_layer_freq", default=1)
     if config.has("mlp_layer_types"):
         kinds = config.names("mlp_layer_types", number)
         if unknown := sorted(set(kinds) - {"dense", "sparse", "moe", "hash_moe"}):
@@ -167,7 +171,7 @@ def indexer_places(config: HfConfig, number: int) -> list[bool]:
     ``index_skip_topk_offset`` layers.
     """
     offset = config.integer("index_skip_topk_offset", default=2)
-    frequency = max(config.integer("index_topk_freq", default=1), 1)
+    frequency = config.period("index_topk_freq", default=1)
     pattern = config.text("index_topk_pattern") if isinstance(config.keys.get("index_topk_pattern"), str) else None
     if config.has("indexer_types"):
         kinds = config.names("indexer_types", number)
@@ -212,7 +216,7 @@ def layer_types(config: HfConfig, *, every: str, others: str) -> Sequence[str]:
     number = number_of_layers(config)
     if config.has("layer_types"):
         return config.names("layer_types", number)
-    interval = max(config.integer(every), 1)
+    interval = config.period(every)
     return ["full_attention" if (i + 1) % interval == 0 else others for i in range(number)]
 
 

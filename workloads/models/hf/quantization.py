@@ -11,12 +11,12 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hardware_profiles.edge import is_file
 from hardware_profiles.files import stamp
 from workloads.errors import ModelError
-from workloads.models.dtypes import DTYPE_BYTES
+from workloads.models.dtypes import DTYPE_BYTES, dtype_name
 from workloads.models.hf.modules import PREFIXES, layer_modules
 from workloads.models.hf.reader import HfConfig, read_config
 from workloads.models.hf.schemes import Format, Rule, Scheme, fits_name, method_of, named, scheme_of
@@ -106,15 +106,34 @@ def _beside(path: Path) -> HfConfig | None:
     return None
 
 
+def _plain_dtype(configs: Sequence[HfConfig]) -> tuple[DType, tuple[str, ...]]:
+    """Read the dtype of weights that nothing quantises, and what is doubtful about it."""
+    for config in configs:
+        for key in ("dtype", "torch_dtype"):
+            if not config.has(key) or config.keys[key] == "auto":
+                continue
+            given = config.text(key)
+            try:
+                dtype = dtype_name(given)
+            except ModelError as error:
+                raise ModelError(f"{config.where}: {key}: {error}") from None
+            if dtype in ("float32", "bfloat16"):
+                return cast("DType", dtype), ()
+            told = f"{config.where}: {key} = {given!r} and no quantization_config: weights are read as bfloat16"
+            return "bfloat16", (told,)
+    return "bfloat16", ()
+
+
 def dtypes_of(
-    config: HfConfig, table: HfConfig | None, layers: Sequence[Layer], hidden: int
+    configs: Sequence[HfConfig], table: HfConfig | None, layers: Sequence[Layer], hidden: int
 ) -> tuple[DTypes, tuple[str, ...]]:
     """Read the storage dtypes of a model's parts.
 
     Parameters
     ----------
-    config : HfConfig
-        The configuration of the language model, for ``dtype`` and ``expert_dtype``.
+    configs : sequence of HfConfig
+        The configuration of the language model, and the one around it where there is one, for ``dtype`` and
+        ``expert_dtype``.
     table : HfConfig or None
         Its quantisation table, of :func:`quantisation_table`.
     layers : sequence of Layer
@@ -132,15 +151,16 @@ def dtypes_of(
     Raises
     ------
     ModelError
-        The quantisation method, or its number of bits, is not known.
+        The dtype, the quantisation method, or its number of bits, is not known.
     """
-    plain: DType = "float32" if config.keys.get("torch_dtype", config.keys.get("dtype")) == "float32" else "bfloat16"
+    config = configs[0]
+    plain, doubts = _plain_dtype(configs)
     parts: dict[str, DType] = dict.fromkeys(_FIELDS.values(), plain)
     scheme = Scheme() if table is None else scheme_of(table)
     own = _expert_rule(config)
     scheme = Scheme(rules=(*scheme.rules, *own), default=scheme.default, kv_cache=scheme.kv_cache)
     if table is None and not own:
-        return DTypes(attention=plain, experts=plain, dense_ffn=plain, embedding=plain), ()
+        return DTypes(attention=plain, experts=plain, dense_ffn=plain, embedding=plain), doubts
     where = config.where if table is None else table.where
     shared: DType | None = None
     stored: list[tuple[str, float]] = []

@@ -52,6 +52,15 @@ class HfConfig:
         """Return the integer under ``name``, or None where it is absent, null or 0."""
         return self.integer(name, default=0) or None
 
+    def period(self, *names: str, default: int | None = None) -> int:
+        """Return the integer under the first of ``names`` that is present: once in so many layers, so at least 1."""
+        found = self.integer(*names, default=default)
+        if found < 1:
+            name = next(name for name in names if self.has(name))
+            msg = f"{self.where}: {name} = {found}; expected at least 1: one in so many layers"
+            raise ModelError(msg)
+        return found
+
     def flag(self, name: str, *, default: bool) -> bool:
         """Return the boolean under ``name``, else ``default``."""
         value = self.keys[name] if self.has(name) else default
@@ -92,6 +101,14 @@ class HfConfig:
             msg = f"{self.where}: {name} = {shown(value)}; expected a list of integers"
             raise ModelError(msg)
         return value
+
+    def layer_numbers(self, name: str, count: int, *, first: int = 0) -> Sequence[int]:
+        """Return the list of layers under ``name``, counted from ``first``; empty where it is absent."""
+        found = self.integers(name)
+        if wrong := [index for index in found if not first <= index < count + first]:
+            msg = f"{self.where}: {name} has layer {wrong[0]}; expected {first} to {count + first - 1}"
+            raise ModelError(msg)
+        return found
 
     def listed(self, name: str) -> Sequence[Any]:
         """Return the list under ``name``; empty where it is absent."""

@@ -95,6 +95,9 @@ def _grouped(dtype: DType, section: HfConfig, *, zeros: float = 0.0) -> Format:
     """Size a format with a two-byte scale (and ``zeros`` bytes of zero point) per group, where the group is told."""
     group = section.integer("group_size", "q_group_size", default=0)
     bits = 1.0 if dtype == "int8" else 0.5
+    if group < -1 or (group == 0 and any(section.has(key) for key in ("group_size", "q_group_size"))):
+        msg = f"{section.where}: group_size = {group}; expected -1 (a scale per row) or a number above 0"
+        raise ModelError(msg)
     if group > 0:
         return Format(dtype, bits + (2.0 + zeros) / group)
     # A scale per row of weights, which -1 means, is next to nothing.
@@ -318,6 +321,8 @@ def _auto_round_weights(section: HfConfig) -> Format | None:
         return named("nvfp4")
     if data_type.startswith("fp"):
         return named("fp8")
+    if section.keys.get("group_size") == 0:  # one scale for a whole matrix
+        return Format(_by_bits(section, eight="int8", four="int4"), bits / 8)
     return _integer_weights(section)
 
 
