@@ -65,7 +65,7 @@ def parallelism_problems(model: ModelSpec, parallelism: Parallelism, expert_slot
     expert_slots : int or None
         Expert slots per layer over all ranks, redundant ones included; the number of experts where absent.
     """
-    p, found = parallelism, []
+    p, found, more = parallelism, list[str](), ""
     if p.group % p.ep:
         found.append(f"ep={p.ep} must divide tp*dp={p.group}")
     if p.pp > len(model.layers):
@@ -81,15 +81,15 @@ def parallelism_problems(model: ModelSpec, parallelism: Parallelism, expert_slot
         if own % p.ep and own != slots:
             found.append(f"ep={p.ep} must divide the {moe.num_experts} experts of every MoE layer")
         if slots % p.ep:
-            found.append(
-                f"ep={p.ep} must divide the {slots} expert slots per layer; "
-                f"{-slots % p.ep} more redundant slots (placement.redundant_slots) would do"
-            )
+            found.append(f"ep={p.ep} must divide the {slots} expert slots per layer")
+            more = f"{-slots % p.ep} more redundant slots (placement.redundant_slots) would do"
         if p.group % p.ep == 0 and moe.intermediate % p.etp:
             found.append(f"tp*dp/ep={p.etp} must divide the expert width {moe.intermediate}")
     if not model.moe_layers and p.ep > 1:
         found.append(f"ep={p.ep}, but {model.name} has no experts; use ep=1")
-    return list(dict.fromkeys(found))
+    found = list(dict.fromkeys(found))
+    # More slots are no remedy where something else is in the way as well.
+    return [f"{found[0]}; {more}"] if more and len(found) == 1 else found
 
 
 def require_split(model: ModelSpec, parallelism: Parallelism, expert_slots: int | None = None) -> None:

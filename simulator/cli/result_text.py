@@ -46,7 +46,7 @@ def print_result(out: Console, result: Result) -> None:
     summary = result.summary
     cost = [] if result.imbalance_cost is None else [("cost of imbalance", imbalance_text(result.imbalance_cost))]
     rows = [
-        *_throughput(summary, result.scenario.slo, result.measured),
+        *_throughput(summary, result.measured),
         *_run(result),
         *_state(summary, result.setup),
         *cost,
@@ -67,7 +67,7 @@ def print_estimate(out: Console, estimate: Estimate) -> None:
     """Print the closed-form answer; its breakdown is per second, so that only shares are shown."""
     summary = estimate.summary
     slo = estimate.scenario.slo
-    rows = [*_throughput(summary, slo), *_state(summary, estimate.setup), *_uncertainty(summary)]
+    rows = [*_throughput(summary), *_means(summary, slo), *_state(summary, estimate.setup), *_uncertainty(summary)]
     print_refusals(out, estimate.warnings)
     print_head(out, estimate.scenario, "estimated, without events", estimate.setup, rows)
     _print_latencies(out, summary)
@@ -75,14 +75,10 @@ def print_estimate(out: Console, estimate: Estimate) -> None:
     print_warnings(out, estimate.warnings)
 
 
-def _throughput(s: Summary, slo: Slo, measured: Measured | None = None) -> list[tuple[str, str]]:
+def _throughput(s: Summary, measured: Measured | None = None) -> list[tuple[str, str]]:
     served = "served"
     if measured is not None and not math.isnan(measured.served_error):
         served += f" (± {measured.served_error:.0%})".replace("%", " %")
-    # Whose requests are not told apart has means, which all keep or none.
-    share: tuple[float, Callable[[float], str], str] = (s.slo_share, percent, "of requests within the SLO")
-    if math.isnan(s.slo_share) and has_objective(slo):
-        share = (s.goodput_rps, number, "within the SLO by the means")
     return _measured(
         (
             "tokens/s per GPU",
@@ -97,9 +93,23 @@ def _throughput(s: Summary, slo: Slo, measured: Measured | None = None) -> list[
             (s.total_tokens_per_s, number, "total"),
         ),
         ("tokens/s per user", (s.output_tokens_per_s_per_user, number, "while an answer comes (1 / mean TPOT)")),
-        ("requests/s", (s.offered_rps, number, "offered"), (s.request_throughput_rps, number, served), share),
+        (
+            "requests/s",
+            (s.offered_rps, number, "offered"),
+            (s.request_throughput_rps, number, served),
+            (s.slo_share, percent, "of requests within the SLO"),
+        ),
         ("cost", (s.usd_per_million_output_tokens, number, "USD per million output tokens")),
     )
+
+
+def _means(s: Summary, slo: Slo) -> list[tuple[str, str]]:
+    """Say whether means keep the objectives; a closed form does not tell requests apart, and so knows no share."""
+    if not has_objective(slo):
+        return []
+    names = " and ".join(name for name, limit in (("TTFT", slo.ttft), ("TPOT", slo.tpot), ("E2EL", slo.e2el)) if limit)
+    verdict = "met" if s.goodput_rps > 0 else "missed"
+    return [("SLO by means", f"{verdict} by the mean {names}; which share of requests meets it, moesim simulate tells")]
 
 
 def _run(result: Result) -> list[tuple[str, str]]:
@@ -160,23 +170,27 @@ def _state(s: Summary, setup: Setup | None) -> list[tuple[str, str]]:
 
 def imbalance_text(cost: ImbalanceCost) -> str:
     """Say what uneven routing costs a step: what is waited for, and what the mean rank computes more or less."""
-    if cost.step_s == cost.balanced_step_s:
+    if not (_shows(cost.waiting_s) or _shows(cost.experts_s)):
         return f"none: {cost.phase} step {seconds(cost.step_s)}, as with balanced routing"
-    if cost.active < cost.balanced_active:
-        touched = f"{percent(cost.active)} of experts touched, {percent(cost.balanced_active)} if balanced"
-        why = f"weights not read ({touched})"
-    else:
-        why = "work of the mean rank's experts"
-    waiting = f"{_signed(cost.waiting_s)} waiting for the busiest rank, "
-    return (
-        f"{waiting if _signed(cost.waiting_s) != '0' else ''}{_signed(cost.experts_s)} {why}: "
-        f"{cost.phase} step {seconds(cost.step_s)}, {seconds(cost.balanced_step_s)} with balanced routing"
-    )
+    touched = f"{percent(cost.active)} of experts touched, {percent(cost.balanced_active)} if balanced"
+    of_waiting = f" (of which {_signed(cost.messages_s)} in dispatch and combine)" if _shows(cost.messages_s) else ""
+    tiles_s = cost.experts_s - cost.unread_s
+    parts = [
+        f"{_signed(cost.waiting_s)} waiting for the busiest rank{of_waiting}" if _shows(cost.waiting_s) else "",
+        f"{_signed(cost.unread_s)} weights not read ({touched})" if _shows(cost.unread_s) else "",
+        f"{_signed(tiles_s)} the mean rank's experts, whose rows fill tiles otherwise" if _shows(tiles_s) else "",
+    ]
+    steps = f"{cost.phase} step {seconds(cost.step_s)}, {seconds(cost.balanced_step_s)} with balanced routing"
+    return f"{', '.join(part for part in parts if part)}: {steps}"
+
+
+def _shows(time: float) -> bool:
+    """Whether a time is more than the rounding of sums, a thousandth of a microsecond."""
+    return abs(time) >= 1e-9
 
 
 def _signed(time: float) -> str:
-    # A thousandth of a microsecond is the rounding of sums.
-    return "0" if abs(time) < 1e-9 else f"{'+' if time > 0 else '-'}{seconds(abs(time))}"
+    return f"{'+' if time > 0 else '-'}{seconds(abs(time))}"
 
 
 def _uncertainty(s: Summary) -> list[tuple[str, str]]:

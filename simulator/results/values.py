@@ -149,9 +149,14 @@ class ImbalanceCost:
         overlap would hide [s].
     waiting_s : float
         What the busiest rank adds over the mean one, in experts and in messages [s].
+    messages_s : float
+        Part of ``waiting_s``: what dispatch and combine of the busiest rank take longer [s].
     experts_s : float
-        What the mean rank's experts take longer, less than zero where fewer are touched and fewer weights read [s].
-        Both parts add up to ``step_s - balanced_step_s``.
+        What the mean rank's experts take longer, less than zero where they take less [s]. Adds up with ``waiting_s`` to
+        ``step_s - balanced_step_s``.
+    unread_s : float
+        Part of ``experts_s``, never above zero: weights that are not read, as far as fewer are touched [s]. The rest is
+        kernels whose tiles the rows fill otherwise.
     active, balanced_active : float
         Share of expert slots that are touched [1].
     """
@@ -160,7 +165,9 @@ class ImbalanceCost:
     step_s: float
     balanced_step_s: float
     waiting_s: float
+    messages_s: float
     experts_s: float
+    unread_s: float
     active: float
     balanced_active: float
 
@@ -461,8 +468,8 @@ class Result:
 
 
 def _rate(value: float) -> str:
-    """Write a rate with three digits, and large ones whole."""
-    return f"{value:,.0f}" if value >= 100.0 else f"{value:.3g}"
+    """Write a rate with three significant digits, as the rows beside it are."""
+    return f"{float(f'{value:.3g}'):,.0f}" if value >= 100.0 else f"{value:.3g}"
 
 
 def _document(answer: Estimate | Result) -> dict[str, Any]:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from simulator.api import estimate, explain
+from simulator.cli.console import console
 from simulator.cli.head_text import devices_text, load_text, price_text, setup_rows
+from simulator.cli.result_text import print_estimate
 from simulator.results.setup import Setup, offer_words
 from simulator.scenario import Scenario
 
@@ -56,6 +58,16 @@ def test_instances_share_nodes_only_where_they_fit_whole() -> None:
     assert setup("parallelism.tp=4", "parallelism.instances=3").nodes == 2
     assert setup("parallelism.tp=4", "parallelism.dp=4", "parallelism.ep=4").nodes == 2
     assert devices_text(setup("parallelism.instances=4")) == "8 GPUs in one node of 8 (hgx-a100)"
+
+
+@pytest.mark.parametrize(("limit", "verdict"), [("10 s", "met"), ("1 us", "missed")])
+def test_an_estimate_judges_the_slo_by_its_means_and_names_no_rate_within(
+    limit: str, verdict: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_estimate(console(), estimate(BASE.override(f"slo.tpot={limit}")))
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"SLO by means {verdict} by the mean TPOT" in text
+    assert "within" not in text
 
 
 def test_the_price_names_the_offer_that_it_is_of() -> None:

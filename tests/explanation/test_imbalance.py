@@ -42,12 +42,40 @@ def test_both_parts_add_up_to_what_balanced_routing_would_save(
     assert found.step_s == pytest.approx(given)
     assert found.balanced_step_s == pytest.approx(balanced)
     assert found.waiting_s + found.experts_s == pytest.approx(given - balanced, abs=1e-12)
+    assert found.experts_s <= found.unread_s <= 0.0 or found.unread_s == 0.0
+
+
+def test_what_waits_in_messages_is_the_waiting_that_the_table_does_not_call_imbalance_wait() -> None:
+    given = explain(BASE, batch=64, context=256)
+    balanced = explain(BASE.override("routing.kind=balanced"), batch=64, context=256)
+    waits = [each.ops.query("component == 'imbalance_wait'")["time_s"].sum() for each in (given, balanced)]
+    found = given.imbalance_cost
+    assert found is not None
+    assert found.messages_s > 0.0
+    gap = found.waiting_s - found.messages_s - (waits[0] - waits[1])
+    assert abs(gap) <= 1e-9
+    assert "in dispatch and combine" in imbalance_text(found)
+
+
+def test_time_that_unread_weights_cannot_save_is_not_put_down_to_them() -> None:
+    dearer = ImbalanceCost(
+        phase="decode", step_s=12.4e-3, balanced_step_s=11.9e-3, waiting_s=0.0, messages_s=0.0, experts_s=509e-6,
+        unread_s=0.0, active=0.993, balanced_active=1.0,
+    )  # fmt: skip
+    assert "not read" not in imbalance_text(dearer)
+    assert imbalance_text(dearer).startswith("+509 us the mean rank's experts")
+    one = BASE.override("parallelism.dp=1", "parallelism.ep=1", "parallelism.tp=2")
+    for batch in (2, 16, 128, 520, 2080):
+        found = cost(one, batch=batch)
+        untouched = 1.0 - found.active / found.balanced_active
+        assert -found.unread_s <= max(untouched, 0.0) * found.balanced_step_s
 
 
 def test_skew_makes_a_rank_wait_and_leaves_weights_unread() -> None:
     found = cost(BASE, batch=4)
     assert found.waiting_s > 0.0 > found.experts_s
     assert found.active < found.balanced_active
+    assert "weights not read" in imbalance_text(found)
 
 
 def test_more_skew_means_more_waiting() -> None:

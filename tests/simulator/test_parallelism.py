@@ -63,6 +63,15 @@ def test_redundant_slots_make_a_split_possible() -> None:
     assert parallelism_problems(DEEPSEEK, split, expert_slots=260)
 
 
+def test_more_slots_are_offered_only_where_they_mend_all_that_is_wrong() -> None:
+    (alone,) = parallelism_problems(DEEPSEEK, Parallelism(dp=3, ep=3))
+    assert alone.endswith("2 more redundant slots (placement.redundant_slots) would do")
+    assert parallelism_problems(DEEPSEEK, Parallelism(dp=3, ep=3), expert_slots=258) == []
+    both = parallelism_problems(DEEPSEEK, Parallelism(tp=8, ep=3))
+    assert len(both) > 1
+    assert not any("would do" in problem for problem in both)
+
+
 def test_all_reasons_are_given_at_once_and_each_but_once() -> None:
     with pytest.raises(InfeasibleScenario) as error:
         require_split(DEEPSEEK, Parallelism(tp=3, ep=2, pp=99))
