@@ -68,7 +68,8 @@ def time_unit(
     -----
     In this order: what the user says; a date since 1970, whose size says its unit; the documented unit, where the mean
     rate is one that a service may have; the only unit in which the rate is one that most services have. Fractions of a
-    documented millisecond count as doubt.
+    documented millisecond count as doubt. Whole numbers may count another unit as well: where that has a rate that is
+    usual, and the documented one a higher rate, the user is asked; where both may be, the sentence gives both.
     """
     if stated is not None:
         return Decided(value=stated, why="")
@@ -80,11 +81,24 @@ def time_unit(
     if not span > 0:
         return Decided(value=documented, why=own)
     rates = {unit: (len(times) - 1) / (span * seconds) for unit, seconds in UNITS.items()}
-    doubtful |= documented == "ms" and any(time != int(time) for time in times[:10_000])
+    whole = all(time == int(time) for time in times[:10_000])
+    doubtful |= documented == "ms" and not whole
     possible = _POSSIBLE[0] <= rates[documented] <= _POSSIBLE[1]
-    if not doubtful and (possible or len(times) < _FEW):
-        return Decided(value=documented, why=own)
     usual = [unit for unit, rate in rates.items() if _USUAL[0] <= rate <= _USUAL[1]]
+    # Whole numbers may count any unit.
+    others = [unit for unit in usual if unit != documented] if whole else []
+    if not doubtful and (possible or len(times) < _FEW):
+        fast, few = rates[documented] > _USUAL[1], len(times) < _FEW
+        if others and fast and not few:
+            readings = ", and ".join(f"{_rate(rates[unit])}/s as {_NAMES[unit]}" for unit in (documented, others[0]))
+            raise UnitError(
+                f"the unit of its whole times cannot be told: they are {readings}; say requests.time_unit = "
+                f"{documented!r} or {others[0]!r}"
+            )
+        if not others or (few and not fast):
+            return Decided(value=documented, why=own)
+        other = f"as {_NAMES[others[0]]} it would be {_rate(rates[others[0]])}/s: requests.time_unit = {others[0]!r}"
+        return Decided(value=documented, why=f"{own}: {_rate(rates[documented])} requests/s ({other})")
     if usual == [documented] or (not usual and possible):
         return Decided(value=documented, why=own)
     if len(usual) == 1:
@@ -92,6 +106,10 @@ def time_unit(
         return Decided(value=usual[0], why=f"times read as {_NAMES[usual[0]]}, by their rate ({told})")
     told = ", ".join(f"{rates[unit]:.3g}/s in {unit}" for unit in UNITS)
     raise UnitError(f"the unit of its times cannot be told (requests arrive at {told}); say requests.time_unit")
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 100.0 else f"{rate:.3g}"
 
 
 def block_size(

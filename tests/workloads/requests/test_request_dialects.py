@@ -284,6 +284,27 @@ def test_the_unit_follows_the_rate_only_where_the_format_does_not_say_it():
     assert time_unit((STEADY * 60).tolist(), "s", "mine").value == "s"
 
 
+@pytest.mark.parametrize("step", [1, 2, 3, 9])
+def test_whole_times_that_may_be_seconds_or_milliseconds_are_asked_for(step):
+    times = [float(step * at) for at in range(60)]
+    with pytest.raises(UnitError, match=r"as milliseconds, and .*/s as seconds; say requests\.time_unit = 'ms' or 's'"):
+        time_unit(times, "ms", "mine")
+    assert time_unit(times, "ms", "mine", stated="s").value == "s"
+    assert time_unit(times, "s", "mine").value == "s"
+
+
+def test_times_that_may_be_of_another_unit_say_what_rate_that_would_be():
+    few = time_unit([0, 1, 2], "ms", "mine")
+    assert few.value == "ms"
+    assert few.why.endswith("1,000 requests/s (as seconds it would be 1/s: requests.time_unit = 's')")
+    dense = time_unit([15 * at for at in range(60)], "ms", "mine")
+    assert (dense.value, "as seconds it would be 0.0667/s" in dense.why) == ("ms", True)
+    real = time_unit([3000 * (at // 20) for at in range(200)], "ms", "mine")
+    assert (real.value, "it would be" in real.why) == ("ms", False)
+    slow = time_unit([100 * at for at in range(60)], "s", "mine")
+    assert (slow.value, "as milliseconds it would be 10/s" in slow.why) == ("s", True)
+
+
 def test_a_block_size_is_told_by_enough_prompts_and_asked_for_otherwise():
     lengths = [1000, 1300, 90]
     assert block_size(lengths, [-(-n // 24) for n in lengths], None).value == 24
