@@ -23,6 +23,8 @@ from workloads.models.sizes import PARTS
 
 Rule = Literal[
     "shard_multiple",
+    "scale_blocks",
+    "quant_methods",
     "weights_dtype",
     "cache_dtypes",
     "cache_dtype_on",
@@ -50,6 +52,8 @@ _STATUSES: tuple[Status, ...] = get_args(Status)
 #: What each rule must have.
 _READS: Mapping[Rule, tuple[str, ...]] = {
     "shard_multiple": ("dtypes", "parts"),
+    "scale_blocks": ("dtypes", "output", "input"),
+    "quant_methods": ("methods",),
     "weights_dtype": ("dtypes",),
     "cache_dtypes": ("dtypes",),
     "cache_dtype_on": ("dtypes", "mixers"),
@@ -75,7 +79,7 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
     "exchanges": get_args(Exchange),
     "drafts": ("mtp", "none"),
 }
-_LISTS = ("dtypes", "parts", "architectures", "mixers", "exchanges", "drafts")
+_LISTS = ("dtypes", "parts", "architectures", "mixers", "exchanges", "drafts", "methods")
 _COUNTS = ("output", "input", "most", "domain")
 _ABOUT = ("rule", "effect", "source", "status")
 _MAY_SAY = ("architectures", "versions", "note", "remedy")
@@ -101,16 +105,17 @@ class Condition:
         What would mend it, where the rule has nothing better to say.
     architectures : tuple of str
         Generations of devices that it holds for; all where absent.
-    dtypes, parts, mixers, exchanges, drafts : tuple of str
-        Names that the rule reads.
+    dtypes, parts, mixers, exchanges, drafts, methods : tuple of str
+        Names that the rule reads; methods are those of ``quant_method``, in lower case and with dashes.
     sizes : tuple of int
         Sizes that a kernel was compiled for [elements].
     priced_as : str
         Format of the same size whose kernels the server runs instead; weights are priced in it.
     output, input : int
-        Multiple that a shard's outputs and inputs must be [elements]; 0 asks nothing.
+        Multiple that a shard's outputs and inputs must be, or block of a scale [elements]; 0 asks nothing.
     grouped : bool
-        Inputs must hold whole groups of a scale, whatever their size.
+        Shards must hold whole groups or blocks of a scale, whatever their size: those of the weights go before
+        ``output`` and ``input``.
     most, domain : int
         Largest number that is allowed, and devices that a kernel takes for one node [1].
     """
@@ -128,6 +133,7 @@ class Condition:
     mixers: tuple[str, ...] = ()
     exchanges: tuple[str, ...] = ()
     drafts: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
     sizes: tuple[int, ...] = ()
     priced_as: str = ""
     output: int = 0

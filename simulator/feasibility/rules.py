@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from simulator.conditions import Condition, Rule
 from simulator.feasibility.asked import Asked, Found, ServerFinding, said
-from simulator.feasibility.shards import Shard, shards
+from simulator.feasibility.shards import Shard, scale_block, shards
 from simulator.parallelism import Parallelism
 from workloads.models.mixers import (
     Attention,
@@ -71,10 +71,11 @@ def _shard_multiple(c: Condition, asked: Asked) -> Iterator[Found]:
 
 def _broken(c: Condition, shard: Shard) -> int:
     """Return the multiple that a shard is not; 0 where it is one, or need not be."""
+    own = shard.block if c.grouped and shard.block else (c.output, c.input)
     if shard.side == "output":
-        multiple = c.output if shard.ways > 1 or shard.merged else 0
+        multiple = own[0] if shard.ways > 1 or shard.merged else 0
     else:
-        multiple = max(c.input, (shard.group or 0) if c.grouped else 0) if shard.ways > 1 else 0
+        multiple = own[1] if shard.ways > 1 else 0
     return multiple if multiple and shard.size % multiple else 0
 
 
@@ -100,6 +101,31 @@ def _fits(c: Condition, part: str, asked: Asked, split: Parallelism) -> bool:
     return not any(
         _broken(c, shard) for shard in shards(asked.model, split) if shard.part == part and shard.dtype in c.dtypes
     )
+
+
+def _scale_blocks(c: Condition, asked: Asked) -> Iterator[Found]:
+    """Weights whose scales are shared by other blocks than the kernels take."""
+    dtypes, taken = part_dtypes(asked.model.dtypes), (c.output, c.input)
+    blocks = {part: scale_block(asked.model.dtypes, part) for part in _held_parts(asked.model)}
+    wrong = [part for part, block in blocks.items() if dtypes[part] in c.dtypes and block not in (None, taken)]
+    for block in dict.fromkeys(blocks[part] for part in wrong):
+        parts = ", ".join(_words(part) for part in wrong if blocks[part] == block)
+        yield Found(
+            where="model",
+            message=f"one scale for {' x '.join(map(str, block or ()))} weights ({parts}); it takes {c.output} x "
+            f"{c.input}",
+            remedy="use weights of another checkpoint or dtype (model.weights)",
+        )
+
+
+def _quant_methods(c: Condition, asked: Asked) -> Iterator[Found]:
+    """Checkpoints whose method of quantisation the server does not read."""
+    if asked.model.quant_method in c.methods:
+        yield Found(
+            where="model",
+            message=f"weights quantised by {asked.model.quant_method}, which it does not read",
+            remedy="use weights of another checkpoint or dtype (model.weights)",
+        )
 
 
 def _weights_dtype(c: Condition, asked: Asked) -> Iterator[Found]:
@@ -363,6 +389,8 @@ def _caches(model: ModelSpec) -> bool:
 #: The function of each rule.
 RULES: Mapping[Rule, Callable[[Condition, Asked], Iterator[Found]]] = {
     "shard_multiple": _shard_multiple,
+    "scale_blocks": _scale_blocks,
+    "quant_methods": _quant_methods,
     "weights_dtype": _weights_dtype,
     "cache_dtypes": _cache_dtypes,
     "cache_dtype_on": _cache_dtype_on,

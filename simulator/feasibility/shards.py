@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from simulator.parallelism import Parallelism
-from workloads.models.dtypes import BLOCK_ELEMENTS
+from workloads.models.dtypes import USUAL_BLOCKS
 from workloads.models.mixers import Attention, GatedDeltaNet, GroupedQueryAttention, LatentAttention
 from workloads.models.sizes import part_dtypes
 from workloads.models.spec import DenseFFN, DType, DTypes, Layer, ModelSpec, MoE
@@ -39,8 +39,8 @@ class Shard:
         Whether several outputs are one matrix, whose blocks must be whole even where nothing is divided.
     dtype : str
         How the part is stored.
-    group : int or None
-        Elements of a row that share a scale [1]; ``None`` where the dtype has no such groups or the file does not say.
+    block : tuple of int, or None
+        Outputs and inputs that share a scale [elements]; ``None`` where the dtype has none or the file does not say.
     """
 
     part: str
@@ -51,7 +51,7 @@ class Shard:
     degree: Degree
     merged: bool
     dtype: DType
-    group: int | None
+    block: tuple[int, int] | None
 
     @property
     def size(self) -> float:
@@ -97,26 +97,28 @@ def shards(model: ModelSpec, split: Parallelism) -> tuple[Shard, ...]:
                 degree=side.degree,
                 merged=side.merged,
                 dtype=dtypes[side.part],
-                group=scale_group(model.dtypes, side.part),
+                block=scale_block(model.dtypes, side.part),
             )
             found[shard] = None
     return tuple(found)
 
 
-def scale_group(dtypes: DTypes, part: str) -> int | None:
-    """Elements that share a scale along the sum [1], of a part as its file stores it; ``None`` where nothing says so.
+def scale_block(dtypes: DTypes, part: str) -> tuple[int, int] | None:
+    """Outputs and inputs that share a scale [elements], of a part as its file stores it; ``None`` where it has none.
 
-    A file's groups are told by the bytes that their scales add: two bytes per group, and half a byte of zero point
-    where there is one.
+    Where a model file gives bytes and no blocks, groups are told by the bytes that their scales add: two bytes per
+    group, and half a byte of zero point where there is one.
     """
+    if (block := dict(dtypes.blocks).get(part)) is not None:
+        return block
     dtype = part_dtypes(dtypes)[part]
     stored = dict(dtypes.stored).get(part)
     if stored is None or dtype not in ("int4", "int8"):
-        return BLOCK_ELEMENTS.get(dtype)
+        return USUAL_BLOCKS.get(dtype)
     scales = stored - (0.5 if dtype == "int4" else 1.0)
     for group in (16, 32, 64, 128, 256):
         if any(abs(scales * group - each) < 1e-3 for each in (2.0, 2.5)):
-            return group
+            return (1, group)
     return None
 
 

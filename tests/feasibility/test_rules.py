@@ -154,6 +154,70 @@ def test_groups_of_experts_must_lie_on_one_rank() -> None:
     assert refused("vllm", model, {"tp": 4, "ep": 4}) == refused("vllm", model, {"tp": 2}) == []
 
 
+def own_blocks(block: tuple[int, int]) -> ModelSpec:
+    """Qwen3-30B-A3B in fp8 with a scale per block of another size."""
+    model = with_dtypes(load_model("qwen3-30b-a3b"), weights="fp8_block")
+    blocks = tuple((part, block) for part in ("attention", "routed_experts"))
+    return replace(model, dtypes=replace(model.dtypes, blocks=blocks))
+
+
+@pytest.mark.parametrize("stack", ENGINES)
+@pytest.mark.parametrize(("block", "tp", "no"), [((64, 64), 4, 0), ((64, 64), 8, 2), ((1, 128), 4, 1), ((1, 64), 4, 0)])
+def test_the_blocks_of_the_checkpoint_decide_what_divides(stack: str, block: tuple[int, int], tp: int, no: int) -> None:
+    found = [message for message in refused(stack, own_blocks(block), {"tp": tp}) if "routed experts" in message]
+    assert len(found) == (no > 0)
+    assert all(f"no multiple of {block[1]}" in message for message in found)
+    assert all("gate and up" in message for message in found) == (no != 1)
+
+
+def test_tensorrt_llm_takes_blocks_of_one_size() -> None:
+    (message,) = refused("trtllm", own_blocks((64, 64)), {"tp": 4})
+    assert "one scale for 64 x 64 weights (attention, routed experts); it takes 128 x 128" in message
+    assert refused("trtllm", own_blocks((128, 128)), {"tp": 2}) == []
+
+
+@pytest.mark.parametrize(("stack", "effect"), [("vllm", "refuses"), ("sglang", "warns"), ("trtllm", "refuses")])
+@pytest.mark.parametrize("tp", [4, 8])
+def test_experts_without_a_whole_group_are_told_by_every_stack(stack: str, effect: str, tp: int) -> None:
+    model = with_dtypes(load_model("qwen3-30b-a3b"), weights="int4")
+    model = replace(model, dtypes=replace(model.dtypes, blocks=(("routed_experts", (1, 128)),)))
+    found = [f for f in said(stack, model, {"tp": tp}) if "no multiple of 128" in f.message and "routed" in f.message]
+    assert [finding.effect for finding in found] == [effect]
+    assert [
+        f for f in said(stack, model, {"tp": 2}) if "no multiple of 128" in f.message and "routed" in f.message
+    ] == []
+
+
+@pytest.mark.parametrize(
+    ("stack", "method", "effects"),
+    [
+        ("trtllm", "bitsandbytes", ["refuses"]),
+        ("trtllm", "hqq", ["refuses"]),
+        ("sglang", "hqq", ["refuses"]),
+        ("sglang", "bitsandbytes", ["warns"]),
+        ("vllm", "bitsandbytes", []),
+        ("trtllm", "", []),
+    ],
+)
+def test_methods_of_quantisation_that_a_server_does_not_read(stack: str, method: str, effects: list[str]) -> None:
+    model = replace(load_model("qwen3-30b-a3b"), quant_method=method)
+    assert [f.effect for f in said(stack, model, {})] == effects
+    assert said(stack, model, {}, weights="int8") == []  # quantised anew, by something else
+
+
+def test_tensorrt_llm_tells_what_it_leaves_out_or_has_no_kernel_for() -> None:
+    found = said("trtllm", "mixtral-8x7b", {"tp": 2}, redundant_slots=8)
+    assert [(f.effect, "silently left out" in f.message) for f in found] == [("warns", True)]
+    found = said("trtllm", "gpt-oss-120b", {"dp": 8, "ep": 8}, exchange="deepep_low_latency")
+    assert ["hidden size of 2880" in f.message for f in found if f.effect == "refuses"] == [True]
+    mixer = Mamba2(num_heads=64, head_dim=64, state_size=128, num_groups=8, conv_kernel=4)
+    model = load_model("llama-3.1-8b")
+    model = replace(model, layers=(replace(model.layers[0], attention=mixer), *model.layers[1:]))
+    assert ["tp = 16 does not divide the 8 Mamba groups" in f.message for f in said("trtllm", model, {"tp": 16})] == [
+        True
+    ]
+
+
 @pytest.mark.parametrize(
     ("stack", "dtype", "architecture", "effect", "why"),
     [
@@ -346,7 +410,7 @@ def test_prefix_caches_of_models_with_a_state_are_warned_of() -> None:
         assert not [f for f in said("vllm", model, {}, prefix_cache=True) if f.where == "prefix_cache"]
 
 
-@pytest.mark.parametrize("stack", ENGINES)
+@pytest.mark.parametrize("stack", [*ENGINES, "trtllm"])
 def test_requests_beyond_the_context_are_refused(stack: str) -> None:
     (message,) = refused(stack, "qwen3-235b-a22b", {"tp": 4}, longest=100_000)
     assert "beyond the model's context of 40960" in message

@@ -115,6 +115,7 @@ def row(condition: Condition) -> str:
         *(["whole groups"] if condition.grouped else []),
         *([", ".join(condition.exchanges)] if condition.exchanges else []),
         *([f"sizes {', '.join(map(str, condition.sizes))}"] if condition.sizes else []),
+        *([", ".join(condition.methods)] if condition.methods else []),
         *([f"at most {condition.most}"] if condition.most else []),
         *([f"on {', '.join(condition.architectures)}"] if condition.architectures else []),
     ]

@@ -57,6 +57,8 @@ def check(spec: ModelSpec) -> list[str]:
         dtype = getattr(spec.dtypes, field.name)
         if field.name == "stored":
             problems += _stored_problems(dtype)
+        elif field.name == "blocks":
+            problems += _block_problems(dtype)
         elif dtype not in DTYPE_BYTES and (field.name != "shared_experts" or dtype is not None):
             problems.append(f"dtypes.{field.name} = {dtype!r}; {nearest(str(dtype), DTYPE_BYTES)}")
     for name in ("published_total", "published_active"):
@@ -74,6 +76,20 @@ def _stored_problems(stored: tuple[tuple[str, float], ...]) -> Iterator[str]:
             yield f"dtypes.stored: unknown part {part!r}; {nearest(str(part), parts)}"
         elif isinstance(size, bool) or not isinstance(size, (int, float)) or not 0 < size <= 4:
             yield f"dtypes.stored.{part} = {size!r}; expected bytes per element, above 0 and at most 4"
+
+
+def _block_problems(blocks: tuple[tuple[str, object], ...]) -> Iterator[str]:
+    """Say which parts are unknown, or have blocks of scales that are no two counts."""
+    parts = part_dtypes(DTypes())
+    for part, block in blocks:
+        if part not in parts:
+            yield f"dtypes.blocks: unknown part {part!r}; {nearest(str(part), parts)}"
+        elif not (
+            isinstance(block, tuple)
+            and len(block) == 2
+            and all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in block)
+        ):
+            yield f"dtypes.blocks.{part} = {block!r}; expected outputs and inputs that share a scale, as [128, 128]"
 
 
 def checked(spec: ModelSpec, where: str) -> ModelSpec:

@@ -23,6 +23,14 @@ DTYPE_BYTES: Mapping[str, float] = {
     "int4": 0.5 + 2.0 / 32,
 }
 
+#: Outputs and inputs of a matrix that share one scale where no file says otherwise.
+USUAL_BLOCKS: Mapping[str, tuple[int, int]] = {
+    "fp8_block": (128, 128),
+    "mxfp4": (1, 32),
+    "nvfp4": (1, 16),
+    "int4": (1, 32),
+}
+
 #: Elements that share one scale along the inner axis of a matrix; a shard holds whole blocks.
 BLOCK_ELEMENTS: Mapping[str, int] = {"mxfp4": 32, "nvfp4": 16, "int4": 32}
 

@@ -68,9 +68,11 @@ def spec_from_table(table: Mapping[str, Any], where: str) -> ModelSpec:
 
 
 def _dtypes(table: Mapping[str, Any], where: str) -> DTypes:
-    """Build the dtypes; ``stored`` is a table of bytes per element by part."""
+    """Build the dtypes; ``stored`` is a table of bytes per element by part, ``blocks`` of outputs and inputs."""
     stored = tuple(sorted(_subtable(table, "stored", where).items()))
-    return _build(DTypes, {**table, "stored": stored}, where)
+    blocks = sorted(_subtable(table, "blocks", where).items())
+    given = tuple((part, tuple(block) if isinstance(block, list) else block) for part, block in blocks)
+    return _build(DTypes, {**table, "stored": stored, "blocks": given}, where)
 
 
 def _layers(table: Mapping[str, Any], where: str, key: str) -> tuple[Layer, ...]:
@@ -193,7 +195,8 @@ def spec_to_table(spec: ModelSpec) -> dict[str, Any]:
     if published := {key: given[field] for key, field in _PUBLISHED.items() if field in given}:
         table["published"] = published
     if dtypes := _given(spec.dtypes):
-        table["dtypes"] = dtypes | ({"stored": dict(spec.dtypes.stored)} if spec.dtypes.stored else {})
+        tables = {"stored": dict(spec.dtypes.stored), "blocks": {p: list(b) for p, b in spec.dtypes.blocks}}
+        table["dtypes"] = dtypes | {key: tables[key] for key in tables if key in dtypes}
     every = (*spec.layers, *spec.mtp_blocks)
     mixers: dict[Attention | None, str] = _names([layer.attention for layer in every], MIXERS)
     blocks: dict[FFN | None, str] = _names([layer.ffn for layer in every], _FFN)

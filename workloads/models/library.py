@@ -148,9 +148,11 @@ def with_dtypes(
     anew = {"routed_experts" if part == "experts" else part for part in changes}
     anew |= {"shared_experts"} if "experts" in changes else set()
     changes["stored"] = tuple(pair for pair in spec.dtypes.stored if pair[0] not in anew)
+    changes["blocks"] = tuple(pair for pair in spec.dtypes.blocks if pair[0] not in anew)
     if "experts" in changes:
         changes["shared_experts"] = None
-    quantised = dataclasses.replace(spec, dtypes=dataclasses.replace(spec.dtypes, **changes))
+    method = "" if anew & {"attention", "routed_experts", "dense_ffn"} else spec.quant_method
+    quantised = dataclasses.replace(spec, dtypes=dataclasses.replace(spec.dtypes, **changes), quant_method=method)
     return checked(quantised, spec.name)
 
 

@@ -67,7 +67,8 @@ class DTypes:
     ``experts`` covers the routed experts and, unless ``shared_experts`` says otherwise, the shared ones; ``embedding``
     also the LM head, ``activation`` also router, norms, biases and encoders, ``state`` the recurrent state of linear
     attention and Mamba. ``stored`` holds the mean bytes per element [bytes] of the parts whose files differ from what
-    their dtype says: several formats in one part, or scales of other groups.
+    their dtype says: several formats in one part, or scales of other groups. ``blocks`` holds the outputs and inputs of
+    a matrix that share one scale [elements] in such parts.
     """
 
     attention: DType = "bfloat16"
@@ -79,6 +80,7 @@ class DTypes:
     state: DType = "float32"
     shared_experts: DType | None = None
     stored: tuple[tuple[str, float], ...] = ()
+    blocks: tuple[tuple[str, tuple[int, int]], ...] = ()
 
     @property
     def shared(self) -> DType:
@@ -93,8 +95,8 @@ class ModelSpec:
     ``published_active`` counts every parameter that a token meets, as most publishers do, or leaves out the input
     embedding (a lookup), or the LM head as well, where ``published_active_convention`` says so. Each MTP layer repeats
     the last layer, or consists of ``mtp_blocks``. ``encoders`` counts the parameters of vision and audio towers, which
-    take memory and do no work on text. ``notes`` say what is doubtful in the file that it was read from; they are no
-    part of the model.
+    take memory and do no work on text. ``notes`` say what is doubtful in the file that it was read from, and
+    ``quant_method`` how that names its quantisation; they are no part of the model.
     """
 
     name: str
@@ -112,6 +114,7 @@ class ModelSpec:
     encoders: int = 0
     mtp_blocks: tuple[Layer, ...] = ()
     notes: tuple[str, ...] = field(default=(), compare=False)
+    quant_method: str = field(default="", compare=False)
 
     @property
     def drafting_layers(self) -> tuple[Layer, ...]:

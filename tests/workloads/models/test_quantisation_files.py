@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workloads.errors import ModelError
+from workloads.models.dtypes import DTYPE_BYTES
+from workloads.models.file import save_model
 from workloads.models.hf.config import from_hf_config
 from workloads.models.hf.schemes import fits_name
 from workloads.models.library import load_model, with_dtypes
@@ -306,3 +308,46 @@ def test_a_plain_name_fits_where_its_parts_follow_each_other(pattern, module):
 def test_a_group_of_no_weights_is_refused(method: str, group: int) -> None:
     with pytest.raises(ModelError, match=rf"group_size = {group}; expected -1 .* or a number above 0"):
         formats({"quant_method": method, "bits": 4, "nbits": 4, "group_size": group})
+
+
+@pytest.mark.parametrize(
+    ("block", "size"), [([64, 64], 1 + 4 / 64**2), ([1, 128], 1 + 4 / 128), ([128, 128], 1 + 4 / 128**2)]
+)
+def test_scales_are_counted_by_the_blocks_of_the_file(block: list[int], size: float, tmp_path: Path) -> None:
+    spec = from_hf_config(TINY | {"quantization_config": {"quant_method": "fp8", "weight_block_size": block}})
+    held = dict(spec.dtypes.stored).get("routed_experts", DTYPE_BYTES[spec.dtypes.experts])
+    assert (spec.dtypes.experts, held) == ("fp8_block", size)
+    own = block != [128, 128]
+    assert dict(spec.dtypes.blocks).get("routed_experts") == (tuple(block) if own else None)
+    assert len([note for note in spec.notes if "weights share a scale" in note]) == own
+    save_model(spec, tmp_path / "tiny.toml")
+    assert load_model(tmp_path / "tiny.toml").dtypes == spec.dtypes
+    assert with_dtypes(spec, weights="fp8_block").dtypes.blocks == ()
+
+
+@pytest.mark.parametrize("block", [[128], [128, 0], [128, 128, 128], "wide", [True, 128], 128, {"rows": 128}])
+def test_blocks_that_are_none_are_refused_by_their_key(block: Any) -> None:
+    with pytest.raises(ModelError, match=r"weight_block_size = .* expected two numbers above 0, such as \[128, 128\]"):
+        formats({"quant_method": "fp8", "weight_block_size": block})
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"quant_type": {"default": {"_type": "Int4WeightOnlyConfig", "_data": {"group_size": 64}}}},
+        {"quant_type": "int4_weight_only", "quant_type_kwargs": {"group_size": 64}},
+    ],
+)
+def test_groups_of_torchao_have_a_scale_and_a_zero_point(told: Config) -> None:
+    spec = from_hf_config(TINY | {"quantization_config": {"quant_method": "torchao", **told}})
+    assert dict(spec.dtypes.blocks)["routed_experts"] == (1, 64)
+    assert dict(spec.dtypes.stored).get("routed_experts", DTYPE_BYTES["int4"]) == 0.5 + 4 / 64
+
+
+@pytest.mark.parametrize("blocks", ["routed = [64, 64]", "routed_experts = [64]", "routed_experts = 64"])
+def test_blocks_of_a_model_file_are_two_numbers_of_a_part(blocks: str, tmp_path: Path) -> None:
+    path = tmp_path / "tiny.toml"
+    save_model(from_hf_config(TINY), path)
+    path.write_text(path.read_text(encoding="utf-8") + f"\n[dtypes.blocks]\n{blocks}\n", encoding="utf-8")
+    with pytest.raises(ModelError, match=r"dtypes\.blocks"):
+        load_model(path)

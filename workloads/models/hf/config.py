@@ -19,6 +19,7 @@ from workloads.models.hf.layered import read_layers
 from workloads.models.hf.parts import LAYER_COUNTS, number_of_layers
 from workloads.models.hf.quantization import dtypes_of, quantisation_table, unkept_promise
 from workloads.models.hf.reader import HfConfig, read_config
+from workloads.models.hf.schemes import method_of
 from workloads.models.hf.unknown import unknown_family
 from workloads.models.hf.usual import Features, usual
 from workloads.models.spec import ActiveConvention, ModelSpec
@@ -181,6 +182,7 @@ def from_hf_config(source: str | Path | Mapping[str, Any]) -> ModelSpec:
         published_active_convention=_ACTIVE_CONVENTION.get(config.model_type, "all"),
         source=f"Hugging Face configuration {outer.where}",
         encoders=encoders,
+        quant_method="" if table is None else method_of(table),
         notes=(*_unknown(outer, config), *towers, *contradictions, *mixtures, *(() if promise is None else (promise,))),
     )
     return checked(spec, outer.where)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 from hardware_profiles.edge import is_file
 from hardware_profiles.files import stamp
 from workloads.errors import ModelError
-from workloads.models.dtypes import DTYPE_BYTES, dtype_name
+from workloads.models.dtypes import DTYPE_BYTES, USUAL_BLOCKS, dtype_name
 from workloads.models.hf.modules import PREFIXES, layer_modules
 from workloads.models.hf.reader import HfConfig, read_config
 from workloads.models.hf.schemes import Format, Rule, Scheme, fits_name, method_of, named, scheme_of
@@ -164,6 +164,8 @@ def dtypes_of(
     where = config.where if table is None else table.where
     shared: DType | None = None
     stored: list[tuple[str, float]] = []
+    blocks: list[tuple[str, tuple[int, int]]] = []
+    priced_otherwise: list[tuple[int, int]] = []
     notes: list[str] = []
     formats = _weights_by_format(scheme, layers, hidden, plain)
     for part, weights in formats.items():
@@ -174,14 +176,22 @@ def dtypes_of(
         else:
             parts[_FIELDS[part]] = main.dtype
         mean = sum(form.size * count for form, count in weights.items()) / total
-        if abs(mean - DTYPE_BYTES[main.dtype]) > 1e-3 * mean:
+        if abs(mean - DTYPE_BYTES[main.dtype]) > 1e-4 * mean:
             stored.append((part, mean))
+        if main.block not in (None, USUAL_BLOCKS.get(main.dtype)):
+            blocks.append((part, main.block))
+            priced_otherwise += [main.block] if main.dtype == "fp8_block" else []
         if any(form.dtype != main.dtype for form, _ in others):
             notes.append(
                 f"{where}: {most / total:.0%} of the weights of {part} are {main.dtype}, the rest "
                 f"{', '.join(sorted({form.dtype for form, _ in others}))}: all are sized, and work is priced as "
                 f"{main.dtype}"
             )
+    notes += [
+        f"{where}: {outputs} x {inputs} weights share a scale: they are sized and divided as such, and work is priced "
+        "as in blocks of 128 x 128"
+        for outputs, inputs in dict.fromkeys(priced_otherwise)
+    ]
     head = next((rule.format for rule in scheme.rules if fits_name(rule.pattern, "lm_head")), None)
     if head is not None:
         stored.append(("lm_head", head.size))
@@ -197,6 +207,7 @@ def dtypes_of(
         kv_cache=scheme.kv_cache,
         shared_experts=None if shared == parts["experts"] else shared,
         stored=tuple(sorted(stored)),
+        blocks=tuple(sorted(blocks)),
     )
     return dtypes, tuple(notes)
 

@@ -23,10 +23,15 @@ if TYPE_CHECKING:
 
 
 class Format(NamedTuple):
-    """How weights are stored: the dtype that computes with them, and bytes per element, scales included [bytes]."""
+    """How weights are stored.
+
+    ``dtype`` computes with them, ``size`` counts bytes per element, scales included [bytes], and ``block`` the outputs
+    and inputs that share a scale [elements], where the file says so.
+    """
 
     dtype: DType
     size: float
+    block: tuple[int, int] | None = None
 
 
 class Rule(NamedTuple):
@@ -99,7 +104,7 @@ def _grouped(dtype: DType, section: HfConfig, *, zeros: float = 0.0) -> Format:
         msg = f"{section.where}: group_size = {group}; expected -1 (a scale per row) or a number above 0"
         raise ModelError(msg)
     if group > 0:
-        return Format(dtype, bits + (2.0 + zeros) / group)
+        return Format(dtype, bits + (2.0 + zeros) / group, (1, group))
     # A scale per row of weights, which -1 means, is next to nothing.
     return Format(dtype, bits) if group < 0 or section.keys.get("strategy") == "channel" else named(dtype)
 
@@ -181,7 +186,18 @@ def _plain(form: Callable[[HfConfig], Format]) -> Callable[[HfConfig], Scheme]:
 
 
 def _fp8(section: HfConfig) -> Format:
-    return named("fp8_block" if section.has("weight_block_size") else "fp8")
+    return _fp8_blocks(section, "weight_block_size") if section.has("weight_block_size") else named("fp8")
+
+
+def _fp8_blocks(section: HfConfig, key: str) -> Format:
+    """Read the outputs and inputs that share a four-byte scale, such as [128, 128], which they are where none says."""
+    given = section.keys[key] if section.has(key) else [128, 128]
+    block = [int(side) for side in re.findall(r"\d+", given)] if isinstance(given, str) else given
+    if not (isinstance(block, list) and len(block) == 2 and all(type(side) is int and side > 0 for side in block)):
+        msg = f"{section.where}: {key} = {shown(given)}; expected two numbers above 0, such as [128, 128]"
+        raise ModelError(msg)
+    outputs, inputs = block
+    return Format("fp8_block", 1.0 + 4.0 / (outputs * inputs), (outputs, inputs))
 
 
 def _weights(weights: HfConfig) -> Format:
@@ -197,7 +213,9 @@ def _weights(weights: HfConfig) -> Format:
         return Format("fp8", 1.0 + 1.0 / _MX_GROUP)
     block = weights.keys.get("strategy") == "block" or weights.has("block_structure")
     four: DType = "mxfp4" if group == _MX_GROUP else "nvfp4"
-    return named(_by_bits(weights, eight="fp8_block" if block else "fp8", four=four))
+    if bits == 8 and block:
+        return _fp8_blocks(weights, "block_structure")
+    return named(_by_bits(weights, eight="fp8", four=four))
 
 
 def _groups(section: HfConfig) -> tuple[list[Rule], Format | None]:
@@ -376,7 +394,12 @@ def _torchao(section: HfConfig) -> Format:
     if "float8" in text or "fp8" in text:
         return named("fp8")
     if "int4" in text or "uint4" in text:
-        return named("int4")
+        # A scale and a zero point of two bytes each per group, of 128 where the file does not say.
+        told = re.search(r"group_?size\W{1,4}(\d+)", f"{text} {section.keys.get('quant_type_kwargs')}")
+        group = int(told[1]) if told else 128
+        if group < 1:
+            raise ModelError(f"{section.where}: group_size = {group}; expected a number above 0")
+        return Format("int4", 0.5 + (2.0 + 2.0) / group, (1, group))
     if "int8" in text:
         return named("int8")
     msg = f"{section.where}: quant_type = {text[:80]!r}; expected one of float8, int8 or int4 weights"
@@ -445,7 +468,7 @@ _INTEGER = _plain(_integer_weights)
 _DIALECTS: Mapping[str, Callable[[HfConfig], Scheme]] = {
     "fp8": _plain(_fp8),
     "fbgemm-fp8": _plain(_fp8),
-    "finegrained-fp8": _plain(lambda _: named("fp8_block")),
+    "finegrained-fp8": _plain(lambda section: _fp8_blocks(section, "weight_block_size")),
     "w8a8-fp8": _plain(_fp8),
     "ptpc-fp8": _plain(_fp8),
     "mxfp4": _plain(lambda _: named("mxfp4")),
