@@ -27,7 +27,7 @@ from simulator.results.setup import setup_of
 from simulator.results.values import Explanation
 from simulator.scenario import Scenario
 from simulator.scenario.features import left_out_of_one_step
-from simulator.serving.plan import prompt_scenario
+from simulator.serving.plan import deploy_prompts, prompt_scenario
 from workloads.models.spec import Phase
 from workloads.requests.trace import RequestTrace
 
@@ -67,7 +67,7 @@ def explain(
     """
     trace = scenario_requests(scenario.requests, scenario.seed)
     asked, scenario = scenario, _pool(scenario, phase)
-    deployment = deploy(scenario, trace)
+    deployment = deploy(scenario, trace) if scenario is asked else deploy_prompts(asked, trace)
     sequences, length = _defaults(deployment, trace, phase, batch, context, scenario.parallelism.instances)
     work = asked_step(deployment, phase, sequences, length)
     times = priced_step(deployment, work)
@@ -122,7 +122,7 @@ def timeline(
     """
     trace = scenario_requests(scenario.requests, scenario.seed)
     asked, scenario = scenario, _pool(scenario, phase)
-    deployment = deploy(scenario, trace)
+    deployment = deploy(scenario, trace) if scenario is asked else deploy_prompts(asked, trace)
     sequences, length = _defaults(deployment, trace, phase, batch, context, scenario.parallelism.instances)
     drawn = _drawn(scenario, deployment, trace, phase, sequences, length)
     return replace(drawn, warnings=_step_warnings(asked, trace, deployment, phase, sequences, length))

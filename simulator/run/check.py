@@ -68,7 +68,9 @@ def check(scenario: Scenario) -> tuple[Finding, ...]:
         )
         _try(findings, "stack.overlap", lambda: require_overlap(scenario.stack, model, split))
         if hardware is not None and stack is not None:
-            findings.extend(_memory(model, split, stack, hardware, held_slots(scenario, model, slots), requests))
+            held = held_slots(scenario, model, slots)
+            pools = asks(scenario, "disaggregation")
+            findings.extend(_memory(model, split, stack, hardware, held, requests, "decode pool: " if pools else ""))
     if hardware is not None:
         findings.extend(_evidence(hardware, split))
     if model is not None and requests is not None and all(finding.level != "error" for finding in findings):
@@ -152,21 +154,22 @@ def _memory(
     hardware: Hardware,
     slots: int | None,
     requests: RequestTrace | None,
+    pool: str,
 ) -> Iterator[Finding]:
     budget = device_budget(model, split, stack, hardware, slots)
     longest = int((requests.input_tokens + requests.output_tokens).max()) if requests is not None else 1
     try:
         require_fit(budget, model, split, longest, max(slots - model.moe.num_experts, 0) if slots and model.moe else 0)
     except MoesimError as error:
-        yield Finding(level="error", where="memory", message=str(error))
+        yield Finding(level="error", where="memory", message=f"{pool}{error}")
         return
     room = int(budget.pool / budget.sequence_bytes(longest))
     yield Finding(
         level="note",
         where="memory",
         message=(
-            f"each device holds {format_bytes(budget.weights)} of weights and leaves {format_bytes(budget.pool)} for "
-            f"the KV cache: {room * split.dp:,} of the longest requests ({longest:,} tokens) at once"
+            f"{pool}each device holds {format_bytes(budget.weights)} of weights and leaves {format_bytes(budget.pool)} "
+            f"for the KV cache: {room * split.dp:,} of the longest requests ({longest:,} tokens) at once"
         ),
     )
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from simulator.deployment.deployment import Deployment, deploy
 from simulator.deployment.inputs import scenario_model, scenario_routing
-from simulator.errors import ScenarioError
+from simulator.errors import InfeasibleScenario, ScenarioError
 from simulator.scenario import Scenario
 from simulator.scenario.features import asked_features, asks
 from simulator.serving.engine import Pool, PrefixCaching
@@ -61,11 +61,30 @@ def plan_pools(scenario: Scenario, trace: RequestTrace) -> tuple[PoolPlan, ...]:
     whole = deploy(scenario, trace)
     if not asks(scenario, "disaggregation"):
         return (PoolPlan(role="both", deployment=whole, instances=count),)
-    prompts, instances = deploy(prompt_scenario(scenario), trace), scenario.disaggregation.prefill.instances
+    prompts, instances = deploy_prompts(scenario, trace), scenario.disaggregation.prefill.instances
     return (
         PoolPlan(role="decode", deployment=whole, instances=count),
         PoolPlan(role="prefill", deployment=prompts, instances=instances, first=count),
     )
+
+
+def deploy_prompts(scenario: Scenario, trace: RequestTrace) -> Deployment:
+    """Deploy an instance that computes prompts.
+
+    Raises
+    ------
+    MoesimError
+        As for :func:`deploy`; what does not fit names the pool, and its split where ``[parallelism]`` has another.
+    """
+    try:
+        return deploy(prompt_scenario(scenario), trace)
+    except InfeasibleScenario as error:
+        own, usual = scenario.disaggregation.prefill, scenario.parallelism
+        sizes = ((name, getattr(own, name), getattr(usual, name)) for name in ("tp", "dp", "pp", "ep"))
+        other = [f"disaggregation.prefill.{name} = {wanted}" for name, size, wanted in sizes if size != wanted]
+        remedy = f"; it has a split of its own: as [parallelism] it would be {', '.join(other)}" if other else ""
+        msg = f"prefill pool (disaggregation.prefill): {error}{remedy}"
+        raise InfeasibleScenario(msg) from error
 
 
 def require_alone(scenario: Scenario) -> None:

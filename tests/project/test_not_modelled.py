@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from simulator import check
 from simulator.cli.app import app
 from simulator.scenario import Scenario
 from simulator.scenario.keys import scenario_keys
@@ -45,6 +46,12 @@ def test_what_is_answered_with_reservations_carries_the_warning_of_the_page(comm
     assert code == 0
     assert words in text
     assert "warning" in text
+
+
+def test_the_pools_that_the_page_compares_fit() -> None:
+    (options,) = re.findall(r"`--set (disaggregation\.enabled=true [^`]*)`", PAGE.read_text(encoding="utf-8"))
+    asked = Scenario.load(preset_path("deepseek-v3-h200"), options.split())
+    assert not [finding for finding in check(asked) if finding.level == "error"]
 
 
 def test_every_sentence_of_the_table_stands_for_a_line_of_the_page() -> None:

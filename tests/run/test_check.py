@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hardware_profiles.loader import device_names
-from simulator import MoesimError, Scenario, ScenarioError, check, simulate
+from simulator import MoesimError, Scenario, ScenarioError, check, explain, simulate
 from simulator.scenario.presets import preset_names, preset_path
 from workloads.models.library import model_names
 from workloads.routing.files import save_routing_trace
@@ -95,6 +95,18 @@ def test_the_memory_left_for_the_cache_is_noted() -> None:
     assert note.level == "note"
     assert "leaves" in note.message
     assert "(36 tokens)" in note.message
+
+
+def test_what_does_not_fit_names_its_pool_and_the_split_that_would_do() -> None:
+    asked = scenario("parallelism.ep=2", "disaggregation.enabled=true")
+    assert [f.message.partition(":")[0] for f in check(asked) if f.where == "memory"] == ["decode pool"]
+    ((_, message),) = errors(asked)
+    assert message.startswith("prefill pool (disaggregation.prefill): mixtral-8x7b does not fit")
+    assert message.endswith("disaggregation.prefill.tp = 2, disaggregation.prefill.ep = 2")
+    assert len(message) < 500
+    with pytest.raises(MoesimError, match="prefill pool"):
+        explain(asked, phase="prefill")
+    assert not errors(asked.override("disaggregation.prefill.tp=2", "disaggregation.prefill.ep=2"))
 
 
 def test_a_stage_that_spans_nodes_is_noted() -> None:
