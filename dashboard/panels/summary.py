@@ -83,11 +83,12 @@ def _set_up(setup: Setup | None) -> dict[str, str]:
     """Word what answered, by the icon that goes with it."""
     if setup is None:
         return {}
+    word = setup.device_word
     nodes = f"{setup.nodes} node{'s' * (setup.nodes > 1)} of {setup.node_devices}"
-    pools = f"{' + '.join(str(pool.devices) for pool in setup.pools)} GPUs" if len(setup.pools) > 1 else ""
+    pools = f"{' + '.join(str(pool.devices) for pool in setup.pools)} {word}s" if len(setup.pools) > 1 else ""
     said = {"dns": f"{pools} on {nodes}" if pools else nodes}
     if math.isfinite(setup.usd_per_device_hour):
-        price = f"{significant(setup.usd_per_device_hour)} USD per GPU hour"
+        price = f"{significant(setup.usd_per_device_hour)} USD per {word} hour"
         said["payments"] = f"{offer_words(setup.price_offer)}, {setup.price_status}: {price}"
     return said
 

@@ -263,7 +263,7 @@ def _print(hardware: Hardware, rows: tuple[Exchanged, ...], title: str, fidelity
             shown += [seconds(row.flow), f"{row.flow / row.closed:.2f}" if row.closed > 0 else "-"]
         terms = [seconds(row.terms[part]) if part in row.terms else "-" for part in parts]
         grid.add_row(row.algorithm, row.phase, *shown, row.bound, *terms, number(row.units) if row.units > 1 else "-")
-    print_table(text, grid, ("latency", "units", "SMs"))
+    print_table(text, grid, ("latency", "units", "SMs", "scale_up", "scale_out", "bound by"))
     text.print(
         "scale_up, scale_out: bytes inside a node and between nodes; units: SMs that pack and send them; "
         "latency: launch and hops",

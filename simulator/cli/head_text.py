@@ -50,11 +50,11 @@ def print_head(
 
 def setup_rows(setup: Setup) -> list[tuple[str, str]]:
     """Phrase devices, pools, price, load and objectives, one row each."""
-    alone = setup.devices == 1
-    rows = [("GPUs", devices_text(setup) if alone else f"{devices_text(setup)}, {_split(setup.pools[0])}")]
+    word, alone = setup.device_word, setup.devices == 1
+    rows = [(f"{word}s", devices_text(setup) if alone else f"{devices_text(setup)}, {_split(setup.pools[0], word)}")]
     if len(setup.pools) > 1:
-        rows = [("GPUs", devices_text(setup))]
-        rows += [(f"{pool.role} pool", f"{_gpus(pool.devices)}, {_split(pool)}") for pool in setup.pools]
+        rows = [(f"{word}s", devices_text(setup))]
+        rows += [(f"{pool.role} pool", f"{_counted(pool.devices, word)}, {_split(pool, word)}") for pool in setup.pools]
     return [*rows, ("price", price_text(setup)), ("load", load_text(setup.load)), ("SLO", slo_text(setup.slo))]
 
 
@@ -63,21 +63,22 @@ def devices_text(setup: Setup) -> str:
 
     A node that is not filled is said to be shared.
     """
+    found = _counted(setup.devices, setup.device_word)
     if setup.node_devices == 1:
-        return _gpus(setup.devices)
+        return found
     nodes = "one node" if setup.nodes == 1 else f"{count(setup.nodes)} nodes"
     filled = setup.devices == setup.nodes * setup.node_devices
-    return f"{_gpus(setup.devices)} in {'' if filled else 'part of '}{nodes} of {setup.node_devices} ({setup.node})"
+    return f"{found} in {'' if filled else 'part of '}{nodes} of {setup.node_devices} ({setup.node})"
 
 
-def _gpus(devices: int) -> str:
-    return f"{count(devices)} GPU{'s' * (devices > 1)}"
+def _counted(devices: int, word: str) -> str:
+    return f"{count(devices)} {word}{'s' * (devices > 1)}"
 
 
-def _split(pool: PoolSetup) -> str:
+def _split(pool: PoolSetup, word: str) -> str:
     parts = [f"{name} {size}" for name in ("tp", "dp", "pp", "ep") if (size := getattr(pool, name)) > 1]
     instances = f"{count(pool.instances)} instance{'s' * (pool.instances > 1)}"
-    return f"{instances} of {' '.join(parts)}" if parts else f"{instances} of one GPU"
+    return f"{instances} of {' '.join(parts)}" if parts else f"{instances} of one {word}"
 
 
 def price_text(setup: Setup) -> str:
@@ -85,7 +86,7 @@ def price_text(setup: Setup) -> str:
     if math.isnan(setup.usd_per_device_hour):
         return "not known (hardware.price)"
     kind = offer_words(setup.price_offer) + (", an assumption" if setup.price_status == "assumption" else "")
-    return f"{setup.usd_per_device_hour:,.2f} USD per GPU-hour ({kind})"
+    return f"{setup.usd_per_device_hour:,.2f} USD per {setup.device_word}-hour ({kind})"
 
 
 def load_text(load: LoadSetup) -> str:

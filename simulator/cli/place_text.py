@@ -66,7 +66,7 @@ def print_study(text: Console, scenario: Scenario, options: StudyOptions, study:
             "-" if first else f"{100 * study.gain(score):+.1f} %",
             style="dim" if score.policy == ORACLE else None,
         )
-    print_table(text, shown, ("far copies", "touched", "seen", "bound"))
+    print_table(text, shown, ("far copies", "touched", "seen", "bound", "in a step", "exchange", "wait", "experts"))
     if study.ranks <= _WIDEST:
         text.print(_maps(study.scores[0], study.best))
     text.print(

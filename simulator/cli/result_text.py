@@ -46,7 +46,7 @@ def print_result(out: Console, result: Result) -> None:
     summary = result.summary
     cost = [] if result.imbalance_cost is None else [("cost of imbalance", imbalance_text(result.imbalance_cost))]
     rows = [
-        *_throughput(summary, result.measured),
+        *_throughput(summary, result.setup, result.measured),
         *_run(result),
         *_state(summary, result.setup),
         *cost,
@@ -54,12 +54,15 @@ def print_result(out: Console, result: Result) -> None:
     ]
     if result.scaling is not None:
         held = result.scaling.summary
-        text = f"{number(summary.devices_mean)} GPUs on average, {count(held.devices_peak)} at most; see moesim scale"
+        average = f"{number(summary.devices_mean)} {_device(result.setup)}s on average"
+        text = f"{average}, {count(held.devices_peak)} at most; see moesim scale"
         rows.insert(0, ("while it scales", text))
     print_refusals(out, result.warnings)
     print_head(out, result.scenario, "simulated", result.setup, rows)
     _print_latencies(out, summary, result.sessions)
     print_breakdown(out, result.breakdown, summary.measured_steps)
+    if result.setup is not None and len(result.setup.pools) > 1:
+        out.print("per step: mean over the steps of both pools; idle: all instances, whichever waits", style="dim")
     print_warnings(out, result.warnings)
 
 
@@ -67,7 +70,12 @@ def print_estimate(out: Console, estimate: Estimate) -> None:
     """Print the closed-form answer; its breakdown is per second, so that only shares are shown."""
     summary = estimate.summary
     slo = estimate.scenario.slo
-    rows = [*_throughput(summary), *_means(summary, slo), *_state(summary, estimate.setup), *_uncertainty(summary)]
+    rows = [
+        *_throughput(summary, estimate.setup),
+        *_means(summary, slo),
+        *_state(summary, estimate.setup),
+        *_uncertainty(summary),
+    ]
     print_refusals(out, estimate.warnings)
     print_head(out, estimate.scenario, "estimated, without events", estimate.setup, rows)
     _print_latencies(out, summary)
@@ -75,13 +83,17 @@ def print_estimate(out: Console, estimate: Estimate) -> None:
     print_warnings(out, estimate.warnings)
 
 
-def _throughput(s: Summary, measured: Measured | None = None) -> list[tuple[str, str]]:
+def _device(setup: Setup | None) -> str:
+    return "device" if setup is None else setup.device_word
+
+
+def _throughput(s: Summary, setup: Setup | None, measured: Measured | None = None) -> list[tuple[str, str]]:
     served = "served"
     if measured is not None and not math.isnan(measured.served_error):
         served += f" (± {measured.served_error:.0%})".replace("%", " %")
     return _measured(
         (
-            "tokens/s per GPU",
+            f"tokens/s per {_device(setup)}",
             (s.output_tokens_per_s_per_gpu, number, "output"),
             (s.input_tokens_per_s_per_gpu, number, "input"),
             (s.total_tokens_per_s_per_gpu, number, "total"),
@@ -120,7 +132,7 @@ def _run(result: Result) -> list[tuple[str, str]]:
     if whole is not None and whole.duration_s > s.simulated_s:
         text = (
             f"{number(whole.request_throughput_rps)} requests/s and {number(whole.output_tokens_per_s_per_gpu)} output "
-            f"tokens/s per GPU in {seconds(whole.duration_s)}, as a benchmark counts"
+            f"tokens/s per {_device(result.setup)} in {seconds(whole.duration_s)}, as a benchmark counts"
         )
         rows.append(("whole run", text))
     return [

@@ -77,6 +77,8 @@ class Setup:
 
     Attributes
     ----------
+    device_kind : {"gpu", "npu", "cpu"}
+        What the devices are, by their profile.
     devices, nodes : int
         Devices of all pools, and nodes that hold them; as many as a run that scales begins with [1].
     node, node_devices : str, int
@@ -93,6 +95,7 @@ class Setup:
         Objectives that are set, by ``ttft_s``, ``tpot_s`` and ``e2el_s`` [s].
     """
 
+    device_kind: str
     devices: int
     nodes: int
     node: str
@@ -103,6 +106,11 @@ class Setup:
     price_status: str
     load: LoadSetup
     slo: dict[str, float]
+
+    @property
+    def device_word(self) -> str:
+        """What a device is called: GPU or NPU."""
+        return self.device_kind.upper()
 
     def document(self) -> dict[str, Any]:
         """Return the JSON document."""
@@ -128,6 +136,7 @@ def setup_of(scenario: Scenario, hardware: Hardware, trace: RequestTrace) -> Set
     slo = scenario.slo
     limits = {"ttft_s": slo.ttft, "tpot_s": slo.tpot, "e2el_s": slo.e2el}
     return Setup(
+        device_kind=hardware.device.main.kind,
         devices=sum(pool.devices for pool in pools),
         nodes=sum(pool.nodes for pool in pools),
         node=hardware.node.id,

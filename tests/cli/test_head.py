@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from simulator.api import estimate, explain
+from simulator.api import estimate, explain, simulate
 from simulator.cli.console import console
 from simulator.cli.head_text import devices_text, load_text, price_text, setup_rows
-from simulator.cli.result_text import print_estimate
+from simulator.cli.result_text import print_estimate, print_result
 from simulator.results.setup import Setup, offer_words
 from simulator.scenario import Scenario
 
@@ -51,6 +51,21 @@ def test_the_pools_of_a_disaggregated_run_stand_with_their_splits_and_their_own_
     assert rows["GPUs"] == "16 GPUs in part of 3 nodes of 8 (hgx-a100)"
     assert rows["prefill pool"] == "12 GPUs, 3 instances of tp 4"
     assert rows["decode pool"] == "4 GPUs, 2 instances of tp 2"
+
+
+def test_devices_are_called_what_their_profile_says_they_are() -> None:
+    rows = dict(setup_rows(setup("hardware.device=ascend-910c", "hardware.node=cloudmatrix384")))
+    assert rows["NPUs"].startswith("2 NPUs in part of one node of 384")
+    assert "USD per NPU-hour" in rows["price"]
+    assert not any("GPU" in text for row in rows.items() for text in row)
+
+
+def test_a_table_of_two_pools_says_that_its_steps_are_of_both(capsys: pytest.CaptureFixture[str]) -> None:
+    note = "per step: mean over the steps of both pools"
+    print_result(console(), simulate(BASE.override("disaggregation.enabled=true", "disaggregation.prefill.tp=2")))
+    assert note in capsys.readouterr().out
+    print_result(console(), simulate(BASE))
+    assert note not in capsys.readouterr().out
 
 
 def test_instances_share_nodes_only_where_they_fit_whole() -> None:

@@ -30,6 +30,7 @@ COMMANDS = [
     ("explain", "deepseek-v3-ep32-h800"),
     ("timeline", "deepseek-v3-ep32-h800", "--set", "stack.overlap=two_batch"),
     ("exchange", "--device", "h800-sxm", "--ranks", "32"),
+    ("exchange", "--device", "h800-sxm", "--ranks", "32", "--fidelity", "flow"),
     ("place", "mixtral-8x7b-a100", "--device", "h100-sxm", "--ep", "4", "--windows", "2"),
     ("routing", "stats", "sample:routing_24x32_top4.npz", "--ep", "4"),
 ]
@@ -64,6 +65,23 @@ def test_no_window_breaks_a_word_or_a_number(
         assert words(lines) <= whole, f"{width}: {sorted(words(lines) - whole)[:8]}"
         too_long = [line for line in lines if len(line) > width and not line.startswith(WHOLE)]
         assert too_long == []
+
+
+@pytest.mark.parametrize(
+    ("command", "heading"),
+    [
+        (
+            ("exchange", "--device", "h800-sxm", "--ranks", "32", "--fidelity", "flow"),
+            r"algorithm +phase +closed +flow ",
+        ),
+        (("place", "deepseek-v3-ep32-h800", "--windows", "2"), r"policy +held out .* step +gain"),
+    ],
+    ids=str,
+)
+def test_wide_tables_stay_tables_at_80_columns(
+    moesim: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], heading: str
+) -> None:
+    assert re.search(heading, "\n".join(said(moesim, monkeypatch, 80, command)))
 
 
 def lines_of(grid_width: int, optional: tuple[str, ...] = ()) -> list[str]:
