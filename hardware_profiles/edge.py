@@ -10,6 +10,7 @@ import json
 import os
 import stat
 import tomllib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -168,7 +169,7 @@ def read_json(path: str | Path, error: type[MoesimError]) -> Any:
 
 
 def parse_json(text: str, where: str, error: type[MoesimError]) -> Any:
-    """Parse JSON that stands ``where``."""
+    """Parse JSON that stands ``where``; an object that says a key twice is refused, for one of the two is wrong."""
     try:
         found = json.loads(text)
     except json.JSONDecodeError as fault:
@@ -184,6 +185,26 @@ def parse_json(text: str, where: str, error: type[MoesimError]) -> Any:
     except ValueError as fault:
         raise error(f"{where}: not JSON: {reason(fault)}") from None
     require_bounded(found, where, error)
+    # Every key has a colon after its quote: more of those than keys are a text with a colon in it, or a key said twice.
+    if text.count('":') + text.count('" :') > _keys(found):
+        json.loads(text, object_pairs_hook=lambda pairs: _said_once(pairs, where, error))
+    return found
+
+
+def _keys(value: Any) -> int:
+    """Count the keys of all objects inside a value [1]; lists of numbers are passed over by their first entry."""
+    if isinstance(value, dict):
+        return len(value) + sum(_keys(each) for each in value.values() if isinstance(each, dict | list))
+    if isinstance(value, list) and value and isinstance(value[0], dict | list):
+        return sum(map(_keys, value))
+    return 0
+
+
+def _said_once(pairs: list[tuple[str, Any]], where: str, error: type[MoesimError]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise error(f"{where}: the key {shown(twice)} stands twice in one object")
     return found
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from hardware_profiles.edge import is_file, is_folder, read_toml
+from hardware_profiles.edge import is_file, is_folder, read_toml, shown_path
 from hardware_profiles.errors import ProfileError, nearest_product
 from hardware_profiles.files import Stamp, stamp
 from hardware_profiles.parse import (
@@ -95,7 +95,8 @@ def load_device(name: str, folder: Path | None = None) -> Device:
     device = _load(parse_device, path)
     for processor in device.processors.values():
         if processor.kernels_from is not None:
-            _find("devices", processor.kernels_from, folder, f"{path.name}: processors.{processor.name}.kernels_from: ")
+            where = f"{shown_path(path)}: processors.{processor.name}.kernels_from: "
+            _find("devices", processor.kernels_from, folder, where)
     *user, built_in = catalogue_folders(folder)
     kernels = {**_kernel_files(built_in, device.id), **device.main.kernels}
     for root in user:
@@ -108,8 +109,8 @@ def load_node(name: str, folder: Path | None = None) -> Node:
     """Load a node by id or alias; its device and host are given by their ids."""
     path = _find("nodes", name, folder)
     node = _load(parse_node, path)
-    device = _find("devices", node.device, folder, f"{path.name}: device: ").stem
-    host = _find("devices", node.host, folder, f"{path.name}: host: ").stem if node.host else None
+    device = _find("devices", node.device, folder, f"{shown_path(path)}: device: ").stem
+    host = _find("devices", node.host, folder, f"{shown_path(path)}: host: ").stem if node.host else None
     return dataclasses.replace(node, device=device, host=host)
 
 
@@ -117,7 +118,7 @@ def load_cluster(name: str, folder: Path | None = None) -> Cluster:
     """Load a cluster by id or alias; its node is given by its id."""
     path = _find("clusters", name, folder)
     cluster = _load(parse_cluster, path)
-    return dataclasses.replace(cluster, node=_find("nodes", cluster.node, folder, f"{path.name}: node: ").stem)
+    return dataclasses.replace(cluster, node=_find("nodes", cluster.node, folder, f"{shown_path(path)}: node: ").stem)
 
 
 def load_price(device: str, folder: Path | None = None) -> Price | None:
@@ -254,7 +255,7 @@ def _load(parse: Callable[[Table, str], _Profile], path: Path) -> _Profile:
 
 @functools.lru_cache(maxsize=512)
 def _parsed(parse: Callable[[Table, str], object], file: Stamp) -> object:
-    return parse(_read(file), Path(file[0]).name)
+    return parse(_read(file), shown_path(file[0]))
 
 
 def _kernel_files(root: Path, device_id: str) -> Kernels:
@@ -271,7 +272,7 @@ def _kernel_files(root: Path, device_id: str) -> Kernels:
 
 def parse_kernels_file(table: Table, file: str) -> Kernels:
     """Read a file of ``kernels``, whose top-level tables are kernels."""
-    return parse_kernels(table, f"kernels/{file}: ")
+    return parse_kernels(table, f"{file}: ")
 
 
 @functools.lru_cache(maxsize=512)
@@ -291,7 +292,7 @@ def _index(files: tuple[Stamp, ...]) -> dict[str, str]:
     index: dict[str, str] = {}
     for file in files:
         path, table = Path(file[0]), _read(file)
-        for name in (path.stem, *parse_aliases(table, path.name)):
+        for name in (path.stem, *parse_aliases(table, shown_path(path))):
             taken = index.setdefault(name.lower(), str(path))
             if taken != str(path):
                 raise ProfileError(f"{path}: the name {name!r} is also that of {Path(taken).name}")

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, cast
 
-from hardware_profiles.edge import read_toml, understanding
+from hardware_profiles.edge import read_toml, shown_path, understanding
 from hardware_profiles.files import Stamp, stamp
 from simulator.errors import ProfileError, nearest
 
@@ -83,4 +83,4 @@ def _loaded(what: str, read: Callable[[Mapping[str, Any], str], Any], file: Stam
     path = Path(file[0])
     data = read_toml(path, ProfileError)
     with understanding(f"{path}: not a readable {what} file", ProfileError):
-        return read(data, path.name)
+        return read(data, shown_path(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from hardware_profiles.units import format_bytes
@@ -16,6 +17,9 @@ from workloads.models.work import kv_bytes_per_token_by_layer, state_bytes_per_s
 #: outputs, and FFN intermediates alive at once. An assumption; stacks measure theirs by a profiling run.
 ACTIVATION_WIDTHS = 24.0
 
+#: Largest share of a device that a stack is told to use: the driver and the runtime keep some. An assumption.
+MOST_SHARE = 0.97
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryBudget:
@@ -23,7 +27,8 @@ class MemoryBudget:
 
     ``capacity`` is what the stack may use; ``weights`` and ``activations`` come off it and ``pool`` remains, negative
     where the model does not fit. A sequence takes ``kv_per_token`` for every token and ``kv_per_sequence`` once
-    (sliding windows and recurrent state).
+    (sliding windows and recurrent state). ``device`` is all that the device has, of which ``capacity`` is a share; 0
+    where it is not known.
     """
 
     capacity: float
@@ -31,6 +36,7 @@ class MemoryBudget:
     activations: float
     kv_per_token: float
     kv_per_sequence: float
+    device: float = 0.0
 
     @property
     def pool(self) -> float:
@@ -91,6 +97,7 @@ def memory_budget(
     token_budget: float,
     reserve: float,
     expert_slots: int | None = None,
+    device: float = 0.0,
 ) -> MemoryBudget:
     """Split a device's memory.
 
@@ -108,6 +115,8 @@ def memory_budget(
         CUDA graphs, communication buffers and the framework itself [bytes].
     expert_slots : int or None
         Expert slots per layer, redundant ones included.
+    device : float
+        All that the device has [bytes]; 0 where it is not known.
     """
     activation = DTYPE_BYTES[model.dtypes.activation]
     per_token, per_sequence = kv_geometry(model, split)
@@ -117,6 +126,7 @@ def memory_budget(
         activations=reserve + token_budget * model.hidden * ACTIVATION_WIDTHS * activation,
         kv_per_token=per_token,
         kv_per_sequence=per_sequence,
+        device=device,
     )
 
 
@@ -152,8 +162,9 @@ def require_fit(
         msg = (
             f"{model.name} does not fit: each device needs {format_bytes(budget.weights)} of weights and "
             f"{format_bytes(budget.activations)} of activations, {format_bytes(need - budget.capacity)} more than the "
-            f"{format_bytes(budget.capacity)} it may use; {split.devices * times} devices would hold it, "
-            f"or weights of fewer bits (model.weights); offloading weights to the host is not modelled"
+            f"{format_bytes(budget.capacity)} it may use; {_larger_share(budget, longest)}{split.devices * times} "
+            "devices would hold it, or weights of fewer bits (model.weights); offloading weights to the host is not "
+            "modelled"
         )
         if redundant_slots:
             msg += _fewer_slots(budget, model, split, redundant_slots)
@@ -162,10 +173,20 @@ def require_fit(
         room = int((budget.pool - budget.kv_per_sequence) / budget.kv_per_token) if budget.kv_per_token else 0
         msg = (
             f"the longest request, {longest} tokens, needs {format_bytes(budget.sequence_bytes(longest))} of KV cache "
-            f"and a device has {format_bytes(budget.pool)}: room for {max(room, 0)} tokens; use more devices, fewer "
+            f"and a device has {format_bytes(budget.pool)}: room for {max(room, 0)} tokens; "
+            f"{_larger_share(budget, longest)}use more devices, fewer "
             f"bits (model.kv_cache) or shorter requests"
         )
         raise InfeasibleScenario(msg)
+
+
+def _larger_share(budget: MemoryBudget, longest: int) -> str:
+    """Say which share of the device would hold the weights and one sequence; nothing where none would."""
+    need = budget.weights + budget.activations + budget.sequence_bytes(longest)
+    if not 0 < need <= MOST_SHARE * budget.device:
+        return ""
+    share, asked = math.ceil(100 * need / budget.device) / 100, budget.capacity / budget.device
+    return f"stack.memory_fraction = {share:g} instead of {asked:g} would do, with little room for KV cache; or "
 
 
 def _fewer_slots(budget: MemoryBudget, model: ModelSpec, split: Parallelism, redundant_slots: int) -> str:

@@ -103,4 +103,5 @@ def device_budget(
         token_budget=stack.number("token_budget"),
         reserve=stack.number("activation_reserve"),
         expert_slots=slots,
+        device=hardware.device.memory_capacity.value,
     )

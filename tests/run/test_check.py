@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import simulator
 from hardware_profiles.loader import device_names
 from simulator import MoesimError, Scenario, ScenarioError, check, explain, simulate
 from simulator.scenario.presets import preset_names, preset_path
@@ -83,8 +84,12 @@ def test_a_device_that_nobody_measured_is_warned_of() -> None:
     assert not [f for f in check(scenario()) if f.where == "hardware.device"]
 
 
-def test_requests_beyond_the_models_context_are_warned_of_where_the_server_takes_them() -> None:
-    asked = scenario("requests.lengths.input=40000", "stack.name=trtllm")
+def test_requests_beyond_the_models_context_are_warned_of_where_the_server_takes_them(tmp_path: Path) -> None:
+    ships = Path(simulator.__file__).parent / "stacks" / "vllm.toml"
+    (tmp_path / "mine.toml").write_text(
+        ships.read_text(encoding="utf-8").split("\n[[conditions]]")[0], encoding="utf-8"
+    )
+    asked = scenario("requests.lengths.input=40000", f"stack.name={tmp_path / 'mine.toml'}")
     (warning,) = (f for f in check(asked) if f.where == "requests")
     assert warning.level == "warning"
     assert "40004 tokens, beyond the model's context of 32768" in warning.message

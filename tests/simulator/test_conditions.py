@@ -143,3 +143,13 @@ def test_the_page_lists_the_conditions_of_every_stack(stack: str) -> None:
     listed = [line for line in section.splitlines() if line.startswith(("| refuses", "| warns"))]
     expected = [row(condition) for condition in load_conditions(stack).conditions]
     assert listed == expected, "the table should be:\n" + "\n".join(expected)
+
+
+def test_a_fault_in_a_stack_file_is_told_with_its_path_as_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").mkdir()
+    stack_file(tmp_path / "mine", {**GOOD, "effect": '"stops"'})
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ProfileError, match=r"^mine/mine\.toml: conditions\.0"):
+        load_stack("mine/mine.toml")

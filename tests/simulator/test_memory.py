@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -108,4 +109,26 @@ def test_a_request_that_does_not_fit_says_how_long_it_may_be() -> None:
     budget = MemoryBudget(capacity=10e9, weights=6e9, activations=1e9, kv_per_token=1e6, kv_per_sequence=5e8)
     require_fit(budget, DEEPSEEK, Parallelism(), longest=2500)
     with pytest.raises(InfeasibleScenario, match=r"the longest request, 2501 tokens, .*room for 2500 tokens"):
+        require_fit(budget, DEEPSEEK, Parallelism(), longest=2501)
+
+
+def test_a_model_that_barely_does_not_fit_says_which_share_of_the_device_would_do() -> None:
+    split = Parallelism(tp=16, ep=16)
+    need = memory_budget(DEEPSEEK, split, capacity=1.0, token_budget=8192, reserve=3e9)
+    device = (need.weights + need.activations) / 0.885
+    budget = replace(need, capacity=0.88 * device, device=device)
+    with pytest.raises(InfeasibleScenario, match=r"stack\.memory_fraction = 0\.89 instead of 0\.88 would do") as error:
+        require_fit(budget, DEEPSEEK, split, longest=1)
+    assert len(str(error.value)) < 500
+    require_fit(replace(budget, capacity=0.89 * device), DEEPSEEK, split, longest=1)
+    with pytest.raises(InfeasibleScenario) as error:
+        require_fit(replace(budget, device=0.9 * device, capacity=0.8 * device), DEEPSEEK, split, longest=1)
+    assert "memory_fraction" not in str(error.value)
+
+
+def test_a_request_that_barely_does_not_fit_says_so_too() -> None:
+    budget = MemoryBudget(
+        capacity=10e9, weights=6e9, activations=1e9, kv_per_token=1e6, kv_per_sequence=5e8, device=12.5e9
+    )
+    with pytest.raises(InfeasibleScenario, match=r"room for 2500 tokens; stack\.memory_fraction = 0\.81 instead"):
         require_fit(budget, DEEPSEEK, Parallelism(), longest=2501)

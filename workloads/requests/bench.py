@@ -179,5 +179,5 @@ def mapping(value: object, file: Path, what: str) -> Mapping[str, Any]:
         It is another.
     """
     if not isinstance(value, dict):
-        raise TraceFormatError(f"{file}: got a JSON {type(value).__name__}, expected {what}")
+        raise TraceFormatError(f"{file}: got {shown(value)}, expected {what}")
     return value

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hardware_profiles.edge import json_lines, shown
+from hardware_profiles.edge import json_lines, nearest_found, shown
 from workloads.errors import TraceFormatError
 from workloads.requests.bench import BenchRun, count_of, mapping, positive
 from workloads.requests.links import Request, add_history, whole_prompts
@@ -345,7 +345,9 @@ def guidellm_runs(document: Mapping[str, Any], file: Path) -> list[BenchRun]:
 
 
 def _guidellm(benchmark: Mapping[str, Any], document: Mapping[str, Any], file: Path) -> BenchRun:
-    figures = mapping(benchmark.get("metrics"), file, "metrics of a benchmark")
+    if benchmark.get("metrics") is None:
+        fail(file, f"a benchmark has no metrics; {nearest_found('metrics', benchmark)}")
+    figures = mapping(benchmark["metrics"], file, "metrics of a benchmark as an object")
     prompt, answer = (_successful(figures, f"{kind}_token_count", file) for kind in ("prompt", "output"))
     strategy: Mapping[str, Any] = next(
         (
