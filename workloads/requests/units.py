@@ -102,9 +102,9 @@ def time_unit(
     if usual == [documented] or (not usual and possible):
         return Decided(value=documented, why=own)
     if len(usual) == 1:
-        told = ", ".join(f"{rates[unit]:.3g} requests/s as {_NAMES[unit]}" for unit in (usual[0], documented))
+        told = ", ".join(f"{_rate(rates[unit])} requests/s as {_NAMES[unit]}" for unit in (usual[0], documented))
         return Decided(value=usual[0], why=f"times read as {_NAMES[usual[0]]}, by their rate ({told})")
-    told = ", ".join(f"{rates[unit]:.3g}/s in {unit}" for unit in UNITS)
+    told = ", ".join(f"{_rate(rates[unit])}/s in {unit}" for unit in UNITS)
     raise UnitError(f"the unit of its times cannot be told (requests arrive at {told}); say requests.time_unit")
 
 
