@@ -72,15 +72,16 @@ class Check:
     published, unit, tolerance, kind
         What the paper prints [unit], whether as a value or a bound, and the relative deviation that is allowed [1].
     evidence : str
-        ``engine``: a scenario was played or solved; ``cost``: the cost model priced ops; ``identity``: sizes or FLOPs
-        by the calculators of :mod:`workloads.models`; ``quoted``: arithmetic on what the paper prints.
+        ``engine``: a scenario was played or solved; ``cost``: the cost model priced ops, or a generator, placement or
+        cache policy was run by itself; ``identity``: sizes or FLOPs by the calculators of :mod:`workloads.models`;
+        ``quoted``: arithmetic on what the paper prints.
     fitted : bool
         The number, or one that it divides, entered a coefficient of a profile, stack or start-up file, a choice of
-        routing, or an input of the case.
+        routing, or an input of the case; or an input that it rests on was set to a figure of the same table.
     note, missed : str
         What else to know, and what is known of a miss of ours. Both are printed and move nothing.
     off : str
-        The arithmetic that shows the paper to contradict itself here.
+        The arithmetic that shows the paper to contradict itself here, from its own numbers alone.
     """
 
     check_id: str
