@@ -123,7 +123,7 @@ def _quant_methods(c: Condition, asked: Asked) -> Iterator[Found]:
     if asked.model.quant_method in c.methods:
         yield Found(
             where="model",
-            message=f"weights quantised by {asked.model.quant_method}, which it does not read",
+            message=f"weights quantised by {asked.model.quant_method}",
             remedy="use weights of another checkpoint or dtype (model.weights)",
         )
 

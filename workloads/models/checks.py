@@ -133,6 +133,6 @@ def _moe_problems(moe: MoE) -> Iterator[str]:
         yield f"ffn.num_experts = {moe.num_experts} is not a multiple of num_groups = {moe.num_groups}"
     if moe.top_k_groups > moe.num_groups:
         yield f"ffn.top_k_groups = {moe.top_k_groups}; expected at most num_groups = {moe.num_groups}"
-    elif moe.num_groups > 0 and moe.top_k * moe.num_groups > routes * moe.top_k_groups:
+    elif routes >= moe.top_k and moe.num_groups > 0 and moe.top_k * moe.num_groups > routes * moe.top_k_groups:
         reach = routes * moe.top_k_groups // moe.num_groups
         yield f"ffn.top_k = {moe.top_k}; expected at most the {reach} experts of {moe.top_k_groups} groups"

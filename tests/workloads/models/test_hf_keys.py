@@ -251,3 +251,9 @@ def test_a_dtype_that_only_quantisation_makes_is_told_where_nothing_quantises() 
 def test_the_dtype_around_a_language_model_is_its_own_where_it_says_none() -> None:
     wrapped = {"model_type": "qwen3_vl_moe", "dtype": "float32", "text_config": {**QWEN, "model_type": None}}
     assert from_hf_config(wrapped).dtypes.experts == "float32"
+
+
+def test_more_experts_per_token_than_there_are_is_said_once() -> None:
+    with pytest.raises(ModelError) as error:
+        from_hf_config(QWEN | {"num_experts_per_tok": 9})
+    assert str(error.value).count("ffn.top_k = 9") == 1
