@@ -60,9 +60,10 @@ def print_result(out: Console, result: Result) -> None:
     print_refusals(out, result.warnings)
     print_head(out, result.scenario, "simulated", result.setup, rows)
     _print_latencies(out, summary, result.sessions)
-    print_breakdown(out, result.breakdown, summary.measured_steps)
-    if result.setup is not None and len(result.setup.pools) > 1:
-        out.print("per step: mean over the steps of both pools; idle: all instances, whichever waits", style="dim")
+    for role, time in result.pool_times.items():
+        print_breakdown(out, time.breakdown, time.steps, f"{role} pool: ")
+    if not result.pool_times:
+        print_breakdown(out, result.breakdown, summary.measured_steps)
     print_warnings(out, result.warnings)
 
 
@@ -241,11 +242,23 @@ def _print_latencies(out: Console, summary: Summary, sessions: SessionSummary | 
     print_table(out, result)
 
 
-def print_breakdown(out: Console, breakdown: Mapping[str, float], steps: float | None = None) -> None:
-    """Print the share of each component, and its time per step where there are steps."""
+def print_breakdown(out: Console, breakdown: Mapping[str, float], steps: float | None = None, whose: str = "") -> None:
+    """Print the share of each component, and its time per step where there are steps.
+
+    Parameters
+    ----------
+    out : Console
+        Where to.
+    breakdown : Mapping of str to float
+        Seconds by component.
+    steps : float, optional
+        Engine steps that these are of [1].
+    whose : str
+        The pool, where there are two.
+    """
     total = sum(breakdown.values())
     columns = ["per step", "share"] if steps else ["share"]
-    result = table("where the time goes", *columns, "", right=columns)
+    result = table(f"{whose}where the time goes", *columns, "", right=columns)
     order = [*COMPONENTS, *(key for key in breakdown if key not in COMPONENTS)]
     for component in order:
         time = breakdown.get(component, 0.0)

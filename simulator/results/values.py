@@ -173,6 +173,17 @@ class ImbalanceCost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PoolTime:
+    """Where the time of one pool of two goes, within the measured window.
+
+    ``steps`` are its engine steps [1], ``breakdown`` the seconds by component of all its instances.
+    """
+
+    steps: float
+    breakdown: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WholeRun:
     """What the client of a benchmark measures: all from the first request to the last answer.
 
@@ -398,6 +409,8 @@ class Result:
         queue_length, kv_use (share of the pool), rank_imbalance (mean over layers).
     breakdown : Mapping of str to float
         Seconds by component (see ``COMPONENTS``) of all instances within the measured window.
+    pool_times : Mapping of str to PoolTime
+        The same of each pool, where prompts have one of their own.
     measured : Measured, optional
         Which window that is.
     whole_run : WholeRun, optional
@@ -439,6 +452,7 @@ class Result:
     measured: Measured | None = None
     whole_run: WholeRun | None = None
     overload: Overload | None = None
+    pool_times: Mapping[str, PoolTime] = field(default_factory=dict)
 
     @property
     def requests(self) -> pd.DataFrame:
@@ -460,6 +474,8 @@ class Result:
             "imbalance_cost": self.imbalance_cost,
         }
         document |= {name: None if part is None else asdict(part) for name, part in parts.items()}
+        if self.pool_times:
+            document["pool_times"] = {role: asdict(time) for role, time in self.pool_times.items()}
         if self.scaling is not None:
             document["scaling"] = self.scaling.document()
         if self.sessions is not None:

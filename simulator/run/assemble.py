@@ -30,7 +30,7 @@ from simulator.results.sessions import late_turns, session_summary
 from simulator.results.setup import setup_of
 from simulator.results.summary import Capacity, Records, Work, parts_inside, share_inside, summarise, whole_figures
 from simulator.results.trace import TokenGaps
-from simulator.results.values import Estimate, ImbalanceCost, Result, WholeRun
+from simulator.results.values import Estimate, ImbalanceCost, PoolTime, Result, WholeRun
 from simulator.results.window import Window, whole_run
 from simulator.results.work import step_slices, step_work
 from simulator.run.extent import warmup_notes
@@ -97,6 +97,7 @@ def assemble(plan: RunPlan, run: EngineRun, *, wall: float) -> Result:
             prefix_hits=_prefix_hits(scenario, trace, column(run.requests.cached)),
         ),
         breakdown=_breakdown(parts, window, plan.instance_seconds(window.begin, window.end)),
+        pool_times=_pool_times(plan, parts, window) if asks(scenario, "disaggregation") else {},
         request_columns=_request_columns(trace, run, window.requests, moved=asks(scenario, "disaggregation")),
         step_columns=_step_columns(run.steps),
         slices=tuple(
@@ -225,6 +226,18 @@ def _breakdown(parts: Sequence[_Part], window: Window, span: float) -> dict[str,
                 total[name] += seconds
     total["idle"] = max(span - sum(total.values()), 0.0)
     return total
+
+
+def _pool_times(plan: RunPlan, parts: Sequence[_Part], window: Window) -> dict[str, PoolTime]:
+    """Steps and seconds by component of each pool in a window, the pool of prompts first."""
+    times = {
+        pool.role: PoolTime(
+            steps=sum(float(inside.sum()) for _, inside in parts_inside(part[1], window)),
+            breakdown=_breakdown([part], window, (window.end - window.begin) * pool.instances),
+        )
+        for pool, part in zip(plan.played, parts, strict=True)
+    }
+    return dict(sorted(times.items(), reverse=True))
 
 
 def _prefix_hits(scenario: Scenario, trace: RequestTrace, cached: NDArray[np.int64]) -> float:

@@ -60,12 +60,17 @@ def test_devices_are_called_what_their_profile_says_they_are() -> None:
     assert not any("GPU" in text for row in rows.items() for text in row)
 
 
-def test_a_table_of_two_pools_says_that_its_steps_are_of_both(capsys: pytest.CaptureFixture[str]) -> None:
-    note = "per step: mean over the steps of both pools"
-    print_result(console(), simulate(BASE.override("disaggregation.enabled=true", "disaggregation.prefill.tp=2")))
-    assert note in capsys.readouterr().out
-    print_result(console(), simulate(BASE))
-    assert note not in capsys.readouterr().out
+def test_two_pools_have_a_table_each_of_their_own_steps_and_idle_time(capsys: pytest.CaptureFixture[str]) -> None:
+    result = simulate(BASE.override("disaggregation.enabled=true", "disaggregation.prefill.tp=2"))
+    print_result(console(), result)
+    text = capsys.readouterr().out
+    assert text.index("prefill pool: where the time goes") < text.index("decode pool: where the time goes")
+    assert sum(time.steps for time in result.pool_times.values()) == pytest.approx(result.summary.measured_steps)
+    for component, seconds in result.breakdown.items():
+        parts = [time.breakdown[component] for time in result.pool_times.values()]
+        assert sum(parts) == pytest.approx(seconds)
+    assert result.document()["pool_times"]["decode"]["steps"] == result.pool_times["decode"].steps
+    assert simulate(BASE).pool_times == {}
 
 
 def test_instances_share_nodes_only_where_they_fit_whole() -> None:
