@@ -128,8 +128,8 @@ def _means(s: Summary, slo: Slo) -> list[tuple[str, str]]:
 def _run(result: Result) -> list[tuple[str, str]]:
     s, whole = result.summary, result.whole_run
     pace = s.engine_steps / s.wall_s if s.wall_s > 0 else math.nan
-    part = _window(result.measured)
-    rows = [("measured", f"{part}{s.requests_completed:,} requests completed in {seconds(s.simulated_s)}")]
+    done = f"{s.requests_completed:,} request{'s' * (s.requests_completed != 1)} completed in {seconds(s.simulated_s)}"
+    rows = [("measured", _window(result.measured) + done)]
     if whole is not None and whole.duration_s > s.simulated_s:
         text = (
             f"{number(whole.request_throughput_rps)} requests/s and {number(whole.output_tokens_per_s_per_gpu)} output "

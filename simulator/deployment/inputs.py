@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from hardware_profiles.files import contents, stamp
 from hardware_profiles.loader import FOLDER_VARIABLE, load_device
 from hardware_profiles.residuals import load_residuals, load_transfer
+from simulator.arrays import FloatArray
 from simulator.deployment.disk import kept_on_disk
 from simulator.deployment.prices import PRICES, digest
 from simulator.errors import InfeasibleScenario, ScenarioError
@@ -30,6 +31,7 @@ from simulator.startup import Startup, load_startup
 from workloads.memory import require_memory
 from workloads.models.library import load_model, with_dtypes
 from workloads.models.spec import ModelSpec
+from workloads.requests.arrivals import DAY
 from workloads.requests.generators import SessionShape, generate_requests
 from workloads.requests.trace import RequestTrace, head, repeat, scale_rate
 from workloads.requests.turns import first_requests, mean_rate
@@ -184,11 +186,23 @@ def _arrivals(choice: Requests) -> dict[str, Any]:
     if choice.kind == "gamma":
         arrivals["cv"] = choice.cv
     if choice.kind == "diurnal":
-        swing = choice.amplitude * np.sin(2 * np.pi * np.arange(24) / 24)
-        arrivals["profile"] = choice.profile or tuple((1.0 + swing).tolist())
+        arrivals["profile"] = _profile(choice)
         if choice.period is not None:
             arrivals["period"] = choice.period
     return arrivals
+
+
+def _profile(choice: Requests) -> tuple[float, ...]:
+    swing = choice.amplitude * np.sin(2 * np.pi * np.arange(24) / 24)
+    return choice.profile or tuple((1.0 + swing).tolist())
+
+
+def daily_rates(choice: Requests) -> tuple[FloatArray, float]:
+    """Return the rates of the equal parts of a day, shape (parts,) [1/s], and how long it is [s]."""
+    if choice.rate is None:
+        raise ScenarioError(f"requests.rate: is required where requests.kind = {choice.kind!r}")
+    profile = np.array(_profile(choice))
+    return choice.rate * profile / profile.mean(), choice.period or DAY
 
 
 def _lengths(choice: Lengths, tokens: int) -> dict[str, Any]:

@@ -258,12 +258,31 @@ class Overload:
     def text(self) -> str:
         """Say so in one sentence."""
         short = f"the {self.pool} pool is short and " if self.pool else ""
-        held = "would hold it, as far as this pool goes" if self.pool else "would hold it"
-        offered, capacity = _rate(self.offered_rps), _rate(self.capacity_rps)
         return (
-            f"overloaded: offered {offered} requests/s, capacity {capacity}/s: {short}the "
-            f"queue grows without bound; {self.needed} instances instead of {self.instances} ({self.key}) {held}"
+            f"overloaded: offered {_rate(self.offered_rps)} requests/s, capacity about {_rate(self.capacity_rps)}/s: "
+            f"{short}the queue grows without bound; {self._remedy('it')}"
         )
+
+    def peak_text(self) -> str:
+        """Say so of a load that exceeds what can be served while its rate is highest."""
+        whose = f" of the {self.pool} pool" if self.pool else ""
+        return (
+            f"overloaded at the peak: {_rate(self.offered_rps)} requests/s are offered there, capacity{whose} about "
+            f"{_rate(self.capacity_rps)}/s: the queue grows for as long; {self._remedy('the peak')}"
+        )
+
+    def suspicion(self) -> str:
+        """Say that a longer run may show it, as part of a sentence."""
+        whose = f" of the {self.pool} pool" if self.pool else ""
+        return (
+            f"; by the closed form the capacity{whose} is about {_rate(self.capacity_rps)} of the "
+            f"{_rate(self.offered_rps)} requests/s offered, so that in a longer run the queue may grow without bound; "
+            f"{self._remedy('them')}"
+        )
+
+    def _remedy(self, load: str) -> str:
+        part = ", as far as this pool goes" if self.pool else ""
+        return f"about {self.needed} instances instead of {self.instances} ({self.key}) would hold {load}{part}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,12 +30,14 @@ from simulator.results.sessions import late_turns, session_summary
 from simulator.results.setup import setup_of
 from simulator.results.summary import Capacity, Records, Work, parts_inside, share_inside, summarise, whole_figures
 from simulator.results.trace import TokenGaps
-from simulator.results.values import Estimate, ImbalanceCost, PoolTime, Result, WholeRun
+from simulator.results.values import Estimate, ImbalanceCost, Overload, PoolTime, Result, Summary, WholeRun
 from simulator.results.window import Window, whole_run
 from simulator.results.work import step_slices, step_work
 from simulator.run.extent import warmup_notes
 from simulator.run.objectives import missed, unreachable, unreachable_in_run
-from simulator.run.sustained import exceeded_capacity, judged
+from simulator.run.overloads import at_capacity, exceeded_capacity
+from simulator.run.peaks import left_out_of_means, part_played, peak_by_means
+from simulator.run.sustained import judged
 from simulator.scenario import Scenario
 from simulator.scenario.features import asks, left_out_of_closed_form
 from simulator.scenario.unread import unread_keys
@@ -169,7 +171,7 @@ def assemble_estimates(asked: Sequence[tuple[Scenario, RequestTrace, Deployment]
                 breakdown=breakdown,
                 overload=exceeded,
                 warnings=(
-                    *(() if exceeded is None else (exceeded.text(),)),
+                    *_load_warnings(scenario, trace, deployment, summary, exceeded),
                     *server_warnings(scenario, deployment, trace),
                     *_warnings(trace, deployment, certainty),
                     *unread_keys(scenario),
@@ -182,6 +184,21 @@ def assemble_estimates(asked: Sequence[tuple[Scenario, RequestTrace, Deployment]
             )
         )
     return estimates
+
+
+def _load_warnings(
+    scenario: Scenario, trace: RequestTrace, deployment: Deployment, summary: Summary, exceeded: Overload | None
+) -> tuple[str, ...]:
+    """Say of an estimate what of its load is more than can be served, or left out."""
+    peak = peak_by_means(scenario, trace, deployment) if exceeded is None else None
+    said = (
+        "" if exceeded is None else exceeded.text(),
+        at_capacity(summary) if exceeded is None else "",
+        "" if peak is None else peak.peak_text(),
+        left_out_of_means(scenario.requests, trace),
+        part_played(scenario.requests, trace),
+    )
+    return tuple(text for text in said if text)
 
 
 def _records(trace: RequestTrace, run: EngineRun) -> Records:

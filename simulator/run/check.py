@@ -23,8 +23,9 @@ from simulator.memory import require_fit
 from simulator.parallelism import Parallelism, expert_slots, parallelism_problems
 from simulator.results.values import Finding
 from simulator.run.extent import extent_notes, require_extent, warmup_notes
+from simulator.run.overloads import pool_overloads
+from simulator.run.peaks import part_played, pool_peaks
 from simulator.run.plan import plan_start
-from simulator.run.sustained import pool_overloads
 from simulator.scenario import Scenario
 from simulator.scenario.features import asks
 from simulator.scenario.sections import PlacementChoice
@@ -130,13 +131,14 @@ def _run(scenario: Scenario, requests: RequestTrace) -> list[Finding]:
 
 
 def _overloads(scenario: Scenario, requests: RequestTrace, pools: tuple[PoolPlan, ...]) -> Iterator[Finding]:
-    for found in pool_overloads(scenario, requests, pools):
-        yield Finding(
-            level="warning",
-            where="requests.rate",
-            message=found.text(),
-            remedy=f"{found.key} = {found.needed}, or a lower rate",
-        )
+    exceeded = pool_overloads(scenario, requests, pools)
+    said = [(found, found.text()) for found in exceeded]
+    said += [] if exceeded else [(found, found.peak_text()) for found in pool_peaks(scenario, requests, pools)]
+    for found, text in said:
+        remedy = f"{found.key} = {found.needed}, or a lower rate"
+        yield Finding(level="warning", where="requests.rate", message=text, remedy=remedy)
+    if text := part_played(scenario.requests, requests):
+        yield Finding(level="warning", where="requests.count", message=text.partition(": ")[2])
 
 
 def _try(findings: list[Finding], where: str, load: Callable[[], _T]) -> _T | None:

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from simulator.arrays import FloatArray
-from simulator.closed_form.capacity import capacity
 from simulator.closed_form.load import EVEN, asked_rate, mean_load
+from simulator.closed_form.steady import solve
+from simulator.deployment.inputs import daily_rates
 from simulator.results.summary import Records, share_served
-from simulator.results.values import Measured, Overload, Summary
+from simulator.results.values import Measured, Overload
 from simulator.results.window import Asked, Window, measured_window, queue_grows, steady_begin
+from simulator.run.overloads import overload, pool_overloads
+from simulator.run.peaks import part_played, peak_of_run, varies
 from simulator.scenario import Scenario
 from simulator.scenario.features import asks, beyond_closed_form
 from workloads.requests.trace import RequestTrace
@@ -31,8 +34,8 @@ _LEAST_LATENCIES, _MOST_ERROR = 3.0, 0.2
 #: What is advised: mean E2EL before the window and in it, and error of the rate [1]. With room, as latencies of a
 #: longer run are longer.
 _FILLING, _ADVISED_LATENCIES, _ADVISED_ERROR = 3.0, 5.0, 0.15
-#: Ratio of what is offered to what a closed form says can be served from which it is too much, beyond its rounding [1].
-_OVER = 1.001
+#: Periods of a rate that varies which a run must last for its queue to show that it grows from each to the next [1].
+_LEAST_PERIODS = 4.0
 #: Fewest answers in the window that are advised in an open loop, whose arrivals come by chance [1].
 _ADVISED_ANSWERS = 300
 
@@ -77,19 +80,19 @@ def judged(
     last = load_end(trace, arrival)
     window = measured_window(arrival, records.first_token, records.finish, asked, trace.concurrency, last)
     offered, measured = offered_rate(scenario, trace, arrival, window), measured_part(trace, records, window)
-    short = too_short(trace, records, measured, transient=asked.transient)
     exceeded = find_overload(scenario, trace, records, window, waited)
-    if short and exceeded is None:
-        # What has not queued yet may still be more than can be served.
-        exceeded = next(iter(pool_overloads(scenario, trace, pools)), None)
-    if short and exceeded is None:
-        short += _remedy(scenario, trace, records, measured, offered)
+    short = "" if exceeded else too_short(trace, records, measured, transient=asked.transient)
+    if short:
+        short += _suspected(scenario, trace, records, pools, window) or _remedy(
+            scenario, trace, records, measured, offered, pools
+        )
+    texts = ("" if exceeded is None else exceeded.text(), short)
     return Judged(
         window=window,
         offered=offered,
         measured=measured,
         overload=exceeded,
-        warnings=tuple(text for text in ("" if exceeded is None else exceeded.text(), short) if text),
+        warnings=(*(text for text in texts if text), *_varying(scenario, trace, records, exceeded)),
     )
 
 
@@ -99,7 +102,6 @@ def asked_window(scenario: Scenario, trace: RequestTrace) -> Asked:
     Recorded arrivals, rates that follow the day, faults, changes of size and changes of placement are there to be seen:
     such a run has no steady state, and none of it is taken for a warm-up.
     """
-    changes = any(asks(scenario, name) for name in ("faults", "elastic", "rebalance"))
     uneven = trace.concurrency is None and scenario.requests.kind not in EVEN
     due = [fault.at for fault in scenario.faults]
     if asks(scenario, "elastic"):
@@ -107,7 +109,7 @@ def asked_window(scenario: Scenario, trace: RequestTrace) -> Asked:
     return Asked(
         warmup=scenario.run.warmup_requests,
         drain=scenario.run.drain,
-        transient=changes or uneven,
+        transient=_steered(scenario) or uneven,
         until=max(due, default=0.0),
     )
 
@@ -174,16 +176,19 @@ def find_overload(
 
     Notes
     -----
+    Requests that wait must become more, and what comes must be more than what is served and the uncertainty of that.
     The capacity is what is served from where the run is steady, but for its queue, until the last request has its first
     token, as devices are busy till then. Instances do not disturb one another, so that the capacity grows as their
     number.
     """
-    steered = any(asks(scenario, name) for name in ("faults", "elastic", "rebalance"))
-    if trace.concurrency is not None or steered or scenario.requests.kind == "diurnal":
+    if trace.concurrency is not None or _steered(scenario):
         return None
     arrival, first, last = records.arrival, records.first_token, load_end(trace, records.arrival)
     begin = window.begin if window.kind == "overloaded" else steady_begin(arrival, records.finish, None, last)
     if not begin < last or (window.kind != "overloaded" and not queue_grows(arrival, first, begin, last)):
+        return None
+    if varies(scenario.requests) and last - begin < _LEAST_PERIODS * daily_rates(scenario.requests)[1]:
+        # A day's morning, in which more and more must wait, is no queue that grows for ever.
         return None
     busy = Window(requests=window.requests, begin=begin, end=float(first[arrival <= last].max()))
     pool: Literal["", "prefill", "decode"] = ""
@@ -194,79 +199,39 @@ def find_overload(
     if follows(trace):
         # What sessions ask for grows until those that began first are over.
         offered = min(offered, np.count_nonzero((arrival > begin) & (arrival <= last)) / (last - begin))
+    served = max(float(share_served(records, part).sum()) / part.duration for part in (busy, window))
+    error = _error(records.finish, busy)
+    if math.isfinite(error) and not offered > (1.0 + error) * served:
+        return None
     return overload(
         offered=offered,
-        capacity=float(share_served(records, busy).sum()) / busy.duration,
+        capacity=served,
         instances=prompts if pool == "prefill" else scenario.parallelism.instances,
         pool=pool,
     )
 
 
-def overload(
-    *, offered: float, capacity: float, instances: int, pool: Literal["", "prefill", "decode"] = ""
-) -> Overload | None:
-    """Compare a load with what so many instances can serve; ``None`` where they hold it.
-
-    Parameters
-    ----------
-    offered, capacity : float
-        Requests that come, and that all instances can serve [1/s].
-    instances : int
-        How many there are [1].
-    pool : {"", "prefill", "decode"}
-        Which pool they make up.
-    """
-    if not offered > capacity > 0.0:
-        return None
-    return Overload(
-        offered_rps=offered,
-        capacity_rps=capacity,
-        pool=pool,
-        instances=instances,
-        needed=math.floor(instances * offered / capacity) + 1,
-    )
+def _steered(scenario: Scenario) -> bool:
+    """Whether something changes what can be served."""
+    return any(asks(scenario, name) for name in ("faults", "elastic", "rebalance"))
 
 
-def exceeded_capacity(summary: Summary, instances: int) -> Overload | None:
-    """Say by how much the load of an estimate exceeds what so many instances can serve; ``None`` where they hold it.
-
-    Parameters
-    ----------
-    summary : Summary
-        A steady state, which serves what is offered or what it can.
-    instances : int
-        How many there are [1].
-    """
-    offered, served = summary.offered_rps, summary.request_throughput_rps
-    return overload(offered=offered, capacity=served, instances=instances) if offered > _OVER * served else None
+def _varying(scenario: Scenario, trace: RequestTrace, records: Records, exceeded: Overload | None) -> tuple[str, ...]:
+    """Say which part of a load that varies was played, and whether its peak was held."""
+    peak = None if exceeded is not None or _steered(scenario) else peak_of_run(scenario, trace, records)
+    said = ("" if peak is None else peak.peak_text(), part_played(scenario.requests, trace))
+    return tuple(text for text in said if text)
 
 
-def pool_overloads(scenario: Scenario, trace: RequestTrace, pools: Sequence[PoolPlan]) -> tuple[Overload, ...]:
-    """Say which pools of a scenario cannot serve its open loop, by the closed form; nothing where it does not know.
-
-    Parameters
-    ----------
-    scenario : Scenario
-        What is asked.
-    trace : RequestTrace
-        The load.
-    pools : sequence of PoolPlan
-        The instances at the start.
-    """
-    unknown = [key for key in beyond_closed_form(scenario) if key != "disaggregation.enabled"]
-    # Requests that come all at once, or one alone, have no rate.
-    if trace.concurrency is not None or unknown or not trace.arrival.max() > trace.arrival.min():
-        return ()
-    found = []
-    for pool in pools:
-        load = mean_load(trace, pool.instances, asked_rate(scenario.requests, trace))
-        served = pool.instances * capacity(pool.deployment, load, pool.role)
-        if load.rate * pool.instances > _OVER * served:
-            name = "" if pool.role == "both" else pool.role
-            found.append(
-                overload(offered=load.rate * pool.instances, capacity=served, instances=pool.instances, pool=name)
-            )
-    return tuple(each for each in found if each is not None)
+def _suspected(
+    scenario: Scenario, trace: RequestTrace, records: Records, pools: Sequence[PoolPlan], window: Window
+) -> str:
+    """Say what may be more than can be served though it has not queued yet; empty where nothing is known of it."""
+    if _steered(scenario):
+        return ""
+    served = float(share_served(records, window).sum()) / window.duration
+    found = [each for each in pool_overloads(scenario, trace, pools) if each.capacity_rps > served]
+    return found[0].suspicion() if found else ""
 
 
 def measured_part(trace: RequestTrace, records: Records, window: Window) -> Measured:
@@ -315,27 +280,44 @@ def too_short(trace: RequestTrace, records: Records, measured: Measured, *, tran
     transient : bool
         Whether it should have no steady state.
     """
-    if measured.kind not in ("steady", "whole") or transient:
+    if measured.kind not in ("steady", "whole", "overloaded") or transient:
         return ""
     uncertain = measured.served_error > _MOST_ERROR
-    if measured.kind == "steady" and measured.latencies >= _LEAST_LATENCIES and not uncertain:
+    enough = measured.latencies >= _LEAST_LATENCIES and not uncertain
+    if measured.kind == "steady" and enough:
         return ""
     arrival = records.arrival
     span, e2el = load_end(trace, arrival) - float(arrival.min()), float((records.finish - arrival).mean())
     count = f"{len(trace):,} request{'s' * (len(trace) != 1)}"
-    what = f"too short to judge: {count} in {span / e2el:.2g} times the mean E2EL of {e2el:.3g} s"
+    took = f"in {span / e2el:.2g} times the mean E2EL of {e2el:.3g} s" if span > 0.0 else "at once"
+    took = "alone" if len(trace) == 1 else took
+    what = f"too short to judge: {count} {took}"
+    known = f"; the rate of requests is known to {100 * measured.served_error:.0f} %" if uncertain else ""
     if measured.kind == "whole":
         return what + ", so that all of the run is shown, filling and emptying included"
-    known = f"; the rate of requests is known to {measured.served_error:.0%}" if uncertain else ""
-    return f"{what}, of which {measured.filling:.0%} pass until the server is full{known}"
+    if measured.kind == "overloaded":
+        known = f"; the rate of requests is known to {100 * measured.served_error:.0f} % alone"
+        return f"{what}, in which more and more waited, but not so many more than chance could explain{known}"
+    return f"{what}, of which {100 * measured.filling:.0f} % pass before its steady state{known}"
 
 
-def _remedy(scenario: Scenario, trace: RequestTrace, records: Records, measured: Measured, offered: float) -> str:
+def _remedy(
+    scenario: Scenario,
+    trace: RequestTrace,
+    records: Records,
+    measured: Measured,
+    offered: float,
+    pools: Sequence[PoolPlan],
+) -> str:
     """Name the key and the value that give enough requests, rounded up to two digits; empty where nobody knows."""
-    e2el = float((records.finish - records.arrival).mean())
+    e2el = max(float((records.finish - records.arrival).mean()), _expected_latency(scenario, trace, pools))
     lasting = _ADVISED_LATENCIES * e2el
-    if measured.served_error > _MOST_ERROR:
-        lasting = max(lasting, (measured.end_s - measured.begin_s) * (measured.served_error / _ADVISED_ERROR) ** 2)
+    wanted = _ADVISED_ERROR
+    if measured.kind == "overloaded":
+        # So well that what is served and what is offered can be told apart.
+        wanted = min(wanted, _ADVISED_ERROR / _MOST_ERROR * measured.served_error)
+    if measured.served_error > wanted and (measured.served_error > _MOST_ERROR or measured.kind == "overloaded"):
+        lasting = max(lasting, (measured.end_s - measured.begin_s) * (measured.served_error / wanted) ** 2)
     rate = trace.concurrency / e2el if trace.concurrency is not None else offered
     if not math.isfinite(rate):
         return ""
@@ -343,6 +325,15 @@ def _remedy(scenario: Scenario, trace: RequestTrace, records: Records, measured:
         lasting = max(lasting, _ADVISED_ANSWERS / rate)
     needed = max(rate * (_FILLING * e2el + lasting), len(trace) + 1.0)
     if scenario.requests.kind == "trace":
-        return f"; requests.repeat = {math.ceil(scenario.requests.repeat * needed / len(trace))} would do"
+        return f"; it takes at least requests.repeat = {math.ceil(scenario.requests.repeat * needed / len(trace))}"
     unit = 10 ** max(math.floor(math.log10(needed)) - 1, 0)
-    return f"; requests.count = {math.ceil(needed / unit) * unit} would do"
+    return f"; it takes at least requests.count = {math.ceil(needed / unit) * unit}"
+
+
+def _expected_latency(scenario: Scenario, trace: RequestTrace, pools: Sequence[PoolPlan]) -> float:
+    """Mean E2EL of a long run by the closed form [s], as in a short one batches are small; 0 where nobody knows."""
+    if len(pools) != 1 or trace.concurrency is not None or beyond_closed_form(scenario):
+        return 0.0
+    load = mean_load(trace, pools[0].instances, asked_rate(scenario.requests, trace))
+    state = solve(pools[0].deployment, load)
+    return 0.0 if state.saturated else state.ttft_s + load.decodes * state.gap_s
