@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 #: Ratio of what is offered to what can be served from which it is too much [1]: below it both are written alike.
 _OVER = 1.01
 #: Share of its capacity that an instance is asked at most where instances are advised [1]. The closed form was off by
-#: -3 %, -1 % and +9 % from what one overloaded run each served: gpt-oss-20b on an H100, Mixtral on two A100, DeepSeek-V3
-#: on eight H200, on which the margin rests.
+#: -3 %, -1 % and +9 % from what one overloaded run each served: gpt-oss-20b on an H100, Mixtral on two A100, and
+#: DeepSeek-V3 on eight H200, on which the margin rests.
 _HELD = 0.9
 
 
