@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.arrays import FloatArray, IntArray
+from simulator.arrays import FloatArray, IntArray, weighted_sum
 from simulator.results.packed import parts_of
 from simulator.results.percentiles import Counted, weighted_percentiles
 from simulator.results.values import Distribution, Summary, WholeRun
@@ -208,10 +208,10 @@ class _Rates:
 
 def _rates(records: Records, served: FloatArray, window: Window, capacity: Capacity) -> _Rates:
     device_seconds = window.duration * capacity.devices
-    output_rate = float(served @ records.output_tokens) / device_seconds
+    output_rate = float(weighted_sum(served, records.output_tokens)) / device_seconds
     return _Rates(
         requests=float(served.sum()) / window.duration,
-        input_tokens=float(served @ records.input_tokens) / device_seconds,
+        input_tokens=float(weighted_sum(served, records.input_tokens)) / device_seconds,
         output_tokens=output_rate,
         usd_per_million=capacity.price / output_rate * 1e6 if output_rate > 0 else float("nan"),
     )
@@ -298,7 +298,7 @@ def summarise(
         measured_steps=steps.measured,
         simulated_s=window.duration,
         wall_s=wall,
-        goodput_rps=rates.requests if met is None else float(served @ met) / window.duration,
+        goodput_rps=rates.requests if met is None else float(weighted_sum(served, met)) / window.duration,
         slo_share=float("nan") if met is None else float(met[chosen].mean()),
         usd_per_million_output_tokens=rates.usd_per_million,
         request_throughput_rps=rates.requests,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.arrays import FloatArray
+from simulator.arrays import FloatArray, weighted_sum
 from simulator.closed_form.load import asked_rate, mean_load
 from simulator.closed_form.steady import Asked, approximations, steady_states
 from simulator.compiled import engine
@@ -268,9 +268,9 @@ def _mean_decode(deployment: Deployment, steps: PackedColumns, window: Window) -
     """Tokens of the mean decode step of a window, and the KV length that a decoded token sees on average [tokens]."""
     decoding = decoded = attended = 0.0
     for part, inside in parts_inside(steps, window):
-        decoding += float(inside @ (part["decode_total"] > 0))
-        decoded += float(inside @ part["decode_total"])
-        attended += float(inside @ part["context_total"])
+        decoding += float(weighted_sum(inside, part["decode_total"] > 0))
+        decoded += float(weighted_sum(inside, part["decode_total"]))
+        attended += float(weighted_sum(inside, part["context_total"]))
     sequences = max(decoded / deployment.limits.query_tokens, 1.0)
     return round(decoded / decoding) if decoding else 0, round(attended / sequences)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.arrays import FloatArray
+from simulator.arrays import FloatArray, weighted_sum
 from simulator.cost.model import CostModel
 from simulator.errors import ScenarioError
 from simulator.ops import Op, StepShape, build_ops
@@ -176,8 +176,8 @@ class PregatedTimer:
         rows = steps["rows"].astype(np.int64)
         computed = np.where(steps["prompt_total"] > 0, rows, self._padded[rows])
         for name, seconds in self._costs.parts.items():
-            total[name] -= float(counted @ seconds[computed])
-        total["gemm"] += float(counted @ self._costs.router[rows])
+            total[name] -= float(weighted_sum(counted, seconds[computed]))
+        total["gemm"] += float(weighted_sum(counted, self._costs.router[rows]))
         return total
 
 

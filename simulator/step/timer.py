@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from simulator.arrays import FloatArray
+from simulator.arrays import FloatArray, weighted_sum
 from simulator.placement.replay import RoutingReplay
 from simulator.stack import StackProfile
 from simulator.step.attention import AttentionTimes
@@ -208,8 +208,8 @@ class TableTimer:
     def breakdown(self, steps: dict[str, FloatArray], weights: FloatArray | None = None) -> dict[str, float]:
         """Split recorded steps, each counted ``weights`` times, into seconds by component."""
         counted = np.ones(len(steps["saved"])) if weights is None else weights
-        total = dict(zip(STEP_PARTS, (counted @ self.parts(steps)).tolist(), strict=True))
-        saved, exchanged = float(counted @ steps["saved"]), total["dispatch"] + total["combine"]
+        total = dict(zip(STEP_PARTS, weighted_sum(counted, self.parts(steps)).tolist(), strict=True))
+        saved, exchanged = float(weighted_sum(counted, steps["saved"])), total["dispatch"] + total["combine"]
         for name in ("dispatch", "combine"):
             total[name] -= saved * total[name] / max(exchanged, 1e-30)
         return total
